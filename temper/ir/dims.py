@@ -1,0 +1,233 @@
+"""Symbolic dimensions: integers built from named variables (batch, height ...) by + - * // % min max.
+
+A dimension is a plain `int` wherever its value is known, and a `Dim` otherwise. `Dim` keeps a canonical polynomial, so that
+two expressions that are equal after expansion compare equal; floor division, modulo, min and max are opaque atoms.
+"""
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Union
+
+Atom = Union[str, "Opaque"]
+Monomial = tuple[tuple[str, int], ...]  # ((printed atom, power), ...) sorted
+
+_OPAQUE: Mapping[str, Callable[[int, int], int]] = {
+    "//": lambda a, b: a // b, "%": lambda a, b: a % b, "min": min, "max": max,
+}
+
+
+@dataclass(frozen=True)
+class Opaque:
+    """An atom that does not expand: `a // b`, `a % b`, `min(a, b)`, `max(a, b)`."""
+
+    fn: str
+    a: DimLike
+    b: DimLike
+
+    def __str__(self) -> str:
+        return f"{self.fn}({self.a}, {self.b})" if self.fn in ("min", "max") else f"(({self.a}) {self.fn} ({self.b}))"
+
+
+class Dim:
+    """A symbolic integer; immutable, hashable, equal to another by canonical form."""
+
+    def __init__(self, terms: Mapping[Monomial, int], atoms: Mapping[str, Atom]) -> None:
+        self.terms = {m: c for m, c in sorted(terms.items()) if c}
+        used = {a for m in self.terms for a, _ in m}
+        self.atoms = {k: atoms[k] for k in sorted(used)}
+
+    @staticmethod
+    def symbol(name: str) -> Dim:
+        if not name.isidentifier():
+            raise ValueError(f"a dimension's name must be an identifier, not {name!r}")
+        return Dim({((name, 1),): 1}, {name: name})
+
+    @cached_property
+    def _text(self) -> str:
+        parts = []
+        for monomial, c in self.terms.items():
+            factors = [a for a, power in monomial for _ in range(power)]
+            parts.append("*".join(([str(c)] if c != 1 or not factors else []) + factors))
+        return " + ".join(parts) or "0"
+
+    def __str__(self) -> str:
+        return self._text
+
+    def __repr__(self) -> str:
+        return f"Dim({self._text})"
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Dim) and self._text == other._text
+
+    def __add__(self, other: DimLike) -> DimLike:
+        o = _lift(other)
+        terms = dict(self.terms)
+        for m, c in o.terms.items():
+            terms[m] = terms.get(m, 0) + c
+        return _lower(Dim(terms, {**self.atoms, **o.atoms}))
+
+    __radd__ = __add__
+
+    def __neg__(self) -> DimLike:
+        return self * -1
+
+    def __sub__(self, other: DimLike) -> DimLike:
+        return self + (other * -1)
+
+    def __rsub__(self, other: DimLike) -> DimLike:
+        return (self * -1) + other
+
+    def __mul__(self, other: DimLike) -> DimLike:
+        o = _lift(other)
+        terms: dict[Monomial, int] = {}
+        for m1, c1 in self.terms.items():
+            for m2, c2 in o.terms.items():
+                powers: dict[str, int] = {}
+                for a, p in (*m1, *m2):
+                    powers[a] = powers.get(a, 0) + p
+                m = tuple(sorted(powers.items()))
+                terms[m] = terms.get(m, 0) + c1 * c2
+        return _lower(Dim(terms, {**self.atoms, **o.atoms}))
+
+    __rmul__ = __mul__
+
+    def _divided(self, by: int) -> DimLike | None:
+        if by and all(c % by == 0 for c in self.terms.values()):
+            return _lower(Dim({m: c // by for m, c in self.terms.items()}, self.atoms))
+        return None
+
+    def __floordiv__(self, other: DimLike) -> DimLike:
+        if self == other:
+            return 1
+        if isinstance(other, int) and (exact := self._divided(other)) is not None:
+            return exact
+        if isinstance(other, Dim) and len(other.terms) == 1 and (exact := self._monomial_quotient(other)) is not None:
+            return exact
+        return opaque("//", self, other)
+
+    def _monomial_quotient(self, other: Dim) -> DimLike | None:
+        (by, coefficient), = other.terms.items()
+        terms: dict[Monomial, int] = {}
+        for m, c in self.terms.items():
+            powers = dict(m)
+            for a, p in by:
+                if powers.get(a, 0) < p:
+                    return None
+                powers[a] -= p
+            if c % coefficient:
+                return None
+            terms[tuple(sorted((a, p) for a, p in powers.items() if p))] = c // coefficient
+        return _lower(Dim(terms, self.atoms))
+
+    def __rfloordiv__(self, other: DimLike) -> DimLike:
+        return opaque("//", other, self)
+
+    def __mod__(self, other: DimLike) -> DimLike:
+        if self == other or (isinstance(other, int) and self._divided(other) is not None):
+            return 0
+        return opaque("%", self, other)
+
+    @property
+    def symbols(self) -> frozenset[str]:
+        """Names of the variables this dimension depends on."""
+        out: set[str] = set()
+        for atom in self.atoms.values():
+            out |= {atom} if isinstance(atom, str) else symbols_of(atom.a) | symbols_of(atom.b)
+        return frozenset(out)
+
+    def evaluate(self, env: Mapping[str, int]) -> int:
+        """The value with every symbol bound; KeyError names an unbound one."""
+        def atom(a: Atom) -> int:
+            return env[a] if isinstance(a, str) else _OPAQUE[a.fn](evaluate(a.a, env), evaluate(a.b, env))
+        total = 0
+        for m, c in self.terms.items():
+            for a, p in m:
+                c *= atom(self.atoms[a]) ** p
+            total += c
+        return total
+
+
+DimLike = Union[int, Dim]
+
+
+def _lift(d: DimLike) -> Dim:
+    return d if isinstance(d, Dim) else Dim({(): int(d)} if d else {}, {})
+
+
+def _lower(d: Dim) -> DimLike:
+    if not d.terms:
+        return 0
+    if set(d.terms) == {()}:
+        return d.terms[()]
+    return d
+
+
+def opaque(fn: str, a: DimLike, b: DimLike) -> DimLike:
+    """`a fn b` for fn in `//  %  min  max`; folded when both sides are integers."""
+    if isinstance(a, int) and isinstance(b, int):
+        return _OPAQUE[fn](a, b)
+    if fn in ("min", "max") and a == b:
+        return a
+    o = Opaque(fn, a, b)
+    return Dim({((str(o), 1),): 1}, {str(o): o})
+
+
+def ceil_div(a: DimLike, b: DimLike) -> DimLike:
+    """Ceiling of a / b for positive b."""
+    return (a + b - 1) // b
+
+
+def evaluate(d: DimLike, env: Mapping[str, int]) -> int:
+    """Value of an int or a `Dim` under `env`."""
+    return d.evaluate(env) if isinstance(d, Dim) else int(d)
+
+
+def symbols_of(d: DimLike) -> frozenset[str]:
+    """Names an int or a `Dim` depends on."""
+    return d.symbols if isinstance(d, Dim) else frozenset()
+
+
+def product(dims: tuple[DimLike, ...]) -> DimLike:
+    """Product of dimensions; 1 for none."""
+    out: DimLike = 1
+    for d in dims:
+        out = d * out
+    return out
+
+
+def parse_dim(text: str) -> DimLike:
+    """Inverse of `str(dim)`; ValueError on anything but integers, names, + - * // % min max."""
+    def walk(n: ast.AST) -> DimLike:
+        if isinstance(n, ast.Expression):
+            return walk(n.body)
+        if isinstance(n, ast.Constant) and type(n.value) is int:
+            return n.value
+        if isinstance(n, ast.Name):
+            return Dim.symbol(n.id)
+        if isinstance(n, ast.UnaryOp) and isinstance(n.op, ast.USub):
+            return walk(n.operand) * -1
+        if isinstance(n, ast.BinOp):
+            a, b = walk(n.left), walk(n.right)
+            if isinstance(n.op, ast.Add):
+                return a + b
+            if isinstance(n.op, ast.Sub):
+                return a - b
+            if isinstance(n.op, ast.Mult):
+                return a * b
+            if isinstance(n.op, ast.FloorDiv):
+                return a // b
+            if isinstance(n.op, ast.Mod):
+                return a % b
+        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("min", "max") and len(n.args) == 2:
+            return opaque(n.func.id, walk(n.args[0]), walk(n.args[1]))
+        raise ValueError(f"not a dimension expression: {text!r}")
+    try:
+        return walk(ast.parse(text.strip(), mode="eval"))
+    except SyntaxError as e:
+        raise ValueError(f"not a dimension expression: {text!r}") from e

@@ -1,0 +1,117 @@
+"""What every tactic answers, on every device: Workload in, candidates out; no timing and no compiling happens here."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, Union
+
+import numpy as np
+
+from temper.ir.dims import DimLike, symbols_of
+from temper.ir.types import TensorType
+from temper.tactics.epilogue import Attr, Epilogue
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A tensor as a kernel sees it. row_stride: elements between rows (last axis) of a view into a wider buffer, else None."""
+
+    type: TensorType
+    row_stride: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.type) + (f"/{self.row_stride}" if self.row_stride else "")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One region's computation without names and weight values: the key of the timing cache.
+
+    op: the anchor's IR op, or "Pointwise". attrs: the anchor's attributes, sorted.
+    inputs: the anchor's inputs (None where absent); constant[i] says input i is known at build and may be prepacked.
+    outputs: one slot per epilogue result. isa: code level ("avx512", "avx2", "portable", or a GPU's "sm_90").
+    threads: how many threads the engine will use; results never depend on it, times do.
+    """
+
+    op: str
+    attrs: tuple[tuple[str, Attr], ...]
+    inputs: tuple[Slot | None, ...]
+    constant: tuple[bool, ...]
+    outputs: tuple[Slot, ...]
+    epilogue: Epilogue
+    isa: str
+    threads: int = 1
+
+    def attr(self, name: str, default: Attr | None = None) -> Attr:
+        value = dict(self.attrs).get(name, default)
+        if value is None:
+            raise KeyError(f"workload {self.op} has no attribute {name}")
+        return value
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Names of the run-time variables, sorted: a kernel receives their values in this order in `v`."""
+        names: set[str] = set()
+        for slot in (*self.inputs, *self.outputs):
+            if slot is not None:
+                names |= slot.type.symbols
+        return tuple(sorted(names))
+
+    @property
+    def key(self) -> str:
+        """Canonical text of everything above."""
+        ins = ",".join(("=" if c else "") + str(s) if s else "-" for s, c in zip(self.inputs, self.constant, strict=True))
+        outs = ",".join(str(s) for s in self.outputs)
+        attrs = ",".join(f"{k}={v}" for k, v in self.attrs)
+        return f"{self.op}{{{attrs}}}({ins})->({outs})|{self.epilogue.key}|{self.isa}|t{self.threads}"
+
+
+#: What a kernel's pointer argument is: ("input", i) of the anchor, ("operand", i) of the epilogue (i >= 1, or any i for
+#: Pointwise), ("packed", i) = i-th array of prepack(), ("output", i), or ("workspace", 0) = this thread's scratch.
+ArgRef = tuple[str, int]
+
+Params = tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Source text and its calling convention.
+
+    source: a full translation unit. entries: exported functions, launched in order with a barrier between them, all with
+    the same arguments `void entry(void *const *p, const int64_t *v, int32_t part, int32_t parts)`.
+    args: meaning of p[0], p[1], ...; symbols: meaning of v[0], v[1], ...
+    workspace: bytes of scratch per thread (an int or a Dim); shared_workspace: bytes shared by all threads, ("shared", 0).
+    """
+
+    source: str
+    entries: tuple[str, ...]
+    args: tuple[ArgRef, ...]
+    symbols: tuple[str, ...]
+    workspace: DimLike = 0
+    shared_workspace: DimLike = 0
+
+    def __post_init__(self) -> None:
+        missing = (symbols_of(self.workspace) | symbols_of(self.shared_workspace)) - set(self.symbols)
+        if missing:
+            raise ValueError(f"workspace depends on {sorted(missing)}, which the kernel does not receive")
+
+
+class Tactic(Protocol):
+    """One way to compute a family of workloads."""
+
+    name: str
+
+    def accepts(self, w: Workload) -> str | None:
+        """None if this tactic can compute `w`; otherwise the reason it declines."""
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        """Every sensible parameter set, best predicted first; at least one for an accepted workload."""
+
+    def predict(self, w: Workload, params: Params) -> float:
+        """Predicted seconds: ranks candidates across tactics before any is compiled."""
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        """The kernel's source; exported names start with `entry`."""
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Constant inputs of the anchor rearranged for the kernel; arrays become ("packed", i)."""

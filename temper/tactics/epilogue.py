@@ -1,0 +1,81 @@
+"""The epilogue: a short straight-line program applied to each element an anchor produces, before it is stored.
+
+The same program serves a region without an anchor (a pointwise chain). It is data; three renderers give it to the devices:
+`reference` (numpy), `render_c` (here) and `render_triton` (tactics/cuda/epilogue_triton.py).
+
+Values are numbered: operand 0 is the anchor's result (or the first input of a pointwise chain), operands 1.. are further
+tensors broadcast against the output, then come the instructions in order. Every instruction is rounded separately: the
+C compiler runs with -ffp-contract=off, so no renderer fuses a multiply and an add.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Union
+
+Attr = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor read by the program.
+
+    mask: one bool per axis of the output: True where the operand has that axis, False where it is broadcast (size 1).
+    (False, .., False, True) is a channel vector, (True, False, .., True) one vector per image, all True a full tensor.
+    row_stride: elements between consecutive rows (last axis) of a full operand that is a view; None when dense.
+    """
+
+    dtype: str
+    mask: tuple[bool, ...]
+    row_stride: int | None = None
+
+    @property
+    def kind(self) -> str:
+        """`full`, `channel`, `image_channel`, `scalar`, or `general` for any other broadcast."""
+        if all(self.mask):
+            return "full"
+        if not any(self.mask):
+            return "scalar"
+        if self.mask[-1] and not any(self.mask[:-1]):
+            return "channel"
+        if len(self.mask) > 2 and self.mask[0] and self.mask[-1] and not any(self.mask[1:-1]):
+            return "image_channel"
+        return "general"
+
+
+@dataclass(frozen=True)
+class Instr:
+    """One operation: `op` is the IR's op name, `args` are value numbers, `attrs` are sorted (name, value) pairs."""
+
+    op: str
+    args: tuple[int, ...]
+    dtype: str
+    attrs: tuple[tuple[str, Attr], ...] = ()
+
+    def attr(self, name: str, default: Attr = 0.0) -> Attr:
+        return dict(self.attrs).get(name, default)
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """operands[0] is the accumulator; `results` are the value numbers stored, the first of them by the anchor's template."""
+
+    operands: tuple[Operand, ...]
+    instrs: tuple[Instr, ...]
+    results: tuple[int, ...]
+
+    def dtype_of(self, value: int) -> str:
+        n = len(self.operands)
+        return self.operands[value].dtype if value < n else self.instrs[value - n].dtype
+
+    @property
+    def key(self) -> str:
+        """Canonical text: part of the timing-cache key and of the artifact's identity."""
+        ops = ",".join(f"{o.dtype}:{''.join('01'[m] for m in o.mask)}{'/' + str(o.row_stride) if o.row_stride else ''}"
+                       for o in self.operands)
+        body = ";".join(f"{i.op}({','.join(map(str, i.args))}){dict(i.attrs) if i.attrs else ''}:{i.dtype}" for i in self.instrs)
+        return f"{ops}|{body}|{','.join(map(str, self.results))}"
+
+    @staticmethod
+    def identity(dtype: str, rank: int) -> Epilogue:
+        """The empty program: stores the accumulator as it is."""
+        return Epilogue((Operand(dtype, (True,) * rank),), (), (0,))
