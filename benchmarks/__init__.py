@@ -1,0 +1,1 @@
+"""Benchmark models, other engines to compare with, and timing helpers."""

@@ -1,0 +1,292 @@
+"""Other inference engines behind one small interface, and a fair way to time contenders against each other.
+
+``python benchmarks/peers.py MODEL.onnx... --threads 1 2`` prints each engine's FP32 latency in milliseconds
+and GFLOP/s at the median (a multiply-accumulate is two operations), and how many cores other processes kept busy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+if not __package__:  # Run as a script, only this folder is on the path.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.costs import model_cost
+
+AnyArray = npt.NDArray[Any]
+Runner = Callable[[dict[str, AnyArray]], list[AnyArray]]
+
+
+class MissingPeer(RuntimeError):
+    """An engine that cannot be imported here; the message names it and says why."""
+
+
+class Peer(ABC):
+    """One engine.  ``version`` and ``prepare`` raise MissingPeer where its package cannot be imported."""
+
+    name: str
+    module: str
+
+    def _import(self) -> Any:
+        try:
+            return importlib.import_module(self.module)
+        except ImportError as error:
+            raise MissingPeer(f"{self.name}: {error}") from error
+
+    @property
+    def version(self) -> str:
+        return str(self._import().__version__).split("-")[0]  # without the build's commit
+
+    @abstractmethod
+    def prepare(self, model_path: Path | str, threads: int) -> Runner:
+        """Load a model for ``threads`` CPU threads; the result maps input arrays by name to the output arrays.
+
+        Returned arrays may be views of the engine's own buffers, valid until the next call.
+        """
+
+
+class OnnxRuntime(Peer):
+    """ONNX Runtime's CPU provider, all graph optimizations, spinning left at its default (on)."""
+
+    name = "onnxruntime"
+    module = "onnxruntime"
+
+    def prepare(self, model_path: Path | str, threads: int) -> Runner:
+        ort = self._import()
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+        session = ort.InferenceSession(str(model_path), options, providers=["CPUExecutionProvider"])
+
+        def run(inputs: dict[str, AnyArray]) -> list[AnyArray]:
+            outputs: list[AnyArray] = session.run(None, inputs)
+            return outputs
+
+        return run
+
+
+class OpenVino(Peer):
+    """OpenVINO's CPU plugin for latency: one stream, one reused request, FP32 arithmetic (no silent BF16)."""
+
+    name = "openvino"
+    module = "openvino"
+
+    def compile(self, model_path: Path | str, threads: int, **extra: object) -> Any:
+        """The compiled model; ``extra`` adds CPU plugin properties such as ``PERF_COUNT``."""
+        ov = self._import()
+        properties = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            "INFERENCE_PRECISION_HINT": "f32",
+            **extra,
+        }
+        return ov.Core().compile_model(str(model_path), "CPU", properties)
+
+    def prepare(self, model_path: Path | str, threads: int) -> Runner:
+        ov = self._import()
+        request = self.compile(model_path, threads).create_infer_request()
+        bound: dict[str, AnyArray] = {}
+
+        def run(inputs: dict[str, AnyArray]) -> list[AnyArray]:
+            for name, array in inputs.items():
+                # Binding shares the caller's memory, so the same array needs binding only once.
+                if bound.get(name) is not array:
+                    request.set_tensor(name, ov.Tensor(np.ascontiguousarray(array), shared_memory=True))
+                    bound[name] = array
+            request.infer()
+            return [tensor.data for tensor in request.output_tensors]
+
+        return run
+
+
+PEERS: tuple[Peer, ...] = (OnnxRuntime(), OpenVino())
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Latency of one call over ``calls`` timed calls: median, 10th and 90th percentile, minimum; milliseconds."""
+
+    median: float
+    p10: float
+    p90: float
+    best: float
+    calls: int
+
+
+def interleaved(
+    runs: Mapping[str, Callable[[], object]],
+    seconds: float,
+    slice_seconds: float = 0.1,
+    warmup: int = 3,
+    settle: int = 1,
+) -> dict[str, Timing]:
+    """Time contenders in short alternating slices, so that interference from outside hits all of them alike.
+
+    Every contender first makes ``warmup`` calls.  Each slice lasts about ``slice_seconds`` and at least one timed
+    call, after ``settle`` untimed calls that refill caches and outlast the previous contender's spinning threads.
+    The whole takes about ``seconds`` per contender.
+    """
+    for run in runs.values():
+        for _ in range(warmup):
+            run()
+    samples: dict[str, list[float]] = {name: [] for name in runs}
+    order = list(runs)
+    deadline = time.perf_counter() + seconds * len(order)
+    while time.perf_counter() < deadline:
+        for name in order:
+            run, collected = runs[name], samples[name]
+            for _ in range(settle):
+                run()
+            slice_end = time.perf_counter() + slice_seconds
+            while True:
+                start = time.perf_counter()
+                run()
+                now = time.perf_counter()
+                collected.append(now - start)
+                if now >= slice_end:
+                    break
+        order.reverse()
+    return {name: summarize(values) for name, values in samples.items()}
+
+
+def summarize(seconds: Sequence[float]) -> Timing:
+    """Percentiles, in milliseconds, of call durations given in seconds."""
+    values = 1e3 * np.asarray(seconds)
+    p10, median, p90 = (float(value) for value in np.percentile(values, (10, 50, 90)))
+    return Timing(median, p10, p90, float(values.min()), len(values))
+
+
+def pin(threads: int, first_core: int | None = None) -> None:
+    """Restrict this process to ``threads`` of its cores, from ``first_core`` on (default: the last ones).
+
+    Call it before any engine is imported: worker threads inherit the mask that is in force when they start, and
+    engines size their pools by it.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    start = len(cores) - threads if first_core is None else cores.index(first_core)
+    chosen = cores[start : start + threads] if start >= 0 else []
+    if len(chosen) != threads:
+        raise ValueError(f"cannot take {threads} of the cores {cores} from core {first_core}")
+    os.sched_setaffinity(0, chosen)
+
+
+def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
+    """Random arrays for a model's inputs: normal for floats, zeros for integers; symbolic sizes become 1."""
+    graph = onnx.load(str(model_path), load_external_data=False).graph
+    weights = {tensor.name for tensor in graph.initializer}
+    rng = np.random.default_rng(seed)
+    inputs: dict[str, AnyArray] = {}
+    for value in graph.input:
+        if value.name in weights:
+            continue
+        shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        floating = np.issubdtype(dtype, np.floating)
+        inputs[value.name] = rng.standard_normal(shape).astype(dtype) if floating else np.zeros(shape, dtype)
+    return inputs
+
+
+@dataclass(frozen=True)
+class Report:
+    """Timings by engine name for one model and thread count, and why any engine is missing.
+
+    ``others`` is the CPU use of every other process during the timing, in cores; above about 0.1 on the cores in
+    use, latencies (of several threads above all) say more about the neighbours than about the engines.
+    """
+
+    timings: dict[str, Timing]
+    missing: list[str]
+    others: float
+
+
+class NeighbourLoad:
+    """Measures how many cores other processes kept busy (or a hypervisor took) since construction; Linux only."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._busy = self._busy_seconds()
+
+    @staticmethod
+    def _busy_seconds() -> float:
+        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
+        user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
+        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+        return busy - time.process_time()
+
+    def cores(self) -> float:
+        """Average number of busy cores."""
+        return max(0.0, (self._busy_seconds() - self._busy) / (time.perf_counter() - self._start))
+
+
+def time_peers(model_path: Path, threads: int, seconds: float) -> Report:
+    """Time every available engine in this process, which should be pinned and used for nothing else."""
+    inputs = random_inputs(model_path)
+    runs: dict[str, Callable[[], object]] = {}
+    missing = []
+    for peer in PEERS:
+        try:
+            runner = peer.prepare(model_path, threads)
+        except MissingPeer as error:
+            missing.append(str(error))
+            continue
+        runs[f"{peer.name} {peer.version}"] = lambda runner=runner: runner(inputs)  # type: ignore[misc]
+    load = NeighbourLoad()
+    timings = interleaved(runs, seconds)
+    return Report(timings, missing, load.cores())
+
+
+def time_peers_in_subprocess(model_path: Path, threads: int, seconds: float) -> Report:
+    """As ``time_peers``, pinned, in a fresh process: thread pools outlive sessions and would leak into later runs."""
+    command = [sys.executable, __file__, str(model_path), "--threads", str(threads), "--seconds", str(seconds)]
+    done = subprocess.run([*command, "--worker"], check=True, stdout=subprocess.PIPE, text=True)
+    data = json.loads(done.stdout.splitlines()[-1])
+    return Report({name: Timing(**timing) for name, timing in data["timings"].items()}, data["missing"], data["others"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time per engine, model and thread count")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.worker:
+        pin(options.threads[0])
+        print(json.dumps(asdict(time_peers(options.models[0], options.threads[0], options.seconds))))
+        return
+    header = f"{'model':<20}{'threads':>8}  {'engine':<24}{'median ms':>10}{'p10':>9}{'p90':>9}{'best':>9}"
+    print(f"{header}{'calls':>7}{'GFLOP/s':>9}{'others':>8}")
+    for path in options.models:
+        flops = 2 * model_cost(onnx.load(path)).macs
+        for threads in options.threads:
+            report = time_peers_in_subprocess(path, threads, options.seconds)
+            for name, t in report.timings.items():
+                rate = flops / (1e6 * t.median)
+                line = (
+                    f"{path.stem:<20}{threads:>8}  {name:<24}{t.median:>10.3f}{t.p10:>9.3f}{t.p90:>9.3f}{t.best:>9.3f}"
+                )
+                print(f"{line}{t.calls:>7}{rate:>9.1f}{report.others:>8.2f}", flush=True)
+            for reason in report.missing:
+                print(f"{path.stem:<20}{threads:>8}  missing: {reason}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
