@@ -1,0 +1,288 @@
+"""The graph: values and nodes in SSA form, edited only through `Graph`'s methods.
+
+Order is not stored: `Graph.nodes` is a topological order, stable in order of creation, computed when needed, so that a rewrite
+never has to say where its nodes go.
+"""
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+
+from temper.ir.opdef import Attrs, AttrValue
+from temper.ir.types import TensorType
+
+
+class Value:
+    """A tensor: a graph input, a constant (`const` set), or a node's output (`producer` set)."""
+
+    __slots__ = ("id", "name", "type", "producer", "index", "uses", "const")
+
+    def __init__(self, id: int, name: str, type: TensorType, const: np.ndarray | None = None) -> None:
+        self.id = id
+        self.name = name
+        self.type = type
+        self.producer: Node | None = None
+        self.index = 0
+        #: (node, input position) pairs, in order of creation; graph outputs are not uses (see Graph.is_output)
+        self.uses: list[tuple[Node, int]] = []
+        self.const = const
+
+    @property
+    def users(self) -> list[Node]:
+        """Distinct nodes that read this value."""
+        return list(dict.fromkeys(n for n, _ in self.uses))
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+class Node:
+    """One application of an op. Inputs may be None where an optional operand is absent."""
+
+    __slots__ = ("id", "op", "inputs", "outputs", "attrs", "name", "origin")
+
+    def __init__(self, id: int, op: str, attrs: Mapping[str, AttrValue], name: str, origin: tuple[str, ...]) -> None:
+        self.id = id
+        self.op = op
+        self.inputs: list[Value | None] = []
+        self.outputs: list[Value] = []
+        self.attrs: dict[str, AttrValue] = dict(attrs)
+        self.name = name
+        #: names of the source nodes this one stands for, then "rule:NAME" of every rule applied
+        self.origin = origin
+
+    @property
+    def output(self) -> Value:
+        """The only output; ValueError if there are several."""
+        (out,) = self.outputs
+        return out
+
+    def __repr__(self) -> str:
+        return f"{self.op} '{self.name}'"
+
+
+class Graph:
+    """A computation. Construct empty, then `add_input`, `add_constant`, `add_node`, `set_outputs`."""
+
+    def __init__(self, name: str = "") -> None:
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.output_names: list[str] = []
+        self._nodes: dict[int, Node] = {}
+        self._values: dict[int, Value] = {}
+        self._names: set[str] = set()
+        self._next = 0
+        self._order: list[Node] | None = None
+
+    # ---- reading ----
+
+    @property
+    def nodes(self) -> list[Node]:
+        """All nodes, producers first; a fresh list, safe to edit the graph while iterating. ValueError on a cycle."""
+        if self._order is None:
+            waiting: dict[int, int] = {}
+            ready: list[int] = []
+            for n in self._nodes.values():
+                count = sum(1 for v in n.inputs if v is not None and v.producer is not None)
+                waiting[n.id] = count
+                if not count:
+                    heapq.heappush(ready, n.id)
+            order = []
+            while ready:
+                n = self._nodes[heapq.heappop(ready)]
+                order.append(n)
+                for out in n.outputs:
+                    for user, _ in out.uses:
+                        waiting[user.id] -= 1
+                        if not waiting[user.id]:
+                            heapq.heappush(ready, user.id)
+            if len(order) != len(self._nodes):
+                stuck = [repr(self._nodes[i]) for i, c in waiting.items() if c > 0]
+                raise ValueError(f"the graph has a cycle through {', '.join(stuck[:8])}")
+            self._order = order
+        return list(self._order)
+
+    @property
+    def values(self) -> list[Value]:
+        """Every value still in the graph."""
+        return list(self._values.values())
+
+    @property
+    def constants(self) -> list[Value]:
+        return [v for v in self._values.values() if v.const is not None]
+
+    def is_output(self, value: Value) -> bool:
+        return any(v is value for v in self.outputs)
+
+    # ---- building ----
+
+    def _fresh(self, name: str) -> str:
+        base, k = name or "t", 0
+        while name in self._names or not name:
+            k += 1
+            name = f"{base}.{k}"
+        self._names.add(name)
+        return name
+
+    def _value(self, name: str, type: TensorType, const: np.ndarray | None = None) -> Value:
+        v = Value(self._next, self._fresh(name), type, const)
+        self._next += 1
+        self._values[v.id] = v
+        return v
+
+    def add_input(self, name: str, type: TensorType) -> Value:
+        """A new graph input; its name must be free."""
+        if name in self._names:
+            raise ValueError(f"the name {name!r} is taken")
+        v = self._value(name, type)
+        self.inputs.append(v)
+        return v
+
+    def add_constant(self, array: np.ndarray, name: str = "c", dtype: str | None = None) -> Value:
+        """A constant. The array is made read-only; bfloat16 arrives as uint16 with dtype="bfloat16"."""
+        array = np.ascontiguousarray(array) if array.ndim else array.copy()
+        array.flags.writeable = False
+        kind = dtype or ("string" if array.dtype.kind in "OUS" else str(array.dtype))
+        return self._value(name, TensorType(kind, array.shape), array)
+
+    def add_node(self, op: str, inputs: Sequence[Value | None], types: Sequence[TensorType], attrs: Attrs | None = None, *,
+                 name: str = "", origin: tuple[str, ...] = (), output_names: Sequence[str] = ()) -> Node:
+        """A new node whose outputs have the given types. Use `ir.ops.make` to infer the types from the op table."""
+        node = Node(self._next, op, attrs or {}, name or f"{op}_{self._next}", origin)
+        self._next += 1
+        for i, v in enumerate(inputs):
+            if v is not None:
+                if self._values.get(v.id) is not v:
+                    raise ValueError(f"{node!r} reads {v!r}, which is not in this graph")
+                v.uses.append((node, i))
+            node.inputs.append(v)
+        for i, t in enumerate(types):
+            out = self._value(output_names[i] if i < len(output_names) else (f"{node.name}" if i == 0 else f"{node.name}:{i}"), t)
+            out.producer, out.index = node, i
+            node.outputs.append(out)
+        self._nodes[node.id] = node
+        self._order = None
+        return node
+
+    def set_outputs(self, values: Iterable[Value], names: Iterable[str] | None = None) -> None:
+        """States the graph's outputs and the names callers see (a value may be listed twice)."""
+        self.outputs = list(values)
+        self.output_names = list(names) if names is not None else [v.name for v in self.outputs]
+        if len(self.outputs) != len(self.output_names):
+            raise ValueError("every output needs a name")
+
+    # ---- editing ----
+
+    def set_input(self, node: Node, index: int, value: Value | None) -> None:
+        """Redirects one input of a node."""
+        old = node.inputs[index]
+        if old is not None:
+            old.uses.remove((node, index))
+        node.inputs[index] = value
+        if value is not None:
+            value.uses.append((node, index))
+        self._order = None
+
+    def replace_uses(self, old: Value, new: Value) -> None:
+        """Every reader of `old`, graph outputs included, reads `new` instead. Types must agree."""
+        if old is new:
+            return
+        if old.type != new.type:
+            raise ValueError(f"{old!r} cannot be replaced by {new!r}: the types differ")
+        for node, i in list(old.uses):
+            self.set_input(node, i, new)
+        self.outputs = [new if v is old else v for v in self.outputs]
+
+    def remove_node(self, node: Node) -> None:
+        """Deletes a node nobody reads."""
+        for out in node.outputs:
+            if out.uses or self.is_output(out):
+                raise ValueError(f"{node!r} is still read through {out!r}")
+        for i, v in enumerate(node.inputs):
+            if v is not None:
+                v.uses.remove((node, i))
+        for out in node.outputs:
+            del self._values[out.id]
+            self._names.discard(out.name)
+        del self._nodes[node.id]
+        self._order = None
+
+    def remove_constant(self, value: Value) -> None:
+        """Deletes a constant nobody reads."""
+        if value.uses or self.is_output(value) or value.const is None:
+            raise ValueError(f"{value!r} is not an unused constant")
+        del self._values[value.id]
+        self._names.discard(value.name)
+
+    def prune(self) -> int:
+        """Deletes nodes and constants that no output depends on; returns how many nodes went."""
+        gone = 0
+        for node in reversed(self.nodes):
+            if not any(o.uses or self.is_output(o) for o in node.outputs):
+                self.remove_node(node)
+                gone += 1
+        for v in self.constants:
+            if not v.uses and not self.is_output(v):
+                self.remove_constant(v)
+        return gone
+
+    def copy(self) -> Graph:
+        """An independent graph with the same names; constant arrays are shared (they are read-only)."""
+        out = Graph(self.name)
+        at: dict[int, Value] = {}
+        for v in self.inputs:
+            at[v.id] = out.add_input(v.name, v.type)
+        for v in self.constants:
+            assert v.const is not None
+            at[v.id] = out.add_constant(v.const, v.name, v.type.dtype)
+        for n in self.nodes:
+            m = out.add_node(n.op, [None if v is None else at[v.id] for v in n.inputs], [o.type for o in n.outputs], n.attrs,
+                             name=n.name, origin=n.origin, output_names=[o.name for o in n.outputs])
+            for o, p in zip(n.outputs, m.outputs, strict=True):
+                at[o.id] = p
+        out.set_outputs([at[v.id] for v in self.outputs], self.output_names)
+        return out
+
+    def hash(self) -> str:
+        """SHA-256 of the computation: structure, types, attributes and constants; independent of inner names and ids."""
+        h = hashlib.sha256()
+        number: dict[int, int] = {}
+
+        def ref(v: Value | None) -> str:
+            if v is None:
+                return "_"
+            if v.id not in number:
+                number[v.id] = len(number)
+                if v.const is not None:
+                    data = v.const.tobytes() if v.const.dtype.kind != "O" else repr(v.const.tolist()).encode()
+                    h.update(f"const {number[v.id]} {v.type} ".encode() + hashlib.sha256(data).digest())
+            return str(number[v.id])
+
+        for v in self.inputs:
+            h.update(f"input {ref(v)} {v.name} {v.type}\n".encode())
+        for n in self.nodes:
+            ins = ",".join(ref(v) for v in n.inputs)
+            attrs = ";".join(f"{k}={attr_text(n.attrs[k])}" for k in sorted(n.attrs))
+            h.update(f"{n.op}({ins}){{{attrs}}}->{','.join(f'{ref(o)}:{o.type}' for o in n.outputs)}\n".encode())
+        for name, v in zip(self.output_names, self.outputs, strict=True):
+            h.update(f"output {name} {ref(v)}\n".encode())
+        return h.hexdigest()
+
+
+def attr_text(value: AttrValue) -> str:
+    """Canonical text of an attribute value, for hashes and the text form."""
+    if isinstance(value, Graph):
+        return f"graph:{value.hash()}"
+    if isinstance(value, np.ndarray):
+        return f"array:{value.dtype}{list(value.shape)}:{hashlib.sha256(value.tobytes()).hexdigest()}"
+    if isinstance(value, tuple):
+        return "(" + ", ".join(attr_text(v) for v in value) + ("," if len(value) == 1 else "") + ")"
+    if isinstance(value, str):
+        return repr(value)
+    if isinstance(value, float):
+        return repr(value)
+    return str(value)
