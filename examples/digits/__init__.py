@@ -1,0 +1,1 @@
+"""Handwritten-digit classifier: a small MobileNetV3-style network, its data and its scoring."""
