@@ -72,6 +72,8 @@ class Graph:
         self.inputs: list[Value] = []
         self.outputs: list[Value] = []
         self.output_names: list[str] = []
+        #: symbol -> the source model's name for that dimension, where the two differ
+        self.dim_names: dict[str, str] = {}
         self._nodes: dict[int, Node] = {}
         self._values: dict[int, Value] = {}
         self._names: set[str] = set()
@@ -245,6 +247,7 @@ class Graph:
             for o, p in zip(n.outputs, m.outputs, strict=True):
                 at[o.id] = p
         out.set_outputs([at[v.id] for v in self.outputs], self.output_names)
+        out.dim_names = dict(self.dim_names)
         return out
 
     def hash(self) -> str:
