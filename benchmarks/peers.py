@@ -1,7 +1,7 @@
 """Other inference engines behind one small interface, and a fair way to time contenders against each other.
 
 ``python benchmarks/peers.py MODEL.onnx... --threads 1 2`` prints each engine's FP32 latency in milliseconds
-and GFLOP/s at the median (a multiply-accumulate is two operations), and how many cores other processes kept busy.
+and GFLOP/s at the median (a multiply-accumulate is two operations), and how much of the cores in use other processes took.
 """
 
 from __future__ import annotations
@@ -122,13 +122,48 @@ PEERS: tuple[Peer, ...] = (OnnxRuntime(), OpenVino())
 
 @dataclass(frozen=True)
 class Timing:
-    """Latency of one call over ``calls`` timed calls: median, 10th and 90th percentile, minimum; milliseconds."""
+    """Latency of one call over ``calls`` timed calls: median, 10th and 90th percentile, minimum; milliseconds.
+
+    ``others`` is what all other processes used of this process's cores meanwhile, in cores; above about 0.2,
+    latencies (of several threads above all) say more about the neighbours than about the contender.
+    """
 
     median: float
     p10: float
     p90: float
     best: float
     calls: int
+    others: float
+
+
+class NeighbourLoad:
+    """Measures how much other processes (or a hypervisor) used this process's cores since construction; Linux only."""
+
+    def __init__(self) -> None:
+        self._cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+        self._start = time.perf_counter()
+        self._busy = self._busy_seconds()
+
+    def _busy_seconds(self) -> float:
+        ticks = 0
+        for line in Path("/proc/stat").read_text().splitlines():
+            name, *fields = line.split()
+            if name in self._cores:
+                user, nice, system, _idle, _iowait, irq, softirq, steal = map(int, fields[:8])
+                ticks += user + nice + system + irq + softirq + steal
+        return ticks / os.sysconf("SC_CLK_TCK") - time.process_time()
+
+    def cores(self) -> float:
+        """Average number of busy cores."""
+        return max(0.0, (self._busy_seconds() - self._busy) / (time.perf_counter() - self._start))
+
+
+@dataclass(frozen=True)
+class _Round:
+    """One slice of every contender: call durations in seconds by contender, and the neighbours' load in cores."""
+
+    samples: dict[str, list[float]]
+    others: float
 
 
 def interleaved(
@@ -137,41 +172,58 @@ def interleaved(
     slice_seconds: float = 0.1,
     warmup: int = 3,
     settle: int = 1,
+    quiet: float = 0.2,
+    patience: float = 3.0,
 ) -> dict[str, Timing]:
     """Time contenders in short alternating slices, so that interference from outside hits all of them alike.
 
     Every contender first makes ``warmup`` calls.  Each slice lasts about ``slice_seconds`` and at least one timed
     call, after ``settle`` untimed calls that refill caches and outlast the previous contender's spinning threads.
-    The whole takes about ``seconds`` per contender.
+    The whole takes about ``seconds`` per contender.  A round of slices during which other processes used more than
+    ``quiet`` of this process's cores is replaced by a later one, for up to ``patience`` times that duration; where quiet rounds stay
+    scarce, the quietest quarter counts.  Rounds are chosen by that load, never by the latencies in them.
     """
     for run in runs.values():
         for _ in range(warmup):
             run()
-    samples: dict[str, list[float]] = {name: [] for name in runs}
     order = list(runs)
-    deadline = time.perf_counter() + seconds * len(order)
-    while time.perf_counter() < deadline:
-        for name in order:
-            run, collected = runs[name], samples[name]
-            for _ in range(settle):
-                run()
-            slice_end = time.perf_counter() + slice_seconds
-            while True:
-                start = time.perf_counter()
-                run()
-                now = time.perf_counter()
-                collected.append(now - start)
-                if now >= slice_end:
-                    break
+    rounds: list[_Round] = []
+    budget = seconds * len(order)
+    start, quiet_time = time.perf_counter(), 0.0
+    while quiet_time < budget and time.perf_counter() - start < budget * patience:
+        round_start, load = time.perf_counter(), NeighbourLoad()
+        samples = {name: _slice(runs[name], slice_seconds, settle) for name in order}
+        rounds.append(_Round(samples, load.cores()))
+        if rounds[-1].others <= quiet:
+            quiet_time += time.perf_counter() - round_start
         order.reverse()
-    return {name: summarize(values) for name, values in samples.items()}
+    rounds.sort(key=lambda item: item.others)
+    enough = -(-len(rounds) // 4)
+    kept = max(enough, sum(item.others <= quiet for item in rounds))
+    others = float(np.mean([item.others for item in rounds[:kept]]))
+    return {name: summarize([t for item in rounds[:kept] for t in item.samples[name]], others) for name in runs}
 
 
-def summarize(seconds: Sequence[float]) -> Timing:
+def _slice(run: Callable[[], object], slice_seconds: float, settle: int) -> list[float]:
+    """Durations in seconds of the calls that fit a slice, at least one."""
+    for _ in range(settle):
+        run()
+    durations = []
+    slice_end = time.perf_counter() + slice_seconds
+    while True:
+        start = time.perf_counter()
+        run()
+        now = time.perf_counter()
+        durations.append(now - start)
+        if now >= slice_end:
+            return durations
+
+
+def summarize(seconds: Sequence[float], others: float = 0.0) -> Timing:
     """Percentiles, in milliseconds, of call durations given in seconds."""
     values = 1e3 * np.asarray(seconds)
     p10, median, p90 = (float(value) for value in np.percentile(values, (10, 50, 90)))
-    return Timing(median, p10, p90, float(values.min()), len(values))
+    return Timing(median, p10, p90, float(values.min()), len(values), others)
 
 
 def pin(threads: int, first_core: int | None = None) -> None:
@@ -206,34 +258,10 @@ def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
 
 @dataclass(frozen=True)
 class Report:
-    """Timings by engine name for one model and thread count, and why any engine is missing.
-
-    ``others`` is the CPU use of every other process during the timing, in cores; above about 0.1 on the cores in
-    use, latencies (of several threads above all) say more about the neighbours than about the engines.
-    """
+    """Timings by engine name for one model and thread count, and why any engine is missing."""
 
     timings: dict[str, Timing]
     missing: list[str]
-    others: float
-
-
-class NeighbourLoad:
-    """Measures how many cores other processes kept busy (or a hypervisor took) since construction; Linux only."""
-
-    def __init__(self) -> None:
-        self._start = time.perf_counter()
-        self._busy = self._busy_seconds()
-
-    @staticmethod
-    def _busy_seconds() -> float:
-        fields = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
-        user, nice, system, _idle, _iowait, irq, softirq, steal = fields[:8]
-        busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
-        return busy - time.process_time()
-
-    def cores(self) -> float:
-        """Average number of busy cores."""
-        return max(0.0, (self._busy_seconds() - self._busy) / (time.perf_counter() - self._start))
 
 
 def time_peers(model_path: Path, threads: int, seconds: float) -> Report:
@@ -248,9 +276,7 @@ def time_peers(model_path: Path, threads: int, seconds: float) -> Report:
             missing.append(str(error))
             continue
         runs[f"{peer.name} {peer.version}"] = lambda runner=runner: runner(inputs)  # type: ignore[misc]
-    load = NeighbourLoad()
-    timings = interleaved(runs, seconds)
-    return Report(timings, missing, load.cores())
+    return Report(interleaved(runs, seconds), missing)
 
 
 def time_peers_in_subprocess(model_path: Path, threads: int, seconds: float) -> Report:
@@ -258,7 +284,7 @@ def time_peers_in_subprocess(model_path: Path, threads: int, seconds: float) -> 
     command = [sys.executable, __file__, str(model_path), "--threads", str(threads), "--seconds", str(seconds)]
     done = subprocess.run([*command, "--worker"], check=True, stdout=subprocess.PIPE, text=True)
     data = json.loads(done.stdout.splitlines()[-1])
-    return Report({name: Timing(**timing) for name, timing in data["timings"].items()}, data["missing"], data["others"])
+    return Report({name: Timing(**timing) for name, timing in data["timings"].items()}, data["missing"])
 
 
 def main() -> None:
@@ -283,7 +309,7 @@ def main() -> None:
                 line = (
                     f"{path.stem:<20}{threads:>8}  {name:<24}{t.median:>10.3f}{t.p10:>9.3f}{t.p90:>9.3f}{t.best:>9.3f}"
                 )
-                print(f"{line}{t.calls:>7}{rate:>9.1f}{report.others:>8.2f}", flush=True)
+                print(f"{line}{t.calls:>7}{rate:>9.1f}{t.others:>8.2f}", flush=True)
             for reason in report.missing:
                 print(f"{path.stem:<20}{threads:>8}  missing: {reason}", flush=True)
 
