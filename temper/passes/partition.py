@@ -1,0 +1,228 @@
+"""Splits the graph into regions: one anchor with the elementwise program that follows it, or a pointwise chain alone.
+
+Views (Reshape) belong to no region: they rename a buffer. A region can always be split back: `Region.split` gives the anchor alone
+and a pointwise region for the rest, which is what happens when no tactic accepts the epilogue.
+
+Growth follows Hidet's vocabulary (anchor, prologue, epilogue); legality is one rule: absorbing a node must not make a cycle between regions.
+"""
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from temper.ir.dims import DimLike
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.opdef import Kind
+from temper.ir.ops import TABLE
+from temper.passes.manager import Log
+from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
+
+#: Ops that only rename a buffer.
+VIEW_OPS = frozenset({"Reshape", "Identity"})
+
+#: Most instructions in one program: beyond this, registers spill and compile time grows with no gain.
+MAX_INSTRS = 24
+
+
+@dataclass(frozen=True)
+class Region:
+    """A partition element. `nodes` are in topological order; the anchor, if any, comes first.
+
+    inputs: values read from outside by the anchor, then by the program, without repetition. outputs: values read outside.
+    """
+
+    anchor: Node | None
+    nodes: tuple[Node, ...]
+    outputs: tuple[Value, ...]
+
+    @property
+    def name(self) -> str:
+        return (self.anchor or self.nodes[0]).name
+
+    @property
+    def op(self) -> str:
+        return self.anchor.op if self.anchor is not None else "Pointwise"
+
+    @property
+    def origin(self) -> tuple[str, ...]:
+        """Names of the source nodes this region stands for."""
+        return tuple(dict.fromkeys(o for n in self.nodes for o in (n.origin or (n.name,)) if not o.startswith("rule:")))
+
+    @property
+    def program(self) -> tuple[Node, ...]:
+        """The elementwise nodes."""
+        return self.nodes if self.anchor is None else self.nodes[1:]
+
+    @property
+    def anchor_inputs(self) -> tuple[Value | None, ...]:
+        return () if self.anchor is None else tuple(self.anchor.inputs)
+
+    @cached_property
+    def operands(self) -> tuple[Value, ...]:
+        """Values the program reads, numbered as in `epilogue`: with an anchor, operand 0 is its output."""
+        inside = {o.id for n in self.nodes for o in n.outputs}
+        found: dict[int, Value] = {}
+        if self.anchor is not None:
+            found[self.anchor.outputs[0].id] = self.anchor.outputs[0]
+        for n in self.program:
+            for v in n.inputs:
+                if v is not None and v.id not in inside:
+                    found.setdefault(v.id, v)
+        return tuple(found.values())
+
+    @property
+    def inputs(self) -> tuple[Value, ...]:
+        first = [v for v in self.anchor_inputs if v is not None]
+        rest = self.operands[1:] if self.anchor is not None else self.operands
+        return tuple({v.id: v for v in (*first, *rest)}.values())
+
+    @cached_property
+    def epilogue(self) -> Epilogue:
+        """The program as data."""
+        shape = self.outputs[0].type.shape
+        number = {v.id: i for i, v in enumerate(self.operands)}
+        operands = tuple(Operand(v.type.dtype, _mask(v.type.shape, shape)) for v in self.operands)
+        instrs: list[Instr] = []
+        for n in self.program:
+            args = tuple(number[v.id] for v in n.inputs if v is not None)
+            attrs = tuple((k, _plain(v)) for k, v in sorted(n.attrs.items()))
+            instrs.append(Instr(n.op, args, n.output.type.dtype, attrs))
+            number[n.output.id] = len(operands) + len(instrs) - 1
+        return Epilogue(operands, tuple(instrs), tuple(number[v.id] for v in self.outputs))
+
+    def split(self) -> tuple[Region, ...]:
+        """The anchor alone, and the program as a pointwise region; itself where there is nothing to split."""
+        if self.anchor is None:
+            return tuple(Region(None, (n,), (n.output,)) for n in self.nodes) if len(self.nodes) > 1 else (self,)
+        if not self.program:
+            return (self,)
+        return (Region(self.anchor, (self.anchor,), tuple(self.anchor.outputs)),
+                Region(None, self.program, tuple(v for v in self.outputs if v is not self.anchor.outputs[0])))
+
+
+def _plain(value: object) -> Attr:
+    if isinstance(value, (int, float, str, tuple)):
+        return value
+    raise TypeError(f"an elementwise op's attribute cannot be {value!r}")
+
+
+def _mask(shape: tuple[DimLike, ...], out: tuple[DimLike, ...]) -> tuple[bool, ...]:
+    """Which axes of `out` the operand has. An axis of size 1 on both sides counts as absent unless the shapes are equal."""
+    padded = (1,) * (len(out) - len(shape)) + tuple(shape)
+    return tuple(padded == out or (a == b and b != 1) for a, b in zip(padded, out, strict=True))
+
+
+def partition(graph: Graph, log: Log) -> list[Region]:
+    """Regions covering every node but views, in an order in which each region's inputs come first."""
+    owner: dict[int, int] = {}
+    members: list[list[Node]] = []
+    for anchored in (True, False):
+        for n in graph.nodes:
+            if n.op in VIEW_OPS or n.id in owner:
+                continue
+            elementwise = TABLE[n.op].kind is Kind.ELEMENTWISE
+            if elementwise == anchored:
+                continue
+            members.append([n])
+            owner[n.id] = len(members) - 1
+            if len(n.outputs) == 1 and n.op not in _NO_EPILOGUE:
+                _grow(graph, members, owner, len(members) - 1, log)
+    regions = []
+    for nodes in members:
+        ids = {n.id for n in nodes}
+        outputs = tuple(o for n in nodes for o in n.outputs
+                        if graph.is_output(o) or any(u.id not in ids for u, _ in o.uses) or (len(n.outputs) > 1))
+        # the template stores the first result; keep the chain's last value there
+        outputs = tuple(sorted(outputs, key=lambda o: o.producer is not nodes[-1])) if len(nodes[0].outputs) == 1 else outputs
+        anchor = nodes[0] if TABLE[nodes[0].op].kind is not Kind.ELEMENTWISE else None
+        regions.append(Region(anchor, tuple(nodes), outputs))
+    return order_regions(regions)
+
+
+#: Anchors whose kernels store copies only: fusing arithmetic into them would need a template for each.
+_NO_EPILOGUE = frozenset({"Concat", "Split", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TopK",
+                          "NonMaxSuppression", "Slice", "Pad", "Transpose", "Expand", "Tile", "Resize", "Shape", "Size"})
+
+
+def _grow(graph: Graph, members: list[list[Node]], owner: dict[int, int], me: int, log: Log) -> None:
+    """Absorbs elementwise users of the region's values while that is legal."""
+    nodes = members[me]
+    shape = nodes[0].outputs[0].type.shape
+    changed = True
+    while changed and len(nodes) <= MAX_INSTRS:
+        changed = False
+        inside = {n.id for n in nodes}
+        for user in dict.fromkeys(u for n in nodes for o in n.outputs for u, _ in o.uses):
+            if user.id in owner or len(user.outputs) != 1 or TABLE[user.op].kind is not Kind.ELEMENTWISE:
+                continue
+            if user.output.type.shape != shape:
+                log.did_not("fuse", user.name, f"its shape {user.output.type} is not that of {nodes[0]!r} ({nodes[0].outputs[0].type})")
+                continue
+            others = [v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside]
+            if any(_depends(v, inside, owner, members) for v in others):
+                log.did_not("fuse", user.name, f"another of its inputs depends on {nodes[0]!r}: fusing would make a cycle")
+                continue
+            nodes.append(user)
+            owner[user.id] = me
+            inside.add(user.id)
+            changed = True
+            break
+
+
+def _depends(value: Value, inside: set[int], owner: dict[int, int], members: list[list[Node]]) -> bool:
+    """True if computing `value` needs a value of the region `inside`, counting whole regions as units."""
+    seen: set[int] = set()
+    stack = [value]
+    while stack:
+        producer = stack.pop().producer
+        if producer is None or producer.id in seen:
+            continue
+        group: Iterable[Node] = members[owner[producer.id]] if producer.id in owner else (producer,)
+        for n in group:
+            if n.id in inside:
+                return True
+            if n.id not in seen:
+                seen.add(n.id)
+                stack += [v for v in n.inputs if v is not None]
+    return False
+
+
+def order_regions(regions: list[Region]) -> list[Region]:
+    """Topological order by region; ties by creation of their first node. ValueError if the partition is not acyclic."""
+    made = {o.id: i for i, r in enumerate(regions) for n in r.nodes for o in n.outputs}
+
+    def sources(v: Value) -> set[int]:
+        while v.producer is not None and v.id not in made:
+            first = v.producer.inputs[0]
+            assert first is not None
+            v = first
+        return {made[v.id]} if v.id in made else set()
+
+    needs = [set().union(*(sources(v) for v in r.inputs)) - {i} for i, r in enumerate(regions)]
+    # the node that finishes last decides: a skip branch then runs before the block that adds it
+    rank = sorted(range(len(regions)), key=lambda i: regions[i].nodes[0].id)
+    out: list[Region] = []
+    state: dict[int, int] = {}
+
+    def visit(root: int) -> None:
+        stack = [(root, iter(sorted(needs[root], key=rank.index)))]
+        state[root] = 1
+        while stack:
+            i, it = stack[-1]
+            for j in it:
+                if state.get(j) == 1:
+                    raise ValueError(f"regions '{regions[i].name}' and '{regions[j].name}' depend on each other")
+                if j not in state:
+                    state[j] = 1
+                    stack.append((j, iter(sorted(needs[j], key=rank.index))))
+                    break
+            else:
+                state[i] = 2
+                out.append(regions[i])
+                stack.pop()
+
+    for i in rank:
+        if i not in state:
+            visit(i)
+    return out

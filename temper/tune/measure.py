@@ -1,0 +1,203 @@
+"""Runs one compiled kernel on data: once between guard bytes to verify it, then many times to time it.
+
+Timing rules: packed constants are cold (rotated over copies larger than the last-level cache's share), activations warm, candidates take turns,
+and a candidate's time with T threads is the time of its slowest share, so that a noisy neighbour cannot favour one candidate.
+"""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from temper.compile.cc import compile_object, link
+from temper.ir.dims import evaluate
+from temper.runtime.cpu import Library
+from temper.tactics.base import Kernel, Workload
+from temper.tune.verify import Problem, mismatch
+
+#: Bytes over which packed constants rotate while timing: larger than the L2 of today's cores, so that weights come from farther away.
+COLD_BYTES = 24 << 20
+
+_GUARD = 4096
+_SENTINEL = 0x7F
+
+
+def aligned(nbytes: int, fill: int = _SENTINEL) -> np.ndarray:
+    """A uint8 array of nbytes at a 64-byte boundary."""
+    raw = np.full(nbytes + 64, fill, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start:start + nbytes]
+
+
+class Guarded:
+    """A buffer with sentinel bytes on both sides, and strided rows where the slot is a view."""
+
+    def __init__(self, array: np.ndarray, row_stride: int | None) -> None:
+        self.shape, self.dtype = array.shape, array.dtype
+        self.row = array.shape[-1] if array.ndim else 1
+        self.stride = row_stride or self.row
+        self.rows = array.size // self.row if self.row else 0
+        nbytes = ((self.rows - 1) * self.stride + self.row) * array.itemsize if self.rows > 0 else 0
+        self._all = aligned(nbytes + 2 * _GUARD)
+        self.address = self._all.ctypes.data + _GUARD
+        self._body = self._all[_GUARD:_GUARD + nbytes]
+        self.view[...] = array.reshape(self.view.shape)
+        self._gaps = self._outside()
+
+    @property
+    def view(self) -> np.ndarray:
+        """Rows of data, without the gaps between them."""
+        size = self.dtype.itemsize
+        return np.lib.stride_tricks.as_strided(self._body.view(np.uint8), (max(self.rows, 0), self.row * size), (self.stride * size, 1)).view(
+            self.dtype) if self.rows > 0 and self.row else np.empty((0, self.row), self.dtype)
+
+    def _outside(self) -> bytes:
+        copy = self._all.copy()
+        size = self.dtype.itemsize
+        if self.rows > 0 and self.row:
+            body = copy[_GUARD:len(copy) - _GUARD]
+            np.lib.stride_tricks.as_strided(body, (self.rows, self.row * size), (self.stride * size, 1))[...] = 0
+        return copy.tobytes()
+
+    @property
+    def intact(self) -> bool:
+        """True if nothing outside the rows changed."""
+        return self._outside() == self._gaps
+
+    @property
+    def array(self) -> np.ndarray:
+        return np.ascontiguousarray(self.view).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A kernel whose code is in this process."""
+
+    kernel: Kernel
+    functions: tuple[int, ...]  # addresses
+
+
+class Bench:
+    """Buffers of one problem, shared by all candidates of its workload."""
+
+    def __init__(self, w: Workload, problem: Problem, timer: Library, threads: int) -> None:
+        self.w, self.problem, self.threads = w, problem, threads
+        self._timer = timer.function("temper_time")
+        self._inputs = [None if x is None or c else Guarded(x, s.row_stride if s else None)
+                        for x, s, c in zip(problem.inputs, w.inputs, w.constant, strict=True)]
+        self._operands = [None if x is None else Guarded(x, o.row_stride) for x, o in zip(problem.operands, w.epilogue.operands, strict=True)]
+        self._cold: tuple[int, np.ndarray] | None = None
+
+    def _pointers(self, kernel: Kernel, packed: Sequence[int], outputs: Sequence[Guarded], scratch: int, shared: int) -> ctypes.Array[ctypes.c_void_p]:
+        def one(kind: str, i: int) -> int:
+            if kind == "input":
+                g = self._inputs[i]
+                assert g is not None, f"input {i} is constant or absent: a kernel reads it through prepack"
+                return g.address
+            if kind == "operand":
+                o = self._operands[i]
+                assert o is not None
+                return o.address
+            return {"packed": lambda: packed[i], "output": lambda: outputs[i].address, "workspace": lambda: scratch, "shared": lambda: shared}[kind]()
+        return (ctypes.c_void_p * max(1, len(kernel.args)))(*(one(k, i) for k, i in kernel.args))
+
+    def _symbols(self, kernel: Kernel) -> ctypes.Array[ctypes.c_int64]:
+        return (ctypes.c_int64 * max(1, len(kernel.symbols)))(*(self.problem.env[s] for s in kernel.symbols))
+
+    def _outputs(self) -> list[Guarded]:
+        return [Guarded(np.full(y.shape, _SENTINEL, y.dtype) if y.dtype != bool else np.zeros(y.shape, bool), s.row_stride)
+                for y, s in zip(self.problem.want, self.w.outputs, strict=True)]
+
+    def _call(self, loaded: Loaded, p: ctypes.Array[ctypes.c_void_p], v: ctypes.Array[ctypes.c_int64], part: int, parts: int, rotate: int = -1,
+              step: int = 0, copies: int = 1, reps: int = 1) -> np.ndarray:
+        out = np.zeros(reps, np.int64)
+        entries = (ctypes.c_void_p * len(loaded.functions))(*loaded.functions)
+        self._timer(entries, ctypes.c_int32(len(loaded.functions)), p, v, ctypes.c_int32(part), ctypes.c_int32(parts), ctypes.c_int32(rotate),
+                    ctypes.c_int64(step), ctypes.c_int32(copies), ctypes.c_int32(reps), ctypes.c_void_p(out.ctypes.data))
+        return out
+
+    def verify(self, loaded: Loaded, packed: Sequence[np.ndarray], factor: float, parts: int) -> str | None:
+        """None if every output is right and no byte outside was touched; otherwise what is wrong. Runs each entry over all parts."""
+        k = loaded.kernel
+        outputs = self._outputs()
+        buffers = [_placed(a) for a in packed]
+        scratch, shared = self._scratch(k)
+        p = self._pointers(k, [b.ctypes.data for b in buffers], outputs, scratch.ctypes.data, shared.ctypes.data)
+        v = self._symbols(k)
+        for f in loaded.functions:
+            for part in range(parts):
+                self._call(Loaded(k, (f,)), p, v, part, parts)
+        for i, (g, want, bound) in enumerate(zip(outputs, self.problem.want, self.problem.bounds, strict=True)):
+            if not g.intact:
+                return f"output {i}: wrote outside the tensor"
+            if (wrong := mismatch(g.array, want, bound, factor)) is not None:
+                return f"output {i}: {wrong}"
+        for name, group in (("input", self._inputs), ("operand", self._operands)):
+            for i, h in enumerate(group):
+                if h is not None and not h.intact:
+                    return f"{name} {i}: wrote outside the tensor"
+        return None
+
+    def _scratch(self, k: Kernel) -> tuple[np.ndarray, np.ndarray]:
+        env = self.problem.env
+        return aligned(evaluate(k.workspace, env) + 64), aligned(evaluate(k.shared_workspace, env) + 64)
+
+    def stopwatch(self, loaded: Loaded, packed: Sequence[np.ndarray]) -> Stopwatch:
+        return Stopwatch(self, loaded, packed)
+
+
+class Stopwatch:
+    """One candidate, ready to be timed in turns with others."""
+
+    def __init__(self, bench: Bench, loaded: Loaded, packed: Sequence[np.ndarray]) -> None:
+        self.bench, self.loaded = bench, loaded
+        k = loaded.kernel
+        self._scratch = bench._scratch(k)
+        self._outputs = bench._outputs()
+        biggest = max(range(len(packed)), key=lambda i: packed[i].nbytes, default=-1)
+        self._buffers, self._rotate, self._step, self._copies = [], -1, 0, 1
+        for i, a in enumerate(packed):
+            if i == biggest and a.nbytes:
+                self._step = -(-a.nbytes // 4096) * 4096 + 64
+                self._copies = max(2, min(256, COLD_BYTES // self._step))
+                buffer = aligned(self._step * self._copies, 0)
+                for c in range(self._copies):
+                    buffer[c * self._step:c * self._step + a.nbytes] = a.view(np.uint8).reshape(-1)
+                self._rotate = k.args.index(("packed", i)) if ("packed", i) in k.args else -1
+                self._buffers.append(buffer)
+            else:
+                self._buffers.append(_placed(a))
+        self._p = bench._pointers(k, [b.ctypes.data for b in self._buffers], self._outputs, self._scratch[0].ctypes.data,
+                                  self._scratch[1].ctypes.data)
+        self._v = bench._symbols(k)
+        self._samples: list[list[float]] = [[] for _ in range(bench.threads)]
+
+    def lap(self, seconds: float) -> None:
+        """Adds samples for about `seconds` in total, at least three of each share."""
+        for part in range(self.bench.threads):
+            one = self._run(part, 2).min() / 1e9
+            reps = int(min(400, max(3, seconds / self.bench.threads / max(one, 1e-7))))
+            self._samples[part] += (self._run(part, reps) / 1e9).tolist()
+
+    def _run(self, part: int, reps: int) -> np.ndarray:
+        return self.bench._call(self.loaded, self._p, self._v, part, self.bench.threads, self._rotate, self._step, self._copies, reps)
+
+    @property
+    def seconds(self) -> float:
+        """Time of the slowest share: the lower quartile of its samples, which noise from neighbours only ever raises."""
+        return max(float(np.quantile(s, 0.25)) for s in self._samples)
+
+
+def _placed(a: np.ndarray) -> np.ndarray:
+    out = aligned(max(a.nbytes, 1), 0)
+    out[:a.nbytes] = np.ascontiguousarray(a).view(np.uint8).reshape(-1)
+    return out
+
+
+def timer_library() -> Library:
+    """The C timing loop, compiled for this machine."""
+    from importlib.resources import files
+    source = files("temper.tune").joinpath("timer.c").read_text()
+    return Library(link([compile_object(source, "portable")]))

@@ -1,0 +1,239 @@
+"""From workloads to chosen kernels: collect legal candidates, predict, compile the best few, verify, time, remember."""
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from temper.compile.cc import compile_object, compiler_version, link
+from temper.config import knob
+from temper.errors import BuildError
+from temper.runtime.cpu import Library
+from temper.tactics.base import Kernel, Params, Tactic, Workload
+from temper.tune.measure import Bench, Loaded, Stopwatch, timer_library
+from temper.tune.timing_cache import Record, TimingCache, digest
+from temper.tune.verify import make_problem
+
+#: Candidates timed per workload at each effort; 0 takes the cost model's first choice untimed.
+CANDIDATES = {0: 1, 1: 3, 2: 8, 3: 16, 4: 32, 5: 10_000}
+
+#: A candidate this much slower than the best after a first look is not timed further.
+_DROP = 1.25
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A workload to tune with the data it needs: weights for prepacking and verification, and the sizes to tune at."""
+
+    workload: Workload
+    constants: Mapping[int, np.ndarray]
+    operand_constants: Mapping[int, np.ndarray]
+    env: Mapping[str, int]
+    name: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    tactic: Tactic
+    params: Params
+    kernel: Kernel
+    isa: str
+
+    @property
+    def label(self) -> str:
+        return self.tactic.name + (" " + " ".join(f"{k}={v}" for k, v in self.params) if self.params else "")
+
+    @cached_property
+    def code_key(self) -> str:
+        return digest(self.kernel.source, self.isa, compiler_version())
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of one candidate: a time, or why it was not chosen."""
+
+    label: str
+    seconds: float | None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The kernel of a workload, its code, and the record of the competition."""
+
+    candidate: Candidate
+    code: bytes
+    seconds: float | None
+    trials: tuple[Trial, ...]
+
+
+@dataclass
+class Tuner:
+    """Chooses kernels for workloads on the machine at hand."""
+
+    tactics: Sequence[Tactic]
+    machine: str
+    cache: TimingCache
+    effort: int = 2
+    jobs: int = 0
+    progress: Progress = lambda stage, done, total: None
+    dump: Path | None = None
+    _timer: Library | None = field(default=None, init=False)
+
+    def choose(self, tasks: Sequence[Task]) -> dict[str, Choice]:
+        """One choice per distinct workload key. BuildError where no tactic can do a workload."""
+        distinct = {t.workload.key: t for t in tasks}
+        contests = {key: self._contest(t) for key, t in distinct.items()}
+        open_, done = {}, {}
+        for key, contest in contests.items():
+            if contest.missing(self.cache) or contest.code(self.cache) is None:
+                open_[key] = contest
+        self._compile([c for contest in open_.values() for c in contest.missing(self.cache)])
+        for i, contest in enumerate(open_.values()):
+            self.progress("time", i, len(open_))
+            self._run(contest)
+        if open_:
+            self.progress("time", len(open_), len(open_))
+        for key, contest in contests.items():
+            done[key] = contest.result(self.cache)
+        return done
+
+    def _contest(self, task: Task) -> Contest:
+        w = task.workload
+        ranked: list[tuple[float, int, Tactic, Params]] = []
+        declined = []
+        for order, tactic in enumerate(self.tactics):
+            reason = tactic.accepts(w)
+            if reason is not None:
+                declined.append(Trial(tactic.name, None, f"declined: {reason}"))
+                continue
+            ranked += [(tactic.predict(w, p), order, tactic, p) for p in tactic.candidates(w)]
+        if not ranked:
+            reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
+            raise BuildError(f"'{task.name}': no tactic can compute {w.key}: {reasons}")
+        ranked.sort(key=lambda r: (r[0], r[1], r[3]))
+        budget = CANDIDATES[self.effort]
+        chosen = ranked[:budget]
+        if self.effort:
+            # predictions of different tactics err differently: each one gets its best two into the contest
+            for tactic in {r[1] for r in ranked}:
+                own = [r for r in ranked if r[1] == tactic][:2]
+                if own and own[0][0] < 4 * ranked[0][0]:
+                    chosen += [r for r in own if r not in chosen]
+        candidates = []
+        for _, _, tactic, params in chosen:
+            entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
+            candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa))
+        return Contest(task, candidates, declined, self.machine, self.effort)
+
+    def _compile(self, candidates: Sequence[Candidate]) -> None:
+        todo = {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
+        jobs = self.jobs or os.cpu_count() or 1
+        with ThreadPoolExecutor(jobs) as pool:
+            futures: dict[str, Future[bytes]] = {k: pool.submit(compile_object, c.kernel.source, c.isa) for k, c in todo.items()}
+            try:
+                for i, (key, f) in enumerate(futures.items()):
+                    self.progress("compile", i, len(futures))
+                    self.cache.put_code(key, f.result())
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+        if todo:
+            self.progress("compile", len(todo), len(todo))
+
+    def _run(self, contest: Contest) -> None:
+        """Verifies and times what the cache does not know about one contest."""
+        task, w = contest.task, contest.task.workload
+        if self._timer is None:
+            self._timer = timer_library()
+        todo = [c for c in contest.candidates if self.cache.time(contest.time_key(c)) is None]
+        codes = []
+        for c in todo:
+            code = self.cache.code(c.code_key)
+            assert code is not None
+            codes.append(code)
+        if self.dump is not None:
+            for c in todo:
+                (self.dump / "kernels").mkdir(parents=True, exist_ok=True)
+                (self.dump / "kernels" / f"{c.kernel.entries[0]}.c").write_text(f"// {task.name}: {c.label}\n{c.kernel.source}")
+        library = Library(link(codes))
+        bench = Bench(w, make_problem(w, task.constants, task.env, operand_constants=task.operand_constants), self._timer, w.threads)
+        running: list[tuple[Candidate, Stopwatch]] = []
+        for c in todo:
+            loaded = Loaded(c.kernel, tuple(ctypes.cast(library.function(e), ctypes.c_void_p).value or 0 for e in c.kernel.entries))
+            packed = c.tactic.prepack(w, c.params, task.constants)
+            factor = float(getattr(c.tactic, "error_factor", lambda p: 1.0)(c.params))
+            wrong = bench.verify(loaded, packed, factor, max(2, w.threads))
+            if wrong is not None:
+                self.cache.put_time(contest.time_key(c), Record(None, f"wrong result: {wrong}"))
+                if knob("TEMPER_DEBUG") != "0":
+                    print(f"[temper] {task.name}: {c.label}: {wrong}")
+                continue
+            if self.effort == 0:
+                self.cache.put_time(contest.time_key(c), Record(0.0))
+                continue
+            running.append((c, bench.stopwatch(loaded, packed)))
+        for c, watch in running:
+            watch.lap(0.002)
+        if running:
+            best = min(s.seconds for _, s in running)
+            finalists = [(c, s) for c, s in running if s.seconds <= _DROP * best]
+            for _ in range(4):
+                for _, watch in finalists:
+                    watch.lap(0.004)
+        for c, watch in running:
+            self.cache.put_time(contest.time_key(c), Record(watch.seconds))
+        for c in todo:
+            if int(knob("TEMPER_DEBUG")) >= 2:
+                r = self.cache.time(contest.time_key(c))
+                assert r is not None
+                print(f"[temper] {task.name}: {c.label}: {r.failure or f'{(r.seconds or 0) * 1e6:.1f} us'}")
+
+
+@dataclass(frozen=True)
+class Contest:
+    """A task and the candidates that compete for it."""
+
+    task: Task
+    candidates: Sequence[Candidate]
+    declined: Sequence[Trial]
+    machine: str
+    effort: int
+
+    def time_key(self, c: Candidate) -> str:
+        sizes = ",".join(f"{k}={v}" for k, v in sorted(self.task.env.items()) if k in self.task.workload.symbols)
+        return digest(c.code_key, self.task.workload.key, c.label, self.machine, sizes, "untimed" if self.effort == 0 else "timed")
+
+    def missing(self, cache: TimingCache) -> list[Candidate]:
+        return [c for c in self.candidates if cache.time(self.time_key(c)) is None]
+
+    def _winner(self, cache: TimingCache) -> tuple[Candidate, Record] | None:
+        records = [(c, cache.time(self.time_key(c))) for c in self.candidates]
+        ok = [(c, r) for c, r in records if r is not None and r.seconds is not None]
+        return min(ok, key=lambda cr: (cr[1].seconds, cr[0].label)) if ok else None
+
+    def code(self, cache: TimingCache) -> bytes | None:
+        winner = self._winner(cache)
+        return None if winner is None else cache.code(winner[0].code_key)
+
+    def result(self, cache: TimingCache) -> Choice:
+        winner = self._winner(cache)
+        trials = []
+        for c in self.candidates:
+            r = cache.time(self.time_key(c))
+            trials.append(Trial(c.label, r.seconds if r else None, r.failure if r else ""))
+        if winner is None:
+            tried = "; ".join(f"{t.label}: {t.note}" for t in trials)
+            raise BuildError(f"'{self.task.name}': every candidate kernel failed its check: {tried}")
+        code = cache.code(winner[0].code_key)
+        assert code is not None
+        return Choice(winner[0], code, winner[1].seconds if self.effort else None, (*trials, *self.declined))
+

@@ -1,0 +1,35 @@
+// Times one kernel from C, so that Python's call overhead is not in the figure.
+//
+// Constant operands are cold in a real network: between two uses of a layer's weights, all other layers' weights pass through the
+// caches. `rotate` names the pointer that walks over `copies` copies of the packed weights, `step` bytes apart.
+#include <stdint.h>
+
+struct timespec { int64_t tv_sec, tv_nsec; };
+int clock_gettime(int clock, struct timespec *t);
+
+typedef void kernel_fn(void *const *p, const int64_t *v, int32_t part, int32_t parts);
+
+static int64_t now(void)
+{
+    struct timespec t;
+    clock_gettime(1 /* CLOCK_MONOTONIC */, &t);
+    return t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+// Runs the entries in order `reps` times and stores each repetition's nanoseconds.
+__attribute__((visibility("default")))
+void temper_time(kernel_fn *const *entries, int32_t n_entries, void **p, const int64_t *v, int32_t part, int32_t parts,
+                 int32_t rotate, int64_t step, int32_t copies, int32_t reps, int64_t *out)
+{
+    char *base = rotate >= 0 ? p[rotate] : 0;
+    for (int32_t r = 0; r < reps; r++) {
+        if (rotate >= 0)
+            p[rotate] = base + step * (r % copies);
+        int64_t t = now();
+        for (int32_t e = 0; e < n_entries; e++)
+            entries[e](p, v, part, parts);
+        out[r] = now() - t;
+    }
+    if (rotate >= 0)
+        p[rotate] = base;
+}

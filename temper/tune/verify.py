@@ -1,0 +1,120 @@
+"""Checks a candidate once against the numpy reference, with guard bytes around its buffers, before it may be timed.
+
+The error bound of the anchor is the standard one of a dot product computed in float32 (Higham, Accuracy and Stability of Numerical
+Algorithms, 2nd ed., section 3.1): |got - want| <= gamma(K) * (|x| * |w|), with gamma(K) = eps * (2 sqrt(K) + 8), the probabilistic form for
+K independent roundings (Higham and Mary 2019), times a tactic's stated error factor (Winograd). It is carried through the epilogue by evaluating the epilogue at both ends.
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from temper.ir.dims import evaluate
+from temper.ir.types import TensorType
+from temper.reference import REFERENCES
+from temper.tactics.base import Workload
+from temper.tactics.epilogue_reference import epilogue_reference
+
+Arrays = Sequence["np.ndarray | None"]
+
+_EPS = float(np.finfo(np.float32).eps)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Concrete data for a workload: anchor inputs, epilogue operands (index 0 is None with an anchor), wanted outputs and bounds."""
+
+    env: Mapping[str, int]
+    inputs: tuple[np.ndarray | None, ...]
+    operands: tuple[np.ndarray | None, ...]
+    want: tuple[np.ndarray, ...]
+    bounds: tuple[np.ndarray, ...]
+
+
+def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Random data of a type: normal floats, small integers."""
+    shape = tuple(evaluate(d, env) for d in t.shape)
+    if t.dtype == "bool":
+        return rng.random(shape) < 0.5
+    if t.dtype.startswith(("int", "uint")):
+        return rng.integers(0, 2, shape).astype(t.dtype)
+    return rng.standard_normal(shape, np.float32).astype(t.dtype)
+
+
+def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
+    """How many terms one output element sums."""
+    if w.op in ("Conv", "ConvTranspose") and w.inputs[1] is not None:
+        count = evaluate(w.inputs[1].type.count, env)
+        out = w.inputs[1].type.shape[-1] if w.attr("channels_last", 0) else w.inputs[1].type.shape[0]
+        return max(1, count // max(1, evaluate(out, env)))
+    if w.op == "MatMul" and w.inputs[0] is not None:
+        return evaluate(w.inputs[0].type.shape[-2 if w.attr("transA", 0) else -1], env)
+    if w.inputs and w.inputs[0] is not None:
+        return max(1, evaluate(w.inputs[0].type.count, env) // max(1, evaluate(w.outputs[0].type.count, env)))
+    return 1
+
+
+def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[str, int], seed: int = 0,
+                 operand_constants: Mapping[int, np.ndarray] | None = None) -> Problem:
+    """Random inputs (constants as given), the reference's outputs, and the elementwise error bounds."""
+    rng = np.random.default_rng(seed)
+    inputs = tuple(None if s is None else constants[i] if i in constants else sample(s.type, env, rng) for i, s in enumerate(w.inputs))
+    out_shape = tuple(evaluate(d, env) for d in w.outputs[0].type.shape)
+    operands: list[np.ndarray | None] = []
+    for i, o in enumerate(w.epilogue.operands):
+        if i == 0 and w.op != "Pointwise":
+            operands.append(None)
+        elif operand_constants is not None and i in operand_constants:
+            operands.append(operand_constants[i])
+        else:
+            shape = tuple(d if m else 1 for d, m in zip(out_shape, o.mask, strict=True))
+            operands.append(sample(TensorType(o.dtype, shape), env, rng))
+    if w.op == "Pointwise":
+        want = tuple(epilogue_reference(w.epilogue, operands))
+        return Problem(env, inputs, tuple(operands), want, tuple(_rounding(y, 8 + 4 * len(w.epilogue.instrs)) for y in want))
+    attrs = dict(w.attrs)
+    results = REFERENCES[w.op](inputs, attrs)
+    if len(results) > 1 or results[0].dtype != np.float32:
+        return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
+    acc = results[0]
+    if w.op in ("Conv", "ConvTranspose", "MatMul"):
+        size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], attrs)[0], np.float64)
+        slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
+    elif w.op.startswith("Reduce") or w.op in ("AveragePool", "Softmax", "LogSoftmax", "LayerNormalization", "LpPool"):
+        slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 16) * (np.abs(acc.astype(np.float64)) + 1)
+    else:
+        slack = 4 * _EPS * np.abs(acc.astype(np.float64))
+    ends = [epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]]) for d in (-slack, 0 * slack, slack)]
+    bounds = []
+    with np.errstate(invalid="ignore"):
+        for low, mid, high in zip(*ends, strict=True):
+            spread = np.maximum(np.abs(high.astype(np.float64) - mid), np.abs(low.astype(np.float64) - mid))
+            bounds.append(2 * np.nan_to_num(spread, nan=np.inf) + _rounding(mid, 8 + 4 * len(w.epilogue.instrs)))
+    return Problem(env, inputs, tuple(operands), tuple(ends[1]), tuple(bounds))
+
+
+def _rounding(y: np.ndarray, ulps: float) -> np.ndarray:
+    if y.dtype.kind != "f":
+        return np.zeros(())
+    eps = float(np.finfo(y.dtype).eps)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return ulps * eps * np.abs(np.nan_to_num(y.astype(np.float64), posinf=0, neginf=0)) + ulps * eps * 1e-3
+
+
+def mismatch(got: np.ndarray, want: np.ndarray, bound: np.ndarray, factor: float = 1.0) -> str | None:
+    """None when within bounds (NaN equals NaN, infinities must agree); else where and by how much it is off."""
+    if got.shape != want.shape or got.dtype != want.dtype:
+        return f"result is {got.dtype}{list(got.shape)}, the reference {want.dtype}{list(want.shape)}"
+    if want.dtype.kind not in "fc":
+        bad = got != want
+        error = bad.astype(np.float64)
+    else:
+        with np.errstate(invalid="ignore", over="ignore"):
+            error = np.abs(got.astype(np.float64) - want.astype(np.float64))
+            bad = ~((error <= factor * bound) | (got == want) | (np.isnan(got) & np.isnan(want)))
+    if not bad.any():
+        return None
+    at = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(bad, np.nan_to_num(error, nan=np.inf), -1))), bad.shape))
+    return f"{int(bad.sum())} of {bad.size} elements differ; worst at {at}: got {got[at]}, reference {want[at]}"
