@@ -1,0 +1,47 @@
+"""Assembles a CPU kernel's C text: symbols, `#define`s, epilogue, template; and turns dimensions into C expressions."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from temper.ir.dims import Dim, DimLike, Opaque
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@cache
+def template(name: str) -> str:
+    """Text of templates/<name>."""
+    return (_TEMPLATES / name).read_text()
+
+
+def c_dim(d: DimLike, symbols: tuple[str, ...]) -> str:
+    """C expression (int64_t) of a dimension; symbol i of `symbols` is v[i].
+
+    Dimensions are non-negative where kernels use them, so C's truncating `/` and `%` agree with Python's.
+    """
+    if not isinstance(d, Dim):
+        return f"({int(d)})" if int(d) < 0 else str(int(d))
+    parts: list[str] = []
+    for monomial, coefficient in d.terms.items():
+        factors = [] if coefficient == 1 and monomial else [f"(int64_t){coefficient}" if coefficient >= 0 else f"((int64_t){coefficient})"]
+        for name, power in monomial:
+            atom = d.atoms[name]
+            text = _opaque(atom, symbols) if isinstance(atom, Opaque) else f"v[{symbols.index(atom)}]"
+            factors += [text] * power
+        parts.append("*".join(factors))
+    return "(" + (" + ".join(parts) or "0") + ")"
+
+
+def _opaque(o: Opaque, symbols: tuple[str, ...]) -> str:
+    a, b = c_dim(o.a, symbols), c_dim(o.b, symbols)
+    if o.fn in ("min", "max"):
+        return f"({a} {'<' if o.fn == 'min' else '>'} {b} ? {a} : {b})"
+    op = "/" if o.fn == "//" else "%"
+    return f"({a} {op} {b})"
+
+
+def defines(values: Mapping[str, int | str]) -> str:
+    """One `#define` a line, in the given order."""
+    return "".join(f"#define {name} {value}\n" for name, value in values.items())
