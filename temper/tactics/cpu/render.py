@@ -1,0 +1,307 @@
+"""Epilogue program -> C text for the CPU templates (needs vec.h and vmath.h before it).
+
+Two forms share the table `OPS`: `epilogue_c` gives the function every anchor template calls once per register of results, and
+`body_c` gives the bare statements, which the pointwise tactic wraps in its own loops over vectors or over typed scalars.
+Max, Min, Relu and Clip propagate NaN, as numpy and ONNX Runtime do (measured: Relu(NaN) = NaN, Max(1, NaN) = NaN).
+"""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from temper.tactics.base import ArgRef, Workload
+from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
+
+C_TYPES: Mapping[str, str] = {
+    "float32": "float", "float64": "double", "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t",
+    "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "uint64": "uint64_t", "bool": "uint8_t",
+}
+#: Types whose values fit the 32-bit lanes of a float vector: programs over these only are rendered with vectors.
+LANE_DTYPES = frozenset({"float32", "int32", "bool"})
+
+_FLOAT = frozenset({"float32"})
+_FLOATS = frozenset({"float32", "float64"})
+_INTS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"})
+_NUMBERS = _FLOATS | _INTS
+_BOOL = frozenset({"bool"})
+_ANY = _NUMBERS | _BOOL
+
+
+@dataclass(frozen=True)
+class OpText:
+    """C of one op: `{0}`, `{1}` are the arguments, `{name}` its attributes; `takes`: legal dtypes of the arguments."""
+
+    text: str
+    takes: frozenset[str] = _FLOAT
+    attrs: tuple[tuple[str, float], ...] = ()
+    ints: str | None = None  # text for integer arguments where it differs
+    arity: int = 1           # -1: any number, folded from the left
+
+
+OPS: Mapping[str, OpText] = {
+    "Identity": OpText("{0}", _ANY),
+    "Add": OpText("{0} + {1}", _NUMBERS, arity=2),
+    "Sub": OpText("{0} - {1}", _NUMBERS, arity=2),
+    "Mul": OpText("{0} * {1}", _NUMBERS, arity=2),
+    "Div": OpText("{0} / {1}", _NUMBERS, ints="v_idiv({0}, {1})", arity=2),
+    "Mod": OpText("v_imod({0}, {1})", _INTS, arity=2),
+    "Max": OpText("v_max({0}, {1})", _NUMBERS, arity=-1),
+    "Min": OpText("v_min({0}, {1})", _NUMBERS, arity=-1),
+    "Sum": OpText("{0} + {1}", _NUMBERS, arity=-1),
+    "Neg": OpText("v_neg({0})", _NUMBERS),
+    "Abs": OpText("v_abs({0})", _NUMBERS),
+    "Sign": OpText("v_sign({0})", _NUMBERS),
+    "Relu": OpText("v_relu({0})", _NUMBERS),
+    "LeakyRelu": OpText("v_leaky({0}, {alpha})", attrs=(("alpha", 0.01),)),
+    "PRelu": OpText("v_prelu({0}, {1})", arity=2),
+    "Sigmoid": OpText("v_sigmoid({0})"),
+    "Tanh": OpText("v_tanh({0})"),
+    "Exp": OpText("v_exp({0})"),
+    "Log": OpText("v_log({0})"),
+    "Sqrt": OpText("v_sqrt({0})", _FLOATS),
+    "Reciprocal": OpText("1.0f / {0}", _FLOATS),
+    "Erf": OpText("v_erf({0})"),
+    "Sin": OpText("v_sin({0})"),
+    "Cos": OpText("v_cos({0})"),
+    "HardSigmoid": OpText("v_hardsigmoid({0}, {alpha}, {beta})", attrs=(("alpha", 0.2), ("beta", 0.5))),
+    "HardSwish": OpText("v_hardswish({0})"),
+    "Silu": OpText("v_silu({0})"),
+    "Elu": OpText("v_elu({0}, {alpha})", attrs=(("alpha", 1.0),)),
+    "Selu": OpText("v_selu({0}, {alpha}, {gamma})", attrs=(("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805))),
+    "Celu": OpText("v_celu({0}, {alpha})", attrs=(("alpha", 1.0),)),
+    "Softplus": OpText("v_softplus({0})"),
+    "Softsign": OpText("v_softsign({0})"),
+    "Mish": OpText("v_mish({0})"),
+    "ThresholdedRelu": OpText("v_thresholded({0}, {alpha})", attrs=(("alpha", 1.0),)),
+    "Floor": OpText("v_floor({0})"),
+    "Ceil": OpText("v_ceil({0})"),
+    "Round": OpText("v_round({0})"),
+    "Pow": OpText("v_pow({0}, {1})", arity=2),
+    "Equal": OpText("{0} == {1}", _ANY, arity=2),
+    "Less": OpText("{0} < {1}", _NUMBERS, arity=2),
+    "LessOrEqual": OpText("{0} <= {1}", _NUMBERS, arity=2),
+    "Greater": OpText("{0} > {1}", _NUMBERS, arity=2),
+    "GreaterOrEqual": OpText("{0} >= {1}", _NUMBERS, arity=2),
+    "IsNaN": OpText("{0} != {0}", _FLOATS),
+    "And": OpText("{0} & {1}", _BOOL, arity=2),
+    "Or": OpText("{0} | {1}", _BOOL, arity=2),
+    "Xor": OpText("{0} ^ {1}", _BOOL, arity=2),
+    "Not": OpText("v_not({0})", _BOOL),
+    "Where": OpText("v_where({0}, {1}, {2})", _ANY, arity=3),
+}
+
+_POW: Mapping[float, str] = {
+    -1.0: "1.0f / {0}", -0.5: "1.0f / v_sqrt({0})", 0.5: "v_sqrt({0})", 1.0: "{0}", 2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}",
+    4.0: "({0} * {0}) * ({0} * {0})",
+}
+
+
+@cache
+def template_text(*names: str) -> str:
+    """Concatenated text of files in templates/."""
+    folder = Path(__file__).parent / "templates"
+    return "\n".join((folder / name).read_text() for name in names)
+
+
+def literal(value: Attr, dtype: str = "float32") -> str:
+    """An exact C literal of the value rounded to `dtype`."""
+    if dtype in ("float32", "float64"):
+        x = float(np.float32(value)) if dtype == "float32" else float(value)  # type: ignore[arg-type]
+        suffix = "f" if dtype == "float32" else ""
+        if x != x:
+            return f'__builtin_nan{suffix}("")'
+        if x in (float("inf"), float("-inf")):
+            return f"({'-' if x < 0 else ''}__builtin_inf{suffix}())"
+        return f"({x.hex()}{suffix})"
+    return f"({C_TYPES[dtype]}){int(value)}{'u' if dtype == 'uint64' else ''}ll"  # type: ignore[arg-type]
+
+
+def _cast(source: str, target: str, vector: bool) -> str | None:
+    """C of a conversion of `{0}`; None where vectors cannot express it."""
+    if source == target:
+        return "{0}"
+    if not vector:
+        return "({0}) != 0" if target == "bool" else f"({C_TYPES[target]})({{0}})"
+    return {("float32", "bool"): "v_truth({0})", ("bool", "float32"): "v_from_truth({0})", ("int32", "bool"): "({0}) != 0",
+            ("bool", "int32"): "-({0})", ("float32", "int32"): "v_to_int({0})", ("int32", "float32"): "v_from_int({0})"}.get((source, target))
+
+
+def _clip(instr: Instr, arg: str, dtype: str) -> str:
+    attrs = dict(instr.attrs)
+    kind = dtype if dtype in _FLOATS else "int64"
+    text = arg
+    if "min" in attrs:
+        text = f"v_atleast({text}, {literal(attrs['min'], kind)})"
+    if "max" in attrs:
+        text = f"v_atmost({text}, {literal(attrs['max'], kind)})"
+    return text
+
+
+def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: bool) -> str | None:
+    """The C expression of one instruction, or None if there is none."""
+    if instr.op == "Constant":
+        text = literal(instr.attr("value"), instr.dtype)
+        if not vector:
+            return text
+        if instr.dtype == "bool":
+            return f"splati({-int(bool(instr.attr('value')))})"
+        return f"splat({text})" if instr.dtype == "float32" else f"splati({text})"
+    if instr.op == "Cast":
+        text_or_none = _cast(dtypes[0], instr.dtype, vector)
+        return text_or_none.format(*args) if text_or_none else None
+    if instr.op == "Clip":
+        if dtypes[0] not in (_FLOATS if not vector else _FLOAT) | (_INTS if not vector else frozenset()) or len(args) != 1:
+            return None
+        return _clip(instr, args[0], dtypes[0])
+    if instr.op == "Gelu":
+        if dtypes[0] != "float32":
+            return None
+        return f"v_gelu{'_tanh' if instr.attr('approximate', 'none') == 'tanh' else ''}({args[0]})"
+    if instr.op == "Pow" and len(args) == 1:
+        exponent = float(instr.attr("exponent"))  # type: ignore[arg-type]
+        constant = f"splat({literal(exponent)})" if vector else literal(exponent)
+        return _POW.get(exponent, f"v_pow({{0}}, {constant})").format(*args) if dtypes[0] == "float32" else None
+    op = OPS.get(instr.op)
+    if op is None or (op.arity >= 0 and op.arity != len(args)) or not args:
+        return None
+    values = dtypes[1:] if instr.op == "Where" else dtypes
+    if any(d not in op.takes for d in values) or len(set(values)) > 1 or (instr.op == "Where" and dtypes[0] != "bool"):
+        return None
+    if instr.op == "Mod" and instr.attr("fmod", 0):
+        return None
+    if vector and values[0] == "int32" and instr.op in ("Div", "Mod"):
+        return None
+    attrs = {name: literal(instr.attr(name, default)) for name, default in op.attrs}
+    text = op.ints if op.ints is not None and values[0] in _INTS else op.text
+    if op.arity != -1:
+        return text.format(*args, **attrs)
+    out = args[0]
+    for a in args[1:]:
+        out = f"({text.format(out, a)})" if "(" not in text else text.format(out, a)
+    return out
+
+
+def lanes_only(e: Epilogue) -> bool:
+    """True if every value of the program fits 32-bit lanes and every op has a vector form."""
+    return all(o.dtype in LANE_DTYPES for o in e.operands) and body_declines(e, vector=True) is None
+
+
+def body_declines(e: Epilogue, *, vector: bool) -> str | None:
+    """Why the program has no C form (with vectors, or with typed scalars); None if it has."""
+    for operand in e.operands:
+        if operand.dtype not in (LANE_DTYPES if vector else C_TYPES):
+            return f"an operand is {operand.dtype}"
+    for instr in e.instrs:
+        dtypes = [e.dtype_of(a) for a in instr.args]
+        if instr.dtype not in (LANE_DTYPES if vector else C_TYPES):
+            return f"{instr.op} gives {instr.dtype}"
+        if _instr_c(instr, [f"v{a}" for a in instr.args], dtypes, vector) is None:
+            return f"{instr.op} on ({', '.join(dtypes)}) has no C form"
+    return None
+
+
+def body_c(e: Epilogue, *, vector: bool) -> str:
+    """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands. ValueError for what `body_declines` names."""
+    if (reason := body_declines(e, vector=vector)) is not None:
+        raise ValueError(reason)
+    lines = []
+    for i, instr in enumerate(e.instrs, len(e.operands)):
+        text = _instr_c(instr, [f"v{a}" for a in instr.args], [e.dtype_of(a) for a in instr.args], vector)
+        ctype = C_TYPES[instr.dtype] if not vector else "vf" if instr.dtype == "float32" else "vi"
+        lines.append(f"  const {ctype} v{i} = {text};")
+    return "\n".join(lines)
+
+
+def _operand_kind(o: Operand) -> str:
+    """`Operand.kind`, with two broadcasts it calls general: one value per pixel and one per image."""
+    kind = o.kind
+    if kind == "general" and not o.mask[-1]:
+        if all(o.mask[:-1]):
+            return "pixel"
+        if o.mask[0] and not any(o.mask[1:]):
+            return "image"
+    return kind
+
+
+_OFFSET: Mapping[str, str] = {
+    "full": "pix * {stride} + c", "channel": "c", "image_channel": "img * {channels} + c", "pixel": "pix", "image": "img", "scalar": "0",
+}
+
+
+def anchor_declines(e: Epilogue) -> str | None:
+    """Why an anchor's template cannot apply this program (the partition then splits the region there); None if it can."""
+    if e.operands[0].dtype != "float32":
+        return f"the accumulator is {e.operands[0].dtype}, not float32"
+    for i, o in enumerate(e.operands[1:], 1):
+        if _operand_kind(o) == "general":
+            return f"operand {i} is broadcast along axes {[a for a, m in enumerate(o.mask) if not m]}"
+    if (reason := body_declines(e, vector=True)) is not None:
+        return reason
+    if e.dtype_of(e.results[0]) != "float32":
+        return f"the first result is {e.dtype_of(e.results[0])}, not float32"
+    return None
+
+
+_LOADS: Mapping[str, tuple[str, str]] = {  # of one element spread over the lanes; of n lanes
+    "float32": ("splat({x}[{i}])", "ldx({x} + {i}, n)"),
+    "int32": ("splati({x}[{i}])", "ldni({x} + {i}, n)"),
+    "bool": ("splati(-{x}[{i}])", "ld_bool({x} + {i}, n)"),
+}
+
+
+def load_c(dtype: str, broadcast: bool, pointer: str, offset: str) -> str:
+    """Vector load of `n` lanes of an operand, or of one element into all lanes."""
+    return _LOADS[dtype][0 if broadcast else 1].format(x=f"((const {C_TYPES[dtype]} *){pointer})", i=offset)
+
+
+def store_c(dtype: str, pointer: str, offset: str, value: str) -> str:
+    """Vector store of the first `n` lanes."""
+    if dtype == "float32":
+        return f"stx((float *){pointer} + {offset}, {value}, n);"
+    if dtype == "int32":
+        return f"stni((int32_t *){pointer} + {offset}, {value}, n);"
+    return f"st_bool((uint8_t *){pointer} + {offset}, {value}, n);"
+
+
+def epilogue_args(e: Epilogue) -> tuple[ArgRef, ...]:
+    """The pointers `epi_init` expects from p[first_arg] on: operands 1.., then results 1.. (the template stores result 0)."""
+    return (*(("operand", i) for i in range(1, len(e.operands))), *(("output", i) for i in range(1, len(e.results))))
+
+
+def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Sequence[int | None] = ()) -> str:
+    """C text of `epi_t`, `epi_init(e, p)` and `epilogue(v0, e, img, pix, c, n)`.
+
+    first_arg: index in `p` of the first pointer of `epilogue_args`. channels: size of the output's last axis.
+    row_strides: of each result (None or absent: dense); the first is ignored, the template stores result 0 itself.
+    ValueError for what `anchor_declines` names.
+    """
+    if (reason := anchor_declines(e)) is not None:
+        raise ValueError(reason)
+    n, m = len(e.operands) - 1, len(e.results) - 1
+    loads, stores = [], []
+    for i, o in enumerate(e.operands[1:], 1):
+        kind = _operand_kind(o)
+        offset = _OFFSET[kind].format(stride=o.row_stride or channels, channels=channels)
+        load = load_c(o.dtype, kind in ("scalar", "pixel", "image"), f"e->q[{i - 1}]", offset)
+        loads.append(f"  const {'vf' if o.dtype == 'float32' else 'vi'} v{i} = {load};")
+    for k, value in enumerate(e.results[1:], 1):
+        stride = (row_strides[k] if k < len(row_strides) else None) or channels
+        stores.append("  " + store_c(e.dtype_of(value), f"e->o[{k - 1}]", f"pix * {stride} + c", f"v{value}"))
+    init = [f"  e->q[{i}] = p[{first_arg + i}];" for i in range(n)] + [f"  e->o[{k}] = p[{first_arg + n + k}];" for k in range(m)]
+    return "\n".join([
+        f"typedef struct {{ const void *q[{max(n, 1)}]; void *o[{max(m, 1)}]; }} epi_t;",
+        "INLINE void epi_init(epi_t *e, void *const *p) {", *(init or ["  (void)e; (void)p;"]), "}",
+        "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) {",
+        *loads, body_c(e, vector=True), *stores, f"  return v{e.results[0]};", "}", ""])
+
+
+def workload_epilogue_c(w: Workload, first_arg: int) -> str:
+    """`epilogue_c` of a workload, with channels and strides taken from its outputs."""
+    channels = w.outputs[0].type.shape[-1]
+    if not isinstance(channels, int):
+        raise ValueError(f"the output's last axis is {channels}; an epilogue needs a static size")
+    return epilogue_c(w.epilogue, first_arg=first_arg, channels=channels, row_strides=[s.row_stride for s in w.outputs])

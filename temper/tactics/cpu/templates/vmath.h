@@ -1,0 +1,334 @@
+/* Float32 math on vectors and scalars, without libc: overloaded, so that one expression serves vf and float.
+ *
+ * Accuracy against the exact result, in ulp, over all finite inputs: exp 1, sigmoid 2, tanh 2.5, log 1, erf 2, sin/cos 1.5 (|x| <= 1e6),
+ * pow 1. Infinities, NaN, signed zeros and denormals behave as in IEEE 754 / numpy. max, min, relu and clip propagate NaN.
+ * Needs vec.h before it. Polynomial coefficients are minimax fits (Lawson iteration) on the reduced intervals named beside them. */
+#ifndef TEMPER_VMATH_H
+#define TEMPER_VMATH_H
+
+#define OVL __attribute__((overloadable))
+#define V_INF __builtin_inff()
+#define V_NAN __builtin_nanf("")
+
+typedef double vd __attribute__((vector_size(8 * VL)));
+typedef int64_t vl __attribute__((vector_size(8 * VL)));
+typedef uint8_t vb __attribute__((vector_size(VL)));
+typedef uint8_t vb_any __attribute__((vector_size(VL), aligned(1), may_alias));
+
+INLINE vf v_xsign(vf a, vf b) { return (vf)((vi)a ^ ((vi)b & (int32_t)0x80000000)); }
+INLINE OVL vf v_copysign(vf a, vf b) { return (vf)(((vi)a & 0x7fffffff) | ((vi)b & (int32_t)0x80000000)); }
+INLINE OVL vf v_abs(vf x) { return (vf)((vi)x & 0x7fffffff); }
+INLINE OVL vi v_abs(vi x) { return __builtin_elementwise_abs(x); }
+INLINE OVL vf v_neg(vf x) { return (vf)((vi)x ^ (int32_t)0x80000000); }
+INLINE OVL vi v_neg(vi x) { return -x; }
+
+/* Selection in the operand order of x86's max/min, where a NaN in the second operand wins: one instruction. */
+INLINE vf v_maxr(vf a, vf b) { return sel(a > b, a, b); }
+INLINE vf v_minr(vf a, vf b) { return sel(a < b, a, b); }
+INLINE OVL vf v_max(vf a, vf b) { return sel(a == a, v_maxr(a, b), a); }
+INLINE OVL vf v_min(vf a, vf b) { return sel(a == a, v_minr(a, b), a); }
+INLINE OVL vi v_max(vi a, vi b) { return __builtin_elementwise_max(a, b); }
+INLINE OVL vi v_min(vi a, vi b) { return __builtin_elementwise_min(a, b); }
+INLINE OVL vf v_relu(vf x) { return v_maxr((vf){}, x); }
+INLINE OVL vi v_relu(vi x) { return __builtin_elementwise_max(x, (vi){}); }
+INLINE OVL vf v_atleast(vf x, float lo) { return v_maxr(splat(lo), x); }
+INLINE OVL vf v_atmost(vf x, float hi) { return v_minr(splat(hi), x); }
+INLINE OVL vf v_where(vi m, vf a, vf b) { return sel(m, a, b); }
+INLINE OVL vi v_where(vi m, vi a, vi b) { return (a & m) | (b & ~m); }
+INLINE OVL vi v_not(vi m) { return ~m; }
+INLINE OVL uint8_t v_not(uint8_t m) { return !m; }
+
+INLINE OVL vf v_round(vf x) {
+#if defined(__SSE4_1__)
+  return __builtin_elementwise_roundeven(x);
+#else
+  vf m = splat(8388608.0f), a = v_abs(x);
+  return v_copysign(sel(a < m, (a + m) - m, a), x);
+#endif
+}
+INLINE OVL vf v_floor(vf x) {
+#if defined(__SSE4_1__)
+  return __builtin_elementwise_floor(x);
+#else
+  vf r = v_round(x);
+  return v_copysign(r - sel(r > x, splat(1.0f), (vf){}), x);
+#endif
+}
+INLINE OVL vf v_ceil(vf x) { return v_neg(v_floor(v_neg(x))); }
+INLINE OVL vf v_trunc(vf x) { return v_copysign(v_floor(v_abs(x)), x); }
+INLINE OVL vf v_sqrt(vf x) { return __builtin_elementwise_sqrt(x); }
+INLINE OVL vf v_sign(vf x) { return sel(x > 0.0f, splat(1.0f), sel(x < 0.0f, splat(-1.0f), sel(x == x, (vf){}, x))); }
+INLINE OVL vi v_sign(vi x) { return (x < 0) - (x > 0); }
+
+/* 1/d for 1 <= d <= 2 or NaN, within 0.6 ulp. */
+INLINE vf v_recip12(vf d) {
+#if VL == 16
+  vf y = (vf)_mm512_rcp14_ps((__m512)d);
+  return FMA(y, FMA(-y, d, splat(1.0f)), y);
+#else
+  return 1.0f / d;
+#endif
+}
+
+/* p * 2^n for |n| <= 160, overflowing and underflowing as one correctly rounded multiplication. */
+INLINE vf v_scale(vf p, vf nf, vi n) {
+#if VL == 16
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)nf);
+#else
+  vi h = n >> 1;
+  return p * (vf)((h + 127) << 23) * (vf)((n - h + 127) << 23);
+#endif
+}
+
+/* Splits x = n*ln2 + r, |r| <= 0.347, for |x| <= 105, and returns e^r - 1. */
+INLINE vf v_exp_reduced(vf x, vf *nf, vi *n) {
+  vf magic = splat(12582912.0f);
+  vf t = FMA(x, splat(0x1.715476p+0f), magic);
+  *n = (vi)t - (vi)magic;
+  *nf = t - magic;
+  vf r = FMA(*nf, splat(-0.693359375f), x);
+  r = FMA(*nf, splat(2.12194440e-4f), r);
+  vf c = FMA(splat(0x1.6a2352p-10f), r, splat(0x1.123a6cp-7f));
+  c = FMA(c, r, splat(0x1.5558f4p-5f));
+  c = FMA(c, r, splat(0x1.555490p-3f));
+  c = FMA(c, r, splat(0x1.fffffcp-2f));
+  return FMA(c, r * r, r);
+}
+
+INLINE OVL vf v_exp(vf x) {
+  vf nf;
+  vi n;
+  vf p = v_exp_reduced(v_maxr(splat(-104.0f), v_minr(splat(89.0f), x)), &nf, &n);
+  return v_scale(p + 1.0f, nf, n);
+}
+
+/* e^x - 1 for x <= 0. */
+INLINE vf v_expm1_neg(vf x) {
+  vf nf;
+  vi n;
+  vf p = v_exp_reduced(v_maxr(splat(-80.0f), x), &nf, &n);
+  vf s = (vf)((n + 127) << 23);
+  return FMA(s, p, s - 1.0f);
+}
+
+INLINE OVL vf v_sigmoid(vf x) {
+  vf nf;
+  vi n;
+  vf p = v_exp_reduced(v_maxr(splat(-104.0f), v_neg(v_abs(x))), &nf, &n);
+  vf z = v_scale(p + 1.0f, nf, n), s = v_recip12(1.0f + z);
+  return sel(x < 0.0f, z * s, s);
+}
+INLINE OVL vf v_silu(vf x) { return x * v_sigmoid(x); }
+
+INLINE OVL vf v_tanh(vf x) {
+  vf t = v_expm1_neg(v_maxr(splat(-40.0f), -2.0f * v_abs(x)));
+  return v_copysign(-t * v_recip12(2.0f + t), x);
+}
+
+/* log(1+f) for |1+f| in [sqrt(1/2), sqrt(2)], plus e*ln2. */
+INLINE vf v_log_reduced(vf f, vf e) {
+  vf s = f * f;
+  vf q = FMA(splat(-0x1.38b582p-4f), f, splat(0x1.055b72p-3f));
+  q = FMA(q, f, splat(-0x1.0d8544p-3f));
+  q = FMA(q, f, splat(0x1.22da1cp-3f));
+  q = FMA(q, f, splat(-0x1.547244p-3f));
+  q = FMA(q, f, splat(0x1.99a008p-3f));
+  q = FMA(q, f, splat(-0x1.000226p-2f));
+  q = FMA(q, f, splat(0x1.555554p-2f));
+  q = q * f * s;
+  q = FMA(e, splat(-2.12194440e-4f), q);
+  q = FMA(splat(-0.5f), s, q);
+  return FMA(e, splat(0.693359375f), f + q);
+}
+
+INLINE OVL vf v_log(vf x) {
+  vi tiny = x < splat(0x1p-126f);
+  vi b = (vi)sel(tiny, x * 8388608.0f, x) - 0x3f3504f3;
+  vi e = (b >> 23) - (tiny & 23);
+  vf m = (vf)((b & 0x7fffff) + 0x3f3504f3);
+  vf r = v_log_reduced(m - 1.0f, __builtin_convertvector(e, vf));
+  vf special = sel(x == 0.0f, splat(-V_INF), sel(x > 0.0f, x, splat(V_NAN)));
+  return sel((x > 0.0f) & (x < splat(V_INF)), r, special);
+}
+
+/* log(1+z) for 0 <= z <= 1. */
+INLINE vf v_log1p01(vf z) {
+  vi big = z > splat(0.41421356f);
+  return v_log_reduced(sel(big, (z - 1.0f) * 0.5f, z), (vf)(big & (vi)splat(1.0f)));
+}
+
+INLINE OVL vf v_softplus(vf x) { return v_relu(x) + v_log1p01(v_exp(v_neg(v_abs(x)))); }
+
+INLINE OVL vf v_mish(vf x) {
+  vf w = v_exp(v_minr(splat(20.0f), x));
+  vf n = w * (w + 2.0f);
+  return x * (n / (n + 2.0f));
+}
+
+INLINE OVL vf v_erf(vf x) {
+  vf a = v_abs(x), s = x * x;
+  vf p = FMA(splat(-0x1.382646p-11f), s, splat(0x1.46c25ap-8f));
+  p = FMA(p, s, splat(-0x1.b676d2p-6f));
+  p = FMA(p, s, splat(0x1.ce1904p-4f));
+  p = FMA(p, s, splat(-0x1.8126dcp-2f));
+  p = FMA(p, s, splat(0x1.06eba6p-3f));
+  p = FMA(p, x, x);
+  /* erf = 1 - e^-q(a) on [0.92, 4]; beyond 4 the result rounds to 1. */
+  vf t = v_minr(splat(4.0f), a);
+  vf q = FMA(splat(0x1.63094ep-16f), t, splat(-0x1.c85be8p-12f));
+  q = FMA(q, t, splat(0x1.1196d0p-8f));
+  q = FMA(q, t, splat(-0x1.9bb50ap-6f));
+  q = FMA(q, t, splat(0x1.bb926ap-4f));
+  q = FMA(q, t, splat(0x1.444472p-1f));
+  q = FMA(q, t, splat(0x1.212846p+0f));
+  q = FMA(q, t, splat(-0x1.70d52cp-13f));
+  vf r = v_copysign(1.0f - v_exp(v_neg(q)), x);
+  return sel(a < splat(0.925f), p, r);
+}
+
+INLINE OVL vf v_gelu(vf x) { return 0.5f * x * (1.0f + v_erf(x * 0.70710678118654752f)); }
+INLINE OVL vf v_gelu_tanh(vf x) {
+  vf u = 1.5957691216057308f * FMA(x * x * x, splat(0.044715f), x);
+  return x * v_sigmoid(u);
+}
+INLINE OVL vf v_hardsigmoid(vf x, float alpha, float beta) { return v_atmost(v_relu(x * alpha + beta), 1.0f); }
+INLINE OVL vf v_hardswish(vf x) { return x * v_hardsigmoid(x, 0x1.555556p-3f, 0.5f); }
+INLINE OVL vf v_leaky(vf x, float alpha) { return sel(x < 0.0f, x * alpha, x); }
+INLINE OVL vf v_prelu(vf x, vf slope) { return sel(x < 0.0f, x * slope, x); }
+INLINE OVL vf v_elu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x), x); }
+INLINE OVL vf v_selu(vf x, float alpha, float gamma) { return gamma * sel(x < 0.0f, alpha * v_expm1_neg(x), x); }
+INLINE OVL vf v_celu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x / alpha), x); }
+INLINE OVL vf v_thresholded(vf x, float alpha) { return sel((x > splat(alpha)) | (x != x), x, (vf){}); }
+INLINE OVL vf v_softsign(vf x) { return x / (1.0f + v_abs(x)); }
+
+/* Argument reduction in double: exact enough for |x| <= 1e6. quarter adds multiples of pi/2. */
+INLINE vf v_sincos(vf x, int32_t quarter) {
+  vd d = __builtin_convertvector(x, vd);
+  vd magic = 6755399441055744.0 - (vd){};
+  vd t = d * 0.63661977236758134 + magic;
+  vd n = t - magic;
+  vd rd = (d - n * 1.5707963267341256) - n * 6.0771005065061922e-11;
+  vi k = __builtin_convertvector((vl)t, vi) + quarter;
+  vf r = __builtin_convertvector(rd, vf), s = r * r;
+  vf a = FMA(FMA(FMA(splat(0x1.6ccf5ep-19f), s, splat(-0x1.a00f74p-13f)), s, splat(0x1.111108p-7f)), s, splat(-0x1.555556p-3f));
+  a = FMA(a * s, r, r);
+  vf c = FMA(FMA(splat(0x1.99e86ap-16f), s, splat(-0x1.6c0c28p-10f)), s, splat(0x1.55554ap-5f));
+  c = FMA(c, s * s, FMA(splat(-0.5f), s, splat(1.0f)));
+  vf v = sel((k & 1) == 1, c, a);
+  return (vf)((vi)v ^ ((k & 2) << 30));
+}
+INLINE OVL vf v_sin(vf x) { return sel(x == 0.0f, x, v_sincos(x, 0)); }
+INLINE OVL vf v_cos(vf x) { return v_sincos(x, 1); }
+
+/* x^y through log2 and exp2 in double, so that the error stays below one float ulp. */
+INLINE OVL vf v_pow(vf x, vf y) {
+  vf a = v_abs(x);
+  vl xb = (vl)__builtin_convertvector(a, vd);
+  vl eb = xb - 0x3fe6a09e667f3bcdLL;
+  vl ei = eb >> 52;
+  vd m = (vd)((eb & 0xfffffffffffffLL) + 0x3fe6a09e667f3bcdLL);
+  vd magic = 6755399441055744.0 - (vd){};
+  vd e = (vd)(ei + (vl)magic) - magic;
+  vd s = (m - 1.0) / (m + 1.0), z = s * s;
+  vd l = ((((((1.0 / 13 - (vd){}) * z + 1.0 / 11) * z + 1.0 / 9) * z + 1.0 / 7) * z + 1.0 / 5) * z + 1.0 / 3) * z + 1.0;
+  vd t = __builtin_convertvector(y, vd) * (e + s * l * 2.8853900817779268);
+  t = (vd)(((vl)t & (t <= 300.0)) | ((vl)(300.0 - (vd){}) & ~(t <= 300.0)));
+  t = (vd)(((vl)t & (t >= -300.0)) | ((vl)(-300.0 - (vd){}) & ~(t >= -300.0)));
+  vd k = t + magic;
+  vd r = (t - (k - magic)) * 0.69314718055994531;
+  vd p = 1.0 / 40320 - (vd){};
+  p = p * r + 1.0 / 5040;
+  p = p * r + 1.0 / 720;
+  p = p * r + 1.0 / 120;
+  p = p * r + 1.0 / 24;
+  p = p * r + 1.0 / 6;
+  p = p * r + 0.5;
+  p = (p * r + 1.0) * r + 1.0;
+  vf v = __builtin_convertvector((vd)((vl)p + (((vl)k - (vl)magic) << 52)), vf);
+  vf ay = v_abs(y);
+  vi whole = (v_trunc(y) == y) | (ay == splat(V_INF));
+  vi odd = whole & (ay < splat(16777216.0f)) & (v_trunc(y * 0.5f) != y * 0.5f);
+  vf inf = splat(V_INF), one = splat(1.0f);
+  v = sel(a == 0.0f, sel(y < 0.0f, inf, (vf){}), v);
+  v = sel(a == inf, sel(y < 0.0f, (vf){}, inf), v);
+  v = sel(ay == inf, sel((a > 1.0f) == (y > 0.0f), inf, (vf){}), v);
+  v = sel((ay == inf) & (a == 1.0f), one, v);
+  v = (vf)((vi)v ^ (odd & (vi)x & (int32_t)0x80000000));
+  v = sel((x < 0.0f) & ~whole & (a != inf), splat(V_NAN), v);
+  v = sel((x != x) | (y != y), x + y, v);
+  return sel((y == 0.0f) | (x == 1.0f), one, v);
+}
+
+/* Boolean lanes are 0 / -1 in registers and 0 / 1 bytes in memory. */
+INLINE vi ld_bool(const void *p, int n) {
+  const uint8_t *q = p;
+  if (n == VL) return -__builtin_convertvector(*(const vb_any *)q, vi);
+  vi v = {};
+  for (int i = 0; i < VL; i++) if (i < n) v[i] = -(int32_t)q[i];
+  return v;
+}
+INLINE void st_bool(void *p, vi v, int n) {
+  uint8_t *q = p;
+  if (n == VL) { *(vb_any *)q = __builtin_convertvector(-v, vb); return; }
+  for (int i = 0; i < VL; i++) if (i < n) q[i] = (uint8_t)-v[i];
+}
+INLINE vi v_truth(vf x) { return x != 0.0f; }
+INLINE vf v_from_truth(vi m) { return (vf)(m & (vi)splat(1.0f)); }
+/* Out of range and NaN give INT32_MIN, as x86 and numpy on x86 do. */
+INLINE vi v_to_int(vf x) {
+#if VL == 16
+  return (vi)_mm512_cvttps_epi32((__m512)x);
+#elif VL == 8
+  return (vi)_mm256_cvttps_epi32((__m256)x);
+#else
+  vi in = (x < splat(2147483648.0f)) & (x >= splat(-2147483648.0f));
+  return v_where(in, __builtin_convertvector(sel(in, x, (vf){}), vi), splati(INT32_MIN));
+#endif
+}
+INLINE vf v_from_int(vi x) { return __builtin_convertvector(x, vf); }
+
+/* Scalars of every type, for typed element loops. */
+#define V_SCALAR(T)                                                          \
+  INLINE OVL T v_neg(T x) { return (T)-x; }                                  \
+  INLINE OVL T v_where(uint8_t m, T a, T b) { return m ? a : b; }
+#define V_FLOAT(T)                                                           \
+  INLINE OVL T v_max(T a, T b) { T r = a > b ? a : b; return a == a ? r : a; } \
+  INLINE OVL T v_min(T a, T b) { T r = a < b ? a : b; return a == a ? r : a; } \
+  INLINE OVL T v_abs(T x) { return __builtin_elementwise_abs(x); }           \
+  INLINE OVL T v_sqrt(T x) { return __builtin_elementwise_sqrt(x); }         \
+  INLINE OVL T v_relu(T x) { return (T)0 > x ? (T)0 : x; }                   \
+  INLINE OVL T v_sign(T x) { return x > 0 ? (T)1 : x < 0 ? (T)-1 : x == x ? (T)0 : x; } \
+  INLINE OVL T v_atleast(T x, float lo) { return (T)lo > x ? (T)lo : x; }    \
+  INLINE OVL T v_atmost(T x, float hi) { return (T)hi < x ? (T)hi : x; }
+/* Integer division truncates; by zero it gives 0, and the minimum divided by -1 wraps. Mod's sign follows the divisor. */
+#define V_INT(T)                                                             \
+  INLINE OVL T v_max(T a, T b) { return a > b ? a : b; }                     \
+  INLINE OVL T v_min(T a, T b) { return a < b ? a : b; }                     \
+  INLINE OVL T v_abs(T x) { return x < 0 ? (T)-x : x; }                      \
+  INLINE OVL T v_relu(T x) { return x > 0 ? x : (T)0; }                      \
+  INLINE OVL T v_sign(T x) { return (T)((x > 0) - (x < 0)); }                \
+  INLINE OVL T v_atleast(T x, int64_t lo) { return (int64_t)x < lo ? (T)lo : x; } \
+  INLINE OVL T v_atmost(T x, int64_t hi) { return (int64_t)x > hi ? (T)hi : x; }  \
+  INLINE OVL T v_idiv(T a, T b) { return b == 0 ? (T)0 : (T)-1 < 0 && b == (T)-1 ? (T)(0 - (uint64_t)a) : (T)(a / b); } \
+  INLINE OVL T v_imod(T a, T b) {                                            \
+    if (b == 0 || ((T)-1 < 0 && b == (T)-1)) return 0;                       \
+    T r = (T)(a % b);                                                        \
+    return r != 0 && (r < 0) != (b < 0) ? (T)(r + b) : r;                    \
+  }
+V_SCALAR(float) V_SCALAR(double) V_SCALAR(int8_t) V_SCALAR(uint8_t) V_SCALAR(int16_t) V_SCALAR(uint16_t)
+V_SCALAR(int32_t) V_SCALAR(uint32_t) V_SCALAR(int64_t) V_SCALAR(uint64_t)
+V_FLOAT(float) V_FLOAT(double)
+V_INT(int8_t) V_INT(uint8_t) V_INT(int16_t) V_INT(uint16_t) V_INT(int32_t) V_INT(uint32_t) V_INT(int64_t) V_INT(uint64_t)
+
+#define V_LIFT1(f) INLINE OVL float f(float x) { return f(splat(x))[0]; }
+#define V_LIFT2(f) INLINE OVL float f(float x, float y) { return f(splat(x), splat(y))[0]; }
+V_LIFT1(v_exp) V_LIFT1(v_log) V_LIFT1(v_sigmoid) V_LIFT1(v_silu) V_LIFT1(v_tanh) V_LIFT1(v_erf) V_LIFT1(v_gelu) V_LIFT1(v_gelu_tanh)
+V_LIFT1(v_softplus) V_LIFT1(v_mish) V_LIFT1(v_softsign) V_LIFT1(v_hardswish) V_LIFT1(v_sin) V_LIFT1(v_cos) V_LIFT1(v_floor)
+V_LIFT1(v_ceil) V_LIFT1(v_round) V_LIFT1(v_trunc) V_LIFT2(v_pow) V_LIFT2(v_prelu)
+INLINE OVL float v_hardsigmoid(float x, float a, float b) { return v_hardsigmoid(splat(x), a, b)[0]; }
+INLINE OVL float v_leaky(float x, float a) { return v_leaky(splat(x), a)[0]; }
+INLINE OVL float v_elu(float x, float a) { return v_elu(splat(x), a)[0]; }
+INLINE OVL float v_selu(float x, float a, float g) { return v_selu(splat(x), a, g)[0]; }
+INLINE OVL float v_celu(float x, float a) { return v_celu(splat(x), a)[0]; }
+INLINE OVL float v_thresholded(float x, float a) { return v_thresholded(splat(x), a)[0]; }
+#endif
