@@ -1,0 +1,460 @@
+"""The .plan file: dataclasses of everything the runtime needs, and their one encoding.
+
+Layout (little-endian): header, then sections in the order of the table. A section spans from its offset to the next section's (padding
+included), so the checksums cover every byte of the file. The manifest is JSON; constants are mapped and used in place.
+
+    header   magic[8] | format version u32 | header bytes u32 | sections u32 | 0 u32 | file bytes u64 | entries | CRC-32 of all before
+    entry    name[16] | offset u64 | length u64 | checksum u32 | 0 u32 | SHA-256[32]
+
+A section's checksum is the CRC-32 of the CRC-32s of its 4 MiB pieces, so that big sections are checked by several threads at once.
+Equal plans encode to equal bytes: no times, no paths, sorted keys.
+"""
+from __future__ import annotations
+
+import base64
+import errno
+import hashlib
+import json
+import mmap
+import os
+import struct
+import threading
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+
+from temper.errors import BuildError, PlanError
+from temper.ir.dims import Dim, evaluate, parse_dim
+
+MAGIC = b"TEMPRPLN"
+FORMAT_VERSION = 1
+ALIGNMENT = 64
+CONSTANT_ALIGNMENT = 4096
+#: Version of the C interface in compile/host/host.h; a plan carries a host library of exactly one.
+HOST_ABI = 1
+
+_HEADER = struct.Struct("<8sIIIIQ")
+_ENTRY = struct.Struct("<16sQQII32s")
+_PIECE = 1 << 22
+_SECTIONS = ("manifest", "report", "host", "kernels", "graph", "constants")
+
+Buffer = Union[bytes, memoryview]
+#: A dimension or byte count in a plan: an int, or the text of a `Dim` in the plan's symbols.
+DimText = Union[int, str]
+
+REF_KINDS = ("arena", "const", "input", "output", "workspace", "shared", "null", "host")
+
+
+def value_of(d: DimText, env: Mapping[str, int]) -> int:
+    """Value of an int or a dimension's text under `env`; KeyError names an unbound symbol."""
+    return d if isinstance(d, int) else evaluate(parse_dim(d), env)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """Where an argument lives, in bytes.
+
+    arena: index = buffer table row. const: index unused, offset into the constants section. input, output: index = binding.
+    workspace: the running thread's scratch. shared: scratch shared by all threads. null: a null pointer.
+    host: index = slot of an array that only host steps see (its size may depend on data, its dtype may be "string").
+    """
+
+    kind: str
+    index: int = 0
+    offset: DimText = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in REF_KINDS:
+            raise ValueError(f"unknown kind of reference {self.kind!r}; one of {', '.join(REF_KINDS)}")
+
+
+@dataclass(frozen=True)
+class TypedRef:
+    """A dense array at a `Ref`."""
+
+    ref: Ref
+    dtype: str
+    shape: tuple[DimText, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A kernel call: `entries` run in order with a barrier between them, all with the same arguments.
+
+    parts: shares the work is split into, fixed by the plan; parts = 1 runs on the calling thread without waking others.
+    barrier: False if this launch may overlap with the one before it. writes: indices of `args` the kernel writes.
+    name: source layer names, for reports. report: row of the build report, or -1.
+    """
+
+    entries: tuple[str, ...]
+    args: tuple[Ref, ...]
+    symbols: tuple[str, ...] = ()
+    parts: int = 1
+    barrier: bool = True
+    writes: tuple[int, ...] = ()
+    name: str = ""
+    report: int = -1
+
+    def __post_init__(self) -> None:
+        if not self.entries or self.parts < 1:
+            raise ValueError(f"launch {self.name!r} needs at least one entry and one part")
+        if not self.barrier and any(a.kind == "shared" for a in self.args):
+            raise ValueError(f"launch {self.name!r} uses the shared workspace and so needs a barrier")
+
+
+@dataclass(frozen=True)
+class HostStep:
+    """An op run by its numpy reference between native segments; `attrs` as made by `pack_attrs`; None = absent input."""
+
+    op: str
+    attrs: Mapping[str, Any]
+    inputs: tuple[TypedRef | None, ...]
+    outputs: tuple[TypedRef, ...]
+    reason: str
+    name: str = ""
+    report: int = -1
+
+
+@dataclass(frozen=True)
+class Native:
+    """A run of launches executed by one call into the host library."""
+
+    launches: tuple[Launch, ...]
+
+
+Segment = Union[Native, HostStep]
+
+
+@dataclass(frozen=True)
+class Binding:
+    """A model input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[DimText, ...]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """After the last segment, output `output` is copied from `source`: an output that is an input, a constant, or another output."""
+
+    output: int
+    source: Ref
+
+
+@dataclass(frozen=True)
+class ArenaBuffer:
+    """A row of the buffer table. bytes: size; first, last: first and last step (launch or host step, counted through the program)."""
+
+    name: str
+    bytes: DimText
+    first: int
+    last: int
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A range of run-time dimensions and the memory laid out for its maximum.
+
+    symbols: name -> (min, opt, max). offsets: arena offset of each row of the buffer table (-1: unused here).
+    arena_bytes, workspace_bytes (per thread), shared_bytes: sizes at the maximum. program: which of Plan.programs it runs.
+    """
+
+    symbols: Mapping[str, tuple[int, int, int]]
+    offsets: tuple[int, ...]
+    arena_bytes: int
+    workspace_bytes: int = 0
+    shared_bytes: int = 0
+    program: int = 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything an engine is made of.
+
+    fingerprint: what the machine it was tuned on is (runtime.machine.fingerprint). isa, needs: code level and the CPU flags it requires.
+    threads: number the plan was tuned for. constants: bytes at a 64-byte aligned address when read from a file. kernels, host: shared
+    objects. report: the build report, JSON-able. graph: portable graph for `temper rebuild`, or empty.
+    """
+
+    fingerprint: Mapping[str, Any]
+    isa: str
+    needs: tuple[str, ...]
+    threads: int
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    profiles: tuple[Profile, ...]
+    buffers: tuple[ArenaBuffer, ...]
+    programs: tuple[tuple[Segment, ...], ...]
+    constants: Buffer
+    kernels: Buffer
+    host: Buffer
+    copies: tuple[Copy, ...] = ()
+    report: Mapping[str, Any] = field(default_factory=dict)
+    graph: Buffer = b""
+    host_abi: int = HOST_ABI
+    version: int = FORMAT_VERSION
+
+    def __post_init__(self) -> None:
+        if not self.profiles:
+            raise ValueError("a plan needs at least one profile")
+        for p in self.profiles:
+            if not 0 <= p.program < len(self.programs) or len(p.offsets) != len(self.buffers):
+                raise ValueError("a profile names a program that does not exist, or has not one offset per buffer")
+
+
+# ---- attributes of host steps
+
+def pack_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
+    """Op attributes as JSON-able values; TypeError names one that has no such form (a sub-graph)."""
+    def pack(name: str, v: Any) -> Any:
+        if isinstance(v, Dim):
+            return {"dim": str(v)}
+        if isinstance(v, np.ndarray):
+            data = base64.b64encode(np.ascontiguousarray(v).tobytes()).decode()
+            return {"dtype": v.dtype.str, "shape": list(v.shape), "data": data}
+        if isinstance(v, (tuple, list)):
+            return [pack(name, x) for x in v]
+        if isinstance(v, np.generic):
+            return v.item()
+        if isinstance(v, (bool, int, float, str)):
+            return v
+        raise TypeError(f"attribute {name} of type {type(v).__name__} cannot be stored in a plan")
+    return {k: pack(k, v) for k, v in attrs.items()}
+
+
+def unpack_attrs(attrs: Mapping[str, Any], env: Mapping[str, int]) -> dict[str, Any]:
+    """Inverse of `pack_attrs` with dimensions evaluated under `env`; sequences become tuples."""
+    def unpack(v: Any) -> Any:
+        if isinstance(v, dict) and "dim" in v:
+            return value_of(v["dim"], env)
+        if isinstance(v, dict):
+            return np.frombuffer(base64.b64decode(v["data"]), dtype=np.dtype(v["dtype"])).reshape(v["shape"])
+        if isinstance(v, list):
+            return tuple(unpack(x) for x in v)
+        return v
+    return {k: unpack(v) for k, v in attrs.items()}
+
+
+# ---- JSON
+
+def _ref(r: Ref) -> list[Any]:
+    return [REF_KINDS.index(r.kind), r.index, r.offset]
+
+
+def _ref_back(v: Sequence[Any]) -> Ref:
+    return Ref(REF_KINDS[v[0]], v[1], v[2])
+
+
+def _typed(t: TypedRef | None) -> list[Any] | None:
+    return None if t is None else [_ref(t.ref), t.dtype, list(t.shape)]
+
+
+def _typed_back(v: Sequence[Any]) -> TypedRef:
+    return TypedRef(_ref_back(v[0]), v[1], tuple(v[2]))
+
+
+def _segment(s: Segment) -> dict[str, Any]:
+    if isinstance(s, Native):
+        return {"native": [[list(x.entries), [_ref(a) for a in x.args], list(x.symbols), x.parts, x.barrier, list(x.writes), x.name, x.report]
+                           for x in s.launches]}
+    return {"host": [s.op, dict(s.attrs), [_typed(t) for t in s.inputs], [_typed(t) for t in s.outputs], s.reason, s.name, s.report]}
+
+
+def _segment_back(v: Mapping[str, Any]) -> Segment:
+    if "native" in v:
+        return Native(tuple(Launch(tuple(e), tuple(map(_ref_back, a)), tuple(s), parts, barrier, tuple(w), name, report)
+                            for e, a, s, parts, barrier, w, name, report in v["native"]))
+    op, attrs, ins, outs, reason, name, report = v["host"]
+    return HostStep(op, attrs, tuple(None if t is None else _typed_back(t) for t in ins), tuple(map(_typed_back, outs)), reason, name, report)
+
+
+def _json(v: Any) -> bytes:
+    return json.dumps(v, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _manifest(p: Plan) -> bytes:
+    return _json({
+        "fingerprint": dict(p.fingerprint), "isa": p.isa, "needs": sorted(p.needs), "threads": p.threads, "host_abi": p.host_abi,
+        "inputs": [[b.name, b.dtype, list(b.shape)] for b in p.inputs], "outputs": [[b.name, b.dtype, list(b.shape)] for b in p.outputs],
+        "profiles": [[{k: list(v) for k, v in f.symbols.items()}, list(f.offsets), f.arena_bytes, f.workspace_bytes, f.shared_bytes, f.program]
+                     for f in p.profiles],
+        "buffers": [[b.name, b.bytes, b.first, b.last] for b in p.buffers],
+        "programs": [[_segment(s) for s in program] for program in p.programs],
+        "copies": [[c.output, _ref(c.source)] for c in p.copies],
+    })
+
+
+def _plan(sections: Mapping[str, memoryview], version: int) -> Plan:
+    m = json.loads(bytes(sections["manifest"]))
+    return Plan(
+        m["fingerprint"], m["isa"], tuple(m["needs"]), m["threads"],
+        tuple(Binding(n, d, tuple(s)) for n, d, s in m["inputs"]), tuple(Binding(n, d, tuple(s)) for n, d, s in m["outputs"]),
+        tuple(Profile({k: (v[0], v[1], v[2]) for k, v in s.items()}, tuple(o), a, w, sh, pr) for s, o, a, w, sh, pr in m["profiles"]),
+        tuple(ArenaBuffer(*b) for b in m["buffers"]),
+        tuple(tuple(_segment_back(s) for s in program) for program in m["programs"]),
+        sections["constants"], sections["kernels"], sections["host"], tuple(Copy(o, _ref_back(r)) for o, r in m["copies"]),
+        json.loads(bytes(sections["report"])), sections["graph"], m["host_abi"], version)
+
+
+# ---- checksums
+
+def checksum(data: Buffer, threads: int = 1) -> int:
+    """CRC-32 over the CRC-32s of the 4 MiB pieces of `data`; pieces are shared out to `threads` threads."""
+    view = memoryview(data)
+    crcs = np.zeros(max(1, -(-len(view) // _PIECE)), "<u4")
+
+    def work(start: int) -> None:
+        for i in range(start, len(crcs), threads):
+            crcs[i] = zlib.crc32(view[i * _PIECE:(i + 1) * _PIECE])
+
+    helpers = [threading.Thread(target=work, args=(i,)) for i in range(1, min(threads, len(crcs)))]
+    for h in helpers:
+        h.start()
+    work(0)
+    for h in helpers:
+        h.join()
+    return zlib.crc32(crcs.tobytes())
+
+
+# ---- writing
+
+def _pieces(plan: Plan) -> list[Buffer]:
+    """The file's bytes in order, big sections not copied."""
+    if plan.version != FORMAT_VERSION:
+        raise BuildError(f"this Temper writes plan format {FORMAT_VERSION}, not {plan.version}")
+    content: dict[str, Buffer] = {"manifest": _manifest(plan), "report": _json(dict(plan.report)), "host": plan.host,
+                                  "kernels": plan.kernels, "graph": plan.graph, "constants": plan.constants}
+    header_bytes = _HEADER.size + len(_SECTIONS) * _ENTRY.size + 4
+    at, offsets = header_bytes, []
+    for name in _SECTIONS:
+        step = CONSTANT_ALIGNMENT if name == "constants" else ALIGNMENT
+        at = -(-at // step) * step
+        offsets.append(at)
+        at += len(content[name])
+    ends = [*offsets[1:], at]
+    entries, body = [], []
+    for name, offset, end in zip(_SECTIONS, offsets, ends, strict=True):
+        data, padding = content[name], bytes(end - offset - len(content[name]))
+        span: Buffer = data if not padding else bytes(data) + padding
+        entries.append(_ENTRY.pack(name.encode(), offset, len(data), checksum(span), 0, hashlib.sha256(span).digest()))
+        body.append(span)
+    header = _HEADER.pack(MAGIC, FORMAT_VERSION, header_bytes, len(_SECTIONS), 0, at) + b"".join(entries)
+    header += struct.pack("<I", zlib.crc32(header))
+    return [header, bytes(offsets[0] - len(header)), *body]
+
+
+def to_bytes(plan: Plan) -> bytes:
+    """The whole file as bytes; equal plans give equal bytes."""
+    return b"".join(_pieces(plan))
+
+
+def write(plan: Plan, path: str | os.PathLike[str]) -> None:
+    """Write atomically: a temporary file beside `path`, fsync, rename. BuildError if that fails; nothing half-written stays."""
+    target = Path(os.path.realpath(path))
+    if target.exists() and not target.is_file():
+        raise BuildError(f"cannot write {path}: it is not a regular file")
+    pieces = _pieces(plan)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    try:
+        with open(temporary, "xb") as f:
+            for p in pieces:
+                f.write(p)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+    except OSError as e:
+        hint = {errno.ENOSPC: "the disk is full: free some space or choose another place with -o",
+                errno.EDQUOT: "the disk quota is used up: choose another place with -o",
+                errno.ENOENT: f"the folder {target.parent} does not exist: create it or choose another place with -o",
+                }.get(e.errno or 0, "choose a place you may write to with -o")
+        raise BuildError(f"cannot write {path}: {e.strerror or e}; {hint}") from e
+    finally:
+        temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
+
+
+# ---- reading
+
+def _damaged(what: str, name: str) -> PlanError:
+    return PlanError(f"{name}: {what}; the file was truncated or altered: copy it again, or build the plan anew")
+
+
+def _sections(data: memoryview, name: str) -> tuple[int, dict[str, tuple[memoryview, memoryview, int, bytes]]]:
+    """Format version and, for every section, (content, span with padding, checksum, SHA-256), all bounds checked."""
+    if len(data) < _HEADER.size:
+        raise _damaged(f"the header is cut off at {len(data)} bytes" if len(data) else "the file is empty", name)
+    magic, version, header_bytes, count, _, size = _HEADER.unpack_from(data)
+    if magic != MAGIC:
+        raise PlanError(f"{name}: not a Temper plan (the first bytes are {bytes(magic)!r}); give a file made by `temper build`")
+    if version != FORMAT_VERSION:
+        raise PlanError(f"{name}: plan format {version}, but this Temper reads format {FORMAT_VERSION}; "
+                        "build the plan anew with this version (or `temper rebuild`), or install the Temper that made it")
+    if header_bytes != _HEADER.size + count * _ENTRY.size + 4 or count != len(_SECTIONS) or header_bytes > len(data):
+        raise _damaged("section 'header' is damaged", name)
+    if zlib.crc32(data[:header_bytes - 4]) != int.from_bytes(data[header_bytes - 4:header_bytes], "little"):
+        raise _damaged("the checksum of section 'header' does not match", name)
+    if size != len(data):
+        raise _damaged(f"the file has {len(data)} bytes, its header says {size}", name)
+    rows = [_ENTRY.unpack_from(data, _HEADER.size + i * _ENTRY.size) for i in range(count)]
+    if any(data[header_bytes:rows[0][1]]):
+        raise _damaged("section 'header' is followed by bytes that are not padding", name)
+    found: dict[str, tuple[memoryview, memoryview, int, bytes]] = {}
+    for row, end in zip(rows, [*(r[1] for r in rows[1:]), size], strict=True):
+        title, offset, length, crc, _, sha = row
+        text = title.rstrip(b"\0").decode("ascii", "replace")
+        if not header_bytes <= offset <= offset + length <= end <= size:
+            raise _damaged(f"section '{text}' lies outside the file", name)
+        found[text] = (data[offset:offset + length], data[offset:end], crc, sha)
+    if set(found) != set(_SECTIONS):
+        raise _damaged("the section table is damaged", name)
+    return version, found
+
+
+def _parse(data: memoryview, name: str, threads: int, strong: bool = False) -> Plan:
+    version, found = _sections(data, name)
+    for title, (_, span, crc, sha) in found.items():
+        if checksum(span, threads) != crc:
+            raise _damaged(f"the checksum of section '{title}' does not match", name)
+        if strong and hashlib.sha256(span).digest() != sha:
+            raise _damaged(f"the SHA-256 of section '{title}' does not match", name)
+    try:
+        return _plan({title: content for title, (content, _, _, _) in found.items()}, version)
+    except (ValueError, KeyError, IndexError, TypeError) as e:
+        raise PlanError(f"{name}: section 'manifest' contradicts itself ({type(e).__name__}: {e}); build the plan anew") from e
+
+
+def _map(path: str | os.PathLike[str]) -> memoryview:
+    try:
+        with open(path, "rb") as f:
+            if os.fstat(f.fileno()).st_size == 0:
+                return memoryview(b"")
+            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+    except OSError as e:
+        raise PlanError(f"cannot read the plan {os.fspath(path)}: {e.strerror or e}") from e
+    except ValueError as e:
+        raise PlanError(f"cannot read the plan {os.fspath(path)}: {e}") from e
+
+
+def _readers() -> int:
+    return min(4, len(os.sched_getaffinity(0)))
+
+
+def read(path: str | os.PathLike[str]) -> Plan:
+    """Map a plan and check every section's CRC. PlanError names the file, the section and what to do."""
+    return _parse(_map(path), os.fspath(path), _readers())
+
+
+def from_bytes(data: Buffer, name: str = "plan") -> Plan:
+    """A plan from the bytes of its file; constants are copied to an aligned address. PlanError as for `read`."""
+    aligned = mmap.mmap(-1, max(1, len(data)))
+    aligned[:len(data)] = data
+    return _parse(memoryview(aligned)[:len(data)].toreadonly(), name, _readers())
+
+
+def verify(path: str | os.PathLike[str]) -> Plan:
+    """As `read`, and every section's SHA-256 is checked too."""
+    return _parse(_map(path), os.fspath(path), _readers(), strong=True)
