@@ -1,7 +1,8 @@
 """Other inference engines behind one small interface, and a fair way to time contenders against each other.
 
 ``python benchmarks/peers.py MODEL.onnx... --threads 1 2`` prints each engine's FP32 latency in milliseconds
-and GFLOP/s at the median (a multiply-accumulate is two operations), and how much of the cores in use other processes took.
+and GFLOP/s at the median (a multiply-accumulate is two operations), and how much of the cores in use other processes
+took meanwhile.
 """
 
 from __future__ import annotations
@@ -180,8 +181,8 @@ def interleaved(
     Every contender first makes ``warmup`` calls.  Each slice lasts about ``slice_seconds`` and at least one timed
     call, after ``settle`` untimed calls that refill caches and outlast the previous contender's spinning threads.
     The whole takes about ``seconds`` per contender.  A round of slices during which other processes used more than
-    ``quiet`` of this process's cores is replaced by a later one, for up to ``patience`` times that duration; where quiet rounds stay
-    scarce, the quietest quarter counts.  Rounds are chosen by that load, never by the latencies in them.
+    ``quiet`` of this process's cores is replaced by a later one, for up to ``patience`` times that duration; where
+    quiet rounds stay scarce, the quietest quarter counts.  Rounds are chosen by that load, never by their latencies.
     """
     for run in runs.values():
         for _ in range(warmup):
