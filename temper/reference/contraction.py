@@ -1,0 +1,3 @@
+"""References of contraction ops."""
+from __future__ import annotations
+REFERENCES = {}

@@ -1,0 +1,3 @@
+"""References of control ops."""
+from __future__ import annotations
+REFERENCES = {}

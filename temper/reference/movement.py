@@ -1,0 +1,3 @@
+"""References of movement ops."""
+from __future__ import annotations
+REFERENCES = {}

@@ -1,0 +1,3 @@
+"""References of reduction ops."""
+from __future__ import annotations
+REFERENCES = {}
