@@ -81,6 +81,8 @@ class Kernel:
     the same arguments `void entry(void *const *p, const int64_t *v, int32_t part, int32_t parts)`.
     args: meaning of p[0], p[1], ...; symbols: meaning of v[0], v[1], ...
     workspace: bytes of scratch per thread (an int or a Dim); shared_workspace: bytes shared by all threads, ("shared", 0).
+    in_place: True if an output element is written once, after every full epilogue operand at that element has been read, so that
+    output 0 may share its buffer with such an operand; False for a kernel that keeps partial sums in the output.
     """
 
     source: str
@@ -89,6 +91,7 @@ class Kernel:
     symbols: tuple[str, ...]
     workspace: DimLike = 0
     shared_workspace: DimLike = 0
+    in_place: bool = True
 
     def __post_init__(self) -> None:
         missing = (symbols_of(self.workspace) | symbols_of(self.shared_workspace)) - set(self.symbols)

@@ -20,6 +20,9 @@ from temper.tune.verify import Problem, mismatch
 #: Bytes over which packed constants rotate while timing: larger than the L2 of today's cores, so that weights come from farther away.
 COLD_BYTES = 24 << 20
 
+_P, _I = ctypes.c_void_p, ctypes.c_int32
+_TIMER = ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _I, _I, _I, ctypes.c_int64, _I, _I, _P)
+
 _GUARD = 4096
 _SENTINEL = 0x7F
 
@@ -84,18 +87,20 @@ class Bench:
 
     def __init__(self, w: Workload, problem: Problem, timer: Library, threads: int) -> None:
         self.w, self.problem, self.threads = w, problem, threads
-        self._timer = timer.function("temper_time")
+        self._timer = _TIMER(timer.function("temper_time"))
         self._inputs = [None if x is None or c else Guarded(x, s.row_stride if s else None)
                         for x, s, c in zip(problem.inputs, w.inputs, w.constant, strict=True)]
+        self._raw = timer  # keeps the timing loop loaded
         self._operands = [None if x is None else Guarded(x, o.row_stride) for x, o in zip(problem.operands, w.epilogue.operands, strict=True)]
-        self._cold: tuple[int, np.ndarray] | None = None
 
     def _pointers(self, kernel: Kernel, packed: Sequence[int], outputs: Sequence[Guarded], scratch: int, shared: int) -> ctypes.Array[ctypes.c_void_p]:
         def one(kind: str, i: int) -> int:
             if kind == "input":
+                x = self.problem.inputs[i]
+                if self._inputs[i] is None and x is not None:
+                    self._inputs[i] = Guarded(x, None)  # a constant the kernel reads as it is
                 g = self._inputs[i]
-                assert g is not None, f"input {i} is constant or absent: a kernel reads it through prepack"
-                return g.address
+                return 0 if g is None else g.address
             if kind == "operand":
                 o = self._operands[i]
                 assert o is not None
@@ -114,8 +119,8 @@ class Bench:
               step: int = 0, copies: int = 1, reps: int = 1) -> np.ndarray:
         out = np.zeros(reps, np.int64)
         entries = (ctypes.c_void_p * len(loaded.functions))(*loaded.functions)
-        self._timer(entries, ctypes.c_int32(len(loaded.functions)), p, v, ctypes.c_int32(part), ctypes.c_int32(parts), ctypes.c_int32(rotate),
-                    ctypes.c_int64(step), ctypes.c_int32(copies), ctypes.c_int32(reps), ctypes.c_void_p(out.ctypes.data))
+        self._timer(ctypes.addressof(entries), len(loaded.functions), ctypes.addressof(p), ctypes.addressof(v), part, parts, rotate, step,
+                    copies, reps, out.ctypes.data)
         return out
 
     def verify(self, loaded: Loaded, packed: Sequence[np.ndarray], factor: float, parts: int) -> str | None:

@@ -1,7 +1,6 @@
 """From workloads to chosen kernels: collect legal candidates, predict, compile the best few, verify, time, remember."""
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -168,7 +167,7 @@ class Tuner:
         bench = Bench(w, make_problem(w, task.constants, task.env, operand_constants=task.operand_constants), self._timer, w.threads)
         running: list[tuple[Candidate, Stopwatch]] = []
         for c in todo:
-            loaded = Loaded(c.kernel, tuple(ctypes.cast(library.function(e), ctypes.c_void_p).value or 0 for e in c.kernel.entries))
+            loaded = Loaded(c.kernel, tuple(library.function(e) for e in c.kernel.entries))
             packed = c.tactic.prepack(w, c.params, task.constants)
             factor = float(getattr(c.tactic, "error_factor", lambda p: 1.0)(c.params))
             wrong = bench.verify(loaded, packed, factor, max(2, w.threads))

@@ -1,0 +1,230 @@
+"""From chosen kernels and places to the plan's program: constants pooled, buffers with lifetimes, launches with their arguments."""
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Union
+
+import numpy as np
+
+from temper.ir.dims import Dim, DimLike, evaluate, opaque
+from temper.ir.graph import Graph, Value
+from temper.ir.types import itemsize
+from temper.passes.partition import Region
+from temper.plan.format import (ArenaBuffer, Binding, DimText, HostStep, Launch, Native, Ref, Segment, TypedRef, pack_attrs)
+from temper.plan.storage import Storage
+from temper.tactics.base import Kernel
+
+#: A launch whose whole work takes less than this is not shared out: waking and joining threads would cost more than it saves.
+SMALL_SECONDS = 6e-6
+
+
+@dataclass(frozen=True)
+class NativeStep:
+    """A region computed by a kernel. packed: constants the tactic rearranged. seconds: measured time, None if untimed."""
+
+    region: Region
+    kernel: Kernel
+    packed: tuple[np.ndarray, ...]
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class ReferenceStep:
+    """A region run by its numpy reference on the host, and why."""
+
+    region: Region
+    reason: str
+
+
+PlannedStep = Union[NativeStep, ReferenceStep]
+
+
+class ConstantPool:
+    """Constants laid out one after another at 64-byte boundaries; equal bytes are stored once."""
+
+    def __init__(self) -> None:
+        self._at: dict[bytes, int] = {}
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, array: np.ndarray) -> int:
+        """Offset of the array's bytes."""
+        data = np.ascontiguousarray(array).tobytes()
+        key = hashlib.sha256(data).digest()
+        if key not in self._at:
+            self._at[key] = self._size
+            padding = -len(data) % 64 or (64 if not data else 0)
+            self._parts += [data, bytes(padding)]
+            self._size += len(data) + padding
+        return self._at[key]
+
+    @property
+    def bytes(self) -> bytes:
+        return b"".join(self._parts)
+
+
+@dataclass
+class Program:
+    """What schedule() makes: the plan's pieces but for memory offsets and code."""
+
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    segments: tuple[Segment, ...]
+    buffers: tuple[ArenaBuffer, ...]
+    sizes: tuple[DimLike, ...]
+    constants: bytes
+    workspaces: tuple[DimLike, ...] = ()
+    shared: tuple[DimLike, ...] = ()
+    in_place: list[str] = field(default_factory=list)
+
+
+def schedule(graph: Graph, storage: Storage, steps: Sequence[PlannedStep], threads: int) -> Program:
+    """Lays out the program; `steps` are in execution order, one per region of `storage`."""
+    return _Scheduler(graph, storage, steps, threads).run()
+
+
+class _Scheduler:
+    def __init__(self, graph: Graph, storage: Storage, steps: Sequence[PlannedStep], threads: int) -> None:
+        self.graph, self.storage, self.steps, self.threads = graph, storage, steps, threads
+        self.pool = ConstantPool()
+        self.values = {v.id: v for v in graph.values}
+        self.inputs = {v.id: i for i, v in enumerate(graph.inputs)}
+        self.outputs = {storage.places[v.id].root: i for i, v in reversed(list(enumerate(graph.outputs)))}
+        self.first: dict[int, int] = {}
+        self.last: dict[int, int] = {}
+        #: root value id -> root that lends it its buffer (in-place)
+        self.lender: dict[int, int] = {}
+        self.rows: dict[int, int] = {}
+        self.in_place: list[str] = []
+
+    def run(self) -> Program:
+        self._lifetimes()
+        self._share_buffers()
+        buffers, sizes = self._buffers()
+        segments: list[Segment] = []
+        launches: list[Launch] = []
+        for row, step in enumerate(self.steps):
+            if isinstance(step, NativeStep):
+                launches.append(self._launch(step, row))
+            else:
+                if launches:
+                    segments.append(Native(tuple(launches)))
+                    launches = []
+                segments.append(self._host(step, row))
+        if launches or not segments:
+            segments.append(Native(tuple(launches)))
+        native = [s for s in self.steps if isinstance(s, NativeStep)]
+        return Program(
+            tuple(self._binding(v, v.name) for v in self.graph.inputs),
+            tuple(self._binding(v, n) for v, n in zip(self.graph.outputs, self.graph.output_names, strict=True)),
+            tuple(segments), buffers, sizes, self.pool.bytes,
+            tuple(s.kernel.workspace for s in native), tuple(s.kernel.shared_workspace for s in native), self.in_place)
+
+    @staticmethod
+    def _binding(v: Value, name: str) -> Binding:
+        return Binding(name, v.type.dtype, tuple(_text(d) for d in v.type.shape))
+
+    def _touched(self, region: Region) -> list[Value]:
+        return [v for v in (*region.inputs, *region.outputs) if v.const is None]
+
+    def _lifetimes(self) -> None:
+        for i, step in enumerate(self.steps):
+            for v in self._touched(step.region):
+                root = self.storage.places[v.id].root
+                self.first.setdefault(root, i)
+                self.last[root] = i
+
+    def _owns(self, v: Value) -> bool:
+        """The value is its whole arena buffer."""
+        p = self.storage.places[v.id]
+        return p.root == v.id and p.row_stride is None and v.id not in self.inputs and v.id not in self.outputs
+
+    def _share_buffers(self) -> None:
+        """In place: output 0 takes over the buffer of an operand that dies here and that the kernel reads element by element."""
+        for i, step in enumerate(self.steps):
+            if not isinstance(step, NativeStep) or not step.kernel.in_place:
+                continue
+            region = step.region
+            out = region.outputs[0]
+            if not self._owns(out) or self.first[out.id] != i:
+                continue
+            anchor_inputs = {self.storage.places[v.id].root for v in region.anchor_inputs if v is not None and v.const is None}
+            start = 0 if region.anchor is None else 1
+            for o, v in list(zip(region.epilogue.operands, region.operands, strict=True))[start:]:
+                if v.const is not None or o.kind != "full" or itemsize(o.dtype) != itemsize(out.type.dtype):
+                    continue
+                if self._owns(v) and self.last[v.id] == i and v.type.count == out.type.count and v.id not in anchor_inputs:
+                    self.lender[out.id] = v.id
+                    self.in_place.append(region.name)
+                    break
+
+    def _owner(self, root: int) -> int:
+        while root in self.lender:
+            root = self.lender[root]
+        return root
+
+    def _buffers(self) -> tuple[tuple[ArenaBuffer, ...], tuple[DimLike, ...]]:
+        spans: dict[int, tuple[int, int]] = {}
+        for root in self.first:
+            if root in self.inputs or root in self.outputs:
+                continue
+            o = self._owner(root)
+            low, high = spans.get(o, (self.first[root], self.last[root]))
+            spans[o] = (min(low, self.first[root]), max(high, self.last[root]))
+        buffers, sizes = [], []
+        for root, (first, last) in sorted(spans.items(), key=lambda kv: (kv[1], kv[0])):
+            v = self.values[root]
+            nbytes = v.type.count * itemsize(v.type.dtype)
+            self.rows[root] = len(buffers)
+            buffers.append(ArenaBuffer(v.name, _text(nbytes), first, last))
+            sizes.append(nbytes)
+        return tuple(buffers), tuple(sizes)
+
+    def _ref(self, v: Value) -> Ref:
+        if v.const is not None:
+            return Ref("const", 0, self.pool.add(v.const))
+        place = self.storage.places[v.id]
+        offset = _text(place.offset)
+        if place.root in self.outputs:
+            return Ref("output", self.outputs[place.root], offset)
+        if place.root in self.inputs:
+            return Ref("input", self.inputs[place.root], offset)
+        return Ref("arena", self.rows[self._owner(place.root)], offset)
+
+    def _launch(self, step: NativeStep, row: int) -> Launch:
+        region, kernel = step.region, step.kernel
+        args, writes = [], []
+        for k, (kind, i) in enumerate(kernel.args):
+            if kind == "input":
+                v = region.anchor_inputs[i]
+                args.append(Ref("null") if v is None else self._ref(v))
+            elif kind == "operand":
+                args.append(self._ref(region.operands[i]))
+            elif kind == "output":
+                args.append(self._ref(region.outputs[i]))
+                writes.append(k)
+            elif kind == "packed":
+                args.append(Ref("const", 0, self.pool.add(step.packed[i])))
+            else:
+                args.append(Ref(kind))
+        small = step.seconds is not None and step.seconds * self.threads < SMALL_SECONDS
+        return Launch(kernel.entries, tuple(args), kernel.symbols, 1 if small else self.threads, True, tuple(writes), region.name, row)
+
+    def _host(self, step: ReferenceStep, row: int) -> HostStep:
+        node = step.region.nodes[0]
+        return HostStep(node.op, pack_attrs(node.attrs), tuple(None if v is None else self._typed(v) for v in node.inputs),
+                        tuple(self._typed(v) for v in node.outputs), step.reason, node.name, row)
+
+    def _typed(self, v: Value) -> TypedRef:
+        return TypedRef(self._ref(v), v.type.dtype, tuple(_text(d) for d in v.type.shape))
+
+
+def _text(d: DimLike) -> DimText:
+    return str(d) if isinstance(d, Dim) else int(d)
+
+
+def largest(sizes: Sequence[DimLike], env: Mapping[str, int]) -> int:
+    """Greatest of several byte counts under `env`; 0 for none."""
+    return max((evaluate(opaque("max", s, 0) if isinstance(s, Dim) else s, env) for s in sizes), default=0)
