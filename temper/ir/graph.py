@@ -189,6 +189,11 @@ class Graph:
             value.uses.append((node, index))
         self._order = None
 
+    def rename(self, value: Value, name: str) -> None:
+        """Gives a value another name, made unique."""
+        self._names.discard(value.name)
+        value.name = self._fresh(name)
+
     def replace_uses(self, old: Value, new: Value) -> None:
         """Every reader of `old`, graph outputs included, reads `new` instead. Types must agree."""
         if old is new:
