@@ -127,24 +127,32 @@ INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const
   }
 }
 
-#define VARIANT(name, mr, lda, copied, partial_rows)                                                                          \
-  static __attribute__((noinline)) void name(const job_t *q) { tile(q, mr, NB, NBT ? VL : NLT, lda, copied, partial_rows); } \
-  static __attribute__((noinline)) void name##_t(const job_t *q) { tile(q, mr, NBT ? NBT : NB, NLT, lda, copied, partial_rows); }
+/* name: blocks of NB whole vectors; name_t: the last block of a group where that is another thing. */
+#define BODY(name, mr, nb, nl, lda, copied, part) \
+  static __attribute__((noinline)) void name(const job_t *q) { tile(q, mr, nb, nl, lda, copied, part); }
+#if NBT || NLT < VL
+#define VARIANT(name, mr, lda, copied, part) \
+  BODY(name, mr, NB, VL, lda, copied, part) BODY(name##_t, mr, NBT ? NBT : NB, NLT, lda, copied, part)
+#define CALL(name) (j == NBLK - 1 ? name##_t : name)(&q)
+#else
+#define VARIANT(name, mr, lda, copied, part) BODY(name, mr, NB, VL, lda, copied, part)
+#define CALL(name) name(&q)
+#endif
 
 #if MODE != COPIED
-VARIANT(direct, MR, SW * XLD, 0, 0)
+VARIANT(tile_direct, MR, SW * XLD, 0, 0)
 #if MRT > 0
-VARIANT(direct_last, MRT, SW * XLD, 0, 0)
+VARIANT(tile_direct_last, MRT, SW * XLD, 0, 0)
 #endif
 #endif
 #if MODE == COPIED || PAD_W
-VARIANT(panel, MR, PANEL_LD, 1, 0)
+VARIANT(tile_panel, MR, PANEL_LD, 1, 0)
 #if MRT > 0
-VARIANT(panel_last, MRT, PANEL_LD, 1, 0)
+VARIANT(tile_panel_last, MRT, PANEL_LD, 1, 0)
 #endif
 #endif
 #if MRT < 0
-VARIANT(panel_part, MR, PANEL_LD, 1, 1)
+VARIANT(tile_panel_part, MR, PANEL_LD, 1, 1)
 #endif
 
 /* n floats; the destination has VL floats of slack. */
@@ -274,24 +282,23 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
               q.partial = KBLOCKED ? partial + ((t - tb) * OCS + (j - js)) * PARTIAL : partial;
               q.next = later;
               later += PFL * 64 * (q.len / UK);
-              const int end = tail || j == NBLK - 1;
               if (copied) {
 #if MRT < 0
-                if (q.valid < MR) { (end ? panel_part_t : panel_part)(&q); continue; }
+                if (q.valid < MR) { CALL(tile_panel_part); continue; }
 #endif
 #if MODE == COPIED || PAD_W
 #if MRT > 0
-                if (q.valid < MR) { (end ? panel_last_t : panel_last)(&q); continue; }
+                if (q.valid < MR) { CALL(tile_panel_last); continue; }
 #endif
-                (end ? panel_t : panel)(&q);
+                CALL(tile_panel);
 #endif
                 continue;
               }
 #if MODE != COPIED
 #if MRT > 0
-              if (q.valid < MR) { (end ? direct_last_t : direct_last)(&q); continue; }
+              if (q.valid < MR) { CALL(tile_direct_last); continue; }
 #endif
-              (end ? direct_t : direct)(&q);
+              CALL(tile_direct);
 #endif
             }
           }
