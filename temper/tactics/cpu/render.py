@@ -1,7 +1,7 @@
 """Epilogue program -> C text for the CPU templates (needs vec.h and vmath.h before it).
 
-Two forms share the table `OPS`: `epilogue_c` gives the function every anchor template calls once per register of results, and
-`body_c` gives the bare statements, which the pointwise tactic wraps in its own loops over vectors or over typed scalars.
+Two forms share the table `OPS`: `epilogue_c` gives the function every anchor template calls once per register of
+results, and `body_c` the bare statements, which the pointwise tactic wraps in loops over vectors or typed scalars.
 Max, Min, Relu and Clip propagate NaN, as numpy and ONNX Runtime do (measured: Relu(NaN) = NaN, Max(1, NaN) = NaN).
 """
 from __future__ import annotations
@@ -17,8 +17,9 @@ from temper.tactics.base import ArgRef, Workload
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 
 C_TYPES: Mapping[str, str] = {
-    "float32": "float", "float64": "double", "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t", "uint16": "uint16_t",
-    "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "uint64": "uint64_t", "bool": "uint8_t",
+    "float32": "float", "float64": "double", "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t",
+    "uint16": "uint16_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "uint64": "uint64_t",
+    "bool": "uint8_t",
 }
 #: Types whose values fit the 32-bit lanes of a float vector: programs over these only are rendered with vectors.
 LANE_DTYPES = frozenset({"float32", "int32", "bool"})
@@ -71,11 +72,17 @@ OPS: Mapping[str, OpText] = {
     "HardSwish": OpText("v_hardswish({0})"),
     "Silu": OpText("v_silu({0})"),
     "Elu": OpText("v_elu({0}, {alpha})", attrs=(("alpha", 1.0),)),
-    "Selu": OpText("v_selu({0}, {alpha}, {gamma})", attrs=(("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805))),
+    "Selu": OpText("v_selu({0}, {alpha}, {gamma})",
+                   attrs=(("alpha", 1.67326319217681884765625), ("gamma", 1.05070102214813232421875))),
     "Celu": OpText("v_celu({0}, {alpha})", attrs=(("alpha", 1.0),)),
     "Softplus": OpText("v_softplus({0})"),
     "Softsign": OpText("v_softsign({0})"),
     "Mish": OpText("v_mish({0})"),
+    "Shrink": OpText("v_shrink({0}, {lambd}, {bias})", attrs=(("lambd", 0.5), ("bias", 0.0))),
+    "BitwiseAnd": OpText("{0} & {1}", _INTS, arity=2),
+    "BitwiseOr": OpText("{0} | {1}", _INTS, arity=2),
+    "BitwiseXor": OpText("{0} ^ {1}", _INTS, arity=2),
+    "BitwiseNot": OpText("~{0}", _INTS),
     "ThresholdedRelu": OpText("v_thresholded({0}, {alpha})", attrs=(("alpha", 1.0),)),
     "Floor": OpText("v_floor({0})"),
     "Ceil": OpText("v_ceil({0})"),
@@ -95,7 +102,7 @@ OPS: Mapping[str, OpText] = {
 }
 
 _POW: Mapping[float, str] = {
-    -1.0: "1.0f / {0}", -0.5: "1.0f / v_sqrt({0})", 0.5: "v_sqrt({0})", 1.0: "{0}", 2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}",
+    -1.0: "1.0f / {0}", 1.0: "{0}", 2.0: "{0} * {0}", 3.0: "{0} * {0} * {0}",
     4.0: "({0} * {0}) * ({0} * {0})",
 }
 
@@ -120,14 +127,19 @@ def literal(value: Attr, dtype: str = "float32") -> str:
     return f"({C_TYPES[dtype]}){int(value)}{'u' if dtype == 'uint64' else ''}ll"  # type: ignore[arg-type]
 
 
+_LANE_CASTS: Mapping[tuple[str, str], str] = {
+    ("float32", "bool"): "v_truth({0})", ("bool", "float32"): "v_from_truth({0})", ("int32", "bool"): "({0}) != 0",
+    ("bool", "int32"): "-({0})", ("float32", "int32"): "v_to_int({0})", ("int32", "float32"): "v_from_int({0})",
+}
+
+
 def _cast(source: str, target: str, vector: bool) -> str | None:
     """C of a conversion of `{0}`; None where vectors cannot express it."""
     if source == target:
         return "{0}"
     if not vector:
         return "({0}) != 0" if target == "bool" else f"({C_TYPES[target]})({{0}})"
-    return {("float32", "bool"): "v_truth({0})", ("bool", "float32"): "v_from_truth({0})", ("int32", "bool"): "({0}) != 0",
-            ("bool", "int32"): "-({0})", ("float32", "int32"): "v_to_int({0})", ("int32", "float32"): "v_from_int({0})"}.get((source, target))
+    return _LANE_CASTS.get((source, target))
 
 
 def _clip(instr: Instr, arg: str, dtype: str) -> str:
@@ -154,7 +166,7 @@ def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: b
         text_or_none = _cast(dtypes[0], instr.dtype, vector)
         return text_or_none.format(*args) if text_or_none else None
     if instr.op == "Clip":
-        if dtypes[0] not in (_FLOATS if not vector else _FLOAT) | (_INTS if not vector else frozenset()) or len(args) != 1:
+        if dtypes[0] not in (_FLOAT if vector else _NUMBERS) or len(args) != 1:
             return None
         return _clip(instr, args[0], dtypes[0])
     if instr.op == "Gelu":
@@ -171,7 +183,7 @@ def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: b
     values = dtypes[1:] if instr.op == "Where" else dtypes
     if any(d not in op.takes for d in values) or len(set(values)) > 1 or (instr.op == "Where" and dtypes[0] != "bool"):
         return None
-    if instr.op == "Mod" and instr.attr("fmod", 0):
+    if (instr.op == "Mod" and instr.attr("fmod", 0)) or (instr.op == "Silu" and instr.attr("alpha", 1.0) != 1.0):
         return None
     if vector and values[0] == "int32" and instr.op in ("Div", "Mod"):
         return None
@@ -205,7 +217,10 @@ def body_declines(e: Epilogue, *, vector: bool) -> str | None:
 
 
 def body_c(e: Epilogue, *, vector: bool) -> str:
-    """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands. ValueError for what `body_declines` names."""
+    """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands.
+
+    ValueError for what `body_declines` names.
+    """
     if (reason := body_declines(e, vector=vector)) is not None:
         raise ValueError(reason)
     lines = []
@@ -228,12 +243,13 @@ def _operand_kind(o: Operand) -> str:
 
 
 _OFFSET: Mapping[str, str] = {
-    "full": "pix * {stride} + c", "channel": "c", "image_channel": "img * {channels} + c", "pixel": "pix", "image": "img", "scalar": "0",
+    "full": "pix * {stride} + c", "channel": "c", "image_channel": "img * {channels} + c", "pixel": "pix",
+    "image": "img", "scalar": "0",
 }
 
 
 def anchor_declines(e: Epilogue) -> str | None:
-    """Why an anchor's template cannot apply this program (the partition then splits the region there); None if it can."""
+    """Why an anchor's template cannot apply this program (the region is then split there); None if it can."""
     if e.operands[0].dtype != "float32":
         return f"the accumulator is {e.operands[0].dtype}, not float32"
     for i, o in enumerate(e.operands[1:], 1):
@@ -268,7 +284,7 @@ def store_c(dtype: str, pointer: str, offset: str, value: str) -> str:
 
 
 def epilogue_args(e: Epilogue) -> tuple[ArgRef, ...]:
-    """The pointers `epi_init` expects from p[first_arg] on: operands 1.., then results 1.. (the template stores result 0)."""
+    """The pointers `epi_init` reads from p[first_arg] on: operands 1.., then results 1.. (templates store result 0)."""
     return (*(("operand", i) for i in range(1, len(e.operands))), *(("output", i) for i in range(1, len(e.results))))
 
 
@@ -291,7 +307,8 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
     for k, value in enumerate(e.results[1:], 1):
         stride = (row_strides[k] if k < len(row_strides) else None) or channels
         stores.append("  " + store_c(e.dtype_of(value), f"e->o[{k - 1}]", f"pix * {stride} + c", f"v{value}"))
-    init = [f"  e->q[{i}] = p[{first_arg + i}];" for i in range(n)] + [f"  e->o[{k}] = p[{first_arg + n + k}];" for k in range(m)]
+    init = [f"  e->q[{i}] = p[{first_arg + i}];" for i in range(n)]
+    init += [f"  e->o[{k}] = p[{first_arg + n + k}];" for k in range(m)]
     return "\n".join([
         f"typedef struct {{ const void *q[{max(n, 1)}]; void *o[{max(m, 1)}]; }} epi_t;",
         "INLINE void epi_init(epi_t *e, void *const *p) {", *(init or ["  (void)e; (void)p;"]), "}",

@@ -186,7 +186,32 @@ INLINE OVL vf v_erf(vf x) {
   return sel(a < splat(0.925f), p, r);
 }
 
-INLINE OVL vf v_gelu(vf x) { return 0.5f * x * (1.0f + v_erf(x * 0.70710678118654752f)); }
+/* a*b - p for p = a*b rounded: the rounding error of a square. */
+INLINE vf v_square_error(vf a, vf p) {
+#if defined(__FMA__)
+  return FMA(a, a, v_neg(p));
+#else
+  vf h = (vf)((vi)a & (int32_t)0xfffff000), l = a - h;
+  return ((h * h - p) + 2.0f * h * l) + l * l;
+#endif
+}
+
+/* x*Phi(x) = max(x, 0) - a*Phi(-a), a = |x|; Phi(-a) = e^(-a^2/2) * R(u), u = 1/(1 + a/4): no cancellation for negative x. */
+INLINE OVL vf v_gelu(vf x) {
+  vf a = v_minr(splat(15.0f), v_abs(x)), u = 1.0f / FMA(splat(0.25f), a, splat(1.0f));
+  vf r = FMA(splat(0x1.0da40ap-5f), u, splat(-0x1.86743cp-3f));
+  r = FMA(r, u, splat(0x1.875b0ep-2f));
+  r = FMA(r, u, splat(-0x1.4432ap-2f));
+  r = FMA(r, u, splat(0x1.299a7p-2f));
+  r = FMA(r, u, splat(-0x1.aad75cp-7f));
+  r = FMA(r, u, splat(0x1.e79da8p-4f));
+  r = FMA(r, u, splat(0x1.86954ap-4f));
+  r = FMA(r, u, splat(0x1.9a4622p-4f));
+  r = FMA(r, u, splat(-0x1.32a6fp-16f));
+  vf p = a * a, e = v_square_error(a, p);
+  vf g = a * (v_exp(-0.5f * p) * FMA(r * -0.5f, e, r));
+  return v_relu(x) - g;
+}
 INLINE OVL vf v_gelu_tanh(vf x) {
   vf u = 1.5957691216057308f * FMA(x * x * x, splat(0.044715f), x);
   return x * v_sigmoid(u);
@@ -198,7 +223,10 @@ INLINE OVL vf v_prelu(vf x, vf slope) { return sel(x < 0.0f, x * slope, x); }
 INLINE OVL vf v_elu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x), x); }
 INLINE OVL vf v_selu(vf x, float alpha, float gamma) { return gamma * sel(x < 0.0f, alpha * v_expm1_neg(x), x); }
 INLINE OVL vf v_celu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x / alpha), x); }
-INLINE OVL vf v_thresholded(vf x, float alpha) { return sel((x > splat(alpha)) | (x != x), x, (vf){}); }
+INLINE OVL vf v_thresholded(vf x, float alpha) { return sel(x > splat(alpha), x, (vf){}); }
+INLINE OVL vf v_shrink(vf x, float lambd, float bias) {
+  return sel(x < splat(-lambd), x + bias, sel(x > splat(lambd), x - bias, sel(x == x, (vf){}, x)));
+}
 INLINE OVL vf v_softsign(vf x) { return x / (1.0f + v_abs(x)); }
 
 /* Argument reduction in double: exact enough for |x| <= 1e6. quarter adds multiples of pi/2. */
@@ -330,5 +358,6 @@ INLINE OVL float v_leaky(float x, float a) { return v_leaky(splat(x), a)[0]; }
 INLINE OVL float v_elu(float x, float a) { return v_elu(splat(x), a)[0]; }
 INLINE OVL float v_selu(float x, float a, float g) { return v_selu(splat(x), a, g)[0]; }
 INLINE OVL float v_celu(float x, float a) { return v_celu(splat(x), a)[0]; }
+INLINE OVL float v_shrink(float x, float l, float b) { return v_shrink(splat(x), l, b)[0]; }
 INLINE OVL float v_thresholded(float x, float a) { return v_thresholded(splat(x), a)[0]; }
 #endif

@@ -1,0 +1,34 @@
+"""The epilogue program evaluated by the ops' numpy references: what every device's rendering is checked against."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from temper.reference.elementwise import REFERENCES
+from temper.tactics.epilogue import Epilogue
+
+
+def epilogue_reference(epilogue: Epilogue, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
+    """The results of `epilogue` on operand arrays that broadcast; each step is rounded to its dtype."""
+    values: list[np.ndarray] = []
+    for i, a in enumerate(arrays):
+        if a is None:
+            raise ValueError(f"operand {i} has no array")
+        values.append(a)
+    for instr in epilogue.instrs:
+        if instr.op == "Constant":
+            values.append(np.asarray(instr.attr("value"), instr.dtype))
+            continue
+        args: list[np.ndarray | None] = [values[a] for a in instr.args]
+        attrs = dict(instr.attrs)
+        if instr.op == "Pow" and len(args) == 1:
+            args.append(np.asarray(attrs.pop("exponent"), instr.dtype))
+        if instr.op in ("Max", "Min") and len(args) > 2:
+            for a in args[1:]:
+                args[0] = REFERENCES[instr.op]([args[0], a], attrs)[0]
+            values.append(np.asarray(args[0]))
+            continue
+        values.append(REFERENCES[instr.op](args, attrs)[0])
+    shape = np.broadcast_shapes(*(a.shape for a in values)) if values else ()
+    return [np.ascontiguousarray(np.broadcast_to(values[r], shape)) for r in epilogue.results]
