@@ -12,8 +12,8 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
-from temper.tactics.cpu.render import render_epilogue
-from temper.tactics.cpu.source import c_dim, defines, template
+from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.source import c_dim, defines
 
 FLAT, ROWS, COPIED = 0, 1, 2
 
@@ -207,9 +207,8 @@ def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bi
     """The kernel for a geometry. refs: the anchor's pointer arguments x, weights[, bias]; bias: 0 none, 1 padded per group, 2 exact."""
     s, b = g.s, g.b
     symbols = w.symbols
-    args: list[ArgRef] = [*refs, *(("operand", i) for i in range(1, len(w.epilogue.operands))),
-                          *(("output", i) for i in range(len(w.outputs)))]
-    out = args.index(("output", 0))
+    args: list[ArgRef] = [*refs, ("output", 0), *epilogue_args(w.epilogue)]
+    out = len(refs)
     workspace = g.workspace
     if workspace:
         args.append(("workspace", 0))
@@ -224,7 +223,7 @@ def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bi
         "PFL": lines, "MODE": b.mode, "SPLIT": b.split, "EPI_LOOP": int(_heavy(w)), "BIAS": bias, "P_X": 0, "P_W": 1, "P_BIAS": 2,
         "P_OUT": out, "P_WS": len(args) - 1 if workspace else "(-1)",
     })
-    source = template("vec.h") + text + render_epilogue(w, tuple(args)) + template("conv_gemm.c")
+    source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, out + 1) + template_text("conv_gemm.c")
     return Kernel(source, (entry,), tuple(args), symbols, workspace)
 
 
@@ -359,7 +358,7 @@ class ConvGemm:
             return f"computes Conv, not {w.op}"
         if w.isa not in ISAS:
             return f"no such CPU level: {w.isa}"
-        if reason := decline_dtype(w):
+        if reason := decline_dtype(w) or anchor_declines(w.epilogue):
             return reason
         s = conv_shape(w)
         if isinstance(s, str):
@@ -415,7 +414,7 @@ class ConvFallback:
             return f"computes Conv, not {w.op}"
         if w.isa not in ISAS:
             return f"no such CPU level: {w.isa}"
-        if reason := decline_dtype(w):
+        if reason := decline_dtype(w) or anchor_declines(w.epilogue):
             return reason
         s = conv_shape(w)
         return s if isinstance(s, str) else None
@@ -433,16 +432,16 @@ class ConvFallback:
         s = _shape(w)
         symbols = w.symbols
         bias = int(len(w.inputs) > 2 and w.inputs[2] is not None)
-        args: list[ArgRef] = [("input", i) for i in range(2 + bias)]
-        args += [("operand", i) for i in range(1, len(w.epilogue.operands))] + [("output", i) for i in range(len(w.outputs))]
+        args: list[ArgRef] = [*(("input", i) for i in range(2 + bias)), ("output", 0), *epilogue_args(w.epilogue)]
         text = defines({
             "ENTRY": entry, "BATCH": c_dim(s.n, symbols), "IH": c_dim(s.ih, symbols), "IW": c_dim(s.iw, symbols),
             "OH": c_dim(s.oh, symbols), "OW": c_dim(s.ow, symbols), "ICG": s.icg, "OCG": s.ocg, "GROUPS": s.groups,
             "KH": s.kernel[0], "KW": s.kernel[1], "SH": s.strides[0], "SW": s.strides[1], "DH": s.dilations[0], "DW": s.dilations[1],
             "PAD_T": f"({s.pads[0]})", "PAD_L": f"({s.pads[1]})", "XLD": s.xld, "OLD": s.old, "BIAS": bias,
-            "P_OUT": args.index(("output", 0)),
+            "P_OUT": 2 + bias,
         })
-        return Kernel(template("vec.h") + text + render_epilogue(w, tuple(args)) + template("conv_any.c"), (entry,), tuple(args), symbols)
+        source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, 3 + bias) + template_text("conv_any.c")
+        return Kernel(source, (entry,), tuple(args), symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()

@@ -1,19 +1,9 @@
-"""Assembles a CPU kernel's C text: symbols, `#define`s, epilogue, template; and turns dimensions into C expressions."""
+"""Pieces of a CPU kernel's C text: dimensions as expressions, and `#define`s."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 
 from temper.ir.dims import Dim, DimLike, Opaque
-
-_TEMPLATES = Path(__file__).parent / "templates"
-
-
-@cache
-def template(name: str) -> str:
-    """Text of templates/<name>."""
-    return (_TEMPLATES / name).read_text()
 
 
 def c_dim(d: DimLike, symbols: tuple[str, ...]) -> str:
