@@ -1,0 +1,18 @@
+"""The pass list of a build, in order."""
+from __future__ import annotations
+
+from temper.passes.cleanup import CLEANUP
+from temper.passes.fold import FOLD
+from temper.passes.idioms import IDIOMS
+from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
+from temper.passes.manager import Pass
+
+PIPELINE: tuple[Pass, ...] = (
+    CLEANUP,
+    IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
+    FOLD,
+    Pass("cleanup-2", CLEANUP.run),
+    LAYOUT,
+    CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
+    Pass("cleanup-3", CLEANUP.run),
+)
