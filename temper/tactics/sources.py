@@ -1,0 +1,13 @@
+"""The tactics of every device, in one list each. A new tactic is one class and one line here."""
+from __future__ import annotations
+
+from temper.tactics.base import Tactic
+from temper.tactics.cpu.conv import ConvFallback, ConvGemm
+from temper.tactics.cpu.gemm import GemmPacked
+from temper.tactics.cpu.pointwise import Pointwise
+from temper.tactics.cpu.winograd import Winograd
+
+
+def cpu_tactics() -> tuple[Tactic, ...]:
+    """Everything that can compute a workload on a CPU; fallbacks last."""
+    return (ConvGemm(), Winograd(), GemmPacked(), Pointwise(), ConvFallback())
