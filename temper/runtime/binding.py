@@ -1,0 +1,238 @@
+"""A plan bound to concrete input shapes: profile chosen, every address computed, native contexts made."""
+from __future__ import annotations
+
+import ctypes
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import inf, log2
+from typing import Any
+
+import numpy as np
+
+from temper.errors import InputError, PlanError
+from temper.plan.format import Binding, HostStep, Launch, Native, Plan, Profile, Ref, TypedRef, unpack_attrs, value_of
+from temper.runtime.cpu import ADDRESS, BINDING, WORKSPACE, Argument, Call, Host, Library, NativeContext
+from temper.runtime.memory import address, allocate, view
+
+_NUMPY = {"bfloat16": "uint16", "string": "object"}
+_ALIGN = 64
+
+Shapes = tuple[tuple[int, ...], ...]
+
+
+def numpy_dtype(dtype: str) -> np.dtype:
+    """numpy's dtype for an IR dtype: bfloat16 is carried as uint16, string as object."""
+    return np.dtype(_NUMPY.get(dtype, dtype))
+
+
+def shape_text(shape: Sequence[int | str]) -> str:
+    return "(" + ", ".join(map(str, shape)) + ("," if len(shape) == 1 else "") + ")"
+
+
+def solve(inputs: Sequence[Binding], shapes: Shapes) -> dict[str, int]:
+    """Values of the symbols from input shapes. InputError names input, axis, expected and got."""
+    env: dict[str, int] = {}
+    source: dict[str, str] = {}
+    for b, shape in zip(inputs, shapes, strict=True):
+        want = f"input '{b.name}' has shape {shape_text(shape)}, expected {shape_text(b.shape)}"
+        if len(shape) != len(b.shape):
+            raise InputError(f"{want}: rank {len(shape)} instead of {len(b.shape)}")
+        for axis, (d, size) in enumerate(zip(b.shape, shape, strict=True)):
+            if isinstance(d, str) and d.isidentifier():
+                if env.setdefault(d, size) != size:
+                    raise InputError(f"{want}: {d} is {size} here and {env[d]} in input '{source[d]}'")
+                source.setdefault(d, b.name)
+            elif isinstance(d, int) and d != size:
+                raise InputError(f"{want}: axis {axis} must be {d}, not {size}")
+    for b, shape in zip(inputs, shapes, strict=True):
+        for axis, (d, size) in enumerate(zip(b.shape, shape, strict=True)):
+            if isinstance(d, str) and not d.isidentifier() and (value := value_of(d, env)) != size:
+                raise InputError(f"input '{b.name}' has shape {shape_text(shape)}, expected {shape_text(b.shape)}: axis {axis} must be "
+                                 f"{d} = {value}, not {size}")
+    return env
+
+
+def choose_profile(profiles: Sequence[Profile], env: Mapping[str, int]) -> int:
+    """Index of the profile that holds `env` and whose optimum is nearest. InputError lists the profiles if none does."""
+    def distance(p: Profile) -> float:
+        total = 0.0
+        for name, (low, opt, high) in p.symbols.items():
+            size = env.get(name, opt)
+            if not low <= size <= high:
+                return inf
+            total += abs(log2(max(size, 1) / max(opt, 1)))
+        return total
+    best = min(range(len(profiles)), key=lambda i: distance(profiles[i]))
+    if distance(profiles[best]) == inf:
+        ranges = "; ".join(", ".join(f"{n} {low} to {high} (best {opt})" for n, (low, opt, high) in sorted(p.symbols.items())) for p in profiles)
+        got = ", ".join(f"{n} = {v}" for n, v in sorted(env.items()))
+        raise InputError(f"no profile of this plan holds {got}; it was built for {ranges}. Build with a profile that includes this size")
+    return best
+
+
+@cache
+def reference(op: str) -> Callable[[list[np.ndarray | None], dict[str, Any]], list[np.ndarray]]:
+    """The numpy reference of an op. PlanError if this Temper has none."""
+    package = importlib.import_module("temper.reference")
+    for info in pkgutil.iter_modules(package.__path__):
+        table = getattr(importlib.import_module(f"temper.reference.{info.name}"), "REFERENCES", {})
+        if op in table:
+            found: Callable[[list[np.ndarray | None], dict[str, Any]], list[np.ndarray]] = table[op]
+            return found
+    raise PlanError(f"the plan has a host step {op}, which this Temper has no reference for; build the plan anew with this version")
+
+
+class Memory:
+    """One context's memory for one profile: arena, shared scratch and every thread's scratch in one block."""
+
+    def __init__(self, profile: Profile, threads: int) -> None:
+        def up(n: int) -> int:
+            return -(-n // _ALIGN) * _ALIGN
+        self.stride = up(profile.workspace_bytes)
+        shared, scratch = up(profile.arena_bytes), up(profile.arena_bytes) + up(profile.shared_bytes)
+        self.block = allocate(scratch + self.stride * threads)
+        self.arena = address(self.block)
+        self.shared = self.arena + shared
+        self.workspace = self.arena + scratch
+
+
+@dataclass(frozen=True)
+class Code:
+    """A plan's machine code in this process."""
+
+    host: Host
+    kernels: Library | None
+
+    def function(self, name: str) -> int:
+        if self.kernels is None:
+            raise PlanError(f"the plan calls {name} but has no machine code; build the plan anew")
+        return self.kernels.function(name)
+
+
+class HostCall:
+    """A host step with its constant and arena operands resolved; inputs and outputs come with each run."""
+
+    def __init__(self, step: HostStep, env: Mapping[str, int], resolve: Callable[[TypedRef], np.ndarray | None]) -> None:
+        self.step = step
+        self._function = reference(step.op)
+        self._attrs = unpack_attrs(step.attrs, env)
+        self._env = env
+        self._inputs = [(t, None if t is None else resolve(t)) for t in step.inputs]
+        self._outputs = [(t, resolve(t)) for t in step.outputs]
+
+    def _moving(self, t: TypedRef, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]) -> np.ndarray:
+        if t.ref.kind == "host":
+            return hosts[t.ref.index]
+        base = arrays[t.ref.index] if t.ref.kind == "input" else outputs[t.ref.index]
+        shape = tuple(value_of(d, self._env) for d in t.shape)
+        if base.dtype == object or (base.dtype == numpy_dtype(t.dtype) and base.size == np.prod(shape, dtype=np.int64)):
+            return base.reshape(shape)
+        return view(base.reshape(-1).view(np.uint8), value_of(t.ref.offset, self._env), numpy_dtype(t.dtype), shape)
+
+    def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]) -> None:
+        ins = [None if t is None else fixed if fixed is not None else self._moving(t, arrays, outputs, hosts) for t, fixed in self._inputs]
+        results = self._function(ins, self._attrs)
+        for (t, fixed), y in zip(self._outputs, results, strict=True):
+            if t.ref.kind == "host":
+                hosts[t.ref.index] = np.asarray(y)
+                continue
+            target = fixed if fixed is not None else self._moving(t, arrays, outputs, hosts)
+            if y.shape != target.shape or y.dtype != target.dtype:
+                raise PlanError(f"host step {self.step.name or self.step.op} made {y.dtype}{shape_text(y.shape)}, the plan expects "
+                                f"{target.dtype}{shape_text(target.shape)}; build the plan anew with this version")
+            np.copyto(target, y)
+
+
+class Bound:
+    """A plan bound to input shapes. One run at a time; `pointers` are the binding addresses, inputs then outputs."""
+
+    def __init__(self, plan: Plan, code: Code, memory: Memory, profile: Profile, env: Mapping[str, int], threads: int) -> None:
+        self._plan, self._code, self._memory, self._profile, self._env = plan, code, memory, profile, env
+        self._constants = address(plan.constants)
+        self._threads = threads
+        self._values: dict[str, int] = {}
+        count = len(plan.inputs) + len(plan.outputs)
+        self.pointers = (ctypes.c_void_p * max(1, count))()
+        self.bindings = ctypes.addressof(self.pointers)
+        self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in plan.outputs)
+        self.steps = tuple(self._native(s) if isinstance(s, Native) else HostCall(s, env, self._fixed)
+                           for s in plan.programs[profile.program])
+        self.copies = plan.copies
+        #: run function and handle when the program is one native segment and nothing needs copying, the common case
+        self.single: int = 0
+        if len(self.steps) == 1 and isinstance(self.steps[0], NativeContext) and not self.copies and None not in [s for s, _ in self.outputs]:
+            self.single = self.steps[0].handle
+
+    def _value(self, d: int | str) -> int:
+        if isinstance(d, int):
+            return d
+        if d not in self._values:
+            self._values[d] = value_of(d, self._env)
+        return self._values[d]
+
+    def _shape(self, b: Binding) -> tuple[int, ...] | None:
+        """None if the shape depends on data."""
+        try:
+            return tuple(self._value(d) for d in b.shape)
+        except KeyError:
+            return None
+
+    def _argument(self, r: Ref) -> Argument:
+        offset = self._value(r.offset)
+        if r.kind == "arena":
+            return ADDRESS, 0, self._memory.arena + self._profile.offsets[r.index] + offset
+        if r.kind == "const":
+            return ADDRESS, 0, self._constants + offset
+        if r.kind in ("input", "output"):
+            return BINDING, r.index + (len(self._plan.inputs) if r.kind == "output" else 0), offset
+        if r.kind == "workspace":
+            return WORKSPACE, 0, offset
+        if r.kind == "shared":
+            return ADDRESS, 0, self._memory.shared + offset
+        if r.kind == "null":
+            return ADDRESS, 0, 0
+        raise PlanError(f"a kernel's argument is of kind '{r.kind}', which only host steps may use; build the plan anew")
+
+    def _calls(self, launch: Launch) -> list[Call]:
+        arguments = tuple(self._argument(a) for a in launch.args)
+        values = tuple(self._value(s) for s in launch.symbols)
+        return [Call(self._code.function(e), arguments, values, launch.parts, launch.barrier or i > 0) for i, e in enumerate(launch.entries)]
+
+    def _native(self, segment: Native) -> NativeContext:
+        calls = [c for launch in segment.launches for c in self._calls(launch)]
+        return NativeContext(self._code.host, calls, len(self._plan.inputs) + len(self._plan.outputs), self._threads, self._memory.workspace,
+                             self._memory.stride, (self._code, self._memory, self._plan))
+
+    def _fixed(self, t: TypedRef) -> np.ndarray | None:
+        if t.ref.kind not in ("arena", "const"):
+            return None
+        shape, dtype = tuple(self._value(d) for d in t.shape), numpy_dtype(t.dtype)
+        if t.ref.kind == "const":
+            return view(np.frombuffer(self._plan.constants, np.uint8), self._value(t.ref.offset), dtype, shape)
+        return view(self._memory.block, self._profile.offsets[t.ref.index] + self._value(t.ref.offset), dtype, shape)
+
+    def finish(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray], hosts: Mapping[int, np.ndarray]) -> None:
+        """Fills the outputs that are copies."""
+        for c in self.copies:
+            kind, index, offset = c.source.kind, c.source.index, self._value(c.source.offset)
+            target = outputs[c.output]
+            if kind == "host":
+                source = hosts[index]
+                if target is None:
+                    outputs[c.output] = source
+                    continue
+                if target.shape != source.shape:
+                    raise InputError(f"out for '{self._plan.outputs[c.output].name}' has shape {shape_text(target.shape)}, the result "
+                                     f"{shape_text(source.shape)}")
+            elif kind in ("input", "output") and (arrays if kind == "input" else outputs)[index].dtype == object:
+                source = (arrays if kind == "input" else outputs)[index].reshape(target.shape)
+            else:
+                block = (arrays[index].reshape(-1).view(np.uint8) if kind == "input" else outputs[index].reshape(-1).view(np.uint8)
+                         if kind == "output" else np.frombuffer(self._plan.constants, np.uint8) if kind == "const" else self._memory.block)
+                if kind == "arena":
+                    offset += self._profile.offsets[index]
+                source = view(block, offset, target.dtype, target.shape)
+            np.copyto(target, source, casting="no")

@@ -1,0 +1,312 @@
+"""The engine: a plan loaded into this process, called with numpy arrays."""
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import numpy as np
+
+from temper.errors import InputError, PlanError, TemperError
+from temper.plan import format as plan_format
+from temper.plan.format import Binding, DimText, Native, Plan, Profile
+from temper.runtime import machine
+from temper.runtime.binding import Bound, Code, Memory, Shapes, choose_profile, numpy_dtype, shape_text, solve
+from temper.runtime.cpu import Host, Library, NativeContext
+from temper.runtime.memory import address, allocate
+
+Result = Union[np.ndarray, dict[str, np.ndarray]]
+
+#: Shapes a context keeps bound; the oldest is dropped, and binding it again costs about a millisecond.
+_KEPT_SHAPES = 64
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model input or output: dtype as numpy sees it; a dimension is an int or the text of an expression in the plan's symbols."""
+
+    name: str
+    dtype: np.dtype
+    shape: tuple[DimText, ...]
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """Measured time of one step. report: row of the build report or -1; host: True for a numpy step."""
+
+    name: str
+    seconds: float
+    report: int
+    host: bool
+
+
+def check_machine(plan: Plan) -> tuple[str, ...]:
+    """PlanError if this CPU cannot run the plan; otherwise remarks (tuned on another CPU), empty when all fits."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        raise PlanError(f"the plan holds x86-64 code, this machine is {platform.machine()}; build the model on this machine")
+    missing = sorted(set(plan.needs) - machine.cpu_flags())
+    if missing:
+        raise PlanError(f"the plan was built for {plan.isa} and needs CPU flags this machine ({machine.cpu_name()}) lacks: {', '.join(missing)}; "
+                        "build the model on this machine, or for a lower code level with TEMPER_ISA")
+    here = machine.fingerprint()
+    differs = [k for k in sorted(plan.fingerprint) if plan.fingerprint[k] != here.get(k)]
+    if differs:
+        return (f"tuned on {plan.fingerprint.get('cpu', 'another machine')}, running on {here['cpu']} (differs in {', '.join(differs)}): "
+                "results are the same, speed may not be; `temper rebuild` re-tunes",)
+    return ()
+
+
+class Engine:
+    """A loaded plan. Calls from many threads run at once, each in a context of its own."""
+
+    def __init__(self, plan: Plan, *, threads: int | None = None, spin_us: int | None = None) -> None:
+        """threads: at most this many, the plan's number if None; never more than the CPUs this process may use. spin_us: how long idle pool
+        threads spin before they sleep, process-wide; the library's default if None. PlanError if this machine cannot run the plan."""
+        self.remarks = check_machine(plan)
+        constants = plan.constants
+        if address(constants) % 64:
+            block = allocate(len(constants))
+            block[:] = np.frombuffer(constants, np.uint8)
+            plan = Plan(**{**vars(plan), "constants": memoryview(block)})
+        self.plan = plan
+        self.threads = max(1, min(threads or plan.threads, machine.cores(), 256))
+        self._code = Code(Host.get(plan.host, plan.host_abi), Library(plan.kernels) if len(plan.kernels) else None)
+        if spin_us is not None:
+            self._code.host.set_spin(spin_us)
+        self._arity = len(plan.inputs)
+        self._only = plan.outputs[0].name if len(plan.outputs) == 1 else None
+        self._names = tuple(b.name for b in plan.outputs)
+        self._idle: list[Context] = []
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, spin_us: int | None = None) -> Engine:
+        """Map a plan file, check it, and make an engine. PlanError names the damaged section, missing CPU flags or other version."""
+        return cls(plan_format.read(path), threads=threads, spin_us=spin_us)
+
+    @classmethod
+    def from_bytes(cls, data: bytes | memoryview, *, threads: int | None = None, spin_us: int | None = None) -> Engine:
+        """As `load`, from the bytes of a plan file."""
+        return cls(plan_format.from_bytes(data), threads=threads, spin_us=spin_us)
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(b) for b in self.plan.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(_spec(b) for b in self.plan.outputs)
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        return self.plan.profiles
+
+    @property
+    def report(self) -> Mapping[str, Any]:
+        return self.plan.report
+
+    def context(self) -> Context:
+        """An independent execution context with memory of its own, for one thread at a time."""
+        return Context(self)
+
+    def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
+        """engine(x), engine(a, b), engine(name=x) or engine({"name": x}): an array, or a dict by name where there are several outputs.
+
+        Inputs are used in place when C-contiguous and copied otherwise; dtypes are never converted. out: arrays to write to (one, a
+        sequence in output order, or a dict by name). InputError says what was expected and what was given.
+        """
+        if named or out is not None or len(args) != self._arity or type(args[0] if args else None) is dict:
+            arrays, targets = self._arguments(args, named), self._targets(out)
+        else:
+            arrays, targets = args, None
+        try:
+            context = self._idle.pop()
+        except IndexError:
+            context = Context(self)
+        try:
+            results = context._execute(arrays, targets)
+        finally:
+            self._idle.append(context)
+        return results[0] if self._only is not None else dict(zip(self._names, results, strict=True))
+
+    def run(self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], out: Any = None) -> list[np.ndarray]:
+        """Results in output order, from inputs by name or in input order."""
+        result = self(feeds, out=out) if isinstance(feeds, Mapping) else self(*feeds, out=out)
+        return list(result.values()) if isinstance(result, dict) else [result]
+
+    def profile_layers(self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], repeats: int = 20) -> list[LayerTime]:
+        """Least seconds of every step over `repeats` runs, timed one after another with a barrier after each."""
+        arrays = self._arguments((feeds,) if isinstance(feeds, Mapping) else tuple(feeds), {})
+        return Context(self)._profile(arrays, repeats)
+
+    def _arguments(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
+        if len(args) == 1 and isinstance(args[0], Mapping):
+            if named:
+                raise InputError("give inputs either in one dict or by keyword, not both")
+            args, named = (), args[0]
+        names = [b.name for b in self.plan.inputs]
+        if len(args) > len(names):
+            raise InputError(f"{len(args)} inputs given, the model has {len(names)}: {', '.join(names)}")
+        given = dict(zip(names, args, strict=False))
+        unknown = [n for n in named if n not in names]
+        if unknown:
+            raise InputError(f"no input named {', '.join(map(repr, unknown))}; the model's inputs are {', '.join(names)}")
+        twice = [n for n in named if n in given]
+        if twice:
+            raise InputError(f"input {', '.join(twice)} given both by position and by name")
+        given.update(named)
+        missing = [_describe(b) for b in self.plan.inputs if b.name not in given]
+        if missing:
+            raise InputError(f"missing input {'; '.join(missing)}")
+        return [given[n] for n in names]
+
+    def _targets(self, out: Any) -> list[np.ndarray | None] | None:
+        if out is None:
+            return None
+        if isinstance(out, np.ndarray):
+            out = [out]
+        if isinstance(out, Mapping):
+            unknown = [n for n in out if n not in self._names]
+            if unknown:
+                raise InputError(f"out names {', '.join(map(repr, unknown))}; the model's outputs are {', '.join(self._names)}")
+            return [out.get(n) for n in self._names]
+        if len(out) != len(self._names):
+            raise InputError(f"out has {len(out)} arrays, the model {len(self._names)} outputs: {', '.join(self._names)}")
+        return list(out)
+
+
+class Context:
+    """Memory and bound shapes for one run at a time; calling it from two threads at once is an error, not a race."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        plan = engine.plan
+        self._dtypes = tuple(numpy_dtype(b.dtype) for b in plan.inputs)
+        self._memory: dict[int, Memory] = {}
+        self._bound: dict[Shapes, Bound] = {}
+        self._lock = threading.Lock()
+        self._run = engine._code.host.run
+
+    def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
+        """As Engine.__call__, in this context."""
+        engine = self._engine
+        results = self._execute(engine._arguments(args, named), engine._targets(out))
+        return results[0] if engine._only is not None else dict(zip(engine._names, results, strict=True))
+
+    def _checked(self, arrays: Sequence[Any]) -> list[np.ndarray]:
+        """Arrays as they can be used: the same where possible, contiguous copies otherwise."""
+        out = []
+        for b, dtype, a in zip(self._engine.plan.inputs, self._dtypes, arrays, strict=True):
+            if isinstance(a, np.generic):
+                a = np.asarray(a)
+            if not isinstance(a, np.ndarray):
+                raise InputError(f"input '{b.name}' is a {type(a).__name__}, expected a numpy array: {_describe(b)}")
+            if a.dtype != dtype:
+                if b.dtype != "bfloat16" or a.dtype.name != "bfloat16":
+                    raise InputError(f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')")
+                a = a.view(np.uint16)
+            out.append(a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", subok=False).reshape(a.shape))
+        return out
+
+    def _bind(self, shapes: Shapes) -> Bound:
+        engine = self._engine
+        env = solve(engine.plan.inputs, shapes)
+        index = choose_profile(engine.plan.profiles, env)
+        profile = engine.plan.profiles[index]
+        if index not in self._memory:
+            self._memory[index] = Memory(profile, engine.threads)
+        bound = Bound(engine.plan, engine._code, self._memory[index], profile, env, engine.threads)
+        if len(self._bound) >= _KEPT_SHAPES:
+            del self._bound[next(iter(self._bound))]
+        self._bound[shapes] = bound
+        return bound
+
+    def _execute(self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
+        if not self._lock.acquire(False):
+            raise TemperError("this context is running in another thread; make one context per thread with engine.context()")
+        try:
+            for a, dtype in zip(arrays, self._dtypes, strict=True):
+                if type(a) is not np.ndarray or a.dtype != dtype or not a.flags.carray:
+                    arrays = self._checked(arrays)
+                    break
+            shapes = tuple([a.shape for a in arrays])
+            bound = self._bound.get(shapes) or self._bind(shapes)
+            outputs = ([np.empty(shape, dtype) for shape, dtype in bound.outputs] if targets is None and bound.single
+                       else self._outputs(bound, arrays, targets))
+            pointers, i = bound.pointers, 0
+            for a in arrays:
+                pointers[i] = a.ctypes.data
+                i += 1
+            for a in outputs:
+                pointers[i] = a.ctypes.data if a is not None else 0
+                i += 1
+            if bound.single:
+                if self._run(bound.single, bound.bindings):
+                    raise TemperError("this context is running in another thread; make one context per thread with engine.context()")
+                return outputs
+            hosts: dict[int, np.ndarray] = {}
+            for step in bound.steps:
+                if isinstance(step, NativeContext):
+                    step.run(bound.bindings)
+                else:
+                    step.run(arrays, outputs, hosts)
+            bound.finish(arrays, outputs, hosts)
+            return outputs
+        finally:
+            self._lock.release()
+
+    def _outputs(self, bound: Bound, arrays: Sequence[np.ndarray], targets: Sequence[np.ndarray | None] | None) -> list[Any]:
+        """Output arrays: the caller's where given, new ones otherwise; None where the shape is only known after the run."""
+        outputs: list[Any] = []
+        for i, (b, (shape, dtype)) in enumerate(zip(self._engine.plan.outputs, bound.outputs, strict=True)):
+            given = targets[i] if targets is not None else None
+            if given is None:
+                outputs.append(None if shape is None else np.empty(shape, dtype))
+                continue
+            expected = f"expected a writeable C-contiguous {dtype} array" + ("" if shape is None else f" of shape {shape_text(shape)}")
+            if not isinstance(given, np.ndarray):
+                raise InputError(f"out for '{b.name}' is a {type(given).__name__}, {expected}")
+            if given.dtype != dtype or (shape is not None and given.shape != shape) or not given.flags.carray:
+                raise InputError(f"out for '{b.name}' is a {given.dtype} array of shape {shape_text(given.shape)}"
+                                 f"{'' if given.flags.carray else ', read-only or not contiguous'}; {expected}")
+            others = [*arrays, *(t for t in (targets or ())[:i] if t is not None)]
+            if any(np.may_share_memory(given, a) for a in others):
+                raise InputError(f"out for '{b.name}' shares memory with an input or another output; give an array of its own")
+            outputs.append(given)
+        return outputs
+
+    def _profile(self, arrays: Sequence[Any], repeats: int) -> list[LayerTime]:
+        self._execute(arrays, None)
+        arrays = self._checked(arrays)
+        bound = self._bound[tuple(a.shape for a in arrays)]
+        outputs = self._outputs(bound, arrays, None)
+        for i, a in enumerate([*arrays, *outputs]):
+            bound.pointers[i] = a.ctypes.data if a is not None else 0
+        segments = self._engine.plan.programs[bound._profile.program]
+        times: list[list[float]] = []
+        for _ in range(max(1, repeats)):
+            hosts: dict[int, np.ndarray] = {}
+            row: list[float] = []
+            for segment, step in zip(segments, bound.steps, strict=True):
+                if isinstance(segment, Native) and isinstance(step, NativeContext):
+                    seconds = iter(step.profile(bound.bindings))
+                    row += [sum(next(seconds) for _ in launch.entries) for launch in segment.launches]
+                elif not isinstance(step, NativeContext):
+                    start = time.perf_counter()
+                    step.run(arrays, outputs, hosts)
+                    row.append(time.perf_counter() - start)
+            times.append(row)
+        least = [min(column) for column in zip(*times, strict=True)]
+        steps = [x for s in segments for x in (s.launches if isinstance(s, Native) else (s,))]
+        return [LayerTime(x.name, t, x.report, not hasattr(x, "entries")) for x, t in zip(steps, least, strict=True)]
+
+
+def _spec(b: Binding) -> TensorSpec:
+    return TensorSpec(b.name, numpy_dtype(b.dtype), b.shape)
+
+
+def _describe(b: Binding) -> str:
+    return f"'{b.name}' {numpy_dtype(b.dtype)}{shape_text(b.shape)}"
