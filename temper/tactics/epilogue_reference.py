@@ -22,6 +22,8 @@ def epilogue_reference(epilogue: Epilogue, arrays: Sequence[np.ndarray | None]) 
             continue
         args: list[np.ndarray | None] = [values[a] for a in instr.args]
         attrs = dict(instr.attrs)
+        if instr.op == "Cast":
+            attrs["to"] = instr.dtype
         if instr.op == "Pow" and len(args) == 1:
             args.append(np.asarray(attrs.pop("exponent"), instr.dtype))
         if instr.op in ("Max", "Min") and len(args) > 2:
