@@ -1,0 +1,200 @@
+"""What a table row sees of one ONNX node: its operands, attributes and known values, and the means to emit IR nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import numpy as np
+
+from temper.errors import ModelError, ShapeError
+from temper.ir.dims import Dim, DimLike
+from temper.ir.graph import Graph, Value
+from temper.ir.opdef import Attrs
+from temper.ir.ops import make
+from temper.ir.symbolic import LIMIT, known_outputs
+
+
+class Refusal(Exception):
+    """A node cannot be imported; the message is the reason. The importer collects these."""
+
+
+@dataclass
+class Builder:
+    """The graph under construction and the values known so far (by `Value.id`)."""
+
+    graph: Graph
+    known: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def constant(self, array: np.ndarray, name: str, dtype: str | None = None) -> Value:
+        value = self.graph.add_constant(array, name, dtype)
+        if value.const is not None and value.const.size <= LIMIT and value.type.dtype != "bfloat16":
+            self.known[value.id] = value.const
+        return value
+
+    def emit(
+        self, op: str, inputs: Sequence[Value | None], attrs: Attrs, label: str, names: Sequence[str]
+    ) -> list[Value]:
+        """Adds a node, or constants where its results follow from small known operands."""
+        node = make(self.graph, op, inputs, attrs, name=label, origin=(label,), output_names=names)
+        try:
+            found = known_outputs(
+                op,
+                [None if v is None else self.known.get(v.id) for v in inputs],
+                [None if v is None else v.type for v in inputs],
+                node.attrs,
+                [o.type for o in node.outputs],
+            )
+        except ShapeError as e:
+            raise ShapeError(f"node '{label}' ({op}): {e}") from e
+        outputs = list(node.outputs)
+        if all(f is not None and f.dtype != object for f in found):
+            given = [o.name for o in outputs]
+            self.graph.remove_node(node)
+            return [self.constant(f, n) for f, n in zip(found, given, strict=True) if f is not None]
+        self.known.update((o.id, f) for o, f in zip(outputs, found, strict=True) if f is not None)
+        return outputs
+
+
+@dataclass
+class Context:
+    """One ONNX node. Rows read operands through it and return the values of the node's outputs, first to last."""
+
+    builder: Builder
+    op: str
+    label: str
+    opset: int
+    inputs: list[Value | None]
+    attrs: Mapping[str, Any]
+    outputs: Sequence[str]
+    inner: int = 0
+    #: ids of the values this node made, as against those it passes through
+    made: set[int] = field(default_factory=set)
+
+    # ---- operands ----
+
+    def has(self, i: int) -> bool:
+        return i < len(self.inputs) and self.inputs[i] is not None
+
+    def input(self, i: int) -> Value:
+        """Operand i; ModelError if it is absent."""
+        v = self.inputs[i] if i < len(self.inputs) else None
+        if v is None:
+            raise ModelError(f"{self}: input {i} is missing")
+        return v
+
+    def optional(self, i: int) -> Value | None:
+        return self.inputs[i] if i < len(self.inputs) else None
+
+    def known(self, value: Value) -> np.ndarray | None:
+        return self.builder.known.get(value.id)
+
+    def array(self, i: int, what: str) -> np.ndarray:
+        """The constant value of operand i; Refusal if it depends on data or on symbolic sizes."""
+        found = self.known(self.input(i))
+        const = self.input(i).const
+        if found is None and const is not None:
+            found = const
+        if found is None or found.dtype == object:
+            raise Refusal(f"{what} (input {i}, '{self.input(i).name}') is not constant")
+        return found
+
+    def dims(self, i: int, what: str) -> tuple[DimLike, ...]:
+        """The integers of the vector operand i, symbolic sizes included; Refusal if they depend on data."""
+        v = self.input(i)
+        found = self.known(v)
+        if found is None:
+            raise Refusal(f"data-dependent shape: {what} (input {i}, '{v.name}') is computed from the data")
+        if found.ndim > 1:
+            raise ShapeError(f"{self}: {what} (input {i}, '{v.name}') must be a vector, not {v.type}")
+        flat = found.reshape(-1).tolist()
+        if not all(isinstance(d, (int, Dim)) for d in flat):
+            raise Refusal(f"{what} (input {i}, '{v.name}') is not made of integers")
+        return cast("tuple[DimLike, ...]", tuple(flat))
+
+    def ints(self, i: int, what: str) -> tuple[int, ...]:
+        """Like `dims`, but plain integers only."""
+        found = self.dims(i, what)
+        if any(isinstance(d, Dim) for d in found):
+            raise Refusal(
+                f"{what} (input {i}) depends on the symbolic size {next(d for d in found if isinstance(d, Dim))}"
+            )
+        return cast("tuple[int, ...]", found)
+
+    def scalar(self, i: int, what: str) -> int | float:
+        """The single element of operand i as a Python number."""
+        found = self.array(i, what)
+        if found.size != 1:
+            raise ShapeError(f"{self}: {what} (input {i}) must have one element, not {found.size}")
+        return cast("int | float", found.reshape(-1)[0].item())
+
+    # ---- attributes (defaults from ONNX's schema are filled in) ----
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        return self.attrs.get(name, default)
+
+    def take(self, *names: str) -> dict[str, Any]:
+        """The named attributes that are present."""
+        return {n: self.attrs[n] for n in names if n in self.attrs}
+
+    def axis(self, rank: int, default: int | None = None) -> int:
+        """The attribute `axis` counted from the front; ShapeError if it is outside [-rank, rank)."""
+        axis = self.attr("axis", default)
+        if not isinstance(axis, int) or not -rank <= axis < rank:
+            raise ShapeError(f"{self}: axis {axis} is out of range for rank {rank}")
+        return axis % rank
+
+    # ---- emitting ----
+
+    def emit(self, op: str, *inputs: Value | None, **attrs: Any) -> Value:
+        """One IR node with one output."""
+        return self.emit_many(op, inputs, attrs)[0]
+
+    def emit_many(self, op: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Value]:
+        self.inner += 1
+        base = next((o for o in self.outputs if o), self.label)
+        values = self.builder.emit(op, inputs, attrs, self.label, [f"{base}.{op}{self.inner}"])
+        self.made.update(v.id for v in values)
+        return values
+
+    def constant(self, array: np.ndarray, dtype: str | None = None) -> Value:
+        self.inner += 1
+        base = next((o for o in self.outputs if o), self.label)
+        value = self.builder.constant(array, f"{base}.c{self.inner}", dtype)
+        self.made.add(value.id)
+        return value
+
+    def like(self, number: float, value: Value) -> Value:
+        """A scalar constant of `value`'s dtype."""
+        if value.type.dtype == "bfloat16":
+            bits = np.array(number, np.float32).view(np.uint32)
+            return self.constant(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16), "bfloat16")
+        return self.constant(np.array(number, np.dtype(value.type.dtype)))
+
+    def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:
+        return x if x.type.shape == tuple(shape) else self.emit("Reshape", x, shape=tuple(shape))
+
+    def __str__(self) -> str:
+        return f"node '{self.label}' ({self.op})"
+
+
+Emit = Callable[[Context], Value | Sequence[Value]]
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one ONNX op becomes IR nodes, from opset `since` until the next row of the same op."""
+
+    op: str
+    emit: Emit
+    since: int = 1
+
+
+def same(op: str, *attrs: str) -> Emit:
+    """A row that carries all operands and the named attributes over unchanged."""
+
+    def emit(c: Context) -> Value:
+        return c.emit(op, *c.inputs, **c.take(*attrs))
+
+    return emit

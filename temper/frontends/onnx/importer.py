@@ -1,0 +1,516 @@
+"""Walks an ONNX graph and builds the IR graph, one table row a node; what cannot be imported is collected and reported at once."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+from temper.errors import ModelError, ShapeError, UnsupportedError
+from temper.frontends.onnx.context import Builder, Context, Refusal, Row
+from temper.frontends.onnx.load import opsets
+from temper.frontends.onnx.schema import (
+    attributes_by_schema,
+    check_counts,
+    check_types,
+    find_schema,
+    read_attributes,
+)
+from temper.frontends.onnx.table import find_row
+from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor
+from temper.ir.dims import Dim, DimLike
+from temper.ir.graph import Graph, Value
+from temper.ir.types import TensorType
+
+#: nodes after inlining functions; nested functions can otherwise multiply a small file without end
+NODE_LIMIT = 200_000
+_DEPTH_LIMIT = 64
+
+DimOverride = Union[int, str]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One node that cannot be imported."""
+
+    op: str
+    domain: str
+    opset: int
+    node: str
+    reason: str
+
+
+class UnsupportedNodesError(UnsupportedError):
+    """Every node of a model that Temper cannot import, with reasons; `problems` holds them as data."""
+
+    def __init__(self, label: str, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        groups: dict[tuple[str, str, int, str], list[str]] = {}
+        for p in problems:
+            groups.setdefault((p.op, p.domain, p.opset, p.reason), []).append(f"'{p.node}'")
+        lines = [
+            f"  {op} (domain '{domain or 'ai.onnx'}', opset {opset}): {reason}; nodes {', '.join(nodes)}"
+            for (op, domain, opset, reason), nodes in groups.items()
+        ]
+        count = f"{len(problems)} node{'s are' if len(problems) > 1 else ' is'}"
+        super().__init__(f"{label}: {count} not supported:\n" + "\n".join(lines))
+
+
+@dataclass
+class Scope:
+    """Values visible to the nodes of one graph or function body. A None value depends on an unsupported node."""
+
+    values: dict[str, Value | None] = field(default_factory=dict)
+    outer: Scope | None = None
+
+    def find(self, name: str) -> Value | None:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return scope.values[name]
+            scope = scope.outer
+        raise KeyError(name)
+
+    def holds(self, name: str) -> bool:
+        scope: Scope | None = self
+        while scope is not None:
+            if name in scope.values:
+                return True
+            scope = scope.outer
+        return False
+
+
+@dataclass
+class Body:
+    """What nodes of one body are read with."""
+
+    opsets: Mapping[str, int]
+    scope: Scope
+    attributes: Mapping[str, Any]
+    prefix: str
+    calls: tuple[tuple[str, str], ...] = ()
+    #: names that some node or the body's outputs read
+    used: set[str] = field(default_factory=set)
+
+
+def label_of(node: Any, prefix: str = "") -> str:
+    """The node's name, or one made from its first output."""
+    return prefix + (node.name or next((o for o in node.output if o), node.op_type))
+
+
+def free_names(node: Any) -> set[str]:
+    """Names the node reads, those its subgraphs capture included."""
+    names = {i for i in node.input if i}
+    for a in node.attribute:
+        for g in ([a.g] if a.HasField("g") else []) + list(a.graphs):
+            inner = (
+                {v.name for v in g.input}
+                | {t.name for t in g.initializer}
+                | {t.values.name for t in g.sparse_initializer}
+            )
+            reads = {v.name for v in g.output}
+            for n in g.node:
+                reads |= free_names(n)
+                inner |= set(n.output)
+            names |= reads - inner
+    return names
+
+
+def ordered(nodes: Sequence[Any], scope: Scope, outputs: Iterable[str], where: str, prefix: str) -> list[Any]:
+    """The nodes that the outputs depend on, producers first. ModelError on duplicate names, missing inputs and cycles."""
+    producer: dict[str, int] = {}
+    for k, n in enumerate(nodes):
+        for name in n.output:
+            if name and (name in producer or name in scope.values):
+                raise ModelError(
+                    f"{where}: the value '{name}' is defined twice, the second time by node '{label_of(n, prefix)}'"
+                )
+            if name:
+                producer[name] = k
+    reads = [free_names(n) for n in nodes]
+    for n, names in zip(nodes, reads, strict=True):
+        for name in sorted(names):
+            if name not in producer and not scope.holds(name):
+                raise ModelError(
+                    f"{where}: node '{label_of(n, prefix)}' ({n.op_type}) reads '{name}', which nothing defines"
+                )
+    waiting = [{producer[name] for name in names if name in producer} for names in reads]
+    readers: dict[int, list[int]] = {}
+    for k, sources in enumerate(waiting):
+        for s in sources:
+            readers.setdefault(s, []).append(k)
+    counts = [len(w) for w in waiting]
+    ready = deque(k for k, c in enumerate(counts) if not c)
+    order = []
+    while ready:
+        k = ready.popleft()
+        order.append(k)
+        for r in readers.get(k, ()):
+            counts[r] -= 1
+            if not counts[r]:
+                ready.append(r)
+    if len(order) != len(nodes):
+        stuck = [f"'{label_of(nodes[k], prefix)}'" for k, c in enumerate(counts) if c]
+        raise ModelError(f"{where}: the graph has a cycle through nodes {', '.join(stuck[:8])}")
+    needed = {producer[name] for name in outputs if name in producer}
+    for k in reversed(order):
+        if k in needed:
+            needed |= waiting[k]
+    # In file order wherever the file is sorted already, which ONNX demands and most files keep.
+    position = {k: i for i, k in enumerate(order)}
+    in_file = sorted(needed)
+    is_sorted = all(s < k for k in in_file for s in waiting[k])
+    return [nodes[k] for k in (in_file if is_sorted else sorted(needed, key=position.__getitem__))]
+
+
+class Importer:
+    """One import. `run` may be called once."""
+
+    def __init__(
+        self,
+        model: Any,
+        folder: Path | None,
+        label: str,
+        shapes: Mapping[str, Sequence[DimOverride]],
+        dims: Mapping[str, int],
+        check_value_info: bool,
+    ) -> None:
+        self.model, self.folder, self.label = model, folder, label
+        self.shapes, self.dims = shapes, dims
+        self.check_value_info = check_value_info and not shapes and not dims
+        self.builder = Builder(Graph(model.graph.name))
+        self.problems: list[Problem] = []
+        self.symbols: dict[str, str] = {}
+        self.schemas: dict[tuple[str, str, int], Any] = {}
+        self.functions: dict[tuple[str, str], Any] = {}
+        self.count = 0
+
+    def run(self) -> Graph:
+        proto, graph = self.model.graph, self.builder.graph
+        for f in self.model.functions:
+            key = ("" if f.domain == "ai.onnx" else f.domain, f.name)
+            if key in self.functions:
+                raise ModelError(f"{self.label}: the function '{f.name}' of domain '{f.domain}' is defined twice")
+            self.functions[key] = f
+        body = Body(opsets(self.model.opset_import, self.label), Scope(), {}, "")
+        self._initializers(proto, body.scope, "")
+        self._inputs(proto, body.scope)
+        outputs = [o.name for o in proto.output]
+        if not outputs:
+            raise ModelError(f"{self.label}: the graph has no outputs")
+        for i, name in enumerate(outputs):
+            if name in outputs[:i]:
+                raise ModelError(f"{self.label}: the output '{name}' is listed twice")
+        self._nodes(proto.node, body, outputs)
+        for name in outputs:
+            if not body.scope.holds(name):
+                raise ModelError(f"{self.label}: the output '{name}' is defined by no node")
+        if self.problems:
+            raise UnsupportedNodesError(self.label, self.problems)
+        graph.set_outputs([v for v in (body.scope.find(name) for name in outputs) if v is not None], outputs)
+        if self.check_value_info:
+            for info in (*proto.value_info, *proto.output):
+                self._contradiction(info, body.scope)
+        graph.prune()
+        return graph
+
+    # ---- inputs, initializers ----
+
+    def _initializers(self, proto: Any, scope: Scope, prefix: str) -> None:
+        for kind, tensors in (("initializer", proto.initializer), ("sparse initializer", proto.sparse_initializer)):
+            for t in tensors:
+                where = f"{self.label}: {kind}"
+                name = t.name if kind == "initializer" else t.values.name
+                if not name:
+                    raise ModelError(f"{where}: an initializer has no name")
+                if name in scope.values:
+                    raise ModelError(f"{where} '{name}' is defined twice")
+                array, dtype = (
+                    read_tensor(t, self.folder, where) if kind == "initializer" else read_sparse(t, self.folder, where)
+                )
+                scope.values[name] = self.builder.constant(array, prefix + name, dtype)
+
+    def _inputs(self, proto: Any, scope: Scope) -> None:
+        seen: set[str] = set()
+        for info in proto.input:
+            if not info.name or info.name in seen:
+                raise ModelError(f"{self.label}: input '{info.name}' has no name or is listed twice")
+            seen.add(info.name)
+            constant = scope.values.get(info.name)
+            if constant is not None:
+                self._contradiction(info, scope)
+                continue
+            scope.values[info.name] = self.builder.graph.add_input(self._free(info.name), self._input_type(info))
+        unknown = sorted(set(self.shapes) - seen)
+        if unknown:
+            raise ModelError(f"{self.label}: shapes are given for {unknown}, but the inputs are {sorted(seen)}")
+
+    def _free(self, name: str) -> str:
+        """Makes room for an input's name, which callers see, should a constant have been renamed to it."""
+        for v in self.builder.graph.values:
+            if v.name == name:
+                self.builder.graph.rename(v, f"{name}.const")
+        return name
+
+    def _input_type(self, info: Any) -> TensorType:
+        where = f"{self.label}: input '{info.name}'"
+        kind = info.type.WhichOneof("value")
+        if kind != "tensor_type":
+            raise (
+                UnsupportedError(f"{where}: {kind or 'a value without type'} is not supported, only dense tensors")
+                if kind
+                else ModelError(f"{where} has no type")
+            )
+        tensor = info.type.tensor_type
+        dtype = dtype_of(tensor.elem_type, where)
+        if info.name in self.shapes:
+            given = self.shapes[info.name]
+            if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
+                raise ModelError(
+                    f"{where} has {len(tensor.shape.dim)} dimensions, but the shape given for it is {list(given)}"
+                )
+            return TensorType(dtype, tuple(d if isinstance(d, int) else self._symbol(d) for d in given))
+        if not tensor.HasField("shape"):
+            raise UnsupportedError(
+                f"{where} has no shape; give one, for example shapes={{'{info.name}': (1, 3, 224, 224)}}"
+            )
+        if len(tensor.shape.dim) > 32:
+            raise ModelError(f"{where}: {len(tensor.shape.dim)} dimensions; at most 32 are possible")
+        shape: list[DimLike] = []
+        for axis, d in enumerate(tensor.shape.dim):
+            which = d.WhichOneof("value")
+            if which == "dim_value":
+                if d.dim_value < 0:
+                    raise ModelError(f"{where}: dimension {axis} is {d.dim_value}; use a name for an open dimension")
+                shape.append(d.dim_value)
+            else:
+                shape.append(
+                    self._symbol(d.dim_param if which == "dim_param" and d.dim_param else f"{info.name}_{axis}")
+                )
+        return TensorType(dtype, tuple(shape))
+
+    def _symbol(self, original: str) -> DimLike:
+        """The dimension of that name: a fixed value where one was given, otherwise a symbol whose name is an identifier."""
+        if original in self.dims:
+            return self.dims[original]
+        if original not in self.symbols:
+            name = re.sub(r"\W", "_", original, flags=re.ASCII)
+            if not name.isidentifier():
+                name = f"d{name}" if name else "d"
+            while keyword.iskeyword(name) or name in ("min", "max", "_") or name in self.symbols.values():
+                name += "_"
+            self.symbols[original] = name
+            if name != original:
+                self.builder.graph.dim_names[name] = original
+        name = self.symbols[original]
+        return self.dims[name] if name in self.dims else Dim.symbol(name)
+
+    def _contradiction(self, info: Any, scope: Scope) -> None:
+        """ModelError if the type the file states for a value cannot be the one its nodes give it."""
+        value = scope.values.get(info.name)
+        if value is None or info.type.WhichOneof("value") != "tensor_type":
+            return
+        tensor = info.type.tensor_type
+        where = f"{self.label}: value '{info.name}'"
+        if tensor.elem_type and dtype_of(tensor.elem_type, where) != value.type.dtype:
+            raise ModelError(f"{where} is stated to be {dtype_of(tensor.elem_type, where)}, but it is {value.type}")
+        if not tensor.HasField("shape"):
+            return
+        stated = [d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim]
+        differ = len(stated) != value.type.rank or any(
+            s is not None and isinstance(d, int) and s != d for s, d in zip(stated, value.type.shape, strict=True)
+        )
+        if differ:
+            raise ModelError(
+                f"{where} is stated to have shape {['?' if s is None else s for s in stated]}, but it is {value.type}; "
+                "correct the file, or import it with check_value_info=False"
+            )
+
+    # ---- nodes ----
+
+    def _nodes(self, nodes: Sequence[Any], body: Body, outputs: Iterable[str]) -> None:
+        body.used.update(outputs)
+        body.used.update(name for n in nodes for name in free_names(n))
+        for node in ordered(nodes, body.scope, outputs, self.label, body.prefix):
+            self.count += 1
+            if self.count > NODE_LIMIT:
+                raise ModelError(f"{self.label}: over {NODE_LIMIT} nodes after inlining functions")
+            self._one(node, body)
+
+    def _one(self, node: Any, body: Body) -> None:
+        label = label_of(node, body.prefix)
+        where = f"{self.label}: node '{label}' ({node.op_type})"
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        inputs = [body.scope.find(name) if name else None for name in node.input]
+        broken = any(name and v is None for name, v in zip(node.input, inputs, strict=True))
+        opset = body.opsets.get(domain, 0)
+        try:
+            results: Sequence[Value | None]
+            if (domain, node.op_type) in self.functions:
+                results = self._call(self.functions[domain, node.op_type], node, inputs, body, label)
+            else:
+                results = self._emit(node, domain, opset, inputs, broken, body, label, where)
+        except Refusal as e:
+            self.problems.append(Problem(node.op_type, domain, opset, label, str(e)))
+            results = [None] * len(node.output)
+        for name, value in zip(node.output, results, strict=True):
+            if name:
+                body.scope.values[name] = value
+
+    def _emit(
+        self,
+        node: Any,
+        domain: str,
+        opset: int,
+        inputs: list[Value | None],
+        broken: bool,
+        body: Body,
+        label: str,
+        where: str,
+    ) -> Sequence[Value | None]:
+        if domain not in body.opsets:
+            raise Refusal(f"the domain '{domain or 'ai.onnx'}' is not among the model's opset imports")
+        schema = self._schema(node.op_type, domain, opset)
+        if schema is None:
+            known = domain == ""
+            raise Refusal(
+                f"opset {opset} has no such operator"
+                if known
+                else f"Temper knows no operators of the domain '{domain}'"
+            )
+        if schema.deprecated:
+            raise Refusal(f"the operator is deprecated in opset {opset}")
+        check_counts(schema, node.input, node.output, where)
+        given = read_attributes(node.attribute, where, body.attributes)
+        row = find_row(domain, node.op_type, opset)
+        if row is None and node.op_type != "If":
+            if schema.has_function and not schema.has_context_dependent_function:
+                return self._call(schema.function_body, node, inputs, body, label, schema)
+            raise Refusal("the operator is not implemented")
+        attrs = attributes_by_schema(schema, given, where)
+        if broken:
+            return [None] * len(node.output)
+        check_types(schema, inputs, where)
+        if row is None:
+            return self._branch(node, attrs, inputs, body, label)
+        return self._apply(row, node, inputs, attrs, opset, label, body.prefix, where, body.used)
+
+    def _schema(self, op: str, domain: str, opset: int) -> Any:
+        key = (op, domain, opset)
+        if key not in self.schemas:
+            self.schemas[key] = find_schema(op, domain, opset)
+        return self.schemas[key]
+
+    def _apply(
+        self,
+        row: Row,
+        node: Any,
+        inputs: list[Value | None],
+        attrs: dict[str, Any],
+        opset: int,
+        label: str,
+        prefix: str,
+        where: str,
+        used: set[str],
+    ) -> Sequence[Value | None]:
+        tensors = {k: self._attribute_tensor(v, f"{where}, attribute '{k}'") for k, v in attrs.items()}
+        names = [prefix + o if o else "" for o in node.output]
+        context = Context(self.builder, node.op_type, label, opset, inputs, tensors, names)
+        try:
+            made = row.emit(context)
+        except ShapeError as e:
+            raise ShapeError(f"{self.label}: {e}") from e
+        results = [made] if isinstance(made, Value) else list(made)
+        if len(results) < len(node.output):
+            extra = [o for o in node.output[len(results) :] if o in used]
+            if extra:
+                raise Refusal(f"output '{extra[0]}' is not supported")
+            return [*results, *[None] * (len(node.output) - len(results))]
+        for name, value in zip(names, results, strict=False):
+            if name and value.id in context.made:
+                self.builder.graph.rename(value, name)
+        return results[: len(node.output)]
+
+    def _attribute_tensor(self, value: Any, where: str) -> Any:
+        """TensorProto attributes as (array, dtype); anything else as it is."""
+        if hasattr(value, "data_type"):
+            return read_tensor(value, self.folder, where)
+        if hasattr(value, "indices"):
+            return read_sparse(value, self.folder, where)
+        return value
+
+    # ---- functions and branches ----
+
+    def _call(
+        self, function: Any, node: Any, inputs: list[Value | None], body: Body, label: str, schema: Any = None
+    ) -> Sequence[Value | None]:
+        """Inlines a model-local function, or the body that ONNX gives for an operator."""
+        key = (function.domain, function.name)
+        where = f"{self.label}: node '{label}' ({function.name})"
+        if key in body.calls:
+            raise ModelError(f"{where}: the function '{function.name}' calls itself")
+        if len(body.calls) >= _DEPTH_LIMIT:
+            raise ModelError(f"{where}: functions are nested over {_DEPTH_LIMIT} deep")
+        if len(node.input) > len(function.input) or len(node.output) > len(function.output):
+            raise ModelError(
+                f"{where}: {len(node.input)} inputs and {len(node.output)} outputs, but the function has "
+                f"{len(function.input)} and {len(function.output)}"
+            )
+        given = read_attributes(node.attribute, where, body.attributes)
+        defaults = {a.name: a for a in function.attribute_proto}
+        if schema is not None:
+            defaults |= {k: s.default_value for k, s in schema.attributes.items() if s.default_value.name}
+        missing = sorted(set(function.attribute) - set(given) - set(defaults))
+        if missing and schema is None:
+            raise ModelError(f"{where}: the function needs the attributes {missing}")
+        scope = Scope()
+        for i, name in enumerate(function.input):
+            scope.values[name] = inputs[i] if i < len(inputs) else None
+        versions = (
+            opsets(function.opset_import, f"{self.label}: function '{function.name}'")
+            if len(function.opset_import)
+            else body.opsets
+        )
+        inner = Body(versions, scope, {**defaults, **given}, f"{label}/", (*body.calls, key))
+        absent = {name for i, name in enumerate(function.input) if i >= len(node.input) or not node.input[i]}
+        self._nodes([_without(n, absent) for n in function.node] if absent else function.node, inner, function.output)
+        return [self._result(scope, name, where) for name in function.output[: len(node.output)]]
+
+    def _result(self, scope: Scope, name: str, where: str) -> Value | None:
+        if not scope.holds(name):
+            raise ModelError(f"{where}: the output '{name}' is defined by no node of the body")
+        return scope.find(name)
+
+    def _branch(
+        self, node: Any, attrs: Mapping[str, Any], inputs: list[Value | None], body: Body, label: str
+    ) -> Sequence[Value | None]:
+        condition = inputs[0]
+        known = None if condition is None else self.builder.known.get(condition.id)
+        if known is None or known.dtype == object or known.size != 1:
+            raise Refusal("the condition is not constant")
+        branch = attrs["then_branch" if bool(known.reshape(-1)[0]) else "else_branch"]
+        where = f"{self.label}: node '{label}' (If)"
+        if len(branch.output) != len(node.output) or len(branch.input):
+            raise ModelError(
+                f"{where}: the branch has {len(branch.output)} outputs and {len(branch.input)} inputs, "
+                f"not {len(node.output)} and none"
+            )
+        inner = Body(body.opsets, Scope(outer=body.scope), body.attributes, f"{label}/", body.calls)
+        self._initializers(branch, inner.scope, inner.prefix)
+        self._nodes(branch.node, inner, [o.name for o in branch.output])
+        return [self._result(inner.scope, o.name, where) for o in branch.output]
+
+
+def _without(node: Any, absent: set[str]) -> Any:
+    """The node with operands that the caller leaves out made empty."""
+    if not absent & set(node.input):
+        return node
+    copy = type(node)()
+    copy.CopyFrom(node)
+    del copy.input[:]
+    copy.input.extend("" if name in absent else name for name in node.input)
+    return copy

@@ -1,0 +1,187 @@
+"""Elementwise ONNX ops."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from temper.errors import ShapeError
+from temper.frontends.onnx.context import Context, Emit, Refusal, Row, same
+from temper.frontends.onnx.tensors import dtype_of
+from temper.ir.graph import Value
+
+
+def _chain(op: str) -> Emit:
+    """n operands -> op(op(a, b), c) ..."""
+
+    def emit(c: Context) -> Value:
+        total = c.input(0)
+        for i in range(1, len(c.inputs)):
+            total = c.emit(op, total, c.input(i))
+        return total
+
+    return emit
+
+
+def _mean(c: Context) -> Value:
+    total = _chain("Add")(c)
+    assert isinstance(total, Value)
+    return c.emit("Div", total, c.like(len(c.inputs), total)) if len(c.inputs) > 1 else total
+
+
+def _clip_attributes(c: Context) -> Value:
+    # The schema's defaults, +-3.4e38, mean no bound.
+    limit = float(np.finfo(np.float32).max)
+    bounds = {k: c.attrs[k] for k in ("min", "max") if k in c.attrs and abs(c.attrs[k]) < limit}
+    return c.emit("Clip", c.input(0), **bounds) if bounds else c.input(0)
+
+
+def _clip_operands(c: Context) -> Value:
+    x = c.input(0)
+    bounds: dict[str, int | float] = {}
+    for i, name, op in ((1, "min", "Max"), (2, "max", "Min")):
+        v = c.optional(i)
+        if v is None:
+            continue
+        if v.type.rank and v.type.count != 1:
+            raise ShapeError(f"{c}: {name} (input {i}, '{v.name}') must be a scalar, not {v.type}")
+        known = c.known(v)
+        if known is not None and known.dtype != object:
+            bounds[name] = known.reshape(-1)[0].item()
+        else:
+            if bounds:
+                x = c.emit("Clip", x, **bounds)
+                bounds = {}
+            x = c.emit(op, x, c.reshape(v, ()))
+    return c.emit("Clip", x, **bounds) if bounds else x
+
+
+def _cast(c: Context) -> Value:
+    to = dtype_of(c.attr("to"), f"{c}: attribute 'to'")
+    return c.input(0) if c.input(0).type.dtype == to else c.emit("Cast", c.input(0), to=to)
+
+
+def _cast_like(c: Context) -> Value:
+    to = c.input(1).type.dtype
+    return c.input(0) if c.input(0).type.dtype == to else c.emit("Cast", c.input(0), to=to)
+
+
+def _identity(c: Context) -> Value:
+    return c.input(0)
+
+
+def _dropout(c: Context) -> list[Value]:
+    if c.has(2) and c.array(2, "training_mode").any():
+        raise Refusal("training mode is not supported; export the model for inference")
+    x = c.input(0)
+    kept = c.constant(np.array(True))
+    return [x] if len(c.outputs) < 2 or not c.outputs[1] else [x, c.emit("Expand", kept, shape=x.type.shape)]
+
+
+def _gelu(c: Context) -> Value:
+    return c.emit("Gelu", c.input(0), approximate=c.attr("approximate", "none"))
+
+
+def _swish(c: Context) -> Value:
+    return c.emit("Silu", c.input(0), alpha=c.attr("alpha", 1.0))
+
+
+def _quantized_axis(c: Context) -> int:
+    """The axis attribute; irrelevant where the scale is a scalar, and then often out of range."""
+    scale, rank = c.input(1).type, c.input(0).type.rank
+    if scale.count == 1 and scale.rank <= 1 and not c.attr("block_size", 0):
+        return 0
+    return c.axis(rank, 1)
+
+
+def _quantize(c: Context) -> Value:
+    if c.attr("precision", 0) not in (0, 1):
+        raise Refusal(f"precision {c.attr('precision')} is not supported")
+    to = c.attr("output_dtype", 0)
+    attrs = {"to": dtype_of(to, f"{c}: attribute 'output_dtype'")} if to else {}
+    return c.emit("QuantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs)
+
+
+def _dequantize(c: Context) -> Value:
+    return c.emit("DequantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0))
+
+
+_PLAIN = (
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "PRelu",
+    "Where",
+    "Relu",
+    "Abs",
+    "Neg",
+    "Sign",
+    "Floor",
+    "Ceil",
+    "Round",
+    "Sqrt",
+    "Reciprocal",
+    "Exp",
+    "Log",
+    "Erf",
+    "Sigmoid",
+    "Sin",
+    "Cos",
+    "Tan",
+    "Asin",
+    "Acos",
+    "Atan",
+    "Sinh",
+    "Cosh",
+    "Tanh",
+    "Asinh",
+    "Acosh",
+    "Atanh",
+    "Softplus",
+    "Mish",
+    "Softsign",
+    "HardSwish",
+    "Equal",
+    "Less",
+    "LessOrEqual",
+    "Greater",
+    "GreaterOrEqual",
+    "And",
+    "Or",
+    "Xor",
+    "Not",
+    "IsNaN",
+    "BitwiseAnd",
+    "BitwiseOr",
+    "BitwiseXor",
+    "BitwiseNot",
+)
+
+ROWS: tuple[Row, ...] = (
+    *(Row(op, same(op)) for op in _PLAIN),
+    Row("Mod", same("Mod", "fmod")),
+    Row("BitShift", same("BitShift", "direction")),
+    Row("LeakyRelu", same("LeakyRelu", "alpha")),
+    Row("HardSigmoid", same("HardSigmoid", "alpha", "beta")),
+    Row("Elu", same("Elu", "alpha")),
+    Row("Selu", same("Selu", "alpha", "gamma")),
+    Row("Celu", same("Celu", "alpha")),
+    Row("Shrink", same("Shrink", "lambd", "bias")),
+    Row("ThresholdedRelu", same("ThresholdedRelu", "alpha")),
+    Row("IsInf", same("IsInf", "detect_positive", "detect_negative")),
+    Row("Max", _chain("Max")),
+    Row("Min", _chain("Min")),
+    Row("Sum", _chain("Add")),
+    Row("Mean", _mean),
+    Row("Clip", _clip_attributes),
+    Row("Clip", _clip_operands, 11),
+    Row("Cast", _cast),
+    Row("CastLike", _cast_like),
+    Row("Identity", _identity),
+    Row("Dropout", _dropout),
+    Row("Gelu", _gelu),
+    Row("Swish", _swish),
+    Row("QuantizeLinear", _quantize),
+    Row("DequantizeLinear", _dequantize),
+)

@@ -1,0 +1,213 @@
+"""ONNX ops that move, select and resize data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from temper.errors import ModelError, ShapeError
+from temper.frontends.onnx.context import Context, Refusal, Row, same
+from temper.ir.dims import Dim, DimLike, ceil_div, product
+from temper.ir.graph import Value
+from temper.ir.ops.rules import axes_of, broadcast
+
+
+def _axes(c: Context, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    try:
+        return axes_of(axes, rank)
+    except ShapeError as e:
+        raise ShapeError(f"{c}: {e}") from e
+
+
+def _reshape(c: Context) -> Value:
+    x, wanted = c.input(0), c.dims(1, "shape")
+    shape: list[DimLike] = []
+    for i, d in enumerate(wanted):
+        if d == 0 and not c.attr("allowzero", 0):
+            if i >= x.type.rank:
+                raise ShapeError(
+                    f"{c}: dimension {i} of the shape copies dimension {i} of {x.type}, which does not exist"
+                )
+            d = x.type.shape[i]
+        shape.append(d)
+    if shape.count(-1) > 1 or any(isinstance(d, int) and d < -1 for d in shape):
+        raise ShapeError(f"{c}: {list(map(str, wanted))} is not a shape")
+    if -1 in shape:
+        at = shape.index(-1)
+        rest = product(tuple(shape[:at] + shape[at + 1 :]))
+        total = x.type.count
+        if rest == 0 or (isinstance(total, int) and isinstance(rest, int) and total % rest):
+            raise ShapeError(f"{c}: {x.type} cannot be reshaped to {list(map(str, wanted))}")
+        shape[at] = total // rest
+    return c.reshape(x, shape)
+
+
+def _flatten(c: Context) -> Value:
+    x = c.input(0)
+    axis, rank = c.attr("axis", 1), x.type.rank
+    if not -rank <= axis <= rank:
+        raise ShapeError(f"{c}: axis {axis} is out of range for rank {rank}")
+    axis = axis + rank if axis < 0 else axis
+    return c.reshape(x, (product(x.type.shape[:axis]), product(x.type.shape[axis:])))
+
+
+def _squeeze(c: Context) -> Value:
+    x = c.input(0)
+    axes = c.ints(1, "axes") if c.has(1) else c.attr("axes")
+    if axes is None:
+        chosen = [i for i, d in enumerate(x.type.shape) if d == 1]
+    else:
+        chosen = list(_axes(c, axes, x.type.rank))
+    for i in chosen:
+        if x.type.shape[i] != 1:
+            raise ShapeError(f"{c}: axis {i} of {x.type} is not 1 and cannot be squeezed")
+    return c.reshape(x, [d for i, d in enumerate(x.type.shape) if i not in chosen])
+
+
+def _unsqueeze(c: Context) -> Value:
+    x = c.input(0)
+    axes = c.ints(1, "axes") if c.has(1) else c.attr("axes")
+    if axes is None:
+        raise ModelError(f"{c}: axes are missing")
+    rank = x.type.rank + len(axes)
+    chosen = _axes(c, axes, rank)
+    rest = iter(x.type.shape)
+    return c.reshape(x, [1 if i in chosen else next(rest) for i in range(rank)])
+
+
+def _transpose(c: Context) -> Value:
+    rank = c.input(0).type.rank
+    perm = tuple(c.attr("perm") if c.attr("perm") is not None else range(rank - 1, -1, -1))
+    if sorted(perm) != list(range(rank)):
+        raise ShapeError(f"{c}: perm {list(perm)} is not a permutation of {rank} axes")
+    return c.input(0) if perm == tuple(range(rank)) else c.emit("Transpose", c.input(0), perm=perm)
+
+
+def _concat(c: Context) -> Value:
+    return c.emit("Concat", *c.inputs, axis=c.axis(c.input(0).type.rank)) if len(c.inputs) > 1 else c.input(0)
+
+
+def _split(c: Context) -> Sequence[Value]:
+    x = c.input(0)
+    axis = c.axis(x.type.rank, 0)
+    size, n = x.type.shape[axis], len(c.outputs)
+    sizes: tuple[DimLike, ...]
+    if c.has(1) or c.attr("split") is not None:
+        sizes = c.dims(1, "split") if c.has(1) else c.attr("split")
+        if len(sizes) != n:
+            raise ShapeError(f"{c}: {len(sizes)} split sizes for {n} outputs")
+    else:
+        if c.attr("num_outputs", n) != n:
+            raise ModelError(f"{c}: num_outputs is {c.attr('num_outputs')}, but the node has {n} outputs")
+        chunk = ceil_div(size, n)
+        if isinstance(size, Dim) and size % n != 0:
+            raise Refusal(f"the symbolic size {size} may not divide into {n} equal parts")
+        if isinstance(size, int) and isinstance(chunk, int) and chunk * (n - 1) > size:
+            raise ShapeError(f"{c}: {size} elements cannot be split into {n} parts of {chunk}")
+        sizes = (*(chunk,) * (n - 1), size - chunk * (n - 1))
+    if n == 1 and sizes == (size,):
+        return [x]
+    return c.emit_many("Split", [x], {"axis": axis, "sizes": tuple(sizes)})
+
+
+def _slice(c: Context) -> Value:
+    x = c.input(0)
+    if len(c.inputs) > 1:
+        starts, ends = c.dims(1, "starts"), c.dims(2, "ends")
+        axes = c.ints(3, "axes") if c.has(3) else tuple(range(len(starts)))
+        steps = c.ints(4, "steps") if c.has(4) else (1,) * len(starts)
+    else:
+        starts, ends = c.attr("starts"), c.attr("ends")
+        axes = c.attr("axes") or tuple(range(len(starts)))
+        steps = (1,) * len(starts)
+    if not len(starts) == len(ends) == len(axes) == len(steps):
+        raise ShapeError(f"{c}: {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
+    if 0 in steps:
+        raise ShapeError(f"{c}: a step is 0")
+    return c.emit(
+        "Slice", x, starts=tuple(starts), ends=tuple(ends), axes=_axes(c, axes, x.type.rank), steps=tuple(steps)
+    )
+
+
+def _expand(c: Context) -> Value:
+    x, wanted = c.input(0), c.dims(1, "shape")
+    try:
+        shape = broadcast(x.type.shape, wanted)
+    except ShapeError as e:
+        raise ShapeError(f"{c}: {e}") from e
+    return x if shape == x.type.shape else c.emit("Expand", x, shape=shape)
+
+
+def _tile(c: Context) -> Value:
+    repeats = c.dims(1, "repeats")
+    return (
+        c.input(0)
+        if all(r == 1 for r in repeats) and len(repeats) == c.input(0).type.rank
+        else c.emit("Tile", c.input(0), repeats=repeats)
+    )
+
+
+def _pad(c: Context) -> Value:
+    x = c.input(0)
+    rank = x.type.rank
+    pads = c.dims(1, "pads") if c.has(1) else tuple(c.attr("pads") or ())
+    value: int | float = c.scalar(2, "constant_value") if c.has(2) else c.attr("value", 0)
+    axes = _axes(c, c.ints(3, "axes"), rank) if c.has(3) else tuple(range(rank))
+    if len(pads) != 2 * len(axes):
+        raise ShapeError(f"{c}: {len(pads)} pads for {len(axes)} axes")
+    full: list[DimLike] = [0] * (2 * rank)
+    for i, a in enumerate(axes):
+        full[a], full[rank + a] = pads[i], pads[len(axes) + i]
+    return (
+        c.emit("Pad", x, pads=tuple(full), mode=c.attr("mode", "constant"), value=value)
+        if any(p != 0 for p in full)
+        else x
+    )
+
+
+def _blocks(c: Context) -> tuple[DimLike, DimLike, DimLike, DimLike, int]:
+    x, block = c.input(0), c.attr("blocksize")
+    if x.type.rank != 4 or block < 1:
+        raise ShapeError(f"{c}: needs data of rank 4 and a positive blocksize, not {x.type} and {block}")
+    n, d, h, w = x.type.shape
+    return n, d, h, w, block
+
+
+def _depth_to_space(c: Context) -> Value:
+    n, d, h, w, b = _blocks(c)
+    if d % (b * b) != 0:
+        raise ShapeError(f"{c}: {d} channels do not divide into blocks of {b} x {b}")
+    if c.attr("mode", "DCR") == "DCR":
+        y = c.emit("Transpose", c.reshape(c.input(0), (n, b, b, d // (b * b), h, w)), perm=(0, 3, 4, 1, 5, 2))
+    else:
+        y = c.emit("Transpose", c.reshape(c.input(0), (n, d // (b * b), b, b, h, w)), perm=(0, 1, 4, 2, 5, 3))
+    return c.reshape(y, (n, d // (b * b), h * b, w * b))
+
+
+def _space_to_depth(c: Context) -> Value:
+    n, d, h, w, b = _blocks(c)
+    if h % b != 0 or w % b != 0:
+        raise ShapeError(f"{c}: {h} x {w} does not divide into blocks of {b} x {b}")
+    y = c.emit("Transpose", c.reshape(c.input(0), (n, d, h // b, b, w // b, b)), perm=(0, 3, 5, 1, 2, 4))
+    return c.reshape(y, (n, d * (b * b), h // b, w // b))
+
+
+ROWS: tuple[Row, ...] = (
+    Row("Reshape", _reshape),
+    Row("Flatten", _flatten),
+    Row("Squeeze", _squeeze),
+    Row("Unsqueeze", _unsqueeze),
+    Row("Transpose", _transpose),
+    Row("Concat", _concat),
+    Row("Split", _split),
+    Row("Slice", _slice),
+    Row("Expand", _expand),
+    Row("Tile", _tile),
+    Row("Pad", _pad),
+    Row("DepthToSpace", _depth_to_space),
+    Row("SpaceToDepth", _space_to_depth),
+    Row("Gather", same("Gather", "axis")),
+    Row("GatherElements", same("GatherElements", "axis")),
+    Row("GatherND", same("GatherND", "batch_dims")),
+    Row("ScatterElements", same("ScatterElements", "axis", "reduction")),
+    Row("ScatterND", same("ScatterND", "reduction")),
+)

@@ -1,0 +1,54 @@
+"""Normalisations of ONNX."""
+
+from __future__ import annotations
+
+from temper.errors import ShapeError
+from temper.frontends.onnx.context import Context, Refusal, Row
+from temper.ir.graph import Value
+
+
+def _batch_normalization(c: Context) -> Value:
+    if c.attr("training_mode", 0):
+        raise Refusal("training mode is not supported; export the model for inference")
+    if c.attr("spatial", 1) != 1:
+        raise Refusal("spatial=0 is not supported")
+    return c.emit("BatchNormalization", *c.inputs, epsilon=c.attr("epsilon", 1e-5))
+
+
+def _layer_normalization(c: Context) -> Value:
+    if c.attr("stash_type", 1) != 1:
+        raise Refusal(f"stash_type {c.attr('stash_type')} is not supported")
+    return c.emit(
+        "LayerNormalization", *c.inputs, axis=c.axis(c.input(0).type.rank, -1), epsilon=c.attr("epsilon", 1e-5)
+    )
+
+
+def _instance_normalization(c: Context) -> Value:
+    return c.emit("InstanceNormalization", *c.inputs, epsilon=c.attr("epsilon", 1e-5))
+
+
+def _local_response(c: Context) -> Value:
+    return c.emit("LRN", c.input(0), **c.take("alpha", "beta", "bias", "size"))
+
+
+def _lp_normalization(c: Context) -> Value:
+    """x divided by its norm along an axis; 0 where the norm is 0."""
+    x = c.input(0)
+    axes = (c.axis(x.type.rank, -1),)
+    if c.attr("p", 2) == 1:
+        norm = c.emit("ReduceSum", c.emit("Abs", x), axes=axes, keepdims=1)
+    elif c.attr("p", 2) == 2:
+        norm = c.emit("Sqrt", c.emit("ReduceSum", c.emit("Mul", x, x), axes=axes, keepdims=1))
+    else:
+        raise ShapeError(f"{c}: attribute 'p' must be 1 or 2, not {c.attr('p')}")
+    zero = c.like(0.0, x)
+    return c.emit("Where", c.emit("Equal", norm, zero), zero, c.emit("Div", x, norm))
+
+
+ROWS: tuple[Row, ...] = (
+    Row("BatchNormalization", _batch_normalization),
+    Row("LayerNormalization", _layer_normalization),
+    Row("InstanceNormalization", _instance_normalization),
+    Row("LRN", _local_response),
+    Row("LpNormalization", _lp_normalization),
+)

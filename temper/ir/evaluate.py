@@ -1,0 +1,69 @@
+"""Runs a graph with the numpy references: the meaning every other way of running it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from temper.errors import InputError
+from temper.ir.dims import Dim
+from temper.ir.dims import evaluate as evaluate_dim
+from temper.ir.graph import Graph, Value
+from temper.ir.opdef import AttrValue
+from temper.ir.ops import TABLE
+
+
+def bind(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """Values of the graph's symbols for these inputs. InputError names a missing, unknown or ill-shaped input."""
+    unknown = sorted(set(feeds) - {v.name for v in graph.inputs})
+    if unknown:
+        raise InputError(f"there are no inputs {unknown}; the graph has {[v.name for v in graph.inputs]}")
+    env: dict[str, int] = {}
+    for v in graph.inputs:
+        if v.name not in feeds:
+            raise InputError(f"input {v!r} is not given")
+        shape = feeds[v.name].shape
+        if len(shape) != v.type.rank:
+            raise InputError(f"input {v!r} is given with shape {list(shape)}: the ranks differ")
+        for d, n in zip(v.type.shape, shape, strict=True):
+            if isinstance(d, Dim) and str(d) in d.atoms and isinstance(d.atoms[str(d)], str):
+                env.setdefault(str(d), n)
+    for v in graph.inputs:
+        expected = tuple(evaluate_dim(d, env) for d in v.type.shape)
+        if feeds[v.name].shape != expected:
+            raise InputError(
+                f"input {v!r} is given with shape {list(feeds[v.name].shape)}, which is not {list(expected)}"
+            )
+    return env
+
+
+def bind_attr(value: AttrValue, env: Mapping[str, int]) -> AttrValue:
+    """The attribute with every symbol replaced by its value."""
+    if isinstance(value, tuple):
+        return tuple(bind_attr(v, env) for v in value)
+    return evaluate_dim(value, env) if isinstance(value, Dim) else value
+
+
+def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    """The graph's outputs, in order, for inputs by name."""
+    values = evaluate_values(graph, feeds, graph.outputs)
+    return [values[v.id] for v in graph.outputs]
+
+
+def evaluate_values(graph: Graph, feeds: Mapping[str, np.ndarray], wanted: list[Value]) -> dict[int, np.ndarray]:
+    """Arrays of the wanted values by `Value.id`; others are dropped after their last use."""
+    env = bind(graph, feeds)
+    live: dict[int, np.ndarray] = {v.id: feeds[v.name] for v in graph.inputs}
+    live.update((v.id, v.const) for v in graph.constants if v.const is not None)
+    kept = {v.id for v in wanted}
+    nodes = graph.nodes
+    last = {v.id: k for k, n in enumerate(nodes) for v in n.inputs if v is not None}
+    for k, node in enumerate(nodes):
+        attrs = {name: bind_attr(value, env) for name, value in node.attrs.items()}
+        results = TABLE[node.op].reference([None if v is None else live[v.id] for v in node.inputs], attrs)
+        live.update((o.id, r) for o, r in zip(node.outputs, results, strict=True))
+        for v in (*node.inputs, *node.outputs):
+            if v is not None and v.id not in kept and last.get(v.id, k) <= k:
+                live.pop(v.id, None)
+    return {i: live[i] for i in kept}
