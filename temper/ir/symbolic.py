@@ -1,4 +1,4 @@
-"""Values known while a graph is being built: small tensors of integers and dimensions, so that shape operands become attributes.
+"""Values known while a graph is being built: small tensors of integers and sizes, so that shapes become attributes.
 
 A known value is a typed array, or an object array holding ints, `Dim`s and `Ratio`s. A symbol counts as at least 1.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class Ratio:
     den: int
 
 
-Element = Union[int, float, Dim, Ratio]
+Element = int | float | Dim | Ratio
 
 
 def lower_bound(d: DimLike) -> int | None:
@@ -156,7 +156,7 @@ def _mod(a: Element, b: Element) -> Element:
     x, y = _whole(a), _whole(b)
     if lower_bound(x) is None or (lower_bound(x) or 0) < 0 or not (lower_bound(y) or 0) > 0:
         raise _Unknown
-    return x % y
+    return x % y if isinstance(x, Dim) else opaque("%", x, y)
 
 
 def _floor(a: Element) -> Element:

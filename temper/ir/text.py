@@ -9,7 +9,8 @@
     output %y "logits"
     }
 
-The comment holds the node's name and its origin. Subgraphs in attributes follow as further `graph` sections and are referred to by number.
+The comment holds the node's name and its origin. Subgraphs in attributes follow as further `graph` sections and are
+referred to by number.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def digest(array: np.ndarray) -> str:
 
 
 def constants_of(graph: Graph) -> dict[str, np.ndarray]:
-    """Digest -> array for every constant and array attribute, subgraphs included: what `parse` needs besides the text."""
+    """Digest -> array for every constant and array attribute, subgraphs included: what `parse` needs too."""
     found = {digest(v.const): v.const for v in graph.constants if v.const is not None}
     for node in graph.nodes:
         for value in node.attrs.values():
@@ -118,7 +119,7 @@ def _node(node: Node, subgraphs: list[Graph]) -> str:
 
 
 def to_text(graph: Graph) -> str:
-    """The graph as text. Constants of more than `INLINE` elements appear by digest; `constants_of` gives their arrays."""
+    """The graph as text. Constants of over `INLINE` elements appear by digest; `constants_of` gives their arrays."""
     sections: list[Graph] = [graph]  # a subgraph's number is its position in here, from 1; _attr appends
     lines: list[str] = []
     at = 0
@@ -287,11 +288,10 @@ class _Reader:
             token = line.value()
             inputs.append(None if token is None else at[token])
         attrs: dict[str, AttrValue] = {}
-        if line.skip(" "):
-            if line.text.startswith("{", line.at):
-                call = ast.parse(f"dict({line.through('{', '}')})", mode="eval").body
-                assert isinstance(call, ast.Call)
-                attrs = {k.arg: self.attr(line, k.value) for k in call.keywords if k.arg is not None}
+        if line.skip(" ") and line.text.startswith("{", line.at):
+            call = ast.parse(f"dict({line.through('{', '}')})", mode="eval").body
+            assert isinstance(call, ast.Call)
+            attrs = {k.arg: self.attr(line, k.value) for k in call.keywords if k.arg is not None}
         words = list(_words(line.text[line.at :].partition("# ")[2]))
         node = graph.add_node(
             op, inputs, types, attrs, name=words[0] if words else "", origin=tuple(words[1:]), output_names=names
@@ -305,7 +305,7 @@ class _Reader:
         kind = np.dtype(object if dtype == "string" else "uint16" if dtype == "bfloat16" else dtype)
         if inline is not None:
             found = _read_elements(inline, kind)
-        elif sha not in self.constants:
+        elif sha is None or sha not in self.constants:
             raise line.fail(f"the constant sha256:{sha} is not among the {len(self.constants)} constants given")
         else:
             found = self.constants[sha]
@@ -340,5 +340,5 @@ def _words(comment: str) -> Iterator[str]:
 
 
 def parse(text: str, constants: Mapping[str, np.ndarray] | None = None) -> Graph:
-    """The graph that `to_text` printed. `constants`: digest -> array, as `constants_of` gives. ModelError names the line."""
+    """The graph `to_text` printed. `constants`: digest -> array, as `constants_of` gives. ModelError names the line."""
     return _Reader(text, constants or {}).graph(1)

@@ -1,7 +1,7 @@
 """The ONNX frontend: `import_onnx` turns a model file into a verified IR graph.
 
-Channel-first layout and the file's value names are kept. Operands that describe shapes become attributes; constants are the file's
-initializers. The `onnx` package is imported on first use.
+Channel-first layout and the file's value names are kept. Operands that describe shapes become attributes; constants
+are the file's initializers. The `onnx` package is imported on first use.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Union
 
 from temper.frontends.onnx.load import ModelSource, load_model
 from temper.ir.graph import Graph
@@ -25,12 +24,12 @@ def import_onnx(
 ) -> Graph:
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
-    shapes: input name -> shape, replacing the file's; a string names an open dimension. dims: dimension name -> its fixed size.
-    folder: where external data lies, by default the folder of the file. check_value_info: compare the types that the file states for
-    its values with the inferred ones.
+    shapes: input name -> shape, replacing the file's; a string names an open dimension. dims: dimension name -> its
+    fixed size. folder: where external data lies, by default the folder of the file. check_value_info: compare the types
+    that the file states for its values with the inferred ones.
 
-    ModelError: the file is damaged or contradicts itself. UnsupportedError: it uses what Temper lacks; every such node is listed.
-    ShapeError: operands of a node do not fit together.
+    ModelError: the file is damaged or contradicts itself. UnsupportedError: it uses what Temper lacks; every such node
+    is listed. ShapeError: operands of a node do not fit together.
     """
     from temper.frontends.onnx.importer import Importer
     from temper.ir.verify import verify

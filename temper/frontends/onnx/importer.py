@@ -1,4 +1,4 @@
-"""Walks an ONNX graph and builds the IR graph, one table row a node; what cannot be imported is collected and reported at once."""
+"""Walks an ONNX graph and builds the IR graph, one table row a node; what it cannot import is reported at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 from temper.errors import ModelError, ShapeError, UnsupportedError
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
@@ -30,7 +30,7 @@ from temper.ir.types import TensorType
 NODE_LIMIT = 200_000
 _DEPTH_LIMIT = 64
 
-DimOverride = Union[int, str]
+DimOverride = int | str
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def free_names(node: Any) -> set[str]:
 
 
 def ordered(nodes: Sequence[Any], scope: Scope, outputs: Iterable[str], where: str, prefix: str) -> list[Any]:
-    """The nodes that the outputs depend on, producers first. ModelError on duplicate names, missing inputs and cycles."""
+    """The nodes that the outputs depend on, producers first. ModelError on duplicate names, missing inputs, cycles."""
     producer: dict[str, int] = {}
     for k, n in enumerate(nodes):
         for name in n.output:
@@ -294,7 +294,7 @@ class Importer:
         return TensorType(dtype, tuple(shape))
 
     def _symbol(self, original: str) -> DimLike:
-        """The dimension of that name: a fixed value where one was given, otherwise a symbol whose name is an identifier."""
+        """The dimension of that name: a fixed value where one was given, else a symbol whose name is an identifier."""
         if original in self.dims:
             return self.dims[original]
         if original not in self.symbols:

@@ -17,7 +17,7 @@ ModelSource = Union[str, "os.PathLike[str]", bytes, Any]
 
 
 def load_model(source: ModelSource) -> tuple[Any, Path | None, str]:
-    """(ModelProto, folder for external data or None, label for messages) from a path, the file's bytes, or a ModelProto.
+    """(ModelProto, folder for external data or None, label for messages) from a path, bytes, or a ModelProto.
 
     ModelError if the file cannot be read or is not an ONNX model.
     """
@@ -80,7 +80,7 @@ def _check_strings(message: Any, where: str) -> None:
 
 
 def opsets(imports: Any, label: str) -> dict[str, int]:
-    """Domain -> opset version from opset_import entries, with the default domain under "". Errors name what is wrong."""
+    """Domain -> opset version from opset_import entries, with the default domain under "". Errors say what is wrong."""
     import onnx
 
     out: dict[str, int] = {}
@@ -88,7 +88,7 @@ def opsets(imports: Any, label: str) -> dict[str, int]:
         domain = "" if entry.domain == "ai.onnx" else entry.domain
         if out.get(domain, entry.version) != entry.version:
             raise ModelError(
-                f"{label}: opset_import states versions {out[domain]} and {entry.version} for the same domain {domain!r}"
+                f"{label}: opset_import states versions {out[domain]} and {entry.version} for the domain {domain!r}"
             )
         out[domain] = entry.version
     if not out:

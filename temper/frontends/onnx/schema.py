@@ -1,4 +1,4 @@
-"""Checks ONNX nodes against the operator schemas of the `onnx` package: counts, attribute names and types, element types."""
+"""Checks ONNX nodes against the schemas of the `onnx` package: counts, attribute names and types, element types."""
 
 from __future__ import annotations
 

@@ -53,10 +53,8 @@ def _flatten(c: Context) -> Value:
 def _squeeze(c: Context) -> Value:
     x = c.input(0)
     axes = c.ints(1, "axes") if c.has(1) else c.attr("axes")
-    if axes is None:
-        chosen = [i for i, d in enumerate(x.type.shape) if d == 1]
-    else:
-        chosen = list(_axes(c, axes, x.type.rank))
+    ones = [i for i, d in enumerate(x.type.shape) if d == 1]
+    chosen = ones if axes is None else list(_axes(c, axes, x.type.rank))
     for i in chosen:
         if x.type.shape[i] != 1:
             raise ShapeError(f"{c}: axis {i} of {x.type} is not 1 and cannot be squeezed")

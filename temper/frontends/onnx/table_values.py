@@ -43,7 +43,7 @@ def _constant_of_shape(c: Context) -> Value:
 
 
 def filled(c: Context, scalar: np.ndarray, dtype: str, shape: tuple[Any, ...]) -> Value:
-    """A tensor of one repeated element: a constant if small, else an Expand, which takes no memory until it is needed."""
+    """A tensor of one repeated element: a constant if small, else an Expand, which takes no memory yet."""
     count = 1
     for d in shape:
         count = d * count

@@ -1,5 +1,5 @@
-"""Reads ONNX tensors: every length is checked against the stated dimensions before anything is allocated, and external data is
-read only from plain files inside the model's own folder."""
+"""Reads ONNX tensors: every length is checked against the stated dimensions before anything is allocated, and external
+data is read only from plain files inside the model's own folder."""
 
 from __future__ import annotations
 

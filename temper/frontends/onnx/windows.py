@@ -40,7 +40,7 @@ def window(c: Context, spatial: Sequence[DimLike], kernel: Sequence[int], ceil_m
 
 
 def same_padding(size: DimLike, kernel: int, stride: int, dilation: int) -> int:
-    """Padding along one axis so that the output has ceil(size / stride) elements; Refusal if it varies with the size."""
+    """Padding along one axis for ceil(size / stride) output elements; Refusal if it varies with the size."""
     extent = (kernel - 1) * dilation + 1
     if stride == 1:
         return extent - 1
