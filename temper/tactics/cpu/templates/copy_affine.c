@@ -1,0 +1,94 @@
+/* Affine copy: out[i0, .., ik] = in[BASE + i0*s0 + .. + ik*sk]: Transpose, Slice, Expand.
+ *
+ * The generator emits LOOPS_OUTER .. as nested loops over all but the last two collapsed axes (rows R, columns Q). Three inner forms:
+ *   FORM 0  columns contiguous on both sides: a run of Q elements is copied.
+ *   FORM 1  rows contiguous in the input, columns in the output: a TILE x TILE block transpose, so that each cache line is used whole.
+ *   FORM 2  anything else: element by element.
+ * Work is shared out by flat outer index times row blocks of TILE rows. */
+
+#define TILE 16
+
+INLINE void rows_copy(const T *x, T *y, int64_t r0, int64_t r1)
+{
+    for (int64_t r = r0; r < r1; r++) {
+        const T *a = x + r * IN_R;
+        T *b = y + r * OUT_R;
+#if FORM == 0
+        __builtin_memcpy(b, a, (size_t)Q * sizeof(T));
+#else
+        for (int64_t q = 0; q < Q; q++)
+            b[q] = a[q * IN_Q];
+#endif
+    }
+}
+
+#if FORM == 1
+#if VL >= 8 && defined(T_IS_32)
+/* 8 rows of the input (8 columns each) become 8 columns of the output. */
+typedef int32_t v8 __attribute__((vector_size(32)));
+typedef int32_t v8_any __attribute__((vector_size(32), aligned(1), may_alias));
+INLINE void block8(const T *x, int64_t xs, T *y, int64_t ys)
+{
+    v8 a[8], b[8];
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        a[i] = *(const v8_any *)(x + i * xs);
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+        b[i] = __builtin_shufflevector(a[i], a[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
+        b[i + 1] = __builtin_shufflevector(a[i], a[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+    }
+#pragma GCC unroll 2
+    for (int i = 0; i < 8; i += 4) {
+        a[i] = __builtin_shufflevector(b[i], b[i + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+        a[i + 1] = __builtin_shufflevector(b[i], b[i + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        a[i + 2] = __builtin_shufflevector(b[i + 1], b[i + 3], 0, 1, 8, 9, 4, 5, 12, 13);
+        a[i + 3] = __builtin_shufflevector(b[i + 1], b[i + 3], 2, 3, 10, 11, 6, 7, 14, 15);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; i++) {
+        *(v8_any *)(y + i * ys) = __builtin_shufflevector(a[i], a[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        *(v8_any *)(y + (i + 4) * ys) = __builtin_shufflevector(a[i], a[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+}
+#define HAVE_BLOCK8 1
+#endif
+
+/* Rows r0..r1 of the output; the input's rows are contiguous (IN_R == 1), its columns IN_Q apart. */
+INLINE void tile_copy(const T *x, T *y, int64_t r0, int64_t r1)
+{
+    for (int64_t q0 = 0; q0 < Q; q0 += TILE) {
+        int64_t q1 = q0 + TILE < Q ? q0 + TILE : Q, r = r0;
+#ifdef HAVE_BLOCK8
+        for (; r + 8 <= r1; r += 8) {
+            int64_t q = q0;
+            for (; q + 8 <= q1; q += 8)
+                block8(x + q * IN_Q + r, IN_Q, y + r * OUT_R + q, OUT_R);
+            for (; q < q1; q++)
+                for (int64_t i = r; i < r + 8; i++)
+                    y[i * OUT_R + q] = x[q * IN_Q + i];
+        }
+#endif
+        for (; r < r1; r++)
+            for (int64_t q = q0; q < q1; q++)
+                y[r * OUT_R + q] = x[q * IN_Q + r];
+    }
+}
+#endif
+
+EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
+{
+    const T *x = (const T *)p[0] + (BASE);
+    T *y = p[1];
+    const int64_t blocks = (R + TILE - 1) / TILE, items = (OUTER) * blocks;
+    for (int64_t item = items * part / parts; item < items * (part + 1) / parts; item++) {
+        int64_t outer = item / blocks, r0 = item % blocks * TILE, r1 = r0 + TILE < R ? r0 + TILE : R;
+        int64_t at_in = 0, at_out = 0;
+        OUTER_INDEX
+#if FORM == 1
+        tile_copy(x + at_in, y + at_out, r0, r1);
+#else
+        rows_copy(x + at_in, y + at_out, r0, r1);
+#endif
+    }
+}
