@@ -113,7 +113,7 @@ def check_counts(schema: Any, inputs: Sequence[str], outputs: Sequence[str], whe
 
 
 def check_types(schema: Any, inputs: Sequence[Value | None], where: str) -> None:
-    """ShapeError if an operand's element type is not one the schema allows, or operands that must agree do not."""
+    """ShapeError if an operand's element type is not allowed, or operands that must agree do not."""
     bound: dict[str, tuple[str, str]] = {}
     for i, v in enumerate(inputs):
         if v is None:
