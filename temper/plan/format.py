@@ -1,14 +1,17 @@
 """The .plan file: dataclasses of everything the runtime needs, and their one encoding.
 
-Layout (little-endian): header, then sections in the order of the table. A section spans from its offset to the next section's (padding
-included), so the checksums cover every byte of the file. The manifest is JSON; constants are mapped and used in place.
+Layout (little-endian): header, then sections in the order of the table. A section spans from its offset to the next
+section's (padding included), so the checksums cover every byte of the file. The manifest is JSON; constants are
+mapped and used in place.
 
-    header   magic[8] | format version u32 | header bytes u32 | sections u32 | 0 u32 | file bytes u64 | entries | CRC-32 of all before
-    entry    name[16] | offset u64 | length u64 | checksum u32 | 0 u32 | SHA-256[32]
+    header   magic[8] | format version u32 | header bytes u32 | sections u32 | 0 u32 | file bytes u64 | entries |
+    CRC-32 of all before entry    name[16] | offset u64 | length u64 | checksum u32 | 0 u32 | SHA-256[32]
 
-A section's checksum is the CRC-32 of the CRC-32s of its 4 MiB pieces, so that big sections are checked by several threads at once.
+A section's checksum is the CRC-32 of the CRC-32s of its 4 MiB pieces, so that big sections are checked by several
+threads at once.
 Equal plans encode to equal bytes: no times, no paths, sorted keys.
 """
+
 from __future__ import annotations
 
 import base64
@@ -23,7 +26,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -42,9 +45,9 @@ _ENTRY = struct.Struct("<16sQQII32s")
 _PIECE = 1 << 22
 _SECTIONS = ("manifest", "report", "host", "kernels", "graph", "constants")
 
-Buffer = Union[bytes, memoryview]
+Buffer = bytes | memoryview
 #: A dimension or byte count in a plan: an int, or the text of a `Dim` in the plan's symbols.
-DimText = Union[int, str]
+DimText = int | str
 
 REF_KINDS = ("arena", "const", "input", "output", "workspace", "shared", "null", "host")
 
@@ -58,7 +61,8 @@ def value_of(d: DimText, env: Mapping[str, int]) -> int:
 class Ref:
     """Where an argument lives, in bytes.
 
-    arena: index = buffer table row. const: index unused, offset into the constants section. input, output: index = binding.
+    arena: index = buffer table row. const: index unused, offset into the constants section. input, output: index =
+    binding.
     workspace: the running thread's scratch. shared: scratch shared by all threads. null: a null pointer.
     host: index = slot of an array that only host steps see (its size may depend on data, its dtype may be "string").
     """
@@ -108,7 +112,9 @@ class Launch:
 
 @dataclass(frozen=True)
 class HostStep:
-    """An op run by its numpy reference between native segments; `attrs` as made by `pack_attrs`; None = absent input."""
+    """An op run by its numpy reference between native segments; `attrs` as made by `pack_attrs`; None = absent
+    input.
+    """
 
     op: str
     attrs: Mapping[str, Any]
@@ -126,7 +132,7 @@ class Native:
     launches: tuple[Launch, ...]
 
 
-Segment = Union[Native, HostStep]
+Segment = Native | HostStep
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,9 @@ class Binding:
 
 @dataclass(frozen=True)
 class Copy:
-    """After the last segment, output `output` is copied from `source`: an output that is an input, a constant, or another output."""
+    """After the last segment, output `output` is copied from `source`: an output that is an input, a constant, or
+    another output.
+    """
 
     output: int
     source: Ref
@@ -148,7 +156,9 @@ class Copy:
 
 @dataclass(frozen=True)
 class ArenaBuffer:
-    """A row of the buffer table. bytes: size; first, last: first and last step (launch or host step, counted through the program)."""
+    """A row of the buffer table. bytes: size; first, last: first and last step (launch or host step, counted through
+    the program).
+    """
 
     name: str
     bytes: DimText
@@ -161,7 +171,8 @@ class Profile:
     """A range of run-time dimensions and the memory laid out for its maximum.
 
     symbols: name -> (min, opt, max). offsets: arena offset of each row of the buffer table (-1: unused here).
-    arena_bytes, workspace_bytes (per thread), shared_bytes: sizes at the maximum. program: which of Plan.programs it runs.
+    arena_bytes, workspace_bytes (per thread), shared_bytes: sizes at the maximum. program: which of Plan.programs it
+    runs.
     """
 
     symbols: Mapping[str, tuple[int, int, int]]
@@ -176,9 +187,11 @@ class Profile:
 class Plan:
     """Everything an engine is made of.
 
-    fingerprint: what the machine it was tuned on is (runtime.machine.fingerprint). isa, needs: code level and the CPU flags it requires.
-    threads: number the plan was tuned for. constants: bytes at a 64-byte aligned address when read from a file. kernels, host: shared
-    objects. report: the build report, JSON-able. graph: portable graph for `temper rebuild`, or empty.
+    fingerprint: what the machine it was tuned on is (runtime.machine.fingerprint). isa, needs: code level and the CPU
+    flags it requires.
+    threads: number the plan was tuned for. constants: bytes at a 64-byte aligned address when read from a file.
+    kernels, host: shared objects. report: the build report, JSON-able. graph: portable graph for `temper rebuild`, or
+    empty.
     """
 
     fingerprint: Mapping[str, Any]
@@ -209,8 +222,10 @@ class Plan:
 
 # ---- attributes of host steps
 
+
 def pack_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
     """Op attributes as JSON-able values; TypeError names one that has no such form (a sub-graph)."""
+
     def pack(name: str, v: Any) -> Any:
         if isinstance(v, Dim):
             return {"dim": str(v)}
@@ -224,11 +239,13 @@ def pack_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(v, (bool, int, float, str)):
             return v
         raise TypeError(f"attribute {name} of type {type(v).__name__} cannot be stored in a plan")
+
     return {k: pack(k, v) for k, v in attrs.items()}
 
 
 def unpack_attrs(attrs: Mapping[str, Any], env: Mapping[str, int]) -> dict[str, Any]:
     """Inverse of `pack_attrs` with dimensions evaluated under `env`; sequences become tuples."""
+
     def unpack(v: Any) -> Any:
         if isinstance(v, dict) and "dim" in v:
             return value_of(v["dim"], env)
@@ -237,10 +254,12 @@ def unpack_attrs(attrs: Mapping[str, Any], env: Mapping[str, int]) -> dict[str, 
         if isinstance(v, list):
             return tuple(unpack(x) for x in v)
         return v
+
     return {k: unpack(v) for k, v in attrs.items()}
 
 
 # ---- JSON
+
 
 def _ref(r: Ref) -> list[Any]:
     return [REF_KINDS.index(r.kind), r.index, r.offset]
@@ -260,17 +279,52 @@ def _typed_back(v: Sequence[Any]) -> TypedRef:
 
 def _segment(s: Segment) -> dict[str, Any]:
     if isinstance(s, Native):
-        return {"native": [[list(x.entries), [_ref(a) for a in x.args], list(x.symbols), x.parts, x.barrier, list(x.writes), x.name, x.report]
-                           for x in s.launches]}
-    return {"host": [s.op, dict(s.attrs), [_typed(t) for t in s.inputs], [_typed(t) for t in s.outputs], s.reason, s.name, s.report]}
+        return {
+            "native": [
+                [
+                    list(x.entries),
+                    [_ref(a) for a in x.args],
+                    list(x.symbols),
+                    x.parts,
+                    x.barrier,
+                    list(x.writes),
+                    x.name,
+                    x.report,
+                ]
+                for x in s.launches
+            ]
+        }
+    return {
+        "host": [
+            s.op,
+            dict(s.attrs),
+            [_typed(t) for t in s.inputs],
+            [_typed(t) for t in s.outputs],
+            s.reason,
+            s.name,
+            s.report,
+        ]
+    }
 
 
 def _segment_back(v: Mapping[str, Any]) -> Segment:
     if "native" in v:
-        return Native(tuple(Launch(tuple(e), tuple(map(_ref_back, a)), tuple(s), parts, barrier, tuple(w), name, report)
-                            for e, a, s, parts, barrier, w, name, report in v["native"]))
+        return Native(
+            tuple(
+                Launch(tuple(e), tuple(map(_ref_back, a)), tuple(s), parts, barrier, tuple(w), name, report)
+                for e, a, s, parts, barrier, w, name, report in v["native"]
+            )
+        )
     op, attrs, ins, outs, reason, name, report = v["host"]
-    return HostStep(op, attrs, tuple(None if t is None else _typed_back(t) for t in ins), tuple(map(_typed_back, outs)), reason, name, report)
+    return HostStep(
+        op,
+        attrs,
+        tuple(None if t is None else _typed_back(t) for t in ins),
+        tuple(map(_typed_back, outs)),
+        reason,
+        name,
+        report,
+    )
 
 
 def _json(v: Any) -> bytes:
@@ -278,30 +332,61 @@ def _json(v: Any) -> bytes:
 
 
 def _manifest(p: Plan) -> bytes:
-    return _json({
-        "fingerprint": dict(p.fingerprint), "isa": p.isa, "needs": sorted(p.needs), "threads": p.threads, "host_abi": p.host_abi,
-        "inputs": [[b.name, b.dtype, list(b.shape)] for b in p.inputs], "outputs": [[b.name, b.dtype, list(b.shape)] for b in p.outputs],
-        "profiles": [[{k: list(v) for k, v in f.symbols.items()}, list(f.offsets), f.arena_bytes, f.workspace_bytes, f.shared_bytes, f.program]
-                     for f in p.profiles],
-        "buffers": [[b.name, b.bytes, b.first, b.last] for b in p.buffers],
-        "programs": [[_segment(s) for s in program] for program in p.programs],
-        "copies": [[c.output, _ref(c.source)] for c in p.copies],
-    })
+    return _json(
+        {
+            "fingerprint": dict(p.fingerprint),
+            "isa": p.isa,
+            "needs": sorted(p.needs),
+            "threads": p.threads,
+            "host_abi": p.host_abi,
+            "inputs": [[b.name, b.dtype, list(b.shape)] for b in p.inputs],
+            "outputs": [[b.name, b.dtype, list(b.shape)] for b in p.outputs],
+            "profiles": [
+                [
+                    {k: list(v) for k, v in f.symbols.items()},
+                    list(f.offsets),
+                    f.arena_bytes,
+                    f.workspace_bytes,
+                    f.shared_bytes,
+                    f.program,
+                ]
+                for f in p.profiles
+            ],
+            "buffers": [[b.name, b.bytes, b.first, b.last] for b in p.buffers],
+            "programs": [[_segment(s) for s in program] for program in p.programs],
+            "copies": [[c.output, _ref(c.source)] for c in p.copies],
+        }
+    )
 
 
 def _plan(sections: Mapping[str, memoryview], version: int) -> Plan:
     m = json.loads(bytes(sections["manifest"]))
     return Plan(
-        m["fingerprint"], m["isa"], tuple(m["needs"]), m["threads"],
-        tuple(Binding(n, d, tuple(s)) for n, d, s in m["inputs"]), tuple(Binding(n, d, tuple(s)) for n, d, s in m["outputs"]),
-        tuple(Profile({k: (v[0], v[1], v[2]) for k, v in s.items()}, tuple(o), a, w, sh, pr) for s, o, a, w, sh, pr in m["profiles"]),
+        m["fingerprint"],
+        m["isa"],
+        tuple(m["needs"]),
+        m["threads"],
+        tuple(Binding(n, d, tuple(s)) for n, d, s in m["inputs"]),
+        tuple(Binding(n, d, tuple(s)) for n, d, s in m["outputs"]),
+        tuple(
+            Profile({k: (v[0], v[1], v[2]) for k, v in s.items()}, tuple(o), a, w, sh, pr)
+            for s, o, a, w, sh, pr in m["profiles"]
+        ),
         tuple(ArenaBuffer(*b) for b in m["buffers"]),
         tuple(tuple(_segment_back(s) for s in program) for program in m["programs"]),
-        sections["constants"], sections["kernels"], sections["host"], tuple(Copy(o, _ref_back(r)) for o, r in m["copies"]),
-        json.loads(bytes(sections["report"])), sections["graph"], m["host_abi"], version)
+        sections["constants"],
+        sections["kernels"],
+        sections["host"],
+        tuple(Copy(o, _ref_back(r)) for o, r in m["copies"]),
+        json.loads(bytes(sections["report"])),
+        sections["graph"],
+        m["host_abi"],
+        version,
+    )
 
 
 # ---- checksums
+
 
 def checksum(data: Buffer, threads: int = 1) -> int:
     """CRC-32 over the CRC-32s of the 4 MiB pieces of `data`; pieces are shared out to `threads` threads."""
@@ -310,7 +395,7 @@ def checksum(data: Buffer, threads: int = 1) -> int:
 
     def work(start: int) -> None:
         for i in range(start, len(crcs), threads):
-            crcs[i] = zlib.crc32(view[i * _PIECE:(i + 1) * _PIECE])
+            crcs[i] = zlib.crc32(view[i * _PIECE : (i + 1) * _PIECE])
 
     helpers = [threading.Thread(target=work, args=(i,)) for i in range(1, min(threads, len(crcs)))]
     for h in helpers:
@@ -323,12 +408,19 @@ def checksum(data: Buffer, threads: int = 1) -> int:
 
 # ---- writing
 
+
 def _pieces(plan: Plan) -> list[Buffer]:
     """The file's bytes in order, big sections not copied."""
     if plan.version != FORMAT_VERSION:
         raise BuildError(f"this Temper writes plan format {FORMAT_VERSION}, not {plan.version}")
-    content: dict[str, Buffer] = {"manifest": _manifest(plan), "report": _json(dict(plan.report)), "host": plan.host,
-                                  "kernels": plan.kernels, "graph": plan.graph, "constants": plan.constants}
+    content: dict[str, Buffer] = {
+        "manifest": _manifest(plan),
+        "report": _json(dict(plan.report)),
+        "host": plan.host,
+        "kernels": plan.kernels,
+        "graph": plan.graph,
+        "constants": plan.constants,
+    }
     header_bytes = _HEADER.size + len(_SECTIONS) * _ENTRY.size + 4
     at, offsets = header_bytes, []
     for name in _SECTIONS:
@@ -354,7 +446,9 @@ def to_bytes(plan: Plan) -> bytes:
 
 
 def write(plan: Plan, path: str | os.PathLike[str]) -> None:
-    """Write atomically: a temporary file beside `path`, fsync, rename. BuildError if that fails; nothing half-written stays."""
+    """Write atomically: a temporary file beside `path`, fsync, rename. BuildError if that fails; nothing half-written
+    stays.
+    """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():
         raise BuildError(f"cannot write {path}: it is not a regular file")
@@ -368,16 +462,18 @@ def write(plan: Plan, path: str | os.PathLike[str]) -> None:
             os.fsync(f.fileno())
         os.replace(temporary, target)
     except OSError as e:
-        hint = {errno.ENOSPC: "the disk is full: free some space or choose another place with -o",
-                errno.EDQUOT: "the disk quota is used up: choose another place with -o",
-                errno.ENOENT: f"the folder {target.parent} does not exist: create it or choose another place with -o",
-                }.get(e.errno or 0, "choose a place you may write to with -o")
+        hint = {
+            errno.ENOSPC: "the disk is full: free some space or choose another place with -o",
+            errno.EDQUOT: "the disk quota is used up: choose another place with -o",
+            errno.ENOENT: f"the folder {target.parent} does not exist: create it or choose another place with -o",
+        }.get(e.errno or 0, "choose a place you may write to with -o")
         raise BuildError(f"cannot write {path}: {e.strerror or e}; {hint}") from e
     finally:
         temporary.unlink(missing_ok=True) if temporary.parent.is_dir() else None
 
 
 # ---- reading
+
 
 def _damaged(what: str, name: str) -> PlanError:
     return PlanError(f"{name}: {what}; the file was truncated or altered: copy it again, or build the plan anew")
@@ -389,18 +485,22 @@ def _sections(data: memoryview, name: str) -> tuple[int, dict[str, tuple[memoryv
         raise _damaged(f"the header is cut off at {len(data)} bytes" if len(data) else "the file is empty", name)
     magic, version, header_bytes, count, _, size = _HEADER.unpack_from(data)
     if magic != MAGIC:
-        raise PlanError(f"{name}: not a Temper plan (the first bytes are {bytes(magic)!r}); give a file made by `temper build`")
+        raise PlanError(
+            f"{name}: not a Temper plan (the first bytes are {bytes(magic)!r}); give a file made by `temper build`"
+        )
     if version != FORMAT_VERSION:
-        raise PlanError(f"{name}: plan format {version}, but this Temper reads format {FORMAT_VERSION}; "
-                        "build the plan anew with this version (or `temper rebuild`), or install the Temper that made it")
+        raise PlanError(
+            f"{name}: plan format {version}, but this Temper reads format {FORMAT_VERSION}; "
+            "build the plan anew with this version (or `temper rebuild`), or install the Temper that made it"
+        )
     if header_bytes != _HEADER.size + count * _ENTRY.size + 4 or count != len(_SECTIONS) or header_bytes > len(data):
         raise _damaged("section 'header' is damaged", name)
-    if zlib.crc32(data[:header_bytes - 4]) != int.from_bytes(data[header_bytes - 4:header_bytes], "little"):
+    if zlib.crc32(data[: header_bytes - 4]) != int.from_bytes(data[header_bytes - 4 : header_bytes], "little"):
         raise _damaged("the checksum of section 'header' does not match", name)
     if size != len(data):
         raise _damaged(f"the file has {len(data)} bytes, its header says {size}", name)
     rows = [_ENTRY.unpack_from(data, _HEADER.size + i * _ENTRY.size) for i in range(count)]
-    if any(data[header_bytes:rows[0][1]]):
+    if any(data[header_bytes : rows[0][1]]):
         raise _damaged("section 'header' is followed by bytes that are not padding", name)
     found: dict[str, tuple[memoryview, memoryview, int, bytes]] = {}
     for row, end in zip(rows, [*(r[1] for r in rows[1:]), size], strict=True):
@@ -408,7 +508,7 @@ def _sections(data: memoryview, name: str) -> tuple[int, dict[str, tuple[memoryv
         text = title.rstrip(b"\0").decode("ascii", "replace")
         if not header_bytes <= offset <= offset + length <= end <= size:
             raise _damaged(f"section '{text}' lies outside the file", name)
-        found[text] = (data[offset:offset + length], data[offset:end], crc, sha)
+        found[text] = (data[offset : offset + length], data[offset:end], crc, sha)
     if set(found) != set(_SECTIONS):
         raise _damaged("the section table is damaged", name)
     return version, found
@@ -424,7 +524,9 @@ def _parse(data: memoryview, name: str, threads: int, strong: bool = False) -> P
     try:
         return _plan({title: content for title, (content, _, _, _) in found.items()}, version)
     except (ValueError, KeyError, IndexError, TypeError) as e:
-        raise PlanError(f"{name}: section 'manifest' contradicts itself ({type(e).__name__}: {e}); build the plan anew") from e
+        raise PlanError(
+            f"{name}: section 'manifest' contradicts itself ({type(e).__name__}: {e}); build the plan anew"
+        ) from e
 
 
 def _map(path: str | os.PathLike[str]) -> memoryview:
@@ -451,8 +553,8 @@ def read(path: str | os.PathLike[str]) -> Plan:
 def from_bytes(data: Buffer, name: str = "plan") -> Plan:
     """A plan from the bytes of its file; constants are copied to an aligned address. PlanError as for `read`."""
     aligned = mmap.mmap(-1, max(1, len(data)))
-    aligned[:len(data)] = data
-    return _parse(memoryview(aligned)[:len(data)].toreadonly(), name, _readers())
+    aligned[: len(data)] = data
+    return _parse(memoryview(aligned)[: len(data)].toreadonly(), name, _readers())
 
 
 def verify(path: str | os.PathLike[str]) -> Plan:

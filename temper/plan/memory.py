@@ -1,7 +1,9 @@
-"""Static memory: an arena offset for every buffer, so that buffers alive at the same step never overlap and the arena is small.
+"""Static memory: an arena offset for every buffer, so that buffers alive at the same step never overlap and the arena
+is small.
 
-Greedy placement (arXiv 2001.03288: biggest first, each at the lowest place where it fits) under several orders; then the buffers that stick
-out at the top are moved to the front of the order while that helps; few buffers are searched exactly. Everything is deterministic.
+Greedy placement (arXiv 2001.03288: biggest first, each at the lowest place where it fits) under several orders; then
+the buffers that stick out at the top are moved to the front of the order while that helps; few buffers are searched
+exactly. Everything is deterministic.
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ _ROUNDS = 400
 
 
 class Span(NamedTuple):
-    """A buffer's size in bytes (at a profile's maximum) and the steps it is alive from `first` to `last`, both included."""
+    """A buffer's size in bytes (at a profile's maximum) and the steps it is alive from `first` to `last`, both
+    included.
+    """
 
     bytes: int
     first: int
@@ -39,9 +43,11 @@ def lower_bound(spans: Sequence[tuple[int, int, int]]) -> int:
 
 
 def plan_memory(spans: Sequence[tuple[int, int, int]], *, rounds: int = _ROUNDS) -> tuple[tuple[int, ...], int]:
-    """(offsets, arena bytes) of the smallest arena found for (bytes, first, last) spans; offsets are multiples of 64, empty buffers at 0.
+    """(offsets, arena bytes) of the smallest arena found for (bytes, first, last) spans; offsets are multiples of 64,
+    empty buffers at 0.
 
-    rounds: how many improved orders to try when the greedy ones miss the lower bound. ValueError for a negative size or lifetime.
+    rounds: how many improved orders to try when the greedy ones miss the lower bound. ValueError for a negative size
+    or lifetime.
     """
     if any(size < 0 or last < first for size, first, last in spans):
         raise ValueError("a buffer has a negative size, or ends before it begins")
@@ -91,7 +97,9 @@ class _Search:
         return [sorted(range(len(b)), key=lambda i: (*key(i), i)) for key in keys]
 
     def _place(self, i: int, offsets: Sequence[int], tight: bool) -> int:
-        """Lowest offset where buffer i fits among the placed rivals; tight: the smallest gap that holds it, if one does."""
+        """Lowest offset where buffer i fits among the placed rivals; tight: the smallest gap that holds it, if one
+        does.
+        """
         b = self.buffers[i]
         spans: list[tuple[int, int]] = []
         for j in self.rivals[i]:
@@ -140,7 +148,9 @@ class _Search:
             self._try(order)
 
     def _exact(self, order: list[int], offsets: list[int], top: int) -> None:
-        """Some order places every buffer at its offset in an optimal layout (sort by offset); first fit then finds it."""
+        """Some order places every buffer at its offset in an optimal layout (sort by offset); first fit then finds
+        it.
+        """
         if self.best[0] <= self.bound:
             return
         if len(order) == len(self.buffers):

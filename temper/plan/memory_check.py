@@ -1,7 +1,7 @@
 """Checks a memory layout without trusting the planner: no code is shared with memory.py, it reads spans and plans only.
 
-Two checks: of bare lifetimes and offsets, and of a whole plan, where every kernel is followed and no bytes may be overwritten
-between the launch that wrote them and the last one that reads them.
+Two checks: of bare lifetimes and offsets, and of a whole plan, where every kernel is followed and no bytes may be
+overwritten between the launch that wrote them and the last one that reads them.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def _split(launch: Launch) -> tuple[list[Ref], list[Ref]]:
 
 
 def plan_faults(plan: Plan) -> list[str]:
-    """Faults of every profile of a plan at its largest sizes: bytes read after another buffer's write, before any write, or out of bounds."""
+    """Faults of every profile of a plan at its largest sizes: bytes read after another buffer's write, before any
+    write, or out of bounds.
+    """
     faults = []
     for number, profile in enumerate(plan.profiles):
         env = {name: high for name, (_, _, high) in profile.symbols.items()}
@@ -108,7 +110,8 @@ def _check_profile(plan: Plan, profile: Profile, env: Mapping[str, int]) -> list
         for row in sorted(read):
             if row not in valid and row not in written:
                 faults.append(
-                    f"'{name}' reads buffer '{plan.buffers[row].name}', whose bytes are not written yet or were overwritten"
+                    f"'{name}' reads buffer '{plan.buffers[row].name}', whose bytes are not written yet "
+                    "or were overwritten"
                 )
             if row in group:
                 faults.append(f"'{name}' reads buffer '{plan.buffers[row].name}' without a barrier after its writer")
@@ -116,7 +119,8 @@ def _check_profile(plan: Plan, profile: Profile, env: Mapping[str, int]) -> list
             for other in sorted((read | written) - {row}):
                 if overlap(row, other):
                     faults.append(
-                        f"'{name}' writes buffer '{plan.buffers[row].name}' over its own operand '{plan.buffers[other].name}'"
+                        f"'{name}' writes buffer '{plan.buffers[row].name}' over its own operand "
+                        f"'{plan.buffers[other].name}'"
                     )
             valid -= {other for other in valid if other != row and overlap(row, other)}
         valid |= written

@@ -17,13 +17,16 @@ def lifetimes_svg(
     width: int = 1200,
     height: int = 600,
 ) -> str:
-    """SVG text. Hovering over a rectangle shows the buffer's name, size and steps; a dashed line marks the lower bound."""
+    """SVG text. Hovering over a rectangle shows the buffer's name, size and steps; a dashed line marks the lower
+    bound.
+    """
     steps = max((last + 1 for _, _, last in spans), default=1)
     left, top, bottom = 70, 30, 30
     sx, sy = (width - left - 10) / steps, (height - top - bottom) / max(arena_bytes, 1)
     base = height - bottom
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="11">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '
+        'font-size="11">',
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for i, ((size, first, last), at) in enumerate(zip(spans, offsets, strict=True)):
@@ -32,19 +35,21 @@ def lifetimes_svg(
         name = names[i] if i < len(names) else f"buffer {i}"
         x, w, h = left + first * sx, (last - first + 1) * sx, size * sy
         parts.append(
-            f'<rect x="{x:.2f}" y="{base - at * sy - h:.2f}" width="{w:.2f}" height="{h:.2f}" fill="hsl({i * 137 % 360},55%,70%)" '
-            f'stroke="#444" stroke-width="0.4"><title>{escape(name)}: {size} bytes at {at}, steps {first} to {last}</title></rect>'
+            f'<rect x="{x:.2f}" y="{base - at * sy - h:.2f}" width="{w:.2f}" height="{h:.2f}" '
+            f'fill="hsl({i * 137 % 360},55%,70%)" stroke="#444" stroke-width="0.4">'
+            f"<title>{escape(name)}: {size} bytes at {at}, steps {first} to {last}</title></rect>"
         )
         if h >= 12 and w >= 7 * len(name):
             parts.append(
-                f'<text x="{x + 3:.2f}" y="{base - at * sy - h / 2 + 4:.2f}" pointer-events="none">{escape(name)}</text>'
+                f'<text x="{x + 3:.2f}" y="{base - at * sy - h / 2 + 4:.2f}" pointer-events="none">'
+                f"{escape(name)}</text>"
             )
     bound = lower_bound(spans)
     y = base - bound * sy
     parts += [
         f'<line x1="{left}" x2="{width - 10}" y1="{y:.2f}" y2="{y:.2f}" stroke="black" stroke-dasharray="5 4"/>',
-        f'<text x="{left}" y="18">arena {arena_bytes / 1e6:.3f} MB, lower bound {bound / 1e6:.3f} MB (dashed), {len(spans)} buffers, '
-        f"{steps} steps</text>",
+        f'<text x="{left}" y="18">arena {arena_bytes / 1e6:.3f} MB, lower bound {bound / 1e6:.3f} MB '
+        f"(dashed), {len(spans)} buffers, {steps} steps</text>",
         f'<text x="8" y="{base}">0</text><text x="8" y="{top + 4}">{arena_bytes / 1e6:.2f} MB</text>',
         f'<text x="{left}" y="{height - 8}">step 0</text><text x="{width - 60}" y="{height - 8}">{steps - 1}</text>',
         "</svg>",

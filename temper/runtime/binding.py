@@ -1,4 +1,5 @@
 """A plan bound to concrete input shapes: profile chosen, every address computed, native contexts made."""
+
 from __future__ import annotations
 
 import ctypes
@@ -50,13 +51,19 @@ def solve(inputs: Sequence[Binding], shapes: Shapes) -> dict[str, int]:
     for b, shape in zip(inputs, shapes, strict=True):
         for axis, (d, size) in enumerate(zip(b.shape, shape, strict=True)):
             if isinstance(d, str) and not d.isidentifier() and (value := value_of(d, env)) != size:
-                raise InputError(f"input '{b.name}' has shape {shape_text(shape)}, expected {shape_text(b.shape)}: axis {axis} must be "
-                                 f"{d} = {value}, not {size}")
+                raise InputError(
+                    f"input '{b.name}' has shape {shape_text(shape)}, expected {shape_text(b.shape)}: "
+                    f"axis {axis} must be "
+                    f"{d} = {value}, not {size}"
+                )
     return env
 
 
 def choose_profile(profiles: Sequence[Profile], env: Mapping[str, int]) -> int:
-    """Index of the profile that holds `env` and whose optimum is nearest. InputError lists the profiles if none does."""
+    """Index of the profile that holds `env` and whose optimum is nearest. InputError lists the profiles if none
+    does.
+    """
+
     def distance(p: Profile) -> float:
         total = 0.0
         for name, (low, opt, high) in p.symbols.items():
@@ -65,11 +72,18 @@ def choose_profile(profiles: Sequence[Profile], env: Mapping[str, int]) -> int:
                 return inf
             total += abs(log2(max(size, 1) / max(opt, 1)))
         return total
+
     best = min(range(len(profiles)), key=lambda i: distance(profiles[i]))
     if distance(profiles[best]) == inf:
-        ranges = "; ".join(", ".join(f"{n} {low} to {high} (best {opt})" for n, (low, opt, high) in sorted(p.symbols.items())) for p in profiles)
+        ranges = "; ".join(
+            ", ".join(f"{n} {low} to {high} (best {opt})" for n, (low, opt, high) in sorted(p.symbols.items()))
+            for p in profiles
+        )
         got = ", ".join(f"{n} = {v}" for n, v in sorted(env.items()))
-        raise InputError(f"no profile of this plan holds {got}; it was built for {ranges}. Build with a profile that includes this size")
+        raise InputError(
+            f"no profile of this plan holds {got}; it was built for {ranges}. "
+            "Build with a profile that includes this size"
+        )
     return best
 
 
@@ -82,7 +96,9 @@ def reference(op: str) -> Callable[[list[np.ndarray | None], dict[str, Any]], li
         if op in table:
             found: Callable[[list[np.ndarray | None], dict[str, Any]], list[np.ndarray]] = table[op]
             return found
-    raise PlanError(f"the plan has a host step {op}, which this Temper has no reference for; build the plan anew with this version")
+    raise PlanError(
+        f"the plan has a host step {op}, which this Temper has no reference for; build the plan anew with this version"
+    )
 
 
 class Memory:
@@ -91,6 +107,7 @@ class Memory:
     def __init__(self, profile: Profile, threads: int) -> None:
         def up(n: int) -> int:
             return -(-n // _ALIGN) * _ALIGN
+
         self.stride = up(profile.workspace_bytes)
         shared, scratch = up(profile.arena_bytes), up(profile.arena_bytes) + up(profile.shared_bytes)
         self.block = allocate(scratch + self.stride * threads)
@@ -115,7 +132,9 @@ class Code:
 class HostCall:
     """A host step with its constant and arena operands resolved; inputs and outputs come with each run."""
 
-    def __init__(self, step: HostStep, env: Mapping[str, int], resolve: Callable[[TypedRef], np.ndarray | None]) -> None:
+    def __init__(
+        self, step: HostStep, env: Mapping[str, int], resolve: Callable[[TypedRef], np.ndarray | None]
+    ) -> None:
         self.step = step
         self._function = reference(step.op)
         self._attrs = unpack_attrs(step.attrs, env)
@@ -123,7 +142,9 @@ class HostCall:
         self._inputs = [(t, None if t is None else resolve(t)) for t in step.inputs]
         self._outputs = [(t, resolve(t)) for t in step.outputs]
 
-    def _moving(self, t: TypedRef, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]) -> np.ndarray:
+    def _moving(
+        self, t: TypedRef, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]
+    ) -> np.ndarray:
         if t.ref.kind == "host":
             return hosts[t.ref.index]
         base = arrays[t.ref.index] if t.ref.kind == "input" else outputs[t.ref.index]
@@ -133,7 +154,10 @@ class HostCall:
         return view(base.reshape(-1).view(np.uint8), value_of(t.ref.offset, self._env), numpy_dtype(t.dtype), shape)
 
     def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]) -> None:
-        ins = [None if t is None else fixed if fixed is not None else self._moving(t, arrays, outputs, hosts) for t, fixed in self._inputs]
+        ins = [
+            None if t is None else fixed if fixed is not None else self._moving(t, arrays, outputs, hosts)
+            for t, fixed in self._inputs
+        ]
         results = self._function(ins, self._attrs)
         for (t, fixed), y in zip(self._outputs, results, strict=True):
             if t.ref.kind == "host":
@@ -141,15 +165,19 @@ class HostCall:
                 continue
             target = fixed if fixed is not None else self._moving(t, arrays, outputs, hosts)
             if y.shape != target.shape or y.dtype != target.dtype:
-                raise PlanError(f"host step {self.step.name or self.step.op} made {y.dtype}{shape_text(y.shape)}, the plan expects "
-                                f"{target.dtype}{shape_text(target.shape)}; build the plan anew with this version")
+                raise PlanError(
+                    f"host step {self.step.name or self.step.op} made {y.dtype}{shape_text(y.shape)}, the plan expects "
+                    f"{target.dtype}{shape_text(target.shape)}; build the plan anew with this version"
+                )
             np.copyto(target, y)
 
 
 class Bound:
     """A plan bound to input shapes. One run at a time; `pointers` are the binding addresses, inputs then outputs."""
 
-    def __init__(self, plan: Plan, code: Code, memory: Memory, profile: Profile, env: Mapping[str, int], threads: int) -> None:
+    def __init__(
+        self, plan: Plan, code: Code, memory: Memory, profile: Profile, env: Mapping[str, int], threads: int
+    ) -> None:
         self._plan, self._code, self._memory, self._profile, self._env = plan, code, memory, profile, env
         self._constants = address(plan.constants)
         self._threads = threads
@@ -158,12 +186,19 @@ class Bound:
         self.pointers = (ctypes.c_void_p * max(1, count))()
         self.bindings = ctypes.addressof(self.pointers)
         self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in plan.outputs)
-        self.steps = tuple(self._native(s) if isinstance(s, Native) else HostCall(s, env, self._fixed)
-                           for s in plan.programs[profile.program])
+        self.steps = tuple(
+            self._native(s) if isinstance(s, Native) else HostCall(s, env, self._fixed)
+            for s in plan.programs[profile.program]
+        )
         self.copies = plan.copies
         #: run function and handle when the program is one native segment and nothing needs copying, the common case
         self.single: int = 0
-        if len(self.steps) == 1 and isinstance(self.steps[0], NativeContext) and not self.copies and None not in [s for s, _ in self.outputs]:
+        if (
+            len(self.steps) == 1
+            and isinstance(self.steps[0], NativeContext)
+            and not self.copies
+            and None not in [s for s, _ in self.outputs]
+        ):
             self.single = self.steps[0].handle
 
     def _value(self, d: int | str) -> int:
@@ -194,17 +229,29 @@ class Bound:
             return ADDRESS, 0, self._memory.shared + offset
         if r.kind == "null":
             return ADDRESS, 0, 0
-        raise PlanError(f"a kernel's argument is of kind '{r.kind}', which only host steps may use; build the plan anew")
+        raise PlanError(
+            f"a kernel's argument is of kind '{r.kind}', which only host steps may use; build the plan anew"
+        )
 
     def _calls(self, launch: Launch) -> list[Call]:
         arguments = tuple(self._argument(a) for a in launch.args)
         values = tuple(self._value(s) for s in launch.symbols)
-        return [Call(self._code.function(e), arguments, values, launch.parts, launch.barrier or i > 0) for i, e in enumerate(launch.entries)]
+        return [
+            Call(self._code.function(e), arguments, values, launch.parts, launch.barrier or i > 0)
+            for i, e in enumerate(launch.entries)
+        ]
 
     def _native(self, segment: Native) -> NativeContext:
         calls = [c for launch in segment.launches for c in self._calls(launch)]
-        return NativeContext(self._code.host, calls, len(self._plan.inputs) + len(self._plan.outputs), self._threads, self._memory.workspace,
-                             self._memory.stride, (self._code, self._memory, self._plan))
+        return NativeContext(
+            self._code.host,
+            calls,
+            len(self._plan.inputs) + len(self._plan.outputs),
+            self._threads,
+            self._memory.workspace,
+            self._memory.stride,
+            (self._code, self._memory, self._plan),
+        )
 
     def _fixed(self, t: TypedRef) -> np.ndarray | None:
         if t.ref.kind not in ("arena", "const"):
@@ -225,13 +272,23 @@ class Bound:
                     outputs[c.output] = source
                     continue
                 if target.shape != source.shape:
-                    raise InputError(f"out for '{self._plan.outputs[c.output].name}' has shape {shape_text(target.shape)}, the result "
-                                     f"{shape_text(source.shape)}")
+                    raise InputError(
+                        f"out for '{self._plan.outputs[c.output].name}' has shape {shape_text(target.shape)}, "
+                        f"the result "
+                        f"{shape_text(source.shape)}"
+                    )
             elif kind in ("input", "output") and (arrays if kind == "input" else outputs)[index].dtype == object:
                 source = (arrays if kind == "input" else outputs)[index].reshape(target.shape)
             else:
-                block = (arrays[index].reshape(-1).view(np.uint8) if kind == "input" else outputs[index].reshape(-1).view(np.uint8)
-                         if kind == "output" else np.frombuffer(self._plan.constants, np.uint8) if kind == "const" else self._memory.block)
+                block = (
+                    arrays[index].reshape(-1).view(np.uint8)
+                    if kind == "input"
+                    else outputs[index].reshape(-1).view(np.uint8)
+                    if kind == "output"
+                    else np.frombuffer(self._plan.constants, np.uint8)
+                    if kind == "const"
+                    else self._memory.block
+                )
                 if kind == "arena":
                     offset += self._profile.offsets[index]
                 source = view(block, offset, target.dtype, target.shape)

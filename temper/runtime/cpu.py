@@ -1,4 +1,5 @@
 """Machine code in memory: shared objects loaded from bytes, single kernel calls, and the thread pool's contexts."""
+
 from __future__ import annotations
 
 import ctypes
@@ -17,7 +18,9 @@ _KERNEL = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int3
 
 
 def _unique_alias(fd: int) -> str:
-    """A spelling of /proc/self/fd/N used once: dlopen returns the older library for a path it knows, and N is reused."""
+    """A spelling of /proc/self/fd/N used once: dlopen returns the older library for a path it knows, and N is
+    reused.
+    """
     bits = int.from_bytes(os.urandom(8), "little")
     return "/proc/self/fd" + "".join("/." if bits >> i & 1 else "//" for i in range(64)) + f"/{fd}"
 
@@ -48,10 +51,14 @@ def _open_file(code: bytes | memoryview, mode: int) -> ctypes.CDLL:
 
 
 class Library:
-    """A shared object loaded from bytes; unloaded by `close` or when collected, after which its functions must not be called."""
+    """A shared object loaded from bytes; unloaded by `close` or when collected, after which its functions must not be
+    called.
+    """
 
     def __init__(self, code: bytes | memoryview, *, forever: bool = False) -> None:
-        """forever: never unload, even at exit. PlanError with the loader's message if `code` cannot be loaded on this machine."""
+        """forever: never unload, even at exit. PlanError with the loader's message if `code` cannot be loaded on this
+        machine.
+        """
         self._open = False
         try:
             self._dll = _open(code, os.RTLD_NOW | os.RTLD_LOCAL | (os.RTLD_NODELETE if forever else 0))
@@ -77,15 +84,22 @@ class Library:
 
 
 def call(function: int, pointers: Sequence[int], symbols: Sequence[int] = (), part: int = 0, parts: int = 1) -> None:
-    """Call one kernel entry (address from `Library.function`) with operand addresses and run-time dimensions; no GIL."""
+    """Call one kernel entry (address from `Library.function`) with operand addresses and run-time dimensions; no
+    GIL.
+    """
     p = (ctypes.c_void_p * max(1, len(pointers)))(*pointers)
     v = (ctypes.c_int64 * max(1, len(symbols)))(*symbols)
     _KERNEL(function)(ctypes.addressof(p), ctypes.addressof(v), part, parts)
 
 
 class _Launch(ctypes.Structure):
-    _fields_ = [("entry", ctypes.c_void_p), ("parts", ctypes.c_int32), ("barrier", ctypes.c_int32), ("refs", ctypes.c_int32),
-                ("values", ctypes.c_int32)]
+    _fields_ = [
+        ("entry", ctypes.c_void_p),
+        ("parts", ctypes.c_int32),
+        ("barrier", ctypes.c_int32),
+        ("refs", ctypes.c_int32),
+        ("values", ctypes.c_int32),
+    ]
 
 
 class _Ref(ctypes.Structure):
@@ -131,7 +145,9 @@ class Host:
 
         p, i32, i64 = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64
         if (found := prototype("temper_abi", i32)()) != abi:
-            raise PlanError(f"the plan's run-time library has interface {found}, its manifest says {abi}; build the plan anew")
+            raise PlanError(
+                f"the plan's run-time library has interface {found}, its manifest says {abi}; build the plan anew"
+            )
         self.run = prototype("temper_run", i32, p, p)
         self.profile = prototype("temper_profile", i32, p, p, p)
         self.create = prototype("temper_create", p, p, i64, p, p, i32, i32, p, i64)
@@ -140,36 +156,54 @@ class Host:
 
 
 class NativeContext:
-    """A list of kernel calls ready to run on the pool; frees itself. Keeps `owners` (code, memory it points into) alive."""
+    """A list of kernel calls ready to run on the pool; frees itself. Keeps `owners` (code, memory it points into)
+    alive.
+    """
 
-    def __init__(self, host: Host, calls: Sequence[Call], bindings: int, threads: int, workspace: int = 0, stride: int = 0,
-                 owners: tuple[object, ...] = ()) -> None:
+    def __init__(
+        self,
+        host: Host,
+        calls: Sequence[Call],
+        bindings: int,
+        threads: int,
+        workspace: int = 0,
+        stride: int = 0,
+        owners: tuple[object, ...] = (),
+    ) -> None:
         """bindings: number of addresses `run` receives. workspace: scratch address, `stride` bytes per thread."""
         self._owners = owners
         self._destroy = host.destroy
         self.handle: int = 0
         self.length = len(calls)
-        launches = (_Launch * max(1, len(calls)))(*((c.function, c.parts, c.barrier, len(c.arguments), len(c.values)) for c in calls))
+        launches = (_Launch * max(1, len(calls)))(
+            *((c.function, c.parts, c.barrier, len(c.arguments), len(c.values)) for c in calls)
+        )
         flat = [a for c in calls for a in c.arguments]
         numbers = [v for c in calls for v in c.values]
         refs = (_Ref * max(1, len(flat)))(*flat)
         values = (ctypes.c_int64 * max(1, len(numbers)))(*numbers)
         self.handle = host.create(launches, len(calls), refs, values, bindings, threads, workspace or None, stride) or 0
         if not self.handle:
-            raise TemperError("the run-time library could not make a context: out of memory, or a launch without function or parts")
+            raise TemperError(
+                "the run-time library could not make a context: out of memory, or a launch without function or parts"
+            )
         self._run, self._profile = host.run, host.profile
 
     def run(self, bindings: int) -> None:
         """Run everything; bindings: address of an array of binding addresses."""
         if self._run(self.handle, bindings):
-            raise TemperError("this context is running in another thread; make one context per thread with engine.context()")
+            raise TemperError(
+                "this context is running in another thread; make one context per thread with engine.context()"
+            )
 
     def profile(self, bindings: int) -> list[float]:
         """As `run`; seconds of every call, measured with a barrier after each."""
         seconds = (ctypes.c_double * max(1, self.length))()
         if self._profile(self.handle, bindings, seconds):
-            raise TemperError("this context is running in another thread; make one context per thread with engine.context()")
-        return list(seconds[:self.length])
+            raise TemperError(
+                "this context is running in another thread; make one context per thread with engine.context()"
+            )
+        return list(seconds[: self.length])
 
     def __del__(self) -> None:
         if self.handle and not sys.is_finalizing():

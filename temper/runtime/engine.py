@@ -1,4 +1,5 @@
 """The engine: a plan loaded into this process, called with numpy arrays."""
+
 from __future__ import annotations
 
 import os
@@ -7,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from temper.runtime.binding import Bound, Code, Memory, Shapes, choose_profile, 
 from temper.runtime.cpu import Host, Library, NativeContext
 from temper.runtime.memory import address, allocate
 
-Result = Union[np.ndarray, dict[str, np.ndarray]]
+Result = np.ndarray | dict[str, np.ndarray]
 
 #: Shapes a context keeps bound; the oldest is dropped, and binding it again costs about a millisecond.
 _KEPT_SHAPES = 64
@@ -27,7 +28,9 @@ _KEPT_SHAPES = 64
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A model input or output: dtype as numpy sees it; a dimension is an int or the text of an expression in the plan's symbols."""
+    """A model input or output: dtype as numpy sees it; a dimension is an int or the text of an expression in the
+    plan's symbols.
+    """
 
     name: str
     dtype: np.dtype
@@ -47,16 +50,24 @@ class LayerTime:
 def check_machine(plan: Plan) -> tuple[str, ...]:
     """PlanError if this CPU cannot run the plan; otherwise remarks (tuned on another CPU), empty when all fits."""
     if platform.machine() not in ("x86_64", "AMD64"):
-        raise PlanError(f"the plan holds x86-64 code, this machine is {platform.machine()}; build the model on this machine")
+        raise PlanError(
+            f"the plan holds x86-64 code, this machine is {platform.machine()}; build the model on this machine"
+        )
     missing = sorted(set(plan.needs) - machine.cpu_flags())
     if missing:
-        raise PlanError(f"the plan was built for {plan.isa} and needs CPU flags this machine ({machine.cpu_name()}) lacks: {', '.join(missing)}; "
-                        "build the model on this machine, or for a lower code level with TEMPER_ISA")
+        raise PlanError(
+            f"the plan was built for {plan.isa} and needs CPU flags this machine ({machine.cpu_name()}) lacks: "
+            f"{', '.join(missing)}; "
+            "build the model on this machine, or for a lower code level with TEMPER_ISA"
+        )
     here = machine.fingerprint()
     differs = [k for k in sorted(plan.fingerprint) if plan.fingerprint[k] != here.get(k)]
     if differs:
-        return (f"tuned on {plan.fingerprint.get('cpu', 'another machine')}, running on {here['cpu']} (differs in {', '.join(differs)}): "
-                "results are the same, speed may not be; `temper rebuild` re-tunes",)
+        return (
+            f"tuned on {plan.fingerprint.get('cpu', 'another machine')}, running on {here['cpu']} "
+            f"(differs in {', '.join(differs)}): "
+            "results are the same, speed may not be; `temper rebuild` re-tunes",
+        )
     return ()
 
 
@@ -64,8 +75,10 @@ class Engine:
     """A loaded plan. Calls from many threads run at once, each in a context of its own."""
 
     def __init__(self, plan: Plan, *, threads: int | None = None, spin_us: int | None = None) -> None:
-        """threads: at most this many, the plan's number if None; never more than the CPUs this process may use. spin_us: how long idle pool
-        threads spin before they sleep, process-wide; the library's default if None. PlanError if this machine cannot run the plan."""
+        """threads: at most this many, the plan's number if None; never more than the CPUs this process may use.
+        spin_us: how long idle pool threads spin before they sleep, process-wide; the library's default if None.
+        PlanError if this machine cannot run the plan.
+        """
         self.remarks = check_machine(plan)
         constants = plan.constants
         if address(constants) % 64:
@@ -84,7 +97,9 @@ class Engine:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, spin_us: int | None = None) -> Engine:
-        """Map a plan file, check it, and make an engine. PlanError names the damaged section, missing CPU flags or other version."""
+        """Map a plan file, check it, and make an engine. PlanError names the damaged section, missing CPU flags or
+        other version.
+        """
         return cls(plan_format.read(path), threads=threads, spin_us=spin_us)
 
     @classmethod
@@ -113,10 +128,12 @@ class Engine:
         return Context(self)
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
-        """engine(x), engine(a, b), engine(name=x) or engine({"name": x}): an array, or a dict by name where there are several outputs.
+        """engine(x), engine(a, b), engine(name=x) or engine({"name": x}): an array, or a dict by name where there are
+        several outputs.
 
-        Inputs are used in place when C-contiguous and copied otherwise; dtypes are never converted. out: arrays to write to (one, a
-        sequence in output order, or a dict by name). InputError says what was expected and what was given.
+        Inputs are used in place when C-contiguous and copied otherwise; dtypes are never converted. out: arrays to
+        write to (one, a sequence in output order, or a dict by name). InputError says what was expected and what was
+        given.
         """
         if named or out is not None or len(args) != self._arity or type(args[0] if args else None) is dict:
             arrays, targets = self._arguments(args, named), self._targets(out)
@@ -137,7 +154,9 @@ class Engine:
         result = self(feeds, out=out) if isinstance(feeds, Mapping) else self(*feeds, out=out)
         return list(result.values()) if isinstance(result, dict) else [result]
 
-    def profile_layers(self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], repeats: int = 20) -> list[LayerTime]:
+    def profile_layers(
+        self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], repeats: int = 20
+    ) -> list[LayerTime]:
         """Least seconds of every step over `repeats` runs, timed one after another with a barrier after each."""
         arrays = self._arguments((feeds,) if isinstance(feeds, Mapping) else tuple(feeds), {})
         return Context(self)._profile(arrays, repeats)
@@ -153,7 +172,9 @@ class Engine:
         given = dict(zip(names, args, strict=False))
         unknown = [n for n in named if n not in names]
         if unknown:
-            raise InputError(f"no input named {', '.join(map(repr, unknown))}; the model's inputs are {', '.join(names)}")
+            raise InputError(
+                f"no input named {', '.join(map(repr, unknown))}; the model's inputs are {', '.join(names)}"
+            )
         twice = [n for n in named if n in given]
         if twice:
             raise InputError(f"input {', '.join(twice)} given both by position and by name")
@@ -171,10 +192,14 @@ class Engine:
         if isinstance(out, Mapping):
             unknown = [n for n in out if n not in self._names]
             if unknown:
-                raise InputError(f"out names {', '.join(map(repr, unknown))}; the model's outputs are {', '.join(self._names)}")
+                raise InputError(
+                    f"out names {', '.join(map(repr, unknown))}; the model's outputs are {', '.join(self._names)}"
+                )
             return [out.get(n) for n in self._names]
         if len(out) != len(self._names):
-            raise InputError(f"out has {len(out)} arrays, the model {len(self._names)} outputs: {', '.join(self._names)}")
+            raise InputError(
+                f"out has {len(out)} arrays, the model {len(self._names)} outputs: {', '.join(self._names)}"
+            )
         return list(out)
 
 
@@ -206,9 +231,13 @@ class Context:
                 raise InputError(f"input '{b.name}' is a {type(a).__name__}, expected a numpy array: {_describe(b)}")
             if a.dtype != dtype:
                 if b.dtype != "bfloat16" or a.dtype.name != "bfloat16":
-                    raise InputError(f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')")
+                    raise InputError(
+                        f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')"
+                    )
                 a = a.view(np.uint16)
-            out.append(a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", subok=False).reshape(a.shape))
+            out.append(
+                a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", subok=False).reshape(a.shape)
+            )
         return out
 
     def _bind(self, shapes: Shapes) -> Bound:
@@ -226,7 +255,9 @@ class Context:
 
     def _execute(self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
         if not self._lock.acquire(False):
-            raise TemperError("this context is running in another thread; make one context per thread with engine.context()")
+            raise TemperError(
+                "this context is running in another thread; make one context per thread with engine.context()"
+            )
         try:
             for a, dtype in zip(arrays, self._dtypes, strict=True):
                 if type(a) is not np.ndarray or a.dtype != dtype or not a.flags.carray:
@@ -234,8 +265,11 @@ class Context:
                     break
             shapes = tuple([a.shape for a in arrays])
             bound = self._bound.get(shapes) or self._bind(shapes)
-            outputs = ([np.empty(shape, dtype) for shape, dtype in bound.outputs] if targets is None and bound.single
-                       else self._outputs(bound, arrays, targets))
+            outputs = (
+                [np.empty(shape, dtype) for shape, dtype in bound.outputs]
+                if targets is None and bound.single
+                else self._outputs(bound, arrays, targets)
+            )
             pointers, i = bound.pointers, 0
             for a in arrays:
                 pointers[i] = a.ctypes.data
@@ -245,7 +279,9 @@ class Context:
                 i += 1
             if bound.single:
                 if self._run(bound.single, bound.bindings):
-                    raise TemperError("this context is running in another thread; make one context per thread with engine.context()")
+                    raise TemperError(
+                        "this context is running in another thread; make one context per thread with engine.context()"
+                    )
                 return outputs
             hosts: dict[int, np.ndarray] = {}
             for step in bound.steps:
@@ -258,23 +294,33 @@ class Context:
         finally:
             self._lock.release()
 
-    def _outputs(self, bound: Bound, arrays: Sequence[np.ndarray], targets: Sequence[np.ndarray | None] | None) -> list[Any]:
-        """Output arrays: the caller's where given, new ones otherwise; None where the shape is only known after the run."""
+    def _outputs(
+        self, bound: Bound, arrays: Sequence[np.ndarray], targets: Sequence[np.ndarray | None] | None
+    ) -> list[Any]:
+        """Output arrays: the caller's where given, new ones otherwise; None where the shape is only known after the
+        run.
+        """
         outputs: list[Any] = []
         for i, (b, (shape, dtype)) in enumerate(zip(self._engine.plan.outputs, bound.outputs, strict=True)):
             given = targets[i] if targets is not None else None
             if given is None:
                 outputs.append(None if shape is None else np.empty(shape, dtype))
                 continue
-            expected = f"expected a writeable C-contiguous {dtype} array" + ("" if shape is None else f" of shape {shape_text(shape)}")
+            expected = f"expected a writeable C-contiguous {dtype} array" + (
+                "" if shape is None else f" of shape {shape_text(shape)}"
+            )
             if not isinstance(given, np.ndarray):
                 raise InputError(f"out for '{b.name}' is a {type(given).__name__}, {expected}")
             if given.dtype != dtype or (shape is not None and given.shape != shape) or not given.flags.carray:
-                raise InputError(f"out for '{b.name}' is a {given.dtype} array of shape {shape_text(given.shape)}"
-                                 f"{'' if given.flags.carray else ', read-only or not contiguous'}; {expected}")
+                raise InputError(
+                    f"out for '{b.name}' is a {given.dtype} array of shape {shape_text(given.shape)}"
+                    f"{'' if given.flags.carray else ', read-only or not contiguous'}; {expected}"
+                )
             others = [*arrays, *(t for t in (targets or ())[:i] if t is not None)]
             if any(np.may_share_memory(given, a) for a in others):
-                raise InputError(f"out for '{b.name}' shares memory with an input or another output; give an array of its own")
+                raise InputError(
+                    f"out for '{b.name}' shares memory with an input or another output; give an array of its own"
+                )
             outputs.append(given)
         return outputs
 

@@ -1,4 +1,7 @@
-"""What this machine is: CPU flags, caches, usable cores. Plans name the flags they need; timings are kept per fingerprint."""
+"""What this machine is: CPU flags, caches, usable cores. Plans name the flags they need; timings are kept per
+fingerprint.
+"""
+
 from __future__ import annotations
 
 import os
@@ -8,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-#: Flags that change which code can run or how fast; others (mitigations, virtualisation) come and go with kernel updates.
+#: Flags that change which code can run or how fast; others (mitigations, virtualisation) come and go with kernel
+#: updates.
 _RELEVANT = re.compile(r"^(sse|ssse|avx|fma|f16c|bmi|amx|vaes|gfni|movdir|cldemote)")
 
 
@@ -42,7 +46,9 @@ def cpu_name() -> str:
 
 
 def cache_sizes() -> dict[str, int]:
-    """Bytes of the data and unified caches of CPU 0 by level ("l1", "l2", "l3"); empty where the kernel does not tell."""
+    """Bytes of the data and unified caches of CPU 0 by level ("l1", "l2", "l3"); empty where the kernel does not
+    tell.
+    """
     out: dict[str, int] = {}
     for index in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
         try:
@@ -57,5 +63,12 @@ def cache_sizes() -> dict[str, int]:
 def fingerprint() -> dict[str, Any]:
     """What timings depend on, JSON-able: architecture, CPU, relevant flags, caches. Equal on equal machines."""
     info = _cpuinfo()
-    return {"arch": platform.machine(), "cpu": cpu_name(), "family": info.get("cpu family", ""), "model": info.get("model", ""),
-            "stepping": info.get("stepping", ""), "flags": sorted(f for f in cpu_flags() if _RELEVANT.match(f)), "caches": cache_sizes()}
+    return {
+        "arch": platform.machine(),
+        "cpu": cpu_name(),
+        "family": info.get("cpu family", ""),
+        "model": info.get("model", ""),
+        "stepping": info.get("stepping", ""),
+        "flags": sorted(f for f in cpu_flags() if _RELEVANT.match(f)),
+        "caches": cache_sizes(),
+    }

@@ -1,7 +1,11 @@
-"""Memory the engine owns: zeroed pages, on huge pages where the kernel gives them, since arenas are walked with large strides."""
+"""Memory the engine owns: zeroed pages, on huge pages where the kernel gives them, since arenas are walked with large
+strides.
+"""
+
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import numpy as np
 
@@ -13,13 +17,11 @@ def allocate(nbytes: int) -> np.ndarray:
     padded = nbytes + _HUGE if nbytes >= _HUGE else max(nbytes, 1)
     pages = mmap.mmap(-1, padded, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if nbytes >= _HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-        try:
+        with suppress(OSError):  # a kernel without transparent huge pages; small ones work too
             pages.madvise(mmap.MADV_HUGEPAGE)
-        except OSError:  # a kernel without transparent huge pages; small ones work too
-            pass
     block = np.frombuffer(pages, np.uint8)
     start = -address(block) % _HUGE if nbytes >= _HUGE else 0
-    return block[start:start + nbytes]
+    return block[start : start + nbytes]
 
 
 def address(block: np.ndarray | bytes | memoryview) -> int:

@@ -1,7 +1,9 @@
 """A small plan assembled by hand: what the runtime and the file format are tested on without the builder.
 
-x [N, 16] -> mix (two entries: doubles into the arena, then adds the mirrored row) -> dense (16 -> 8, bias, relu) -> y [N, 8].
+x [N, 16] -> mix (two entries: doubles into the arena, then adds the mirrored row) -> dense (16 -> 8, bias, relu) -> y
+[N, 8].
 """
+
 from __future__ import annotations
 
 from functools import cache
@@ -30,8 +32,8 @@ SOURCE = r"""
 #define EXPORT __attribute__((visibility("default")))
 static int64_t from(int64_t n, int32_t part, int32_t parts) { return n * part / parts; }
 
-/* p: x, doubled (arena), t (arena). Row 0 of t needs the last row of doubled: the entries need the barrier between them. */
-EXPORT void mix_0(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
+/* p: x, doubled (arena), t (arena). Row 0 of t needs the last row of doubled: the entries need the barrier between
+them. */ EXPORT void mix_0(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
   const float *x = p[0]; float *d = p[1];
   for (int64_t i = from(v[0] * 16, part, parts); i < from(v[0] * 16, part + 1, parts); i++) d[i] = 2 * x[i];
 }
@@ -75,21 +77,39 @@ def constants() -> bytes:
     return WEIGHTS.tobytes() + BIAS.tobytes() + bytes(32)
 
 
+X, Y = Ref("input", 0), Ref("output", 0)
+
+
 def expected(x: np.ndarray) -> np.ndarray:
     """The model in numpy, in the kernels' order of operations."""
     d = (2 * x).reshape(-1)
     t = (d + d[::-1]).reshape(x.shape)
     y = np.broadcast_to(BIAS, (len(x), 8)).copy()
     for k in range(16):
-        y += t[:, k:k + 1] * WEIGHTS[k]
+        y += t[:, k : k + 1] * WEIGHTS[k]
     return np.maximum(y, 0)
 
 
-def launches(parts: int, source: Ref = Ref("input", 0), result: Ref = Ref("output", 0)) -> tuple[Launch, ...]:
+def launches(parts: int, source: Ref = X, result: Ref = Y) -> tuple[Launch, ...]:
     return (
-        Launch(("mix_0", "mix_1"), (source, Ref("arena", 0), Ref("arena", 1)), ("N",), parts, name="mix", writes=(1, 2), report=0),
-        Launch(("dense",), (Ref("arena", 1), Ref("const"), Ref("const", 0, 512), result, Ref("workspace"), Ref("null")), ("N",), parts,
-               name="dense", writes=(3, 4), report=1),
+        Launch(
+            ("mix_0", "mix_1"),
+            (source, Ref("arena", 0), Ref("arena", 1)),
+            ("N",),
+            parts,
+            name="mix",
+            writes=(1, 2),
+            report=0,
+        ),
+        Launch(
+            ("dense",),
+            (Ref("arena", 1), Ref("const"), Ref("const", 0, 512), result, Ref("workspace"), Ref("null")),
+            ("N",),
+            parts,
+            name="dense",
+            writes=(3, 4),
+            report=1,
+        ),
     )
 
 
@@ -97,11 +117,21 @@ def make_plan(parts: int = 2, threads: int = 2, **changes: Any) -> Plan:
     """The plan; `changes` replace fields."""
     small, large = 8, 64
     fields: dict[str, Any] = {
-        "fingerprint": machine.fingerprint(), "isa": "portable", "needs": (), "threads": threads,
-        "inputs": (Binding("x", "float32", ("N", 16)),), "outputs": (Binding("y", "float32", ("N", 8)),),
-        "profiles": tuple(Profile({"N": (low, opt, high)}, (0, high * 64), high * 128, 32) for low, opt, high in ((0, 1, small), (9, 32, large))),
+        "fingerprint": machine.fingerprint(),
+        "isa": "portable",
+        "needs": (),
+        "threads": threads,
+        "inputs": (Binding("x", "float32", ("N", 16)),),
+        "outputs": (Binding("y", "float32", ("N", 8)),),
+        "profiles": tuple(
+            Profile({"N": (low, opt, high)}, (0, high * 64), high * 128, 32)
+            for low, opt, high in ((0, 1, small), (9, 32, large))
+        ),
         "buffers": (ArenaBuffer("doubled", "N*64", 0, 0), ArenaBuffer("t", "N*64", 0, 1)),
-        "programs": ((Native(launches(parts)),),), "constants": constants(), "kernels": kernels(), "host": host_library(),
+        "programs": ((Native(launches(parts)),),),
+        "constants": constants(),
+        "kernels": kernels(),
+        "host": host_library(),
         "report": {"layers": [{"name": "mix"}, {"name": "dense"}]},
     }
     return Plan(**{**fields, **changes})
@@ -110,21 +140,51 @@ def make_plan(parts: int = 2, threads: int = 2, **changes: Any) -> Plan:
 def trivial_plan(n: int = 1, parts: int = 1, threads: int = 1) -> Plan:
     """y = x + 1 on n floats."""
     return make_plan(
-        threads=threads, inputs=(Binding("x", "float32", (n,)),), outputs=(Binding("y", "float32", (n,)),), profiles=(Profile({}, (), 0),),
-        buffers=(), programs=((Native((Launch(("increment",), (Ref("input"), Ref("output")), (str(n),), parts, name="add"),)),),))
+        threads=threads,
+        inputs=(Binding("x", "float32", (n,)),),
+        outputs=(Binding("y", "float32", (n,)),),
+        profiles=(Profile({}, (), 0),),
+        buffers=(),
+        programs=((Native((Launch(("increment",), (Ref("input"), Ref("output")), (str(n),), parts, name="add"),)),),),
+    )
 
 
 def host_plan() -> Plan:
-    """y = relu of the model's mix without the dense layer, by a host step between two native segments; outputs that are copies."""
+    """y = relu of the model's mix without the dense layer, by a host step between two native segments; outputs that
+    are copies.
+    """
     mixed = launches(2)[0]
     t = TypedRef(Ref("arena", 1), "float32", ("N", 16))
     u = TypedRef(Ref("arena", 0), "float32", ("N", 16))
     last = Launch(("increment",), (Ref("arena", 0), Ref("output", 0)), ("N*16",), 2, name="add", writes=(1,))
     return make_plan(
-        outputs=(Binding("y", "float32", ("N", 16)), Binding("same", "float32", ("N", 16)), Binding("x_again", "float32", ("N", 16)),
-                 Binding("bias", "float32", (8,)), Binding("where", "int64", (2, "found"))),
-        programs=((Native((mixed,)), HostStep("Relu", {}, (t,), (u,), "tested here", "relu"), Native((last,)),
-                   HostStep("NonZero", {}, (TypedRef(Ref("input", 0), "float32", ("N", 16)),), (TypedRef(Ref("host", 0), "int64", (2, "found")),),
-                            "its size depends on data", "nonzero")),),
+        outputs=(
+            Binding("y", "float32", ("N", 16)),
+            Binding("same", "float32", ("N", 16)),
+            Binding("x_again", "float32", ("N", 16)),
+            Binding("bias", "float32", (8,)),
+            Binding("where", "int64", (2, "found")),
+        ),
+        programs=(
+            (
+                Native((mixed,)),
+                HostStep("Relu", {}, (t,), (u,), "tested here", "relu"),
+                Native((last,)),
+                HostStep(
+                    "NonZero",
+                    {},
+                    (TypedRef(Ref("input", 0), "float32", ("N", 16)),),
+                    (TypedRef(Ref("host", 0), "int64", (2, "found")),),
+                    "its size depends on data",
+                    "nonzero",
+                ),
+            ),
+        ),
         buffers=(ArenaBuffer("doubled", "N*64", 0, 2), ArenaBuffer("t", "N*64", 0, 1)),
-        copies=(Copy(1, Ref("output", 0)), Copy(2, Ref("input", 0)), Copy(3, Ref("const", 0, 512)), Copy(4, Ref("host", 0))))
+        copies=(
+            Copy(1, Ref("output", 0)),
+            Copy(2, Ref("input", 0)),
+            Copy(3, Ref("const", 0, 512)),
+            Copy(4, Ref("host", 0)),
+        ),
+    )
