@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Union
 from temper.compile.cc import ISAS, link
 from temper.compile.host import host_library
 from temper.config import BuildConfig, knob
-from temper.errors import ConfigError
+from temper.errors import ConfigError, VerificationError
 from temper.ir.dims import evaluate
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
@@ -19,7 +19,7 @@ from temper.passes.partition import Region, order_regions, partition
 from temper.passes.pipeline import PIPELINE
 from temper.plan import format as plan_format
 from temper.plan.memory import lower_bound, plan_memory
-from temper.plan.memory_check import check_memory
+from temper.plan.memory_check import check_memory, plan_faults
 from temper.plan.schedule import NativeStep, PlannedStep, Program, ReferenceStep, largest, schedule
 from temper.plan.storage import Storage, assign_storage
 from temper.runtime import machine
@@ -184,10 +184,10 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
     for symbols in ranges:
         env = {name: high for name, (_, _, high) in symbols.items()}
         spans = [(evaluate(size, env), b.first, b.last) for size, b in zip(program.sizes, program.buffers, strict=True)]
-        offsets, total = plan_memory(spans)
-        check_memory(spans, offsets, total)
-        memory.append({"arena": total, "lower_bound": lower_bound(spans)})
-        profiles.append(plan_format.Profile(dict(symbols), tuple(offsets), total, largest(program.workspaces, env), largest(program.shared, env)))
+        offsets, arena = plan_memory(spans)
+        check_memory(spans, offsets, arena)
+        memory.append({"arena": arena, "lower_bound": lower_bound(spans)})
+        profiles.append(plan_format.Profile(dict(symbols), offsets, arena, largest(program.workspaces, env), largest(program.shared, env)))
     chosen = sorted({w.key for w in workloads if w.key in choices})
     kernels = link([choices[k].code for k in chosen])
     rows = []
@@ -214,9 +214,12 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
         "effort": config.effort,
         "model": graph.name,
     }
-    return plan_format.Plan(machine.fingerprint(), isa, tuple(sorted(ISAS[isa].needs)), config.threads, program.inputs, program.outputs,
+    plan = plan_format.Plan(machine.fingerprint(), isa, tuple(sorted(ISAS[isa].needs)), config.threads, program.inputs, program.outputs,
                             tuple(profiles), program.buffers, (program.segments,), program.constants, kernels, host_library(),
                             report=report, graph=portable)
+    if faults := plan_faults(plan):
+        raise VerificationError("the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5]))
+    return plan
 
 
 def _operations(region: Region, env: Mapping[str, int]) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 from temper.tactics.base import Tactic
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.gemm import GemmPacked
+from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
-from temper.tactics.cpu.winograd import Winograd
+from temper.tactics.cpu.winograd import WinogradConv
 
 
 def cpu_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a CPU; fallbacks last."""
-    return (ConvGemm(), Winograd(), GemmPacked(), Pointwise(), ConvFallback())
+    return (ConvGemm(), WinogradConv(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), ConvFallback())

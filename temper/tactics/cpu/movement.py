@@ -14,7 +14,8 @@ from temper.ir.dims import DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
 from temper.tactics.cpu.pointwise import collapse, strides_of
-from temper.tactics.cpu.source import c_dim, defines, template
+from temper.tactics.cpu.render import template_text
+from temper.tactics.cpu.source import c_dim, defines
 
 _INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 
@@ -129,7 +130,7 @@ def affine_source(shape: Sequence[DimLike], ins: Sequence[DimLike], outs: Sequen
               "OUTER_INDEX": " ".join(index) or "(void)outer;"}
     if size == 4:
         values["T_IS_32"] = 1
-    return template("vec.h") + defines(values) + template("copy_affine.c")
+    return template_text("vec.h") + defines(values) + template_text("copy_affine.c")
 
 
 class CopyBlocks:
@@ -176,7 +177,7 @@ class CopyBlocks:
         whole_arg: ArgRef = ("output", 0) if join else ("input", 0)
         # p[0] is the whole, p[1..] the pieces
         refs = [("input" if join else "output", i) for i in range(len(pieces))]
-        return Kernel(template("vec.h") + body, (entry,), (whole_arg, *refs), w.symbols)
+        return Kernel(template_text("vec.h") + body, (entry,), (whole_arg, *refs), w.symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()

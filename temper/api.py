@@ -1,0 +1,61 @@
+"""The Python entry points behind `temper.build`, `temper.load` and `temper.save`."""
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+from temper.config import BuildConfig, Profile
+from temper.errors import ConfigError
+from temper.runtime.engine import Engine
+
+if TYPE_CHECKING:
+    from temper.ir.graph import Graph
+    from temper.tune.select import Progress
+
+Model = Union[str, Path, bytes, "Graph", Any]
+
+
+def build(model: Model, *, threads: int | None = None, effort: int = 2, profiles: Sequence[Profile] = (), shapes: Mapping[str, Sequence[int]] | None = None,
+          output: str | os.PathLike[str] | None = None, portable: bool = False, isa: str = "", cache: str | os.PathLike[str] | None = None,
+          progress: Progress | None = None) -> Engine:
+    """Builds an engine from an ONNX file (path, bytes or ModelProto).
+
+    threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed). profiles: ranges of
+    symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. shapes: input name -> static shape.
+    output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
+    Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, BuildError.
+    """
+    from temper.builder import build_plan
+    from temper.plan.format import write
+    from temper.runtime.machine import cores
+
+    if output is not None:
+        _writable(Path(output))
+    config = BuildConfig(threads=threads or cores(), effort=effort, isa=isa, profiles=tuple(profiles), portable_graph=portable,
+                         cache=Path(cache) if cache else None, shapes={k: tuple(v) for k, v in (shapes or {}).items()})
+    plan = build_plan(model, config, progress=progress).plan
+    if output is not None:
+        write(plan, output)
+    return Engine(plan)
+
+
+def _writable(path: Path) -> None:
+    """Fails before a long build rather than after it."""
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise ConfigError(f"cannot write {path}: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
+        raise ConfigError(f"cannot write {path}: permission denied")
+
+
+def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
+    """Loads a plan file. PlanError if it is damaged, of another version, or for another machine."""
+    return Engine.load(path, threads=threads)
+
+
+def save(engine: Engine, path: str | os.PathLike[str]) -> None:
+    """Writes an engine's plan."""
+    from temper.plan.format import write
+    write(engine.plan, path)
