@@ -1,21 +1,22 @@
 """Winograd convolution F(mh x mw, 3 x 3) in FP32: 3x3, stride 1, dilation 1, group 1, channels-last, constant weights.
 
-An output tile of mh x mw pixels costs (mh + 2)(mw + 2) multiplications per channel pair in place of 9 mh mw (Lavin & Gray
-2015, arXiv:1509.09308): y = A^T [(G w G^T) . (B^T x B)] A, where the products over channels are (mh + 2)(mw + 2)
-independent matrix products. G w G^T is computed in float64 at build and rounded once. m = 1: no transform along that axis.
+An output tile of mh x mw pixels costs (mh + 2)(mw + 2) multiplications per channel pair in place of 9 mh mw (Lavin and
+Gray 2015, arXiv:1509.09308): y = A^T [(G w G^T) . (B^T x B)] A, where the products over channels are (mh + 2)(mw + 2)
+independent matrix products. G w G^T is computed in float64 at build and rounded once. m = 1: no transform on that axis.
 
-Points. m = 2 uses 0, +-1, infinity. m = 4 uses 0, +-5/8, +-3/2, infinity: every pair (+-a, +-b) needs the same number of
-vector operations, and among pairs whose coefficients are exact in FP32 this one is near the least error on Gaussian data:
-1.8 times direct convolution's RMS error at 64 to 256 channels, where the usual 0, +-1, +-2 have 3.7. (That good points are
-not the small integers is the finding of Barabasz et al. 2018, arXiv:1803.10986.)
+Points. m = 2 uses 0, +-1, infinity. m = 4 uses 0, +-5/8, +-3/2, infinity: every pair (+-a, +-b) needs the same number
+of vector operations, and among pairs whose coefficients are exact in FP32 this one is near the least error on Gaussian
+data: 1.8 times direct convolution's RMS error at 64 to 256 channels, where the usual 0, +-1, +-2 have 3.7. (That small
+integers are not the best points is the finding of Barabasz et al. 2018, arXiv:1803.10986.)
 
-Error bound. Let |x| <= X in a tile, |w| <= W in a filter of C channels, u = 2^-24. Direct convolution adds 9 C products, so
-its error is at most (9 C) u * 9 C X W. Rounding errors of a sum are at most (roundings along a path) * u * (sum of the
-magnitudes added), which for Winograd's three linear maps gives, to first order in u,
+Error bound. Let |x| <= X in a tile, |w| <= W in a filter of C channels, u = 2^-24. Direct convolution adds 9 C terms,
+so its error is at most (9 C) u * 9 C X W. The error of nested sums is at most (roundings along a path) * u * (sum of
+the magnitudes added), which for Winograd's three linear maps gives, to first order in u,
     (C + k) u * C X W * S_h S_w,    S = max_i sum_j |A^T|_ij g_j b_j,  g_j = sum_l |G|_jl,  b_j = sum_l |B^T|_jl,
 with k roundings in the transforms (`_DEPTH` per axis, and one for the stored weight). The ratio of the two bounds,
-S_h S_w (C + k) / (81 C), is `error_factor`. S_h S_w / 9 is 7.1 for F(2x2) and 62.7 for F(4x4), but the sum over channels is
-9 times shorter. The bound is normwise: it holds for max |x| max |w|, not relative to one output's own sum of |x| |w|.
+S_h S_w (C + k) / (81 C), is `error_factor`; S_h S_w / 9 is 7.1 for F(2x2) and 62.7 for F(4x4), but the sum over
+channels is 9 times shorter. The bound is normwise: it is for max |x| max |w|, not relative to one output's own sum of
+|x| |w|; for the same reason an infinity or NaN in x spreads over the whole tile.
 
 Costs. Products dominate from ~32 channels on. Weights grow by (mh + 2)(mw + 2) / 9, which decides where few tiles share
 many channels: 7x7x512 reads 16.8 MB at 2x2 and 37.7 MB at 4x4, from DRAM, so weights are fetched ahead in software.
@@ -50,7 +51,7 @@ _TILES = ((4, 4), (2, 2), (4, 2), (1, 2))
 
 _CHUNK_VECTORS, _UNROLLED, _AHEAD_KB = 4, 4, 96
 
-#: For `predict`: clock; multiply-adds per cycle; bytes per second of weights from DRAM; cycles per vector of V written and of M read.
+#: For `predict`: clock; bytes per second of weights from DRAM; multiply-adds a cycle; cycles per vector of V and of M.
 _CLOCK, _STREAM = 3.7e9, 27e9
 _FMA = {"avx512": 2.0, "avx2": 2.0, "portable": 1.0}
 _INPUT_CYCLES, _OUTPUT_CYCLES = 5.5, 4.0
@@ -93,8 +94,8 @@ def _polynomial(roots: Sequence[Fraction]) -> list[Fraction]:
     return out
 
 
-def error_factor(params: Params, channels: int) -> float:
-    """Winograd's rounding bound over direct convolution's for `channels` input channels (docstring above); at least 1."""
+def error_factor(params: Params, channels: int = 1) -> float:
+    """This variant's rounding bound over direct convolution's (docstring above), at least 1; most for one channel."""
     p = dict(params)
     growth, depth = 1.0, 1
     for m in (p["mh"], p["mw"]):
@@ -155,9 +156,11 @@ class _Shape:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Parameters. mh, mw: outputs per tile; tiles: per block; mr, nb: register tile (tiles x vectors of output channels);
-    shared: 1 = one input transform for all threads and work split over output channels, 0 = split over tiles without a
-    barrier; ahead: KiB by which weights are fetched ahead, 0 = left to the hardware."""
+    """Parameters. mh, mw: outputs per tile; tiles: per block; mr, nb: register tile (tiles x output-channel vectors).
+
+    shared: 1 = one input transform for all threads, work split over output channels; 0 = work split over tiles, with no
+    barrier. ahead: KiB by which weights are fetched ahead, 0 = left to the hardware.
+    """
 
     mh: int
     mw: int
@@ -228,8 +231,13 @@ class WinogradConv:
         return anchor_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        ranked = sorted((self.predict(w, p.params), p.params) for p in _plans(_Shape.of(w), ISAS[w.isa].registers, w.threads))
+        plans = _plans(_Shape.of(w), ISAS[w.isa].registers, w.threads)
+        ranked = sorted((self.predict(w, p.params), p.params) for p in plans)
         return [params for _, params in ranked[:16]]
+
+    def error_factor(self, params: Params) -> float:
+        """`error_factor` for any number of channels: what verification multiplies a convolution's tolerance by."""
+        return error_factor(params)
 
     def predict(self, w: Workload, params: Params) -> float:
         s, p = _Shape.of(w), _Plan(**dict(params))
@@ -237,7 +245,7 @@ class WinogradConv:
         total = s.typical_tiles(p.mh, p.mw)
         groups = _ceil(p.tiles, p.mr)
         rows = p.tiles / groups
-        # Loads and multiply-adds issue two a cycle, eight accumulators hide the latency, seven instructions issue a cycle.
+        # Two loads and two multiply-adds a cycle; eight accumulators hide the latency; seven instructions a cycle.
         cycles = 0.0
         for b, count in ((p.nb, s.vectors // p.nb), (s.vectors % p.nb, 1)):
             if b:
@@ -271,10 +279,12 @@ class WinogradConv:
         lines = _ceil(_UNROLLED * p.nb * s.lanes * 4, 64 * _ceil(p.tiles, p.mr)) if p.ahead else 0
         dims = {"BATCH": s.n, "H": s.h, "W": s.w, "OH": s.oh, "OW": s.ow}
         a, b = POINTS[4][1], POINTS[4][3]
-        constants = {"A": a, "B": b, "A2": a**2, "B2": b**2, "A3": a**3, "B3": b**3, "SUM": a**2 + b**2, "PRODUCT": (a * b) ** 2}
+        constants = {"A": a, "B": b, "A2": a**2, "B2": b**2, "A3": a**3, "B3": b**3}
+        constants |= {"SUM": a**2 + b**2, "PRODUCT": (a * b) ** 2}
         text = defines({
             "ENTRY": entry, **{name: c_dim(d, w.symbols) for name, d in dims.items()},
-            "IC": s.ic, "OC": s.oc, "PT": s.pads[0], "PL": s.pads[1], "XLD": x.row_stride or s.ic, "OLD": y.row_stride or s.oc,
+            "IC": s.ic, "OC": s.oc, "PT": s.pads[0], "PL": s.pads[1],
+            "XLD": x.row_stride or s.ic, "OLD": y.row_stride or s.oc,
             "MH": p.mh, "MW": p.mw, "TB": p.tiles, "MR": p.mr, "NB": p.nb, "NBL": last, "SHARED": p.shared,
             "CHUNK": _CHUNK_VECTORS * s.lanes, "UNROLLED": _UNROLLED, "LINES": lines, "AHEAD": p.ahead << 10,
             "P_X": 0, "P_U": 1, "P_WS": 2, "P_SH": 3, "P_BIAS": f"({bias})", "P_Y": out,
@@ -282,7 +292,8 @@ class WinogradConv:
             "CASES(X)": " ".join(f"X({r})" for r in range(1, p.mr + 1)),
             **{f"W4_{name}": f"{float(value)!r}f" for name, value in constants.items()},
         })
-        source = "\n".join([template_text("vec.h", "vmath.h"), text, workload_epilogue_c(w, out + 1), template_text("winograd.c")])
+        epilogue = workload_epilogue_c(w, out + 1)
+        source = "\n".join([template_text("vec.h", "vmath.h"), text, epilogue, template_text("winograd.c")])
         row = _odd_lines(s.ic)
         workspace = _odd_lines(p.tiles * p.nb * s.lanes) + (0 if p.shared else _odd_lines(p.tiles * row))
         shared = (s.tiles(p.mh, p.mw) * row + 16) * (4 * p.points) if p.shared else 0
