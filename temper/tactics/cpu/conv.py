@@ -15,7 +15,7 @@ from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
-FLAT, ROWS, COPIED = 0, 1, 2
+FLAT, ROWS, COPIED, BAND = 0, 1, 2, 3
 
 #: Pixel count that stands for an unknown one when candidates are ranked.
 _TYPICAL_PIXELS = 784
@@ -59,12 +59,9 @@ class ConvShape:
         return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
 
     @property
-    def pad_w(self) -> bool:
-        return self.pads[1] > 0 or self.pads[3] > 0
-
-    @property
-    def pad_h(self) -> bool:
-        return self.pads[0] > 0 or self.pads[2] > 0
+    def padded(self) -> bool:
+        """A tap can fall outside the input."""
+        return any(p > 0 for p in self.pads)
 
 
 def static(d: DimLike) -> int | None:
@@ -178,7 +175,7 @@ class Geometry:
     @property
     def mrt(self) -> int:
         """Pixels of the last tile (of a row, in ROWS mode): 0 if full, -1 if unknown until run time."""
-        run = static(self.s.ow if self.b.mode == ROWS else self.s.pixels)
+        run = static(self.s.ow if self.b.mode in (ROWS, BAND) else self.s.pixels)
         return -1 if run is None else run % self.b.mr
 
     @property
@@ -187,18 +184,28 @@ class Geometry:
 
     @property
     def panels(self) -> int:
-        if self.b.mode == COPIED:
-            return self.b.pt
-        return int((self.b.mode == ROWS and self.s.pad_w) or self.mrt < 0)
+        return self.b.pt if self.b.mode == COPIED else int(self.mrt < 0)
 
     @property
-    def workspace(self) -> int:
-        partial = self.b.pt * self.b.ocs * self.b.mr * self.b.nb * self.lanes if self.b.kc < self.s.k else 0
-        return 4 * (self.panels * self.b.mr * self.panel_ld + partial)
+    def band_ld(self) -> int:
+        """Elements a pixel in BAND mode: as in the image, but never a multiple of 1 KiB, which would crowd few L1 sets."""
+        return self.s.icg + 16 if self.s.icg % 256 == 0 else self.s.icg
+
+    @property
+    def workspace(self) -> DimLike:
+        """Bytes of scratch per thread."""
+        s, b = self.s, self.b
+        floats: DimLike = self.panels * b.mr * self.panel_ld
+        if b.kc < s.k:
+            floats += b.pt * b.ocs * b.mr * b.nb * self.lanes
+        if b.mode == BAND:
+            rows = (b.pt - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
+            floats = floats + rows * self.band_ld * (s.iw + s.pads[1] + s.pads[3]) + self.lanes
+        return 4 * floats
 
     def tiles(self, pixels: int, width: int) -> int:
         """Register tiles over `pixels` output pixels in rows of `width`."""
-        if self.b.mode == ROWS:
+        if self.b.mode in (ROWS, BAND):
             return pixels // max(width, 1) * -(-width // self.b.mr)
         return -(-pixels // self.b.mr)
 
@@ -210,7 +217,7 @@ def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bi
     args: list[ArgRef] = [*refs, ("output", 0), *epilogue_args(w.epilogue)]
     out = len(refs)
     workspace = g.workspace
-    if workspace:
+    if workspace != 0:
         args.append(("workspace", 0))
     unroll, lines = _prefetch(g)
     text = defines({
@@ -218,10 +225,10 @@ def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bi
         "OH": c_dim(s.oh, symbols), "OW": c_dim(s.ow, symbols), "IMG_ROWS": c_dim(s.img_rows, symbols),
         "ICG": s.icg, "OCG": s.ocg, "GROUPS": s.groups, "KH": s.kernel[0], "KW": s.kernel[1], "SH": s.strides[0], "SW": s.strides[1],
         "DH": s.dilations[0], "DW": s.dilations[1], "PAD_T": f"({s.pads[0]})", "PAD_L": f"({s.pads[1]})",
-        "PAD_H": int(s.pad_h), "PAD_W": int(s.pad_w), "XLD": s.xld, "OLD": s.old,
+        "PAD_R": f"({s.pads[3]})", "PADDED": int(s.padded), "BAND_LD": g.band_ld, "XLD": s.xld, "OLD": s.old,
         "MR": b.mr, "MRT": f"({g.mrt})", "NB": b.nb, "NBT": g.nbt, "NLT": g.nlt, "OCS": b.ocs, "PT": b.pt, "KC": b.kc, "UK": unroll,
         "PFL": lines, "MODE": b.mode, "SPLIT": b.split, "EPI_LOOP": int(_heavy(w)), "BIAS": bias, "P_X": 0, "P_W": 1, "P_BIAS": 2,
-        "P_OUT": out, "P_WS": len(args) - 1 if workspace else "(-1)",
+        "P_OUT": out, "P_WS": len(args) - 1 if workspace != 0 else "(-1)",
     })
     source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, out + 1) + template_text("conv_gemm.c")
     return Kernel(source, (entry,), tuple(args), symbols, workspace)
@@ -260,40 +267,44 @@ def pack_bias(g: Geometry, bias: np.ndarray) -> np.ndarray:
 
 
 def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> float:
-    """Roofline of one blocking: issue-bound register tile, copies, L2 panels, cold weights, balance of the thread shares."""
+    """Roofline of one blocking: issue-bound register tile, copies, weights per pixel block, balance of the thread shares."""
     s, b = g.s, g.b
     pixels = static(s.pixels) or _TYPICAL_PIXELS
     width = static(s.ow) or 28
     tiles = g.tiles(pixels, width)
+    by_row = b.mode in (ROWS, BAND)
     fma = 1.0 if isa == "portable" else 0.5
     cycles = 0.0
     for vectors, count in ((b.nb, g.vectors // b.nb), (g.nbt, 1 if g.nbt else 0)):
         if count:
-            per_term = max(b.mr * vectors * fma, (b.mr + vectors) * 0.5, 4.0) + 0.15
-            per_call = s.k * per_term + 25 + b.mr * vectors * (1.0 + 0.7 * epilogue_ops)
+            per_term = max(b.mr * vectors * fma, (b.mr + vectors) * 0.5, 4.0) * 1.02 + 0.1
+            per_call = s.k * per_term + 20 + b.mr * vectors * (1.0 + 0.7 * epilogue_ops)
             if b.kc < s.k:
                 per_call += -(-s.k // b.kc) * (b.mr * vectors * 1.5 + 20)
             cycles += count * per_call
     cycles *= tiles * s.groups
     last = g.mrt if g.mrt > 0 else b.mr
-    rows = tiles if b.mode != ROWS else -(-width // b.mr)
-    cycles *= 1 - (1 - last / b.mr) / max(rows, 1)
-    units, shared = (s.groups * g.blocks, True) if b.split else (tiles, False)
+    run = -(-width // b.mr) if by_row else tiles
+    cycles *= 1 - (1 - last / b.mr) / max(run, 1)
+    units = s.groups * g.blocks if b.split else tiles
     cycles *= -(-units // threads) / units
-    copied = pixels if b.mode == COPIED else (pixels * 2 * b.mr / max(width, 1) if b.mode == ROWS and s.pad_w else 0)
-    cycles += min(copied, pixels) * s.groups * (s.k / g.lanes * 1.3 + s.kernel[0] * 4) / (1 if shared else threads)
-    if b.mode != COPIED and s.xld * s.strides[1] % 512 == 0 and b.mr > 6 and s.k >= 512:
-        cycles *= 1.15
-    panel = b.ocs * b.nb * g.lanes * min(b.kc, s.k) * 4
-    passes = -(-tiles // b.pt)
-    if panel > 700_000:
-        cycles += tiles * panel / 24 * s.groups
-    cycles += (passes - 1) * s.k * g.vectors * g.lanes * 4 / 24 * (0.3 if b.ahead else 0.6) if b.ocs < g.blocks else 0
-    reads = -(-g.blocks // b.ocs)
-    if b.mode != COPIED:
-        cycles += pixels * s.k * 4 / s.kernel[0] * (reads - 1) / 40
-    cold = s.k * g.vectors * g.lanes * 4 * s.groups / 8
-    return (cycles + cold * (0.3 if b.ahead else 0.6)) / 3.8e9
+    blocks = max(1, -(-(pixels // max(width, 1)) // b.pt)) if b.mode == BAND else -(-tiles // b.pt)
+    copies = 0.0
+    if b.mode == COPIED:
+        copies = pixels * (s.k / g.lanes * 1.4 + s.kernel[0] * 6)
+    elif b.mode == BAND:
+        rows = (b.pt - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
+        copies = blocks * rows * width * s.strides[1] * (s.icg / g.lanes * 1.4 + (4 if s.xld != g.band_ld else 0))
+    cycles += copies * s.groups / (1 if b.split else threads)
+    weights = s.k * g.vectors * g.lanes * 4
+    if b.ocs < g.blocks or weights > 700_000:
+        cycles += (blocks - 1) * s.groups * weights / (48 if b.ahead else 24)
+        reads = -(-g.blocks // b.ocs)
+        if b.pt * b.mr * s.k * 4 > 600_000:
+            cycles += (reads - 1) * pixels * s.groups * s.icg * 4 / 60
+    if b.mode != BAND and s.xld % 1024 == 0 and b.mr > 7:
+        cycles *= 1.05
+    return (cycles + weights * s.groups / (20 if b.ahead else 12)) / 3.8e9
 
 
 def blockings(s: ConvShape, isa: str, threads: int) -> list[Blocking]:
@@ -303,49 +314,47 @@ def blockings(s: ConvShape, isa: str, threads: int) -> list[Blocking]:
     pixels = static(s.pixels)
     known = pixels or _TYPICAL_PIXELS
     width = static(s.ow)
-    modes = [FLAT] if s.flat else [ROWS]
-    modes.append(COPIED)
+    modes = [FLAT] if s.flat else [BAND, COPIED] if s.padded else [ROWS, COPIED]
+    shapes = register_tiles(isa, vectors)
+    if pixels is not None and pixels < shapes[0][0]:
+        budget = max(m * n for m, n in shapes)
+        shapes = [(pixels, n) for n in range(1, min(vectors, 16) + 1) if pixels * n <= budget][-4:]
     out: dict[Blocking, None] = {}
-    tiles_ = register_tiles(isa, vectors)
-    if pixels is not None and pixels < tiles_[0][0]:
-        budget = max(m * n for m, n in tiles_)
-        tiles_ = [(pixels, n) for n in range(1, min(vectors, 16) + 1) if pixels * n <= budget][-4:]
-    for mr, nb in tiles_:
+    for mr, nb in shapes:
         for mode in modes:
-            rows = min(mr, width) if mode == ROWS and width is not None else min(mr, known) if pixels is not None else mr
-            base = Blocking(rows, nb, 1, 1, s.k, mode, 0, 0)
+            run = width if mode in (ROWS, BAND) else pixels
+            base = Blocking(min(mr, run or mr), nb, 1, 1, s.k, mode, 0, 0)
             g = Geometry(s, base, lanes)
-            count = g.tiles(known, width or 28)
-            for ocs in _panels(g, s.k):
-                for pt in _pixel_blocks(g, count, ocs):
-                    for kc in _k_blocks(g, mode):
-                        for split in ((0, 1) if threads > 1 else (0,)):
-                            ahead = int(ocs < g.blocks)
-                            out[replace(base, ocs=ocs, pt=pt, kc=kc, split=split, ahead=ahead)] = None
+            for ocs, pt in _panels(g, known, width or 28):
+                for kc in _k_blocks(g):
+                    if mode == BAND and kc < s.k:
+                        continue
+                    for split in ((0, 1) if threads > 1 else (0,)):
+                        out[replace(base, ocs=ocs, pt=pt, kc=kc, split=split, ahead=int(ocs < g.blocks))] = None
     return list(out)
 
 
-def _panels(g: Geometry, k: int) -> list[int]:
-    """Channel blocks per weight panel: one, what fits half of L2, all."""
-    one = g.b.nb * g.lanes * k * 4
-    half = max(1, 400_000 // max(one, 1))
-    return sorted({1, min(half, g.blocks), g.blocks if g.blocks * one < 800_000 else 1})
+def _panels(g: Geometry, pixels: int, width: int) -> list[tuple[int, int]]:
+    """(channel blocks per weight panel, tiles or rows per pixel block): weights resident, pixels resident, and in between."""
+    s, b = g.s, g.b
+    tiles = -(-pixels // width) if b.mode == BAND else g.tiles(pixels, width)
+    one = 4 * (s.icg * width * s.strides[0] * s.strides[1] if b.mode == BAND else b.mr * (g.panel_ld if b.mode == COPIED else s.k))
+    fit = min(tiles, max(1, 400_000 // one))
+    out = {}
+    if s.k * g.vectors * g.lanes * 4 < 900_000 or g.blocks == 1:
+        out[g.blocks, min(tiles, max(1, 16_000 // one)) if b.mode == BAND else 1] = None
+    if g.blocks > 1:
+        out[1, fit] = None
+        if tiles * one < 2_000_000:
+            out[1, tiles] = None
+    return list(out)
 
 
-def _pixel_blocks(g: Geometry, tiles: int, ocs: int) -> list[int]:
-    """Tiles per pixel block: one if every weight panel is resident, what fits L2, all if that is little more."""
-    if ocs >= g.blocks:
-        return [1]
-    row = g.b.mr * (g.panel_ld if g.b.mode == COPIED else g.s.k) * 4
-    fit = max(1, 400_000 // row)
-    return sorted({min(fit, tiles), tiles if tiles * row < 1_600_000 else min(2 * fit, tiles)})
-
-
-def _k_blocks(g: Geometry, mode: int) -> list[int]:
+def _k_blocks(g: Geometry) -> list[int]:
     k = g.s.k
-    if k < 1024 or (mode == ROWS and g.s.kernel != (1, 1)):
+    if k < 2048 or (g.b.mode == ROWS and g.s.kernel != (1, 1)):
         return [k]
-    return sorted({k, 512, 1024} - {n for n in (512, 1024) if n >= k}, reverse=True)
+    return [k, 1024]
 
 
 class ConvGemm:

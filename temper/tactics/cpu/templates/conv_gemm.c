@@ -2,24 +2,29 @@
  *
  * A register tile is MR pixels x NB vectors of output channels. Weights: [group][block][K][nb*VL], K in the order kh, kw, ic; the last
  * block of a group has NBT vectors, its last vector NLT valid lanes (padded with zeros). Loop nest of one thread:
- *   group / block of PT tiles / block of OCS channel blocks / block of KC terms / tile / channel block
+ *   group / pixel block / OCS channel blocks / KC terms / tile / channel block
  * Every element is the bias plus its K products in ascending order, whichever tile, thread or K block it falls in.
  *
  * Defined by the tactic (dimensions may read v[]): BATCH IH IW OH OW IMG_ROWS; static: ICG OCG GROUPS KH KW SH SW DH DW PAD_T PAD_L
- * PAD_H PAD_W (1 if any row/column tap can fall outside) XLD OLD; MR MRT (pixels of the last tile, 0: full, -1: known at run time) NB NBT NLT
- * OCS PT KC (a multiple of UK, or at least K) UK PFL (cache lines of later weights fetched every UK terms) MODE SPLIT EPI_LOOP BIAS (0 none, 1 padded,
- * 2 exact length); P_X P_W P_BIAS P_OUT P_WS: positions in p. */
+ * PAD_R PADDED (1 if a tap can fall outside) XLD OLD; MR MRT (pixels of the last tile, 0: full, -1: known at run time) NB NBT NLT OCS
+ * PT (tiles per pixel block; output rows in BAND mode) KC (a multiple of UK, or at least K) UK PFL (cache lines of later weights fetched
+ * every UK terms) MODE BAND_LD SPLIT EPI_LOOP BIAS (0 none, 1 padded, 2 exact length); P_X P_W P_BIAS P_OUT P_WS: positions in p. */
 
-#define FLAT 0   /* 1x1, stride 1, unpadded: tiles run over all pixels, read in place */
-#define ROWS 1   /* tiles within an output row, read in place; tiles that touch padding are copied */
-#define COPIED 2 /* tiles run over all pixels, copied to a panel of MR rows first */
+#define FLAT 0   /* 1x1, stride 1: tiles run over all pixels, read in place */
+#define ROWS 1   /* unpadded: tiles within an output row, read in place */
+#define COPIED 2 /* tiles run over all pixels, their terms copied to a panel of MR rows first */
+#define BAND 3   /* tiles within an output row; the input rows of a pixel block are copied with their padding first */
 
+#define BY_ROW (MODE == ROWS || MODE == BAND)
+/* Elements between neighbouring pixels where tiles read them. */
+#define PIXEL (MODE == BAND ? BAND_LD : XLD)
 #define KTOTAL (KH * KW * ICG)
 #define OCV ((OCG + VL - 1) / VL)
 #define NBLK ((OCV + NB - 1) / NB)
 /* An odd number of cache lines between panel rows, so that they never compete for one L1 set; VL floats of slack for whole-vector writes. */
 #define PANEL_LD ((((KTOTAL + VL + 15) / 16) | 1) * 16)
-#define MERGED (XLD == ICG && DW == 1 && GROUPS == 1)
+/* Taps of a kernel row are one run of terms. */
+#define MERGED (PIXEL == ICG && DW == 1)
 #define SEG_TAPS (MERGED ? 1 : KW)
 #define SEG (MERGED ? KW * ICG : ICG)
 #define KBLOCKED (KC < KTOTAL)
@@ -30,7 +35,7 @@ typedef struct {
   float *out, *partial;
   const epi_t *e;
   int64_t pix, c, img_rows, row_step, len;
-  int32_t kh0, kh1, valid, first, last;
+  int32_t valid, first, last;
 } job_t;
 
 INLINE void step(vf acc[MR][NB], const float *a, const int64_t lda, const float *b, const int mr, const int nb) {
@@ -92,12 +97,12 @@ INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const
   } else if (KH == 1 && SEG_TAPS == 1) {
     terms(acc, q->a, lda, q->b, KBLOCKED ? q->len : SEG, &next, mr, nb);
   } else {
-    const float *b = q->b + (int64_t)q->kh0 * (KW * ICG) * nb * VL;
+    const float *b = q->b;
 #pragma clang loop unroll(disable)
-    for (int kh = q->kh0; kh < q->kh1; kh++)
+    for (int kh = 0; kh < KH; kh++)
 #pragma clang loop unroll(disable)
       for (int kw = 0; kw < SEG_TAPS; kw++) {
-        terms(acc, q->a + kh * q->row_step + kw * (DW * XLD), lda, b, SEG, &next, mr, nb);
+        terms(acc, q->a + kh * q->row_step + kw * (DW * PIXEL), lda, b, SEG, &next, mr, nb);
         b += SEG * nb * VL;
       }
   }
@@ -140,12 +145,12 @@ INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const
 #endif
 
 #if MODE != COPIED
-VARIANT(tile_direct, MR, SW * XLD, 0, 0)
+VARIANT(tile_direct, MR, SW * PIXEL, 0, 0)
 #if MRT > 0
-VARIANT(tile_direct_last, MRT, SW * XLD, 0, 0)
+VARIANT(tile_direct_last, MRT, SW * PIXEL, 0, 0)
 #endif
 #endif
-#if MODE == COPIED || PAD_W
+#if MODE == COPIED
 VARIANT(tile_panel, MR, PANEL_LD, 1, 0)
 #if MRT > 0
 VARIANT(tile_panel_last, MRT, PANEL_LD, 1, 0)
@@ -177,27 +182,20 @@ static __attribute__((noinline)) void gather(float *panel, const float *x, map_t
     int64_t h = oh * SH - PAD_T, w = ow * SW - PAD_L;
     const float *from = x + ((img * m.ih + h) * m.iw + w) * XLD;
     for (int kh = 0; kh < KH; kh++, h += DH, from += DH * m.iw * XLD) {
-      if (PAD_H && (h < 0 || h >= m.ih)) {
+      if (PADDED && (h < 0 || h >= m.ih)) {
         clear(to, KW * ICG);
         to += KW * ICG;
-      } else if (MERGED) {
-        int64_t lo = 0, hi = KW;
-        if (PAD_W) {
-          lo = w < 0 ? -w : 0;
-          lo = lo > KW ? KW : lo;
-          hi = m.iw - w < KW ? m.iw - w : KW;
-          hi = hi < lo ? lo : hi;
-          if (lo) clear(to, lo * ICG);
-        }
-        copy(to + lo * ICG, from + lo * XLD, (hi - lo) * ICG);
-        if (PAD_W && hi < KW) clear(to + hi * ICG, (KW - hi) * ICG);
+        continue;
+      }
+      if (XLD == ICG && DW == 1 && (!PADDED || (w >= 0 && w + KW <= m.iw))) {
+        copy(to, from, KW * ICG);
         to += KW * ICG;
-      } else {
-        for (int kw = 0; kw < KW; kw++, to += ICG) {
-          int64_t at = w + kw * DW;
-          if (PAD_W && (at < 0 || at >= m.iw)) clear(to, ICG);
-          else copy(to, from + kw * (DW * XLD), ICG);
-        }
+        continue;
+      }
+      for (int kw = 0; kw < KW; kw++, to += ICG) {
+        const int64_t at = w + kw * DW;
+        if (PADDED && (at < 0 || at >= m.iw)) clear(to, ICG);
+        else copy(to, from + kw * (DW * XLD), ICG);
       }
     }
     if (++ow == m.ow) {
@@ -208,19 +206,43 @@ static __attribute__((noinline)) void gather(float *panel, const float *x, map_t
   for (int i = count; i < MR; i++, panel += PANEL_LD) clear(panel, KTOTAL);
 }
 
+/* Input rows that output rows [first, end) of an image read, with padding, BAND_LD elements a pixel. x: first channel of the group. */
+static __attribute__((noinline)) void fill_band(float *band, const float *x, map_t m, int64_t img, int64_t first, int64_t end) {
+  const int64_t width = (PAD_L) + m.iw + (PAD_R), stop = (end - 1) * SH + (KH - 1) * DH + 1 - (PAD_T);
+  for (int64_t h = first * SH - (PAD_T); h < stop; h++, band += width * BAND_LD) {
+    if (h < 0 || h >= m.ih) {
+      clear(band, width * BAND_LD);
+      continue;
+    }
+    const float *from = x + (img * m.ih + h) * m.iw * XLD;
+    float *to = band;
+    int64_t skip = 0, count = m.iw;
+    if (PAD_L > 0) clear(to, (PAD_L) * BAND_LD), to += (PAD_L) * BAND_LD;
+    if (PAD_L < 0) skip = -(PAD_L), count -= skip;
+    if (PAD_R < 0) count += PAD_R;
+    from += skip * XLD;
+    if (XLD == ICG && BAND_LD == ICG) copy(to, from, count * ICG);
+    else
+      for (int64_t w = 0; w < count; w++) copy(to + w * BAND_LD, from + w * XLD, ICG);
+    if (PAD_R > 0) clear(to + count * BAND_LD, (PAD_R) * BAND_LD);
+  }
+}
+
 #define PARTIAL (MR * NB * VL)
-#define PANELS (MODE == COPIED ? PT : (MODE == ROWS && PAD_W) || MRT < 0 ? 1 : 0)
+#define PANELS (MODE == COPIED ? PT : MRT < 0 ? 1 : 0)
+#define BAND_ROWS ((PT - 1) * SH + (KH - 1) * DH + 1)
 
 EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
   (void)v;
   const map_t m = {IH, IW, OH, OW};
   const int64_t pixels = (int64_t)(BATCH) * m.oh * m.ow;
-  const int64_t per_row = MODE == ROWS ? (m.ow + MR - 1) / MR : 1;
-  const int64_t tiles = MODE == ROWS ? (int64_t)(BATCH) * m.oh * per_row : (pixels + MR - 1) / MR;
+  const int64_t per_row = BY_ROW ? (m.ow + MR - 1) / MR : 1;
+  const int64_t tiles = BY_ROW ? (int64_t)(BATCH) * m.oh * per_row : (pixels + MR - 1) / MR;
   epi_t e;
   epi_init(&e, p);
   float *panel = P_WS >= 0 ? (float *)p[P_WS < 0 ? 0 : P_WS] : (float *)0;
   float *partial = panel + (int64_t)PANELS * MR * PANEL_LD;
+  float *band = partial + (KBLOCKED ? PARTIAL * OCS * (int64_t)(PT) : 0);
   int64_t t0 = 0, t1 = tiles, u0 = 0, u1 = (int64_t)GROUPS * NBLK;
   if (SPLIT) share(u1, part, parts, &u0, &u1);
   else share(tiles, part, parts, &t0, &t1);
@@ -229,8 +251,17 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   for (int64_t g = u0 / NBLK; g * NBLK < u1; g++) {
     const int64_t j0 = u0 > g * NBLK ? u0 - g * NBLK : 0, j1 = u1 < (g + 1) * NBLK ? u1 - g * NBLK : NBLK;
     const float *x = (const float *)p[P_X] + g * ICG, *w = (const float *)p[P_W] + g * (int64_t)OCV * VL * KTOTAL;
-    for (int64_t tb = t0; tb < t1; tb += PT) {
-      const int64_t te = tb + PT < t1 ? tb + PT : t1;
+    for (int64_t tb = t0, te; tb < t1; tb = te) {
+      te = tb + PT;
+      int64_t band_row = 0;
+      if (MODE == BAND) {
+        band_row = tb / per_row;
+        const int64_t img = band_row / m.oh, image_end = (img + 1) * m.oh;
+        te = (band_row + PT < image_end ? band_row + PT : image_end) * per_row;
+        te = te < t1 ? te : t1;
+        fill_band(band, x, m, img, band_row % m.oh, (te - 1) / per_row % m.oh + 1);
+      }
+      te = te < t1 ? te : t1;
       if (MODE == COPIED)
         for (int64_t t = tb; t < te; t++)
           gather(panel + (t - tb) * MR * PANEL_LD, x, m, t * MR, (int)(pixels - t * MR < MR ? pixels - t * MR : MR));
@@ -240,36 +271,29 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
         for (int64_t kb = 0; kb < KTOTAL; kb += KC) {
           for (int64_t t = tb; t < te; t++) {
             job_t q;
-            const int64_t row = MODE == ROWS ? t / per_row : 0, col = MODE == ROWS ? t % per_row * MR : 0;
-            q.pix = MODE == ROWS ? row * m.ow + col : t * MR;
-            const int64_t left = MODE == ROWS ? m.ow - col : pixels - q.pix;
+            const int64_t row = BY_ROW ? t / per_row : 0, col = BY_ROW ? t % per_row * MR : 0;
+            q.pix = BY_ROW ? row * m.ow + col : t * MR;
+            const int64_t left = BY_ROW ? m.ow - col : pixels - q.pix;
             q.valid = (int32_t)(left < MR ? left : MR);
             q.e = &e;
             q.out = (float *)p[P_OUT];
             q.img_rows = IMG_ROWS;
-            q.kh0 = 0, q.kh1 = KH;
             q.first = kb == 0, q.last = kb + KC >= KTOTAL;
             q.len = KTOTAL - kb < KC ? KTOTAL - kb : KC;
-            q.row_step = DH * m.iw * XLD;
-            int copied = MODE == COPIED || (MRT < 0 && q.valid < MR);
-            if (MODE == ROWS) {
-              const int64_t img = row / m.oh, h = row % m.oh * SH - PAD_T, at = col * SW - PAD_L;
-              if (PAD_H) {
-                if (h < 0) q.kh0 = (int32_t)((-h + DH - 1) / DH < KH ? (-h + DH - 1) / DH : KH);
-                if (h + (KH - 1) * DH >= m.ih) q.kh1 = (int32_t)((m.ih - h + DH - 1) / DH);
-                if (q.kh1 < q.kh0) q.kh1 = q.kh0;
-              }
-              if (PAD_W) copied |= at < 0 || at + (q.valid - 1) * SW + (KW - 1) * DW >= m.iw;
-              q.a = x + ((img * m.ih + h) * m.iw + at) * XLD;
+            if (MODE == COPIED) {
+              q.a = panel + (t - tb) * MR * PANEL_LD + kb;
+            } else if (MRT < 0 && q.valid < MR) {
+              gather(panel, x, m, q.pix, q.valid);
+              q.a = panel + kb;
+            } else if (MODE == BAND) {
+              const int64_t width = (PAD_L) + m.iw + (PAD_R);
+              q.row_step = DH * width * BAND_LD;
+              q.a = band + ((row - band_row) * SH * width + col * SW) * BAND_LD;
+            } else if (MODE == ROWS) {
+              q.row_step = DH * m.iw * XLD;
+              q.a = x + ((row / m.oh * m.ih + row % m.oh * SH) * m.iw + col * SW) * XLD + kb;
             } else {
               q.a = x + q.pix * XLD + kb;
-            }
-            if (copied) {
-              if (MODE == COPIED) q.a = panel + (t - tb) * MR * PANEL_LD + kb;
-              else {
-                gather(panel, x, m, q.pix, q.valid);
-                q.a = panel + kb;
-              }
             }
             for (int64_t j = js; j < je; j++) {
               q.b = w + (j * (int64_t)NB * KTOTAL) * VL;
@@ -282,19 +306,15 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
               q.partial = KBLOCKED ? partial + ((t - tb) * OCS + (j - js)) * PARTIAL : partial;
               q.next = later;
               later += PFL * 64 * (q.len / UK);
-              if (copied) {
 #if MRT < 0
-                if (q.valid < MR) { CALL(tile_panel_part); continue; }
+              if (q.valid < MR) { CALL(tile_panel_part); continue; }
 #endif
-#if MODE == COPIED || PAD_W
+#if MODE == COPIED
 #if MRT > 0
-                if (q.valid < MR) { CALL(tile_panel_last); continue; }
+              if (q.valid < MR) { CALL(tile_panel_last); continue; }
 #endif
-                CALL(tile_panel);
-#endif
-                continue;
-              }
-#if MODE != COPIED
+              CALL(tile_panel);
+#else
 #if MRT > 0
               if (q.valid < MR) { CALL(tile_direct_last); continue; }
 #endif
