@@ -4,6 +4,7 @@ Imports numpy only, because host segments of a plan run these functions. Operand
 and are never changed; attributes are numbers, strings and tuples, with every symbolic dimension replaced by its value. bfloat16
 travels as uint16 words: call `run`, which widens it, wherever a dtype may be bfloat16.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -14,13 +15,25 @@ import numpy as np
 from temper.reference import contraction, control, elementwise, movement, reduction
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 
-REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType({
-    name: fn for family in (elementwise, movement, reduction, contraction, control) for name, fn in family.REFERENCES.items()
-})
+REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
+    {
+        name: fn
+        for family in (elementwise, movement, reduction, contraction, control)
+        for name, fn in family.REFERENCES.items()
+    }
+)
 
 
-def run(op: str, arrays: Arrays, attrs: Attrs, input_dtypes: Sequence[str | None], output_dtypes: Sequence[str]) -> list[np.ndarray]:
+def run(
+    op: str, arrays: Arrays, attrs: Attrs, input_dtypes: Sequence[str | None], output_dtypes: Sequence[str]
+) -> list[np.ndarray]:
     """`REFERENCES[op]` on operands of the given IR dtypes: bfloat16 is computed in float32 and rounded to even."""
-    wide = [bfloat16_to_float32(a) if a is not None and d == "bfloat16" else a for a, d in zip(arrays, input_dtypes, strict=True)]
+    wide = [
+        bfloat16_to_float32(a) if a is not None and d == "bfloat16" else a
+        for a, d in zip(arrays, input_dtypes, strict=True)
+    ]
     out = REFERENCES[op](wide, attrs)
-    return [float32_to_bfloat16(y) if d == "bfloat16" and y.dtype == np.float32 else y for y, d in zip(out, output_dtypes, strict=True)]
+    return [
+        float32_to_bfloat16(y) if d == "bfloat16" and y.dtype == np.float32 else y
+        for y, d in zip(out, output_dtypes, strict=True)
+    ]

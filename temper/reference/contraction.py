@@ -1,6 +1,7 @@
 """References of contractions. Floats are multiplied and accumulated in float64 and rounded once to the output dtype: the best oracle
 at hand for any summation order. 8-bit integers are exact in float64 too; wider integers wrap in their own dtype.
 """
+
 from __future__ import annotations
 
 import math
@@ -45,9 +46,16 @@ def windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilati
     out = [(x.shape[1 + i] - (kernel[i] - 1) * dilations[i] - 1) // strides[i] + 1 for i in range(rank)]
     steps = x.strides
     return np.lib.stride_tricks.as_strided(
-        x, (x.shape[0], *out, x.shape[-1], *kernel),
-        (steps[0], *(steps[1 + i] * strides[i] for i in range(rank)), steps[-1], *(steps[1 + i] * dilations[i] for i in range(rank))),
-        writeable=False)
+        x,
+        (x.shape[0], *out, x.shape[-1], *kernel),
+        (
+            steps[0],
+            *(steps[1 + i] * strides[i] for i in range(rank)),
+            steps[-1],
+            *(steps[1 + i] * dilations[i] for i in range(rank)),
+        ),
+        writeable=False,
+    )
 
 
 def _conv(x: np.ndarray, w: np.ndarray, attrs: Attrs) -> np.ndarray:
@@ -56,7 +64,7 @@ def _conv(x: np.ndarray, w: np.ndarray, attrs: Attrs) -> np.ndarray:
     kernel = w.shape[:rank]
     strides, dilations = spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1)
     view = windows(pad_spatial(x, spatial(attrs, "pads", 2 * rank, 0), 0.0), kernel, strides, dilations)
-    out_shape, channels, features = view.shape[1:1 + rank], x.shape[-1], w.shape[-1]
+    out_shape, channels, features = view.shape[1 : 1 + rank], x.shape[-1], w.shape[-1]
     out = np.zeros((x.shape[0], *out_shape, features))
     if group == channels == features:
         for at in product(*map(range, kernel)):
@@ -70,11 +78,11 @@ def _conv(x: np.ndarray, w: np.ndarray, attrs: Attrs) -> np.ndarray:
     step = max(1, _BLOCK // max(row, 1))
     for n in range(x.shape[0]):
         for y in range(0, out_shape[0], step):
-            part = view[n, y:y + step]
+            part = view[n, y : y + step]
             lead = part.shape[:rank]
             columns = part.reshape(math.prod(lead), group, depth)
             result = np.matmul(columns.transpose(1, 0, 2), flat)
-            out[n, y:y + step] = result.transpose(1, 0, 2).reshape(*lead, features)
+            out[n, y : y + step] = result.transpose(1, 0, 2).reshape(*lead, features)
     return out
 
 
@@ -104,17 +112,24 @@ def _conv_transpose(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     strides, dilations = spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1)
     pads, extra = spatial(attrs, "pads", 2 * rank, 0), spatial(attrs, "output_padding", rank, 0)
     size = data.shape[1:-1]
-    out_shape = [strides[i] * (size[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[rank + i]
-                 for i in range(rank)]
+    out_shape = [
+        strides[i] * (size[i] - 1) + extra[i] + (kernel[i] - 1) * dilations[i] + 1 - pads[i] - pads[rank + i]
+        for i in range(rank)
+    ]
     # every tap lands inside [-pad_begin, ...): scatter into a buffer that keeps the cropped border, then crop
-    full = [max(strides[i] * (size[i] - 1) + (kernel[i] - 1) * dilations[i] + 1, pads[i] + out_shape[i]) for i in range(rank)]
+    full = [
+        max(strides[i] * (size[i] - 1) + (kernel[i] - 1) * dilations[i] + 1, pads[i] + out_shape[i])
+        for i in range(rank)
+    ]
     out = np.zeros((data.shape[0], *full, group * per_group))
     rows = data.reshape(-1, group, channels // group).transpose(1, 0, 2)
     for at in product(*map(range, kernel)):
         tap = taps[at].reshape(group, channels // group, per_group)
         part = np.matmul(rows, tap).transpose(1, 0, 2).reshape(*data.shape[:-1], group * per_group)
-        where = tuple(slice(at[i] * dilations[i], at[i] * dilations[i] + strides[i] * (size[i] - 1) + 1, strides[i])
-                      for i in range(rank))
+        where = tuple(
+            slice(at[i] * dilations[i], at[i] * dilations[i] + strides[i] * (size[i] - 1) + 1, strides[i])
+            for i in range(rank)
+        )
         if math.prod(size):
             out[(slice(None), *where)] += part
     y = out[(slice(None), *(slice(pads[i], pads[i] + out_shape[i]) for i in range(rank)))]
@@ -179,7 +194,13 @@ def _conv_integer(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [from_channels_last(y, attrs).astype(np.int64).astype(np.int32)]
 
 
-REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType({
-    "Conv": _convolution, "ConvTranspose": _conv_transpose, "MatMul": _matmul, "Einsum": _einsum,
-    "MatMulInteger": _matmul_integer, "ConvInteger": _conv_integer,
-})
+REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
+    {
+        "Conv": _convolution,
+        "ConvTranspose": _conv_transpose,
+        "MatMul": _matmul,
+        "Einsum": _einsum,
+        "MatMulInteger": _matmul_integer,
+        "ConvInteger": _conv_integer,
+    }
+)

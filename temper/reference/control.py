@@ -1,4 +1,5 @@
 """References of ops that read shapes, make values, sort or select: they run on the host when no kernel takes them."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -31,7 +32,11 @@ def _constant_of_shape(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 def _non_zero(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     (x,) = present(arrays)
-    return [np.array(np.nonzero(x) if x.ndim else np.zeros((0, int(bool(x)))), np.int64).reshape(x.ndim, -1 if x.ndim else int(bool(x)))]
+    return [
+        np.array(np.nonzero(x) if x.ndim else np.zeros((0, int(bool(x)))), np.int64).reshape(
+            x.ndim, -1 if x.ndim else int(bool(x))
+        )
+    ]
 
 
 def _compress(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
@@ -93,8 +98,9 @@ def _unique(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     (x,) = present(arrays)
     axis = attrs.get("axis")
     work = x.reshape(-1) if axis is None else x
-    values, first, inverse, counts = np.unique(work, return_index=True, return_inverse=True, return_counts=True,
-                                               axis=0 if axis is None else axis)
+    values, first, inverse, counts = np.unique(
+        work, return_index=True, return_inverse=True, return_counts=True, axis=0 if axis is None else axis
+    )
     inverse = inverse.reshape(-1)
     if not attrs.get("sorted", 1):
         order = np.argsort(first, kind="stable")
@@ -105,7 +111,16 @@ def _unique(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [np.ascontiguousarray(values), first.astype(np.int64), inverse.astype(np.int64), counts.astype(np.int64)]
 
 
-REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType({
-    "Shape": _shape, "Size": _size, "Range": _range, "ConstantOfShape": _constant_of_shape, "NonZero": _non_zero,
-    "Compress": _compress, "TopK": _top_k, "NonMaxSuppression": _non_max_suppression, "Unique": _unique,
-})
+REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
+    {
+        "Shape": _shape,
+        "Size": _size,
+        "Range": _range,
+        "ConstantOfShape": _constant_of_shape,
+        "NonZero": _non_zero,
+        "Compress": _compress,
+        "TopK": _top_k,
+        "NonMaxSuppression": _non_max_suppression,
+        "Unique": _unique,
+    }
+)

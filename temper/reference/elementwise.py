@@ -3,6 +3,7 @@
 Operations IEEE rounds correctly (add, multiply, divide, max ...) run in the operands' dtype, half precision in float32 and rounded;
 functions (exp, tanh, gelu ...) run in float64 and are rounded once. Integers wrap, integer division truncates toward zero.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -11,8 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from temper.reference.numeric import (Arrays, Attrs, ReferenceFn, erf, erfc_negative, exact, float32_to_bfloat16, present,
-                                      rounded_once, saturate)
+from temper.reference.numeric import (
+    Arrays,
+    Attrs,
+    ReferenceFn,
+    erf,
+    erfc_negative,
+    exact,
+    float32_to_bfloat16,
+    present,
+    rounded_once,
+    saturate,
+)
 
 NUMPY_NAME = {"bfloat16": "uint16", "string": "object"}
 
@@ -92,7 +103,9 @@ def _elu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
     return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0)))
 
 
-def _selu(x: np.ndarray, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> np.ndarray:
+def _selu(
+    x: np.ndarray, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> np.ndarray:
     return gamma * _elu(x, alpha)
 
 
@@ -126,10 +139,18 @@ def _relu(x: np.ndarray) -> np.ndarray:
 
 def text_of(x: np.ndarray) -> np.ndarray:
     """Numbers as ONNX prints them: shortest text that reads back, INF and NaN spelled so."""
+
     def one(v: Any) -> str:
         if isinstance(v, np.floating):
-            return "NaN" if np.isnan(v) else ("INF" if v > 0 else "-INF") if np.isinf(v) else np.format_float_positional(v, trim="-")
+            return (
+                "NaN"
+                if np.isnan(v)
+                else ("INF" if v > 0 else "-INF")
+                if np.isinf(v)
+                else np.format_float_positional(v, trim="-")
+            )
         return str(int(v)) if isinstance(v, (np.integer, np.bool_)) else str(v)
+
     return np.array([one(v) for v in x.reshape(-1)], dtype=object).reshape(x.shape)
 
 
@@ -189,11 +210,14 @@ def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     if zero is not None:
         q = q - along_axis(zero, x.ndim, axis, length, block)
     work = np.float64 if scale.dtype == np.float64 else np.float32
-    return [np.asarray(q.astype(work) * along_axis(scale, x.ndim, axis, length, block).astype(work)).astype(scale.dtype)]
+    return [
+        np.asarray(q.astype(work) * along_axis(scale, x.ndim, axis, length, block).astype(work)).astype(scale.dtype)
+    ]
 
 
 def _half(fn: Callable[..., np.ndarray]) -> ReferenceFn:
     """Own-dtype arithmetic, with float16 evaluated in float32 and rounded."""
+
     def reference(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         inputs = present(arrays)
         dtype = inputs[0].dtype
@@ -201,34 +225,84 @@ def _half(fn: Callable[..., np.ndarray]) -> ReferenceFn:
             inputs = [a.astype(np.float32) for a in inputs]
         with np.errstate(all="ignore"):
             return [np.asarray(fn(*inputs, **attrs)).astype(dtype, copy=False)]
+
     return reference
 
 
-REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType({
-    # own dtype
-    "Add": _half(np.add), "Sub": _half(np.subtract), "Mul": _half(np.multiply), "Div": _half(divide), "Mod": _half(_mod),
-    "Max": exact(np.maximum), "Min": exact(np.minimum), "Neg": exact(np.negative), "Abs": exact(np.abs),
-    "Sign": exact(np.sign), "Floor": exact(np.floor), "Ceil": exact(np.ceil), "Round": exact(np.rint),
-    "Sqrt": _half(np.sqrt), "Reciprocal": _half(lambda x: x.dtype.type(1) / x), "Relu": exact(_relu),
-    "Identity": exact(np.copy), "Clip": exact(_clip), "LeakyRelu": rounded_once(_leaky_relu), "PRelu": _half(_prelu),
-    "Pow": _pow, "Where": _where, "Cast": _cast,
-    # functions
-    "Exp": rounded_once(np.exp), "Log": rounded_once(np.log), "Erf": rounded_once(erf), "Sigmoid": rounded_once(_sigmoid),
-    "Sin": rounded_once(np.sin), "Cos": rounded_once(np.cos), "Tan": rounded_once(np.tan), "Asin": rounded_once(np.arcsin),
-    "Acos": rounded_once(np.arccos), "Atan": rounded_once(np.arctan), "Sinh": rounded_once(np.sinh),
-    "Cosh": rounded_once(np.cosh), "Tanh": rounded_once(np.tanh), "Asinh": rounded_once(np.arcsinh),
-    "Acosh": rounded_once(np.arccosh), "Atanh": rounded_once(np.arctanh),
-    "HardSigmoid": rounded_once(_hard_sigmoid), "HardSwish": rounded_once(lambda x: x * _hard_sigmoid(x, 1.0 / 6.0, 0.5)),
-    "Softplus": rounded_once(_softplus), "Softsign": rounded_once(lambda x: x / (1.0 + np.abs(x))),
-    "Silu": rounded_once(_silu), "Mish": rounded_once(_mish), "Gelu": rounded_once(_gelu), "Elu": rounded_once(_elu),
-    "Selu": rounded_once(_selu), "Celu": rounded_once(_celu), "Shrink": rounded_once(_shrink),
-    "ThresholdedRelu": rounded_once(lambda x, alpha=1.0: np.where(x > alpha, x, np.zeros_like(x))),
-    # bool and bits
-    "Equal": exact(np.equal), "Less": exact(np.less), "LessOrEqual": exact(np.less_equal), "Greater": exact(np.greater),
-    "GreaterOrEqual": exact(np.greater_equal), "And": exact(np.logical_and), "Or": exact(np.logical_or),
-    "Xor": exact(np.logical_xor), "Not": exact(np.logical_not), "IsNaN": exact(np.isnan), "IsInf": exact(_is_inf),
-    "BitwiseAnd": exact(np.bitwise_and), "BitwiseOr": exact(np.bitwise_or), "BitwiseXor": exact(np.bitwise_xor),
-    "BitwiseNot": exact(np.bitwise_not), "BitShift": exact(_bit_shift),
-    # quantization
-    "QuantizeLinear": _quantize, "DequantizeLinear": _dequantize,
-})
+REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
+    {
+        # own dtype
+        "Add": _half(np.add),
+        "Sub": _half(np.subtract),
+        "Mul": _half(np.multiply),
+        "Div": _half(divide),
+        "Mod": _half(_mod),
+        "Max": exact(np.maximum),
+        "Min": exact(np.minimum),
+        "Neg": exact(np.negative),
+        "Abs": exact(np.abs),
+        "Sign": exact(np.sign),
+        "Floor": exact(np.floor),
+        "Ceil": exact(np.ceil),
+        "Round": exact(np.rint),
+        "Sqrt": _half(np.sqrt),
+        "Reciprocal": _half(lambda x: x.dtype.type(1) / x),
+        "Relu": exact(_relu),
+        "Identity": exact(np.copy),
+        "Clip": exact(_clip),
+        "LeakyRelu": rounded_once(_leaky_relu),
+        "PRelu": _half(_prelu),
+        "Pow": _pow,
+        "Where": _where,
+        "Cast": _cast,
+        # functions
+        "Exp": rounded_once(np.exp),
+        "Log": rounded_once(np.log),
+        "Erf": rounded_once(erf),
+        "Sigmoid": rounded_once(_sigmoid),
+        "Sin": rounded_once(np.sin),
+        "Cos": rounded_once(np.cos),
+        "Tan": rounded_once(np.tan),
+        "Asin": rounded_once(np.arcsin),
+        "Acos": rounded_once(np.arccos),
+        "Atan": rounded_once(np.arctan),
+        "Sinh": rounded_once(np.sinh),
+        "Cosh": rounded_once(np.cosh),
+        "Tanh": rounded_once(np.tanh),
+        "Asinh": rounded_once(np.arcsinh),
+        "Acosh": rounded_once(np.arccosh),
+        "Atanh": rounded_once(np.arctanh),
+        "HardSigmoid": rounded_once(_hard_sigmoid),
+        "HardSwish": rounded_once(lambda x: x * _hard_sigmoid(x, 1.0 / 6.0, 0.5)),
+        "Softplus": rounded_once(_softplus),
+        "Softsign": rounded_once(lambda x: x / (1.0 + np.abs(x))),
+        "Silu": rounded_once(_silu),
+        "Mish": rounded_once(_mish),
+        "Gelu": rounded_once(_gelu),
+        "Elu": rounded_once(_elu),
+        "Selu": rounded_once(_selu),
+        "Celu": rounded_once(_celu),
+        "Shrink": rounded_once(_shrink),
+        "ThresholdedRelu": rounded_once(lambda x, alpha=1.0: np.where(x > alpha, x, np.zeros_like(x))),
+        # bool and bits
+        "Equal": exact(np.equal),
+        "Less": exact(np.less),
+        "LessOrEqual": exact(np.less_equal),
+        "Greater": exact(np.greater),
+        "GreaterOrEqual": exact(np.greater_equal),
+        "And": exact(np.logical_and),
+        "Or": exact(np.logical_or),
+        "Xor": exact(np.logical_xor),
+        "Not": exact(np.logical_not),
+        "IsNaN": exact(np.isnan),
+        "IsInf": exact(_is_inf),
+        "BitwiseAnd": exact(np.bitwise_and),
+        "BitwiseOr": exact(np.bitwise_or),
+        "BitwiseXor": exact(np.bitwise_xor),
+        "BitwiseNot": exact(np.bitwise_not),
+        "BitShift": exact(_bit_shift),
+        # quantization
+        "QuantizeLinear": _quantize,
+        "DequantizeLinear": _dequantize,
+    }
+)

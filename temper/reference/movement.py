@@ -1,4 +1,5 @@
 """References of ops that move, select and repeat data. They work on any dtype, object arrays included."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -9,14 +10,18 @@ import numpy as np
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, present
 from temper.reference.resize import grid_sample, resize
 
-_COMBINE: Mapping[str, np.ufunc] = MappingProxyType({"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum})
+_COMBINE: Mapping[str, np.ufunc] = MappingProxyType(
+    {"add": np.add, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
+)
 
 
 def _one(fn: Callable[[np.ndarray, Attrs], np.ndarray]) -> ReferenceFn:
     """Reference of an op with one operand."""
+
     def reference(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         (x,) = present(arrays)
         return [np.array(fn(x, attrs), order="C")]
+
     return reference
 
 
@@ -86,7 +91,11 @@ def _along(x: np.ndarray, indices: np.ndarray, axis: int) -> tuple[np.ndarray, .
 def _gather_nd(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     x, indices = present(arrays)
     batch = attrs.get("batch_dims", 0)
-    grid = [g.reshape(*g.shape, *(1,) * (indices.ndim - 1 - batch)) for g in np.indices(x.shape[:batch], sparse=True)] if batch else []
+    grid = (
+        [g.reshape(*g.shape, *(1,) * (indices.ndim - 1 - batch)) for g in np.indices(x.shape[:batch], sparse=True)]
+        if batch
+        else []
+    )
     return [np.asarray(x[(*grid, *np.moveaxis(indices, -1, 0))])]
 
 
@@ -159,12 +168,29 @@ def _reverse_sequence(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.moveaxis(out, (0, 1), (batch, time)))]
 
 
-REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType({
-    "Transpose": _one(lambda x, a: np.transpose(x, a["perm"])), "Reshape": _one(lambda x, a: x.reshape(tuple(a["shape"]))),
-    "Squeeze": _one(_squeeze), "Unsqueeze": _one(_unsqueeze), "Expand": _one(_expand),
-    "Tile": _one(lambda x, a: np.tile(x, tuple(a["repeats"]))), "Slice": _one(_slice), "Pad": _one(_pad),
-    "Concat": _concat, "Split": _split, "Gather": _gather, "GatherElements": _gather_elements, "GatherND": _gather_nd,
-    "ScatterElements": _scatter_elements, "ScatterND": _scatter_nd, "Trilu": _one(_trilu), "OneHot": _one_hot,
-    "DepthToSpace": _one(_depth_to_space), "SpaceToDepth": _one(_space_to_depth), "ReverseSequence": _reverse_sequence,
-    "Resize": resize, "GridSample": grid_sample,
-})
+REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
+    {
+        "Transpose": _one(lambda x, a: np.transpose(x, a["perm"])),
+        "Reshape": _one(lambda x, a: x.reshape(tuple(a["shape"]))),
+        "Squeeze": _one(_squeeze),
+        "Unsqueeze": _one(_unsqueeze),
+        "Expand": _one(_expand),
+        "Tile": _one(lambda x, a: np.tile(x, tuple(a["repeats"]))),
+        "Slice": _one(_slice),
+        "Pad": _one(_pad),
+        "Concat": _concat,
+        "Split": _split,
+        "Gather": _gather,
+        "GatherElements": _gather_elements,
+        "GatherND": _gather_nd,
+        "ScatterElements": _scatter_elements,
+        "ScatterND": _scatter_nd,
+        "Trilu": _one(_trilu),
+        "OneHot": _one_hot,
+        "DepthToSpace": _one(_depth_to_space),
+        "SpaceToDepth": _one(_space_to_depth),
+        "ReverseSequence": _reverse_sequence,
+        "Resize": resize,
+        "GridSample": grid_sample,
+    }
+)

@@ -1,4 +1,5 @@
 """References of reductions, pooling, softmax and normalisations. Floats accumulate in float64 and are rounded once; integers wrap."""
+
 from __future__ import annotations
 
 import math
@@ -27,12 +28,14 @@ Axes = tuple[int, ...]
 
 def _reduce(fn: Callable[[np.ndarray, Axes], np.ndarray]) -> ReferenceFn:
     """Reference from a function that reduces `axes` and keeps them as 1."""
+
     def reference(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         (x,) = present(arrays)
         axes = tuple(a % x.ndim for a in attrs["axes"])
         with np.errstate(all="ignore"):
             y = np.asarray(fn(widen(x), axes)).astype(x.dtype, copy=False)
         return [y if attrs.get("keepdims", 1) else y.reshape([d for i, d in enumerate(x.shape) if i not in axes])]
+
     return reference
 
 
@@ -74,6 +77,7 @@ def _arg(pick: Callable[..., np.ndarray]) -> ReferenceFn:
         else:
             found = pick(x, axis=axis)
         return [np.asarray(np.expand_dims(found, axis) if attrs.get("keepdims", 1) else found).astype(np.int64)]
+
     return reference
 
 
@@ -93,6 +97,7 @@ def _cumulative(fn: np.ufunc, start: int) -> ReferenceFn:
     def reference(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         (x,) = present(arrays)
         return [np.ascontiguousarray(_running(widen(x), attrs, fn, start).astype(x.dtype, copy=False))]
+
     return reference
 
 
@@ -122,6 +127,7 @@ def _hardmax(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 # ---- pooling ----
 
+
 def pool_sizes(size: tuple[int, ...], attrs: Attrs) -> tuple[list[int], list[int]]:
     """(output size, padding needed at the end so that every window is whole) of each spatial axis.
 
@@ -148,7 +154,9 @@ def _pool_windows(x: np.ndarray, attrs: Attrs, fill: float | int) -> np.ndarray:
     out, ends = pool_sizes(x.shape[1:-1], attrs)
     pads = spatial(attrs, "pads", 2 * rank, 0)
     padded = np.pad(x, [(0, 0), *((pads[i], ends[i]) for i in range(rank)), (0, 0)], constant_values=fill)
-    view = windows(padded, attrs["kernel_shape"], spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1))
+    view = windows(
+        padded, attrs["kernel_shape"], spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1)
+    )
     return view[(slice(None), *(slice(0, n) for n in out))]
 
 
@@ -190,11 +198,15 @@ def window_counts(size: tuple[int, ...], attrs: Attrs) -> np.ndarray:
     pads = spatial(attrs, "pads", 2 * rank, 0)
     include = attrs.get("count_include_pad", 0)
     ones = np.ones((1, *size, 1))
-    ones = np.pad(ones, [(0, 0), *((pads[i], pads[rank + i]) for i in range(rank)), (0, 0)], constant_values=float(bool(include)))
+    ones = np.pad(
+        ones, [(0, 0), *((pads[i], pads[rank + i]) for i in range(rank)), (0, 0)], constant_values=float(bool(include))
+    )
     _, ends = pool_sizes(size, attrs)
     extra = [(0, max(ends[i] - pads[rank + i], 0)) for i in range(rank)]
     ones = np.pad(ones, [(0, 0), *extra, (0, 0)])
-    view = windows(ones, attrs["kernel_shape"], spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1))
+    view = windows(
+        ones, attrs["kernel_shape"], spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1)
+    )
     out, _ = pool_sizes(size, attrs)
     view = view[(0, *(slice(0, n) for n in out), 0)]
     return view.sum(axis=tuple(range(rank, 2 * rank)))
@@ -217,6 +229,7 @@ def _lp_pool(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 # ---- normalisation ----
+
 
 def _per_channel(parameter: np.ndarray, x: np.ndarray, attrs: Attrs) -> np.ndarray:
     """A [C] vector shaped to broadcast against the data, as float64."""
@@ -264,7 +277,11 @@ def _rms_norm(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     x, scale = present(arrays)
     axes = tuple(range(attrs.get("axis", -1) % x.ndim, x.ndim))
     wide = widen(x)
-    return [(wide / np.sqrt((wide * wide).mean(axis=axes, keepdims=True) + attrs.get("epsilon", 1e-5)) * widen(scale)).astype(x.dtype)]
+    return [
+        (
+            wide / np.sqrt((wide * wide).mean(axis=axes, keepdims=True) + attrs.get("epsilon", 1e-5)) * widen(scale)
+        ).astype(x.dtype)
+    ]
 
 
 def _lrn(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
@@ -284,19 +301,44 @@ def _dynamic_quantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     low, high = np.minimum(np.float32(0), x.min(initial=0)), np.maximum(np.float32(0), x.max(initial=0))
     scale = np.asarray((high - low) / np.float32(255), np.float32)
     if scale == 0:
-        return [np.zeros(x.shape, np.uint8), np.asarray(1.0 if x.size == 0 else scale, np.float32), np.asarray(0, np.uint8)]
+        return [
+            np.zeros(x.shape, np.uint8),
+            np.asarray(1.0 if x.size == 0 else scale, np.float32),
+            np.asarray(0, np.uint8),
+        ]
     zero = np.clip(np.rint(-low / scale), 0, 255)
     return [np.clip(np.rint(x / scale) + zero, 0, 255).astype(np.uint8), scale, np.asarray(zero, np.uint8)]
 
 
-REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType({
-    "ReduceSum": _reduce(_sum), "ReduceMean": _reduce(_mean), "ReduceProd": _reduce(_prod), "ReduceMax": _reduce(_max),
-    "ReduceMin": _reduce(_min), "ReduceL1": _reduce(lambda x, a: _sum(np.abs(x), a)),
-    "ReduceL2": _reduce(lambda x, a: np.sqrt(_sum(x * x, a))), "ReduceSumSquare": _reduce(lambda x, a: _sum(x * x, a)),
-    "ReduceLogSum": _reduce(lambda x, a: np.log(_sum(x, a))), "ReduceLogSumExp": _reduce(_log_sum_exp),
-    "ArgMax": _arg(np.argmax), "ArgMin": _arg(np.argmin), "CumSum": _cumulative(np.add, 0), "CumProd": _cumulative(np.multiply, 1),
-    "Softmax": _softmax, "LogSoftmax": _log_softmax, "Hardmax": _hardmax,
-    "MaxPool": _max_pool, "MaxPoolIndices": _max_pool_indices, "AveragePool": _average_pool, "LpPool": _lp_pool,
-    "BatchNormalization": _batch_norm, "InstanceNormalization": _instance_norm, "GroupNormalization": _group_norm,
-    "LayerNormalization": _layer_norm, "RMSNormalization": _rms_norm, "LRN": _lrn, "DynamicQuantizeLinear": _dynamic_quantize,
-})
+REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
+    {
+        "ReduceSum": _reduce(_sum),
+        "ReduceMean": _reduce(_mean),
+        "ReduceProd": _reduce(_prod),
+        "ReduceMax": _reduce(_max),
+        "ReduceMin": _reduce(_min),
+        "ReduceL1": _reduce(lambda x, a: _sum(np.abs(x), a)),
+        "ReduceL2": _reduce(lambda x, a: np.sqrt(_sum(x * x, a))),
+        "ReduceSumSquare": _reduce(lambda x, a: _sum(x * x, a)),
+        "ReduceLogSum": _reduce(lambda x, a: np.log(_sum(x, a))),
+        "ReduceLogSumExp": _reduce(_log_sum_exp),
+        "ArgMax": _arg(np.argmax),
+        "ArgMin": _arg(np.argmin),
+        "CumSum": _cumulative(np.add, 0),
+        "CumProd": _cumulative(np.multiply, 1),
+        "Softmax": _softmax,
+        "LogSoftmax": _log_softmax,
+        "Hardmax": _hardmax,
+        "MaxPool": _max_pool,
+        "MaxPoolIndices": _max_pool_indices,
+        "AveragePool": _average_pool,
+        "LpPool": _lp_pool,
+        "BatchNormalization": _batch_norm,
+        "InstanceNormalization": _instance_norm,
+        "GroupNormalization": _group_norm,
+        "LayerNormalization": _layer_norm,
+        "RMSNormalization": _rms_norm,
+        "LRN": _lrn,
+        "DynamicQuantizeLinear": _dynamic_quantize,
+    }
+)

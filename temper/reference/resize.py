@@ -3,6 +3,7 @@
 Coordinates are float32, as ONNX Runtime computes them, so that ties of nearest-neighbour fall the same way; `nearest_index` and
 `axis_weights` are the tables that compiled kernels bake in.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,7 +16,9 @@ from temper.reference.numeric import Arrays, Attrs, present
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
 
 
-def source_coordinates(size: int, out: int, scale: float, mode: str, roi: tuple[float, float] = (0.0, 1.0)) -> np.ndarray:
+def source_coordinates(
+    size: int, out: int, scale: float, mode: str, roi: tuple[float, float] = (0.0, 1.0)
+) -> np.ndarray:
     """Position in the input axis of every output sample: float32 [out]. mode: ONNX's coordinate_transformation_mode."""
     x, s = np.arange(out, dtype=np.float32), np.float32(scale)
     if mode == "half_pixel" or (mode == "pytorch_half_pixel" and out > 1):
@@ -65,8 +68,15 @@ def cubic_kernel(d: np.ndarray, a: float) -> np.ndarray:
     return np.where(d <= 1.0, near, np.where(d < 2.0, far, 0.0))
 
 
-def axis_weights(x: np.ndarray, size: int, scale: float, mode: str, cubic_coeff_a: float = -0.75, antialias: int = 0,
-                 exclude_outside: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def axis_weights(
+    x: np.ndarray,
+    size: int,
+    scale: float,
+    mode: str,
+    cubic_coeff_a: float = -0.75,
+    antialias: int = 0,
+    exclude_outside: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
     """(index int64 [out, taps], weight float64 [out, taps]) of linear or cubic interpolation along one axis.
 
     Indices outside the input are clamped; with exclude_outside (always with antialias) their weight is 0 and the rest is rescaled.
@@ -112,10 +122,17 @@ def resize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         if mode == "nearest":
             out = np.take(out, nearest_index(at, size, attrs.get("nearest_mode", "round_prefer_floor")), axis=axis)
             continue
-        index, weight = axis_weights(at, size, scales[axis], mode, attrs.get("cubic_coeff_a", -0.75), attrs.get("antialias", 0),
-                                     attrs.get("exclude_outside", 0))
+        index, weight = axis_weights(
+            at,
+            size,
+            scales[axis],
+            mode,
+            attrs.get("cubic_coeff_a", -0.75),
+            attrs.get("antialias", 0),
+            attrs.get("exclude_outside", 0),
+        )
         shape = [-1 if a == axis else 1 for a in range(x.ndim)]
-        total = np.zeros([*out.shape[:axis], sizes[axis], *out.shape[axis + 1:]])
+        total = np.zeros([*out.shape[:axis], sizes[axis], *out.shape[axis + 1 :]])
         for tap in range(index.shape[1]):
             total += np.take(out, index[:, tap], axis=axis) * weight[:, tap].reshape(shape)
         out = total
@@ -143,7 +160,11 @@ def _place(grid: np.ndarray, size: int, align_corners: int) -> np.ndarray:
 def grid_sample(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """ONNX GridSample on [N, C, spatial..] data with a [N, out.., rank] grid whose last axis is (x, y[, z])."""
     x, grid = present(arrays)
-    mode, padding, align = attrs.get("mode", "linear"), attrs.get("padding_mode", "zeros"), attrs.get("align_corners", 0)
+    mode, padding, align = (
+        attrs.get("mode", "linear"),
+        attrs.get("padding_mode", "zeros"),
+        attrs.get("align_corners", 0),
+    )
     rank, spatial = x.ndim - 2, x.shape[2:]
     data = x.astype(np.float64)
     index: list[np.ndarray] = []
@@ -153,7 +174,13 @@ def grid_sample(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         low, high = (0.0, size - 1.0) if align else (-0.5, size - 0.5)
         at = _place(grid[..., rank - 1 - axis].astype(np.float64), size, align)
         if mode != "cubic":
-            at = np.clip(at, 0, size - 1) if padding == "border" else _reflect(at, low, high) if padding == "reflection" else at
+            at = (
+                np.clip(at, 0, size - 1)
+                if padding == "border"
+                else _reflect(at, low, high)
+                if padding == "reflection"
+                else at
+            )
         if mode == "nearest":
             index.append(np.rint(at)[..., None].astype(np.int64))
             weights.append(np.ones((*at.shape, 1)))

@@ -2,6 +2,7 @@
 
 pads are (begin.., end..) over the spatial axes; strides, pads and dilations are always present, so that a layer has one form.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -40,8 +41,10 @@ def window_attrs(attrs: Attrs, rank: int) -> tuple[tuple[int, ...], tuple[int, .
     """(strides, pads, dilations), checked for length and sign."""
     strides, pads, dilations = rules.ints(attrs, "strides"), rules.ints(attrs, "pads"), rules.ints(attrs, "dilations")
     if len(strides) != rank or len(dilations) != rank or len(pads) != 2 * rank:
-        raise ShapeError(f"{rank} spatial axes need {rank} strides and dilations and {2 * rank} pads, "
-                         f"not {strides}, {dilations}, {pads}")
+        raise ShapeError(
+            f"{rank} spatial axes need {rank} strides and dilations and {2 * rank} pads, "
+            f"not {strides}, {dilations}, {pads}"
+        )
     if min(strides) < 1 or min(dilations) < 1:
         raise ShapeError(f"strides {strides} and dilations {dilations} must be positive")
     return strides, pads, dilations
@@ -86,8 +89,10 @@ def _conv_shape(types: Types, attrs: Attrs, dtype: str) -> list[TensorType]:
     if features % group != 0:
         raise ShapeError(f"{features} output channels do not divide into {group} groups")
     strides, pads, dilations = window_attrs(attrs, len(kernel))
-    out = [windowed(d, kernel[i], strides[i], pads[i], pads[len(kernel) + i], dilations[i])
-           for i, d in enumerate(spatial_of(x, attrs))]
+    out = [
+        windowed(d, kernel[i], strides[i], pads[i], pads[len(kernel) + i], dilations[i])
+        for i, d in enumerate(spatial_of(x, attrs))
+    ]
     return [activation(dtype, x.shape[0], out, features, attrs)]
 
 
@@ -223,19 +228,63 @@ def _einsum_cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> 
     return product(tuple(size.values())) * 2
 
 
-_CONV = {"strides": INTS_ATTR, "pads": INTS_ATTR, "dilations": INTS_ATTR, "group": default(1),
-         "channels_last": default(0)}
+_CONV = {
+    "strides": INTS_ATTR,
+    "pads": INTS_ATTR,
+    "dilations": INTS_ATTR,
+    "group": default(1),
+    "channels_last": default(0),
+}
 
 OPS: tuple[OpDef, ...] = (
     OpDef("Conv", Kind.CONTRACTION, (2, 3), _conv, REFERENCES["Conv"], _conv_cost, _CONV, tolerance=_SUM),
-    OpDef("ConvTranspose", Kind.CONTRACTION, (2, 3), _conv_transpose, REFERENCES["ConvTranspose"], _conv_transpose_cost,
-          {**_CONV, "output_padding": INTS_ATTR}, tolerance=_SUM),
-    OpDef("MatMul", Kind.CONTRACTION, (2, 2), _matmul, REFERENCES["MatMul"], _matmul_cost,
-          {"transA": default(0), "transB": default(0)}, tolerance=_SUM),
-    OpDef("Einsum", Kind.CONTRACTION, (1, None), _einsum, REFERENCES["Einsum"], _einsum_cost,
-          {"equation": AttrSpec(str, required=True)}, tolerance=_SUM),
-    OpDef("MatMulInteger", Kind.CONTRACTION, (2, 4), _matmul_integer, REFERENCES["MatMulInteger"], _matmul_cost,
-          tolerance=Tolerance(relative=0.0)),
-    OpDef("ConvInteger", Kind.CONTRACTION, (2, 4), _conv_integer, REFERENCES["ConvInteger"], _conv_cost, _CONV,
-          tolerance=Tolerance(relative=0.0)),
+    OpDef(
+        "ConvTranspose",
+        Kind.CONTRACTION,
+        (2, 3),
+        _conv_transpose,
+        REFERENCES["ConvTranspose"],
+        _conv_transpose_cost,
+        {**_CONV, "output_padding": INTS_ATTR},
+        tolerance=_SUM,
+    ),
+    OpDef(
+        "MatMul",
+        Kind.CONTRACTION,
+        (2, 2),
+        _matmul,
+        REFERENCES["MatMul"],
+        _matmul_cost,
+        {"transA": default(0), "transB": default(0)},
+        tolerance=_SUM,
+    ),
+    OpDef(
+        "Einsum",
+        Kind.CONTRACTION,
+        (1, None),
+        _einsum,
+        REFERENCES["Einsum"],
+        _einsum_cost,
+        {"equation": AttrSpec(str, required=True)},
+        tolerance=_SUM,
+    ),
+    OpDef(
+        "MatMulInteger",
+        Kind.CONTRACTION,
+        (2, 4),
+        _matmul_integer,
+        REFERENCES["MatMulInteger"],
+        _matmul_cost,
+        tolerance=Tolerance(relative=0.0),
+    ),
+    OpDef(
+        "ConvInteger",
+        Kind.CONTRACTION,
+        (2, 4),
+        _conv_integer,
+        REFERENCES["ConvInteger"],
+        _conv_cost,
+        _CONV,
+        tolerance=Tolerance(relative=0.0),
+    ),
 )

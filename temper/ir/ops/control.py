@@ -3,6 +3,7 @@
 Where the number of results depends on the data (NonZero, Compress, Unique, NonMaxSuppression) the attribute `count` holds the output
 dimension: a `Dim` of a name nothing else uses, or an int where the caller knows it.
 """
+
 from __future__ import annotations
 
 import math
@@ -74,7 +75,7 @@ def _compress(types: Types, attrs: Attrs) -> list[TensorType]:
     if "axis" not in attrs:
         return [TensorType(x.dtype, (_dim(attrs, "count"),))]
     axis = axis_of(integer(attrs, "axis"), x.rank)
-    return [TensorType(x.dtype, (*x.shape[:axis], _dim(attrs, "count"), *x.shape[axis + 1:]))]
+    return [TensorType(x.dtype, (*x.shape[:axis], _dim(attrs, "count"), *x.shape[axis + 1 :]))]
 
 
 def _top_k(types: Types, attrs: Attrs) -> list[TensorType]:
@@ -83,7 +84,7 @@ def _top_k(types: Types, attrs: Attrs) -> list[TensorType]:
     size = x.shape[axis]
     if isinstance(k, int) and (k < 0 or (isinstance(size, int) and k > size)):
         raise ShapeError(f"k={k} is out of range for axis {axis} of {x}")
-    shape = (*x.shape[:axis], k, *x.shape[axis + 1:])
+    shape = (*x.shape[:axis], k, *x.shape[axis + 1 :])
     return [TensorType(x.dtype, shape), TensorType("int64", shape)]
 
 
@@ -99,25 +100,51 @@ def _non_max_suppression(types: Types, attrs: Attrs) -> list[TensorType]:
 def _unique(types: Types, attrs: Attrs) -> list[TensorType]:
     x, count = allow(need(types, 0), ANY), _dim(attrs, "count")
     axis = axis_of(integer(attrs, "axis"), x.rank) if "axis" in attrs else None
-    values = (count,) if axis is None else (*x.shape[:axis], count, *x.shape[axis + 1:])
+    values = (count,) if axis is None else (*x.shape[:axis], count, *x.shape[axis + 1 :])
     inverse = x.count if axis is None else x.shape[axis]
     return [TensorType(x.dtype, values), *(TensorType("int64", (n,)) for n in (count, inverse, count))]
 
 
-def _op(name: str, operands: int, infer: InferFn, attrs: dict[str, AttrSpec], cost: CostFn = rules.free, outputs: int = 1) -> OpDef:
-    return OpDef(name, Kind.OPAQUE, (operands, operands), infer, REFERENCES[name], cost, attrs, outputs, Tolerance(relative=0.0))
+def _op(
+    name: str, operands: int, infer: InferFn, attrs: dict[str, AttrSpec], cost: CostFn = rules.free, outputs: int = 1
+) -> OpDef:
+    return OpDef(
+        name, Kind.OPAQUE, (operands, operands), infer, REFERENCES[name], cost, attrs, outputs, Tolerance(relative=0.0)
+    )
 
 
 OPS: tuple[OpDef, ...] = (
-    _op("Shape", 1, _shape, {"start": default(0), "end": AttrSpec(int)}), _op("Size", 1, _size, {}),
+    _op("Shape", 1, _shape, {"start": default(0), "end": AttrSpec(int)}),
+    _op("Size", 1, _size, {}),
     _op("Range", 0, _range, {"start": _VALUE, "limit": _VALUE, "delta": _VALUE, "to": default("int64")}),
-    _op("ConstantOfShape", 0, _constant_of_shape,
-        {"shape": rules.INTS_ATTR, "value": AttrSpec(rules.NUMBER, 0), "to": default("float32")}),
+    _op(
+        "ConstantOfShape",
+        0,
+        _constant_of_shape,
+        {"shape": rules.INTS_ATTR, "value": AttrSpec(rules.NUMBER, 0), "to": default("float32")},
+    ),
     _op("NonZero", 1, _non_zero, {"count": _COUNT}, rules.per_input()),
     _op("Compress", 2, _compress, {"axis": AttrSpec(int), "count": _COUNT}),
-    _op("TopK", 1, _top_k, {"k": _COUNT, "axis": default(-1), "largest": default(1), "sorted": default(1)}, rules.per_input(8), 2),
-    _op("NonMaxSuppression", 2, _non_max_suppression,
-        {"max_output_boxes_per_class": default(0), "iou_threshold": default(0.0), "score_threshold": AttrSpec(rules.NUMBER),
-         "center_point_box": default(0), "count": _COUNT}, rules.per_input(16)),
+    _op(
+        "TopK",
+        1,
+        _top_k,
+        {"k": _COUNT, "axis": default(-1), "largest": default(1), "sorted": default(1)},
+        rules.per_input(8),
+        2,
+    ),
+    _op(
+        "NonMaxSuppression",
+        2,
+        _non_max_suppression,
+        {
+            "max_output_boxes_per_class": default(0),
+            "iou_threshold": default(0.0),
+            "score_threshold": AttrSpec(rules.NUMBER),
+            "center_point_box": default(0),
+            "count": _COUNT,
+        },
+        rules.per_input(16),
+    ),
     _op("Unique", 1, _unique, {"axis": AttrSpec(int), "sorted": default(1), "count": _COUNT}, rules.per_input(8), 4),
 )

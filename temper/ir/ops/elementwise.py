@@ -1,4 +1,5 @@
 """Elementwise ops: one output element from one element of each (numpy-broadcast) operand."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -14,28 +15,59 @@ _EXACT = Tolerance(relative=0.0)
 _ROUNDED = Tolerance(relative=1.0)
 
 
-def _row(name: str, operands: int, infer: InferFn, *, ops: int = 1, attrs: Mapping[str, AttrSpec] | None = None,
-         tolerance: Tolerance = Tolerance(), least: int | None = None) -> OpDef:
-    return OpDef(name, Kind.ELEMENTWISE, (operands if least is None else least, operands), infer, REFERENCES[name],
-                 rules.per_element(ops), attrs or {}, tolerance=tolerance)
+def _row(
+    name: str,
+    operands: int,
+    infer: InferFn,
+    *,
+    ops: int = 1,
+    attrs: Mapping[str, AttrSpec] | None = None,
+    tolerance: Tolerance = Tolerance(),
+    least: int | None = None,
+) -> OpDef:
+    return OpDef(
+        name,
+        Kind.ELEMENTWISE,
+        (operands if least is None else least, operands),
+        infer,
+        REFERENCES[name],
+        rules.per_element(ops),
+        attrs or {},
+        tolerance=tolerance,
+    )
 
 
 def _broadcast(allowed: frozenset[str], result: str = "") -> InferFn:
     """Operands of one dtype, broadcast; the output has that dtype, or `result`."""
+
     def infer(types: Types, attrs: Attrs) -> list[TensorType]:
         operands = [allow(need(types, i), allowed, f"operand {i}") for i in range(len(types))]
         dtype = rules.same_dtype(operands)
         return [TensorType(result or dtype, rules.broadcast(*(t.shape for t in operands)))]
+
     return infer
 
 
-def _unary(name: str, allowed: frozenset[str], *, ops: int = 1, attrs: Mapping[str, AttrSpec] | None = None,
-           tolerance: Tolerance = Tolerance()) -> OpDef:
+def _unary(
+    name: str,
+    allowed: frozenset[str],
+    *,
+    ops: int = 1,
+    attrs: Mapping[str, AttrSpec] | None = None,
+    tolerance: Tolerance = Tolerance(),
+) -> OpDef:
     return _row(name, 1, rules.same_as_input(allowed), ops=ops, attrs=attrs, tolerance=tolerance)
 
 
-def _binary(name: str, allowed: frozenset[str], *, result: str = "", attrs: Mapping[str, AttrSpec] | None = None,
-            tolerance: Tolerance = _EXACT, ops: int = 1) -> OpDef:
+def _binary(
+    name: str,
+    allowed: frozenset[str],
+    *,
+    result: str = "",
+    attrs: Mapping[str, AttrSpec] | None = None,
+    tolerance: Tolerance = _EXACT,
+    ops: int = 1,
+) -> OpDef:
     return _row(name, 2, _broadcast(allowed, result), attrs=attrs, tolerance=tolerance, ops=ops)
 
 
@@ -67,6 +99,7 @@ def _cast(types: Types, attrs: Attrs) -> list[TensorType]:
 def _bool_of(allowed: frozenset[str]) -> InferFn:
     def infer(types: Types, attrs: Attrs) -> list[TensorType]:
         return [TensorType("bool", allow(need(types, 0), allowed).shape)]
+
     return infer
 
 
@@ -77,7 +110,7 @@ def _check_parameters(x: TensorType, types: Types, attrs: Attrs) -> TensorType:
     if block:
         axis = rules.axis_of(rules.integer(attrs, "axis"), x.rank)
         blocks = (x.shape[axis] + (block - 1)) // block
-        expected = (*x.shape[:axis], blocks, *x.shape[axis + 1:])
+        expected = (*x.shape[:axis], blocks, *x.shape[axis + 1 :])
         if scale.shape != expected:
             raise ShapeError(f"scale must have shape {rules.shape_text(expected)}, not {rules.shape_text(scale.shape)}")
     elif scale.shape not in ((), (1,)):
@@ -111,37 +144,81 @@ _AXIS = {"axis": default(1), "block_size": default(0)}
 _BOUND = AttrSpec(rules.NUMBER)
 
 OPS: tuple[OpDef, ...] = (
-    _binary("Add", NUMBERS), _binary("Sub", NUMBERS), _binary("Mul", NUMBERS), _binary("Div", NUMBERS),
-    _binary("Mod", NUMBERS, attrs={"fmod": default(0)}), _binary("Max", NUMBERS), _binary("Min", NUMBERS),
-    _row("Pow", 2, _pow, ops=10), _row("PRelu", 2, _prelu, tolerance=_EXACT),
+    _binary("Add", NUMBERS),
+    _binary("Sub", NUMBERS),
+    _binary("Mul", NUMBERS),
+    _binary("Div", NUMBERS),
+    _binary("Mod", NUMBERS, attrs={"fmod": default(0)}),
+    _binary("Max", NUMBERS),
+    _binary("Min", NUMBERS),
+    _row("Pow", 2, _pow, ops=10),
+    _row("PRelu", 2, _prelu, tolerance=_EXACT),
     _row("Where", 3, _where, tolerance=_EXACT),
     _row("Cast", 1, _cast, attrs={"to": AttrSpec(str, required=True)}, tolerance=_EXACT),
     _unary("Identity", rules.ANY, ops=0, tolerance=_EXACT),
     _unary("Clip", NUMBERS, attrs={"min": _BOUND, "max": _BOUND}, tolerance=_EXACT),
-    _unary("Relu", NUMBERS, tolerance=_EXACT), _unary("LeakyRelu", FLOATS, attrs={"alpha": default(0.01)}, tolerance=_ROUNDED),
-    _unary("Abs", NUMBERS, tolerance=_EXACT), _unary("Neg", FLOATS | SIGNED, tolerance=_EXACT),
-    _unary("Sign", NUMBERS, tolerance=_EXACT), _unary("Floor", FLOATS, tolerance=_EXACT),
-    _unary("Ceil", FLOATS, tolerance=_EXACT), _unary("Round", FLOATS, tolerance=_EXACT),
-    _unary("Sqrt", FLOATS, tolerance=_EXACT), _unary("Reciprocal", FLOATS, tolerance=_EXACT),
-    *(_unary(name, FLOATS, ops=10) for name in (
-        "Exp", "Log", "Erf", "Sigmoid", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Tanh", "Asinh", "Acosh",
-        "Atanh", "Softplus", "Mish")),
+    _unary("Relu", NUMBERS, tolerance=_EXACT),
+    _unary("LeakyRelu", FLOATS, attrs={"alpha": default(0.01)}, tolerance=_ROUNDED),
+    _unary("Abs", NUMBERS, tolerance=_EXACT),
+    _unary("Neg", FLOATS | SIGNED, tolerance=_EXACT),
+    _unary("Sign", NUMBERS, tolerance=_EXACT),
+    _unary("Floor", FLOATS, tolerance=_EXACT),
+    _unary("Ceil", FLOATS, tolerance=_EXACT),
+    _unary("Round", FLOATS, tolerance=_EXACT),
+    _unary("Sqrt", FLOATS, tolerance=_EXACT),
+    _unary("Reciprocal", FLOATS, tolerance=_EXACT),
+    *(
+        _unary(name, FLOATS, ops=10)
+        for name in (
+            "Exp",
+            "Log",
+            "Erf",
+            "Sigmoid",
+            "Sin",
+            "Cos",
+            "Tan",
+            "Asin",
+            "Acos",
+            "Atan",
+            "Sinh",
+            "Cosh",
+            "Tanh",
+            "Asinh",
+            "Acosh",
+            "Atanh",
+            "Softplus",
+            "Mish",
+        )
+    ),
     _unary("Silu", FLOATS, ops=10, attrs={"alpha": default(1.0)}),
     _unary("Gelu", FLOATS, ops=12, attrs={"approximate": default("none")}),
-    _unary("Softsign", FLOATS, ops=3), _unary("HardSwish", FLOATS, ops=4),
+    _unary("Softsign", FLOATS, ops=3),
+    _unary("HardSwish", FLOATS, ops=4),
     _unary("HardSigmoid", FLOATS, ops=3, attrs={"alpha": default(0.2), "beta": default(0.5)}),
     _unary("Elu", FLOATS, ops=10, attrs={"alpha": default(1.0)}),
-    _unary("Selu", FLOATS, ops=11, attrs={"alpha": default(1.67326319217681884765625),
-                                          "gamma": default(1.05070102214813232421875)}),
+    _unary(
+        "Selu",
+        FLOATS,
+        ops=11,
+        attrs={"alpha": default(1.67326319217681884765625), "gamma": default(1.05070102214813232421875)},
+    ),
     _unary("Celu", FLOATS, ops=11, attrs={"alpha": default(1.0)}),
     _unary("Shrink", FLOATS, ops=3, attrs={"lambd": default(0.5), "bias": default(0.0)}),
     _unary("ThresholdedRelu", FLOATS, attrs={"alpha": default(1.0)}, tolerance=_EXACT),
     *(_binary(name, NUMBERS, result="bool") for name in ("Less", "LessOrEqual", "Greater", "GreaterOrEqual")),
     _binary("Equal", rules.ANY, result="bool"),
-    *(_binary(name, BOOL) for name in ("And", "Or", "Xor")), _unary("Not", BOOL, tolerance=_EXACT),
+    *(_binary(name, BOOL) for name in ("And", "Or", "Xor")),
+    _unary("Not", BOOL, tolerance=_EXACT),
     _row("IsNaN", 1, _bool_of(FLOATS), tolerance=_EXACT),
-    _row("IsInf", 1, _bool_of(FLOATS), attrs={"detect_positive": default(1), "detect_negative": default(1)}, tolerance=_EXACT),
-    *(_binary(name, INTS) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")), _unary("BitwiseNot", INTS, tolerance=_EXACT),
+    _row(
+        "IsInf",
+        1,
+        _bool_of(FLOATS),
+        attrs={"detect_positive": default(1), "detect_negative": default(1)},
+        tolerance=_EXACT,
+    ),
+    *(_binary(name, INTS) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")),
+    _unary("BitwiseNot", INTS, tolerance=_EXACT),
     _binary("BitShift", UNSIGNED, attrs={"direction": AttrSpec(str, required=True)}),
     _row("QuantizeLinear", 3, _quantize, least=2, ops=4, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
     _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs=_AXIS, tolerance=_EXACT),

@@ -2,6 +2,7 @@
 
 Where a slice's bound is symbolic it is taken to lie inside the axis; the frontend or the binder has to know that.
 """
+
 from __future__ import annotations
 
 import math
@@ -16,7 +17,20 @@ from temper.ir.dims import Dim, DimLike, evaluate, opaque, product, symbols_of
 from temper.ir.opdef import Attrs, AttrSpec, CostFn, InferFn, Kind, OpDef, Tolerance
 from temper.ir.ops import rules
 from temper.ir.ops.contraction import activation, channels_of, spatial_of
-from temper.ir.ops.rules import BOOL, FLOATS, INT, INTS_ATTR, NUMBERS, Types, allow, axis_of, default, dims, integer, need
+from temper.ir.ops.rules import (
+    BOOL,
+    FLOATS,
+    INT,
+    INTS_ATTR,
+    NUMBERS,
+    Types,
+    allow,
+    axis_of,
+    default,
+    dims,
+    integer,
+    need,
+)
 from temper.ir.types import TensorType
 from temper.reference.movement import REFERENCES
 
@@ -55,7 +69,9 @@ def _reshape(types: Types, attrs: Attrs) -> list[TensorType]:
         shape[at] = x.count // rest
     count = product(tuple(shape))
     if count != x.count and _never_equal(count, x.count):
-        raise ShapeError(f"{x} cannot be reshaped to {rules.shape_text(dims(attrs, 'shape'))}: {x.count} elements against {count}")
+        raise ShapeError(
+            f"{x} cannot be reshaped to {rules.shape_text(dims(attrs, 'shape'))}: {x.count} elements against {count}"
+        )
     return [TensorType(x.dtype, tuple(shape))]
 
 
@@ -99,7 +115,7 @@ def _concat(types: Types, attrs: Attrs) -> list[TensorType]:
             if a != axis:
                 rules.equal_or_raise(d, e, f"axis {a} of operand {i} against operand 0, joined along axis {axis}")
         total = t.shape[axis] + total
-    shape = (*first.shape[:axis], total, *first.shape[axis + 1:])
+    shape = (*first.shape[:axis], total, *first.shape[axis + 1 :])
     return [TensorType(rules.same_dtype(types), shape)]
 
 
@@ -113,7 +129,7 @@ def _split(types: Types, attrs: Attrs) -> list[TensorType]:
         total = s + total
     if total != x.shape[axis] and _never_equal(total, x.shape[axis]):
         raise ShapeError(f"sizes {rules.shape_text(sizes)} do not sum to axis {axis} of {x}")
-    return [TensorType(x.dtype, (*x.shape[:axis], s, *x.shape[axis + 1:])) for s in sizes]
+    return [TensorType(x.dtype, (*x.shape[:axis], s, *x.shape[axis + 1 :])) for s in sizes]
 
 
 def _negative(d: DimLike) -> bool:
@@ -175,7 +191,11 @@ def _pad(types: Types, attrs: Attrs) -> list[TensorType]:
         size = d + pads[i] + pads[x.rank + i]
         if isinstance(size, int) and size < 0:
             raise ShapeError(f"pads crop axis {i} of {x} to {size} elements")
-        if mode == "reflect" and isinstance(d, int) and any(isinstance(p, int) and p >= max(d, 1) for p in (pads[i], pads[x.rank + i])):
+        if (
+            mode == "reflect"
+            and isinstance(d, int)
+            and any(isinstance(p, int) and p >= max(d, 1) for p in (pads[i], pads[x.rank + i]))
+        ):
             raise ShapeError(f"mode reflect pads axis {i} of {x} by more than its size less 1")
         out.append(size)
     return [TensorType(x.dtype, tuple(out))]
@@ -184,7 +204,7 @@ def _pad(types: Types, attrs: Attrs) -> list[TensorType]:
 def _gather(types: Types, attrs: Attrs) -> list[TensorType]:
     x, indices = need(types, 0), allow(need(types, 1), _INDEX, "indices")
     axis = axis_of(integer(attrs, "axis"), x.rank)
-    return [TensorType(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1:]))]
+    return [TensorType(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))]
 
 
 def _gather_elements(types: Types, attrs: Attrs) -> list[TensorType]:
@@ -211,7 +231,7 @@ def _gather_nd(types: Types, attrs: Attrs) -> list[TensorType]:
         raise ShapeError(f"batch_dims {batch} is out of range for {x} and {indices}")
     for a in range(batch):
         rules.equal_or_raise(x.shape[a], indices.shape[a], f"batch axis {a} of the data and the indices")
-    return [TensorType(x.dtype, (*indices.shape[:-1], *x.shape[batch + _depth_of(x, indices, batch):]))]
+    return [TensorType(x.dtype, (*indices.shape[:-1], *x.shape[batch + _depth_of(x, indices, batch) :]))]
 
 
 def _check_reduction(attrs: Attrs, x: TensorType) -> None:
@@ -235,7 +255,7 @@ def _scatter_elements(types: Types, attrs: Attrs) -> list[TensorType]:
 def _scatter_nd(types: Types, attrs: Attrs) -> list[TensorType]:
     x, indices, updates = need(types, 0), allow(need(types, 1), _INDEX, "indices"), need(types, 2)
     _check_reduction(attrs, x)
-    expected = (*indices.shape[:-1], *x.shape[_depth_of(x, indices, 0):])
+    expected = (*indices.shape[:-1], *x.shape[_depth_of(x, indices, 0) :])
     if updates.shape != expected:
         raise ShapeError(f"updates must have shape {rules.shape_text(expected)}, not {rules.shape_text(updates.shape)}")
     rules.same_dtype([x, updates])
@@ -296,17 +316,33 @@ def scaled(size: DimLike, scale: float) -> DimLike:
         f = Fraction(float(scale)).limit_denominator(most)
         if np.float32(f.numerator / f.denominator) == np.float32(scale):
             return (size * f.numerator) // f.denominator
-    raise ShapeError(f"the symbolic size {size} times {scale} is no expression of integers; give sizes instead of scales")
+    raise ShapeError(
+        f"the symbolic size {size} times {scale} is no expression of integers; give sizes instead of scales"
+    )
 
 
 _RESIZE: dict[str, AttrSpec] = {
-    "sizes": AttrSpec(tuple), "scales": AttrSpec(tuple), "roi": AttrSpec(tuple), "mode": default("nearest"),
-    "coordinate_transformation_mode": default("half_pixel"), "nearest_mode": default("round_prefer_floor"),
-    "cubic_coeff_a": default(-0.75), "exclude_outside": default(0), "extrapolation_value": default(0.0), "antialias": default(0),
+    "sizes": AttrSpec(tuple),
+    "scales": AttrSpec(tuple),
+    "roi": AttrSpec(tuple),
+    "mode": default("nearest"),
+    "coordinate_transformation_mode": default("half_pixel"),
+    "nearest_mode": default("round_prefer_floor"),
+    "cubic_coeff_a": default(-0.75),
+    "exclude_outside": default(0),
+    "extrapolation_value": default(0.0),
+    "antialias": default(0),
     "channels_last": default(0),
 }
-_TRANSFORMS = ("half_pixel", "half_pixel_symmetric", "pytorch_half_pixel", "align_corners", "asymmetric", "tf_half_pixel_for_nn",
-               "tf_crop_and_resize")
+_TRANSFORMS = (
+    "half_pixel",
+    "half_pixel_symmetric",
+    "pytorch_half_pixel",
+    "align_corners",
+    "asymmetric",
+    "tf_half_pixel_for_nn",
+    "tf_crop_and_resize",
+)
 
 
 def _resize(types: Types, attrs: Attrs) -> list[TensorType]:
@@ -342,13 +378,25 @@ def _grid_sample(types: Types, attrs: Attrs) -> list[TensorType]:
     if x.rank not in (4, 5) or grid.rank != x.rank or grid.shape[-1] != x.rank - 2:
         raise ShapeError(f"data {x} needs a grid of the same rank whose last axis is {x.rank - 2}, not {grid}")
     rules.equal_or_raise(x.shape[0], grid.shape[0], "batch of the data and the grid")
-    if attrs["mode"] not in ("linear", "nearest", "cubic") or attrs["padding_mode"] not in ("zeros", "border", "reflection"):
+    if attrs["mode"] not in ("linear", "nearest", "cubic") or attrs["padding_mode"] not in (
+        "zeros",
+        "border",
+        "reflection",
+    ):
         raise ShapeError(f"mode {attrs['mode']!r} with padding_mode {attrs['padding_mode']!r} does not exist")
     return [TensorType(x.dtype, (*x.shape[:2], *grid.shape[1:-1]))]
 
 
-def _op(name: str, operands: int | tuple[int, int | None], infer: InferFn, attrs: dict[str, AttrSpec], *, outputs: int = 1,
-        cost: CostFn = rules.free, tolerance: Tolerance = _EXACT) -> OpDef:
+def _op(
+    name: str,
+    operands: int | tuple[int, int | None],
+    infer: InferFn,
+    attrs: dict[str, AttrSpec],
+    *,
+    outputs: int = 1,
+    cost: CostFn = rules.free,
+    tolerance: Tolerance = _EXACT,
+) -> OpDef:
     least_most = (operands, operands) if isinstance(operands, int) else operands
     return OpDef(name, Kind.MOVEMENT, least_most, infer, REFERENCES[name], cost, attrs, outputs, tolerance)
 
@@ -357,13 +405,20 @@ _AXES = {"axes": INTS_ATTR}
 _COUNT = AttrSpec((int, Dim), required=True)
 
 OPS: tuple[OpDef, ...] = (
-    _op("Transpose", 1, _transpose, {"perm": INTS_ATTR}), _op("Reshape", 1, _reshape, {"shape": INTS_ATTR}),
-    _op("Expand", 1, _expand, {"shape": INTS_ATTR}), _op("Squeeze", 1, _squeeze, _AXES), _op("Unsqueeze", 1, _unsqueeze, _AXES),
-    _op("Tile", 1, _tile, {"repeats": INTS_ATTR}), _op("Concat", (1, None), _concat, {"axis": INT}),
+    _op("Transpose", 1, _transpose, {"perm": INTS_ATTR}),
+    _op("Reshape", 1, _reshape, {"shape": INTS_ATTR}),
+    _op("Expand", 1, _expand, {"shape": INTS_ATTR}),
+    _op("Squeeze", 1, _squeeze, _AXES),
+    _op("Unsqueeze", 1, _unsqueeze, _AXES),
+    _op("Tile", 1, _tile, {"repeats": INTS_ATTR}),
+    _op("Concat", (1, None), _concat, {"axis": INT}),
     _op("Split", 1, _split, {"axis": INT, "sizes": INTS_ATTR}),
-    _op("Slice", 1, _slice, {"starts": INTS_ATTR, "ends": INTS_ATTR, "axes": AttrSpec(tuple), "steps": AttrSpec(tuple)}),
+    _op(
+        "Slice", 1, _slice, {"starts": INTS_ATTR, "ends": INTS_ATTR, "axes": AttrSpec(tuple), "steps": AttrSpec(tuple)}
+    ),
     _op("Pad", 1, _pad, {"pads": INTS_ATTR, "mode": default("constant"), "value": AttrSpec(rules.NUMBER, 0)}),
-    _op("Gather", 2, _gather, {"axis": default(0)}), _op("GatherElements", 2, _gather_elements, {"axis": default(0)}),
+    _op("Gather", 2, _gather, {"axis": default(0)}),
+    _op("GatherElements", 2, _gather_elements, {"axis": default(0)}),
     _op("GatherND", 2, _gather_nd, {"batch_dims": default(0)}),
     _op("ScatterElements", 3, _scatter_elements, {"axis": default(0), "reduction": default("none")}),
     _op("ScatterND", 3, _scatter_nd, {"reduction": default("none")}),
@@ -373,6 +428,12 @@ OPS: tuple[OpDef, ...] = (
     _op("OneHot", 2, _one_hot, {"depth": _COUNT, "axis": default(-1)}),
     _op("ReverseSequence", 2, _reverse_sequence, {"batch_axis": default(1), "time_axis": default(0)}),
     _op("Resize", 1, _resize, _RESIZE, cost=_resize_cost, tolerance=Tolerance(relative=8.0)),
-    _op("GridSample", 2, _grid_sample, {"mode": default("linear"), "padding_mode": default("zeros"), "align_corners": default(0)},
-        cost=rules.per_element(16), tolerance=Tolerance(relative=16.0)),
+    _op(
+        "GridSample",
+        2,
+        _grid_sample,
+        {"mode": default("linear"), "padding_mode": default("zeros"), "align_corners": default(0)},
+        cost=rules.per_element(16),
+        tolerance=Tolerance(relative=16.0),
+    ),
 )

@@ -1,15 +1,16 @@
 """What the op families share: typed access to attributes, axis and broadcast arithmetic, dtype groups, attribute specs."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Optional, cast
+from typing import Any, cast
 
 from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.opdef import Attrs, AttrSpec, CostFn, InferFn
 from temper.ir.types import TensorType
 
-Types = Sequence[Optional[TensorType]]
+Types = Sequence[TensorType | None]
 
 FLOATS = frozenset({"float32", "float16", "bfloat16", "float64"})
 SIGNED = frozenset({"int8", "int16", "int32", "int64"})
@@ -106,8 +107,14 @@ def broadcast(*shapes: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
             if out[i] == 1:
                 out[i] = d
             elif d != 1 and d != out[i]:
-                hint = "; if they are always equal, give both the same name or value" if isinstance(d, Dim) or isinstance(out[i], Dim) else ""
-                raise ShapeError(f"shapes {' and '.join(shape_text(s) for s in shapes)} do not broadcast: {out[i]} against {d}{hint}")
+                hint = (
+                    "; if they are always equal, give both the same name or value"
+                    if isinstance(d, Dim) or isinstance(out[i], Dim)
+                    else ""
+                )
+                raise ShapeError(
+                    f"shapes {' and '.join(shape_text(s) for s in shapes)} do not broadcast: {out[i]} against {d}{hint}"
+                )
     return tuple(out)
 
 
@@ -128,18 +135,22 @@ def vector(t: TensorType | None, length: DimLike, what: str) -> None:
 
 def per_element(ops: int = 1) -> CostFn:
     """Cost of `ops` operations for each element of every output."""
+
     def cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike:
         total: DimLike = 0
         for t in outputs:
             total = t.count * ops + total
         return total
+
     return cost
 
 
 def per_input(ops: int = 1) -> CostFn:
     """Cost of `ops` operations for each element of the first input."""
+
     def cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike:
         return need(inputs, 0).count * ops
+
     return cost
 
 
@@ -150,8 +161,10 @@ def free(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike:
 
 def same_as_input(allowed: frozenset[str]) -> InferFn:
     """One output of operand 0's type."""
+
     def infer(types: Types, attrs: Attrs) -> list[TensorType]:
         return [allow(need(types, 0), allowed)]
+
     return infer
 
 
