@@ -12,7 +12,7 @@ from temper.errors import ModelError, ShapeError
 from temper.ir.dims import Dim, DimLike
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import Attrs
-from temper.ir.ops import make
+from temper.ir.ops import TABLE, make
 from temper.ir.symbolic import LIMIT, known_outputs
 
 
@@ -37,6 +37,8 @@ class Builder:
         self, op: str, inputs: Sequence[Value | None], attrs: Attrs, label: str, names: Sequence[str]
     ) -> list[Value]:
         """Adds a node, or constants where its results follow from small known operands."""
+        if op not in TABLE:
+            raise Refusal(f"it needs the op {op}, which Temper does not have yet")
         node = make(self.graph, op, inputs, attrs, name=label, origin=(label,), output_names=names)
         try:
             found = known_outputs(

@@ -67,15 +67,16 @@ def _check_strings(message: Any, where: str) -> None:
     while stack:
         current, path = stack.pop()
         try:
-            fields = current.ListFields()
-            for descriptor, value in fields:
+            for descriptor, value in current.ListFields():
                 if descriptor.message_type is not None:
-                    repeated = not hasattr(value, "ListFields")
-                    children = value if repeated else (value,)
+                    children = (value,) if hasattr(value, "ListFields") else value
                     stack.extend((c, f"{path}.{descriptor.name}") for c in children)
-                elif descriptor.type == descriptor.TYPE_STRING and not isinstance(value, str):
-                    list(value)
-        except UnicodeDecodeError as e:
+                elif descriptor.type == descriptor.TYPE_STRING:
+                    # Implementations of protobuf differ: some return bytes here, some raise.
+                    strings = value if isinstance(value, (str, bytes)) else "".join(value)
+                    if isinstance(strings, bytes):
+                        raise TypeError
+        except (UnicodeDecodeError, TypeError) as e:
             raise ModelError(f"{path}: a name is not valid UTF-8; the file is damaged") from e
 
 

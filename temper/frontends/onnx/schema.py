@@ -98,7 +98,7 @@ def attributes_by_schema(schema: Any, given: Mapping[str, Any], where: str) -> d
 
 
 def check_counts(schema: Any, inputs: Sequence[str], outputs: Sequence[str], where: str) -> None:
-    """ModelError if the node's number of operands or results does not fit its schema, or a required operand is empty."""
+    """ModelError if the number of operands or results does not fit the schema, or a required operand is empty."""
     for what, names, least, most in (
         ("inputs", inputs, schema.min_input, schema.max_input),
         ("outputs", outputs, schema.min_output, schema.max_output),
@@ -113,7 +113,7 @@ def check_counts(schema: Any, inputs: Sequence[str], outputs: Sequence[str], whe
 
 
 def check_types(schema: Any, inputs: Sequence[Value | None], where: str) -> None:
-    """ShapeError if an operand's element type is not allowed, or operands that must agree do not."""
+    """ShapeError if an operand's element type is not allowed or operands disagree that must not."""
     bound: dict[str, tuple[str, str]] = {}
     for i, v in enumerate(inputs):
         if v is None:

@@ -11,6 +11,7 @@ from temper.frontends.onnx import (
     table_movement,
     table_normalization,
     table_reduction,
+    table_resize,
     table_values,
 )
 from temper.frontends.onnx.context import Row
@@ -23,6 +24,7 @@ def _join() -> Mapping[str, tuple[Row, ...]]:
         table_elementwise,
         table_movement,
         table_reduction,
+        table_resize,
         table_normalization,
         table_contraction,
     ):

@@ -162,31 +162,21 @@ def _pad(c: Context) -> Value:
     )
 
 
-def _blocks(c: Context) -> tuple[DimLike, DimLike, DimLike, DimLike, int]:
-    x, block = c.input(0), c.attr("blocksize")
-    if x.type.rank != 4 or block < 1:
-        raise ShapeError(f"{c}: needs data of rank 4 and a positive blocksize, not {x.type} and {block}")
-    n, d, h, w = x.type.shape
-    return n, d, h, w, block
+def _trilu(c: Context) -> Value:
+    k = int(c.scalar(1, "k")) if c.has(1) else 0
+    return c.emit("Trilu", c.input(0), upper=c.attr("upper", 1), k=k)
 
 
-def _depth_to_space(c: Context) -> Value:
-    n, d, h, w, b = _blocks(c)
-    if d % (b * b) != 0:
-        raise ShapeError(f"{c}: {d} channels do not divide into blocks of {b} x {b}")
-    if c.attr("mode", "DCR") == "DCR":
-        y = c.emit("Transpose", c.reshape(c.input(0), (n, b, b, d // (b * b), h, w)), perm=(0, 3, 4, 1, 5, 2))
-    else:
-        y = c.emit("Transpose", c.reshape(c.input(0), (n, d // (b * b), b, b, h, w)), perm=(0, 1, 4, 2, 5, 3))
-    return c.reshape(y, (n, d // (b * b), h * b, w * b))
+def _one_hot(c: Context) -> Value:
+    depth, values = c.dims(1, "depth"), c.input(2)
+    if len(depth) != 1:
+        raise ShapeError(f"{c}: depth (input 1) must have one element, not {len(depth)}")
+    return c.emit("OneHot", c.input(0), values, depth=depth[0], axis=c.attr("axis", -1))
 
 
-def _space_to_depth(c: Context) -> Value:
-    n, d, h, w, b = _blocks(c)
-    if h % b != 0 or w % b != 0:
-        raise ShapeError(f"{c}: {h} x {w} does not divide into blocks of {b} x {b}")
-    y = c.emit("Transpose", c.reshape(c.input(0), (n, d, h // b, b, w // b, b)), perm=(0, 3, 5, 1, 2, 4))
-    return c.reshape(y, (n, d * (b * b), h // b, w // b))
+def _grid_sample(c: Context) -> Value:
+    mode = {"bilinear": "linear", "bicubic": "cubic"}.get(c.attr("mode"), c.attr("mode"))
+    return c.emit("GridSample", *c.inputs, mode=mode, **c.take("padding_mode", "align_corners"))
 
 
 ROWS: tuple[Row, ...] = (
@@ -201,8 +191,12 @@ ROWS: tuple[Row, ...] = (
     Row("Expand", _expand),
     Row("Tile", _tile),
     Row("Pad", _pad),
-    Row("DepthToSpace", _depth_to_space),
-    Row("SpaceToDepth", _space_to_depth),
+    Row("DepthToSpace", same("DepthToSpace", "blocksize", "mode")),
+    Row("SpaceToDepth", same("SpaceToDepth", "blocksize")),
+    Row("Trilu", _trilu),
+    Row("OneHot", _one_hot),
+    Row("GridSample", _grid_sample),
+    Row("ReverseSequence", same("ReverseSequence", "batch_axis", "time_axis")),
     Row("Gather", same("Gather", "axis")),
     Row("GatherElements", same("GatherElements", "axis")),
     Row("GatherND", same("GatherND", "batch_dims")),

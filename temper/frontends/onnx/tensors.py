@@ -222,6 +222,8 @@ def _external(fields: Any, folder: Path | None, nbytes: int, where: str) -> byte
     if not location or "\0" in location:
         raise ModelError(f"{where}: external data names no file")
     parts = PurePosixPath(location.replace("\\", "/")).parts
+    if not parts:
+        raise ModelError(f"{where}: external data {location!r} names no file")
     if os.path.isabs(location) or parts[0] == "/" or ":" in parts[0]:
         raise ModelError(f"{where}: external data {location!r} is an absolute path; it must lie in the model's folder")
     if ".." in parts:
