@@ -70,7 +70,8 @@ def depthwise_shape(w: Workload) -> Shape | str:
     n, ih, iw, _ = x.type.shape
     _, oh, ow, _ = out.type.shape
     return Shape(n, ih, iw, oh, ow, oc, oc // channels, (kh, kw), (strides[0], strides[1]),
-                 (dilations[0], dilations[1]), (pads[0], pads[1], pads[2], pads[3]), x.row_stride or channels, out.row_stride or oc)
+                 (dilations[0], dilations[1]), (pads[0], pads[1], pads[2], pads[3]), x.row_stride or channels,
+                 out.row_stride or oc)
 
 
 def tiles_c(s: Shape, nb: int) -> str:
@@ -135,7 +136,8 @@ class Depthwise:
                 continue
             room = isa.registers - 2 - s.kernel[1] * cb
             most = max(1, min(14, room // cb, ow))
-            widths = {max(1, -(-ow // -(-ow // nb))) for nb in (most, max(1, most * 2 // 3), min(most, 7), min(most, 4))}
+            sizes = (most, max(1, most * 2 // 3), min(most, 7), min(most, 4))
+            widths = {max(1, -(-ow // -(-ow // nb))) for nb in sizes}
             for nb in widths:
                 for rows in {oh, min(oh, 8), min(oh, 2)} | ({-(-oh // w.threads)} if w.threads > 1 else set()):
                     for prefetch in (0, 1):
@@ -172,7 +174,8 @@ class Depthwise:
             "ENTRY": entry, "BATCH": c_dim(s.n, symbols), "IH": c_dim(s.ih, symbols), "IW": c_dim(s.iw, symbols),
             "OH": c_dim(s.oh, symbols), "OW": c_dim(s.ow, symbols), "OC": s.oc, "MULT": s.multiplier,
             "KH": s.kernel[0], "KW": s.kernel[1], "SH": s.strides[0], "SW": s.strides[1],
-            "DH": s.dilations[0], "DW": s.dilations[1], "PAD_T": s.pads[0], "PAD_L": s.pads[1], "XLD": s.xld, "OLD": s.old,
+            "DH": s.dilations[0], "DW": s.dilations[1], "PAD_T": s.pads[0],
+            "PAD_L": s.pads[1], "XLD": s.xld, "OLD": s.old,
             "NB": q["nb"], "CB": q["cb"], "ROWS": q["rows"], "PREFETCH": q["pf"], "TILES(t)": tiles_c(s, q["nb"]),
         })
         source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, 3) + template_text("depthwise.c")
