@@ -11,7 +11,7 @@ from temper.compile.cc import ISAS, link
 from temper.compile.host import host_library
 from temper.config import BuildConfig, knob
 from temper.errors import ConfigError, VerificationError
-from temper.ir.dims import evaluate
+from temper.ir.dims import Dim, evaluate
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
@@ -199,7 +199,9 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
         if isinstance(step, NativeStep):
             choice = choices[w.key]
             row |= {"tactic": choice.candidate.label, "seconds": choice.seconds,
-                    "trials": [[t.label, t.seconds, t.note] for t in choice.trials]}
+                    "trials": [[t.label, t.seconds, t.note] for t in choice.trials],
+                    "results": [[v.name, v.type.dtype, [str(d) if isinstance(d, Dim) else d for d in v.type.shape],
+                                 storage.places[v.id].row_stride, step.kernel.args.index(("output", i))] for i, v in enumerate(region.outputs)]}
         else:
             row |= {"tactic": "host", "reason": step.reason}
         rows.append(row)

@@ -192,12 +192,20 @@ def order_regions(regions: list[Region]) -> list[Region]:
     """Topological order by region; ties by creation of their first node. ValueError if the partition is not acyclic."""
     made = {o.id: i for i, r in enumerate(regions) for n in r.nodes for o in n.outputs}
 
-    def sources(v: Value) -> set[int]:
-        while v.producer is not None and v.id not in made:
-            first = v.producer.inputs[0]
-            assert first is not None
-            v = first
-        return {made[v.id]} if v.id in made else set()
+    def sources(value: Value) -> set[int]:
+        """Regions that write the bytes of `value`; ops outside every region (views, joined and split rows) are looked through."""
+        found: set[int] = set()
+        stack, seen = [value], {value.id}
+        while stack:
+            v = stack.pop()
+            if v.id in made:
+                found.add(made[v.id])
+            elif v.producer is not None:
+                for u in v.producer.inputs:
+                    if u is not None and u.id not in seen:
+                        seen.add(u.id)
+                        stack.append(u)
+        return found
 
     needs = [set().union(*(sources(v) for v in r.inputs)) - {i} for i, r in enumerate(regions)]
     # the node that finishes last decides: a skip branch then runs before the block that adds it

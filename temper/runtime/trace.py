@@ -1,0 +1,76 @@
+"""Runs a plan one step at a time and hands out what each step wrote: for comparing layers, not for speed."""
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from temper.errors import PlanError
+from temper.plan.format import HostStep, Launch, Native, Ref, value_of
+from temper.runtime.binding import Bound, numpy_dtype
+from temper.runtime.cpu import NativeContext
+from temper.runtime.engine import Engine
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """name: the region's. row: its row of the build report's "regions". tensors: value name -> array, copies."""
+
+    name: str
+    row: int
+    tensors: Mapping[str, np.ndarray]
+
+
+def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> Iterator[StepResult]:
+    """Every step's results in order of execution. PlanError for a plan without a build report."""
+    plan = engine.plan
+    if "regions" not in plan.report:
+        raise PlanError("this plan carries no build report, so its steps cannot be named; build it anew")
+    single = tuple(tuple(Native((launch,)) if isinstance(s, Native) else s for s in program
+                         for launch in (s.launches if isinstance(s, Native) else (None,)))
+                   for program in plan.programs)
+    stepper = Engine(replace(plan, programs=single), threads=engine.threads)  # type: ignore[arg-type]
+    context = stepper.context()
+    arrays = context._checked(stepper._arguments((feeds,), {}))
+    bound = context._bind(tuple(a.shape for a in arrays))
+    outputs = context._outputs(bound, arrays, None)
+    for i, a in enumerate((*arrays, *outputs)):
+        bound.pointers[i] = a.ctypes.data if a is not None else 0
+    hosts: dict[int, np.ndarray] = {}
+    program = stepper.plan.programs[bound._profile.program]
+    for step, segment in zip(bound.steps, program, strict=True):
+        if isinstance(step, NativeContext):
+            step.run(bound.bindings)
+            assert isinstance(segment, Native)
+            launch = segment.launches[0]
+            yield StepResult(launch.name, launch.report, _native_results(stepper, bound, launch))
+        else:
+            step.run(arrays, outputs, hosts)
+            assert isinstance(segment, HostStep)
+            yield StepResult(segment.name, segment.report, {})
+
+
+def _native_results(engine: Engine, bound: Bound, launch: Launch) -> dict[str, np.ndarray]:
+    out = {}
+    for name, dtype, shape, row_stride, arg in engine.plan.report["regions"][launch.report]["results"]:
+        sizes = tuple(value_of(d, bound._env) for d in shape)
+        out[name] = _read(_address(bound, launch.args[arg]), numpy_dtype(dtype), sizes, row_stride)
+    return out
+
+
+def _address(bound: Bound, ref: Ref) -> int:
+    kind, index, value = bound._argument(ref)
+    return value if kind == 0 else int(bound.pointers[index] or 0) + value
+
+
+def _read(address: int, dtype: np.dtype, shape: tuple[int, ...], row_stride: int | None) -> np.ndarray:
+    row = shape[-1] if shape else 1
+    stride = row_stride or row
+    rows = int(np.prod(shape[:-1], dtype=np.int64))
+    if not rows or not row:
+        return np.empty(shape, dtype)
+    nbytes = ((rows - 1) * stride + row) * dtype.itemsize
+    flat = np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype)
+    return np.lib.stride_tricks.as_strided(flat, (rows, row), (stride * dtype.itemsize, dtype.itemsize)).copy().reshape(shape)
