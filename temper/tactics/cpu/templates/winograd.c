@@ -3,7 +3,7 @@
  * Defined by the generator: BATCH H W OH OW (constants or v[i]); IC OC; PT PL pads; XLD OLD pixel strides in elements;
  * MH MW outputs per tile (1, 2 or 4; 1 = no transform along that axis); TB tiles per block; NB vectors per output-channel block,
  * NBL of the last one; KERNELS(X) = X(rows, vectors) for every register tile; CASES(X) = X(rows) for 1..MR; SHARED, CHUNK;
- * the points' constants W2_* for m = 4; UNROLLED, LINES, AHEAD (bytes): how weights are fetched ahead;
+ * the constants W4_* of the points for m = 4; UNROLLED, LINES, AHEAD (bytes): how weights are fetched ahead;
  * argument numbers P_X P_U P_Y P_WS P_SH P_BIAS (P_BIAS -1: none).
  *
  * Workspaces: V[point][tile][LDV] (transformed input) and M[point][tile][NB * VL] (products). The distance between points is an odd
@@ -75,6 +75,8 @@ INLINE void input_vector(const float *const px[AH][AW], int64_t c, int n, float 
 
 /* Channels [c0, c1) of one tile (c0 a multiple of VL) into row `out` of each point; pixels outside the image read a row of zeros. */
 static void input_tile(const float *x, int64_t tile, int64_t c0, int64_t c1, float *out, int64_t step, const int64_t *v) {
+  char aligned[64] __attribute__((aligned(64))); /* else clang spills vectors to slots that straddle two cache lines */
+  __asm__ volatile("" : : "r"(aligned) : "memory");
   int64_t tx = tile % TILES_X, ty = tile / TILES_X % TILES_Y, img = tile / (TILES_X * TILES_Y);
   const float *px[AH][AW];
   for (int i = 0; i < AH; i++)
