@@ -1,0 +1,87 @@
+"""Our references, the shape inference and the ONNX implementations agree on every case."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from temper.ir.ops import TABLE
+from temper.ir.types import TensorType
+from temper.reference import REFERENCES
+from tests.ops.cases import CASES, Case
+from tests.ops.to_onnx import node_model
+
+
+@cache
+def _options() -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return options
+
+
+def onnx_results(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
+    """ONNX Runtime's outputs, or onnx.reference's where ONNX Runtime has no such kernel."""
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
+    except (ort.capi.onnxruntime_pybind11_state.NotImplemented, ort.capi.onnxruntime_pybind11_state.InvalidGraph):
+        with np.errstate(all="ignore"):
+            return ReferenceEvaluator(model).run(None, feeds)
+    return session.run(None, feeds)
+
+
+def assert_near(got: np.ndarray, want: np.ndarray, op: str) -> None:
+    """Exact ops bit for bit (either zero), others within a few roundings of the result and of its tensor's magnitude."""
+    assert got.dtype == want.dtype
+    assert got.shape == want.shape
+    tolerance = TABLE[op].tolerance
+    if want.dtype.kind != "f" or (tolerance.relative == 0.0 and not tolerance.reduction):
+        np.testing.assert_array_equal(got, want)
+        return
+    eps = float(np.finfo(want.dtype).eps)
+    finite = np.abs(want[np.isfinite(want)])
+    scale = float(np.median(finite)) if finite.size else 1.0
+    np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=64 * eps, atol=64 * eps * scale + 1e-30)
+
+
+def _bounded(types: Sequence[TensorType]) -> list[tuple[str, tuple[object, ...]]]:
+    return [(t.dtype, t.shape) for t in types]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_agrees_with_onnx(case: Case) -> None:
+    attrs = case.full_attrs
+    arrays = case.arrays()
+    before = [None if a is None else a.copy() for a in arrays]
+    types = case.types()
+    results = TABLE[case.op].infer(types, attrs)
+    got = REFERENCES[case.op](arrays, attrs)
+    for a, b in zip(arrays, before, strict=True):
+        assert a is b or np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), "the reference changed an operand"
+    assert [(str(g.dtype), g.shape) for g in got] == _bounded(results)
+    model = node_model(case.op, attrs, types, results)
+    want = onnx_results(model, {f"x{i}": a for i, a in enumerate(arrays) if a is not None})
+    for g, w in zip(got, want, strict=True):
+        assert_near(g, np.asarray(w), case.op)
+
+
+def test_names_are_unique() -> None:
+    assert len({c.name for c in CASES}) == len(CASES)
+
+
+def test_every_op_has_a_case() -> None:
+    assert set(TABLE) - {c.op for c in CASES} == set()
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_cost_is_known(case: Case) -> None:
+    types, attrs = case.types(), case.full_attrs
+    cost = TABLE[case.op].cost(types, TABLE[case.op].infer(types, attrs), attrs)
+    assert isinstance(cost, int) and cost >= 0

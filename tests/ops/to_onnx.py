@@ -1,0 +1,323 @@
+"""IR to ONNX: one node, or a whole graph, as a model that ONNX Runtime or onnx.reference can run. Test-only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from temper.ir.graph import Graph
+from temper.ir.types import TensorType
+
+OPSET = 23
+CODES = {
+    "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
+    "bfloat16": TensorProto.BFLOAT16,
+    "float64": TensorProto.DOUBLE,
+    "int8": TensorProto.INT8,
+    "uint8": TensorProto.UINT8,
+    "int16": TensorProto.INT16,
+    "uint16": TensorProto.UINT16,
+    "int32": TensorProto.INT32,
+    "uint32": TensorProto.UINT32,
+    "int64": TensorProto.INT64,
+    "uint64": TensorProto.UINT64,
+    "bool": TensorProto.BOOL,
+    "string": TensorProto.STRING,
+}
+
+
+@dataclass
+class Export:
+    """Nodes and initializers collected so far; names are made unique by counting."""
+
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    constants: list[onnx.TensorProto] = field(default_factory=list)
+    count: int = 0
+
+    def name(self) -> str:
+        self.count += 1
+        return f"_{self.count}"
+
+    def constant(self, array: np.ndarray) -> str:
+        name = self.name()
+        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
+        return name
+
+    def ints(self, values: Sequence[int]) -> str:
+        return self.constant(np.array(values, np.int64))
+
+    def emit(self, op: str, inputs: Sequence[str], outputs: Sequence[str] | None = None, **attrs: Any) -> str:
+        names = list(outputs) if outputs is not None else [self.name()]
+        self.nodes.append(helper.make_node(op, inputs, names, **attrs))
+        return names[0]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One IR node to be exported: operand and result names and types."""
+
+    op: str
+    attrs: Mapping[str, Any]
+    inputs: list[str]
+    outputs: list[str]
+    types: list[TensorType | None]
+    results: list[TensorType]
+
+    def type(self, i: int) -> TensorType:
+        t = self.types[i]
+        assert t is not None
+        return t
+
+    def pick(self, *names: str) -> dict[str, Any]:
+        return {n: self.attrs[n] for n in names if n in self.attrs}
+
+
+Rule = Callable[[Export, Site], None]
+
+
+def _plain(op: str = "", *attrs: str) -> Rule:
+    """The same op with the named attributes."""
+
+    def rule(e: Export, s: Site) -> None:
+        e.emit(op or s.op, s.inputs, s.outputs, **s.pick(*attrs))
+
+    return rule
+
+
+def _with_operand(attr: str, *others: str) -> Rule:
+    """An integer-list attribute becomes the second operand."""
+
+    def rule(e: Export, s: Site) -> None:
+        e.emit(s.op, [s.inputs[0], e.ints(s.attrs[attr])], s.outputs, **s.pick(*others))
+
+    return rule
+
+
+def _to_first(rank: int) -> list[int]:
+    return [0, rank - 1, *range(1, rank - 1)]
+
+
+def _to_last(rank: int) -> list[int]:
+    return [0, *range(2, rank), 1]
+
+
+def _spatial(*attrs: str, weights: str = "") -> Rule:
+    """Channels-last data and weights are transposed in, and the result back. weights: "conv" or "transposed"."""
+
+    def rule(e: Export, s: Site) -> None:
+        picked = s.pick(*attrs)
+        if not s.attrs.get("channels_last"):
+            e.emit(s.op, s.inputs, s.outputs, **picked)
+            return
+        rank = s.type(0).rank
+        inputs = [e.emit("Transpose", [s.inputs[0]], perm=_to_first(rank)), *s.inputs[1:]]
+        if weights:
+            last = [rank - 1, rank - 2] if weights == "conv" else [rank - 2, rank - 1]
+            inputs[1] = e.emit("Transpose", [s.inputs[1]], perm=[*last, *range(rank - 2)])
+        y = e.emit(s.op, inputs, **picked)
+        e.emit("Transpose", [y], s.outputs, perm=_to_last(rank))
+
+    return rule
+
+
+def _clip(e: Export, s: Site) -> None:
+    dtype = np.dtype(s.type(0).dtype)
+    bounds = [e.constant(np.array(s.attrs[n], dtype)) if n in s.attrs else "" for n in ("min", "max")]
+    e.emit("Clip", [s.inputs[0], *bounds], s.outputs)
+
+
+def _cast(e: Export, s: Site) -> None:
+    e.emit("Cast", s.inputs, s.outputs, to=CODES[s.attrs["to"]])
+
+
+def _silu(e: Export, s: Site) -> None:
+    alpha = e.constant(np.array(s.attrs.get("alpha", 1.0), np.dtype(s.type(0).dtype)))
+    gate = e.emit("Sigmoid", [e.emit("Mul", [s.inputs[0], alpha])])
+    e.emit("Mul", [s.inputs[0], gate], s.outputs)
+
+
+def _matmul(e: Export, s: Site) -> None:
+    inputs = list(s.inputs)
+    for i, attr in enumerate(("transA", "transB")):
+        rank = s.type(i).rank
+        if s.attrs.get(attr) and rank > 1:
+            inputs[i] = e.emit("Transpose", [inputs[i]], perm=[*range(rank - 2), rank - 1, rank - 2])
+    e.emit("MatMul", inputs, s.outputs)
+
+
+def _split(e: Export, s: Site) -> None:
+    e.emit("Split", [s.inputs[0], e.ints(s.attrs["sizes"])], s.outputs, axis=s.attrs["axis"])
+
+
+def _slice(e: Export, s: Site) -> None:
+    starts = s.attrs["starts"]
+    axes, steps = s.attrs.get("axes") or tuple(range(len(starts))), s.attrs.get("steps") or (1,) * len(starts)
+    e.emit("Slice", [s.inputs[0], *map(e.ints, (starts, s.attrs["ends"], axes, steps))], s.outputs)
+
+
+def _pad(e: Export, s: Site) -> None:
+    inputs = [s.inputs[0], e.ints(s.attrs["pads"])]
+    if s.attrs.get("mode", "constant") == "constant":
+        inputs.append(e.constant(np.array(s.attrs.get("value", 0), np.dtype(s.type(0).dtype))))
+    e.emit("Pad", inputs, s.outputs, mode=s.attrs.get("mode", "constant"))
+
+
+def _trilu(e: Export, s: Site) -> None:
+    e.emit("Trilu", [s.inputs[0], e.constant(np.array(s.attrs.get("k", 0), np.int64))], s.outputs, **s.pick("upper"))
+
+
+def _one_hot(e: Export, s: Site) -> None:
+    depth = e.constant(np.array(s.attrs["depth"], np.int64))
+    e.emit("OneHot", [s.inputs[0], depth, s.inputs[1]], s.outputs, **s.pick("axis"))
+
+
+def _resize(e: Export, s: Site) -> None:
+    roi = e.constant(np.array(s.attrs["roi"], np.float32)) if "roi" in s.attrs else ""
+    scales = e.constant(np.array(s.attrs["scales"], np.float32)) if "scales" in s.attrs else ""
+    inputs = [s.inputs[0], roi, scales, *([e.ints(s.attrs["sizes"])] if "sizes" in s.attrs else [])]
+    names = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside")
+    e.emit("Resize", inputs, s.outputs, **s.pick(*names, "extrapolation_value", "antialias"))
+
+
+def _run(e: Export, s: Site) -> None:
+    axis = e.constant(np.array(s.attrs["axis"], np.int64))
+    e.emit(s.op, [s.inputs[0], axis], s.outputs, **s.pick("exclusive", "reverse"))
+
+
+def _reduce(e: Export, s: Site) -> None:
+    axes = [s.inputs[0], e.ints(s.attrs["axes"])]
+    e.emit(s.op, axes, s.outputs, keepdims=s.attrs.get("keepdims", 1), noop_with_empty_axes=1)
+
+
+def _top_k(e: Export, s: Site) -> None:
+    e.emit("TopK", [s.inputs[0], e.ints([s.attrs["k"]])], s.outputs, **s.pick("axis", "largest", "sorted"))
+
+
+def _range(e: Export, s: Site) -> None:
+    dtype = np.dtype(s.attrs.get("to", "int64"))
+    e.emit("Range", [e.constant(np.array(s.attrs[n], dtype)) for n in ("start", "limit", "delta")], s.outputs)
+
+
+def _constant_of_shape(e: Export, s: Site) -> None:
+    value = np.array([s.attrs.get("value", 0)], np.dtype(s.attrs.get("to", "float32")))
+    e.emit("ConstantOfShape", [e.ints(s.attrs["shape"])], s.outputs, value=numpy_helper.from_array(value))
+
+
+def _non_max_suppression(e: Export, s: Site) -> None:
+    inputs = [*s.inputs, e.ints([s.attrs.get("max_output_boxes_per_class", 0)])]
+    inputs.append(e.constant(np.array([s.attrs.get("iou_threshold", 0.0)], np.float32)))
+    if "score_threshold" in s.attrs:
+        inputs.append(e.constant(np.array([s.attrs["score_threshold"]], np.float32)))
+    e.emit("NonMaxSuppression", inputs, s.outputs, **s.pick("center_point_box"))
+
+
+def _quantize(e: Export, s: Site) -> None:
+    to = CODES[s.attrs["to"]] if s.attrs.get("to") and len(s.inputs) < 3 else 0
+    e.emit("QuantizeLinear", s.inputs, s.outputs, output_dtype=to, **s.pick("axis", "block_size"))
+
+
+def _reshape(e: Export, s: Site) -> None:
+    shape = s.attrs["shape"]
+    e.emit("Reshape", [s.inputs[0], e.ints(shape)], s.outputs, allowzero=int(0 in shape))
+
+
+_WINDOW = ("kernel_shape", "strides", "pads", "dilations", "ceil_mode")
+_CONV = ("strides", "pads", "dilations", "group")
+_RULES: Mapping[str, Rule] = {
+    "Clip": _clip,
+    "Cast": _cast,
+    "Silu": _silu,
+    "MatMul": _matmul,
+    "Split": _split,
+    "Slice": _slice,
+    "Pad": _pad,
+    "Trilu": _trilu,
+    "OneHot": _one_hot,
+    "Resize": _resize,
+    "CumSum": _run,
+    "CumProd": _run,
+    "TopK": _top_k,
+    "Range": _range,
+    "ConstantOfShape": _constant_of_shape,
+    "NonMaxSuppression": _non_max_suppression,
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _plain("", "axis", "block_size"),
+    "Conv": _spatial(*_CONV, weights="conv"),
+    "ConvInteger": _spatial(*_CONV, weights="conv"),
+    "ConvTranspose": _spatial(*_CONV, "output_padding", weights="transposed"),
+    "MaxPool": _spatial(*_WINDOW),
+    "MaxPoolIndices": _plain("MaxPool", *_WINDOW),
+    "AveragePool": _spatial(*_WINDOW, "count_include_pad"),
+    "LpPool": _spatial(*_WINDOW, "p"),
+    "BatchNormalization": _spatial("epsilon"),
+    "InstanceNormalization": _spatial("epsilon"),
+    "GroupNormalization": _spatial("epsilon", "num_groups"),
+    "LRN": _spatial("size", "alpha", "beta", "bias"),
+    "DepthToSpace": _spatial("blocksize", "mode"),
+    "SpaceToDepth": _spatial("blocksize"),
+    "LayerNormalization": _plain("", "axis", "epsilon"),
+    "RMSNormalization": _plain("", "axis", "epsilon"),
+    "Reshape": _reshape,
+    "Expand": _with_operand("shape"),
+    "Tile": _with_operand("repeats"),
+    "Squeeze": _with_operand("axes"),
+    "Unsqueeze": _with_operand("axes"),
+    **{op: _reduce for op in ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")},
+    **{op: _reduce for op in ("ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")},
+}
+#: attributes that only Temper has
+_OURS = frozenset({"channels_last", "count"})
+
+
+def export_node(e: Export, site: Site) -> None:
+    """Appends the ONNX nodes of one IR node."""
+    rule = _RULES.get(site.op)
+    if rule is not None:
+        rule(e, site)
+    else:
+        e.emit(site.op, site.inputs, site.outputs, **{k: v for k, v in site.attrs.items() if k not in _OURS})
+
+
+def _model(e: Export, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    graph = helper.make_graph(e.nodes, "case", inputs, outputs, e.constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+
+
+def _info(name: str, t: TensorType) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, CODES[t.dtype], [d if isinstance(d, int) else str(d) for d in t.shape])
+
+
+def node_model(
+    op: str, attrs: Mapping[str, Any], types: Sequence[TensorType | None], results: Sequence[TensorType]
+) -> onnx.ModelProto:
+    """A model of one IR node: inputs x0, x1 .. (absent operands left out) and outputs y0, y1 .."""
+    e = Export()
+    names = ["" if t is None else f"x{i}" for i, t in enumerate(types)]
+    outs = [f"y{i}" for i in range(len(results))]
+    export_node(e, Site(op, attrs, names, outs, list(types), list(results)))
+    infos = [_info(n, t) for n, t in zip(names, types, strict=True) if t is not None]
+    return _model(e, infos, [_info(n, t) for n, t in zip(outs, results, strict=True)])
+
+
+def graph_model(graph: Graph) -> onnx.ModelProto:
+    """A whole graph, without symbolic attributes, as a model with the same input and output names."""
+    e = Export()
+    for v in graph.constants:
+        assert v.const is not None
+        e.constants.append(numpy_helper.from_array(v.const, v.name))
+    for n in graph.nodes:
+        names = ["" if v is None else v.name for v in n.inputs]
+        types = [None if v is None else v.type for v in n.inputs]
+        export_node(e, Site(n.op, n.attrs, names, [o.name for o in n.outputs], types, [o.type for o in n.outputs]))
+    outs = []
+    for name, v in zip(graph.output_names, graph.outputs, strict=True):
+        if name != v.name:
+            e.emit("Identity", [v.name], [name])
+        outs.append(_info(name, v.type))
+    return _model(e, [_info(v.name, v.type) for v in graph.inputs], outs)
