@@ -191,15 +191,13 @@ class Bound:
             for s in plan.programs[profile.program]
         )
         self.copies = plan.copies
-        #: run function and handle when the program is one native segment and nothing needs copying, the common case
+        #: the native context's handle when the program is one native segment and nothing needs copying, the common case
         self.single: int = 0
-        if (
-            len(self.steps) == 1
-            and isinstance(self.steps[0], NativeContext)
-            and not self.copies
-            and None not in [s for s, _ in self.outputs]
-        ):
-            self.single = self.steps[0].handle
+        #: shapes and dtypes of the outputs whose shapes are known before the run: all of them when `single`
+        self.fresh = tuple((shape, dtype) for shape, dtype in self.outputs if shape is not None)
+        first = self.steps[0] if len(self.steps) == 1 else None
+        if isinstance(first, NativeContext) and not self.copies and len(self.fresh) == len(self.outputs):
+            self.single = first.handle
 
     def _value(self, d: int | str) -> int:
         if isinstance(d, int):

@@ -176,9 +176,9 @@ class NativeContext:
         self.handle: int = 0
         self.length = len(calls)
         launches = (_Launch * max(1, len(calls)))(
-            *((c.function, c.parts, c.barrier, len(c.arguments), len(c.values)) for c in calls)
+            *[_Launch(c.function, c.parts, c.barrier, len(c.arguments), len(c.values)) for c in calls]
         )
-        flat = [a for c in calls for a in c.arguments]
+        flat = [_Ref(*a) for c in calls for a in c.arguments]
         numbers = [v for c in calls for v in c.values]
         refs = (_Ref * max(1, len(flat)))(*flat)
         values = (ctypes.c_int64 * max(1, len(numbers)))(*numbers)

@@ -18,7 +18,7 @@ from temper.plan.format import Binding, DimText, Native, Plan, Profile
 from temper.runtime import machine
 from temper.runtime.binding import Bound, Code, Memory, Shapes, choose_profile, numpy_dtype, shape_text, solve
 from temper.runtime.cpu import Host, Library, NativeContext
-from temper.runtime.memory import address, allocate
+from temper.runtime.memory import address, allocate, data_address
 
 Result = np.ndarray | dict[str, np.ndarray]
 
@@ -84,7 +84,7 @@ class Engine:
         if address(constants) % 64:
             block = allocate(len(constants))
             block[:] = np.frombuffer(constants, np.uint8)
-            plan = Plan(**{**vars(plan), "constants": memoryview(block)})
+            plan = Plan(**{**vars(plan), "constants": block.data})
         self.plan = plan
         self.threads = max(1, min(threads or plan.threads, machine.cores(), 256))
         self._code = Code(Host.get(plan.host, plan.host_abi), Library(plan.kernels) if len(plan.kernels) else None)
@@ -135,24 +135,27 @@ class Engine:
         write to (one, a sequence in output order, or a dict by name). InputError says what was expected and what was
         given.
         """
-        if named or out is not None or len(args) != self._arity or type(args[0] if args else None) is dict:
-            arrays, targets = self._arguments(args, named), self._targets(out)
-        else:
-            arrays, targets = args, None
+        arrays: Sequence[Any] = args
+        if named or len(args) != self._arity or (args and type(args[0]) is dict):
+            arrays = self._arguments(args, named)
+        results = self._execute(arrays, None if out is None else self._targets(out))
+        return results[0] if self._only is not None else dict(zip(self._names, results, strict=True))
+
+    def _execute(self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
+        """Runs in an idle context, or in a new one when all are at work in other threads."""
         try:
             context = self._idle.pop()
         except IndexError:
             context = Context(self)
         try:
-            results = context._execute(arrays, targets)
+            return context._execute(arrays, targets)
         finally:
             self._idle.append(context)
-        return results[0] if self._only is not None else dict(zip(self._names, results, strict=True))
 
     def run(self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], out: Any = None) -> list[np.ndarray]:
         """Results in output order, from inputs by name or in input order."""
-        result = self(feeds, out=out) if isinstance(feeds, Mapping) else self(*feeds, out=out)
-        return list(result.values()) if isinstance(result, dict) else [result]
+        arrays = self._arguments((feeds,) if isinstance(feeds, Mapping) else tuple(feeds), {})
+        return self._execute(arrays, self._targets(out))
 
     def profile_layers(
         self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], repeats: int = 20
@@ -162,10 +165,11 @@ class Engine:
         return Context(self)._profile(arrays, repeats)
 
     def _arguments(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
-        if len(args) == 1 and isinstance(args[0], Mapping):
+        first = args[0] if len(args) == 1 else None
+        if isinstance(first, Mapping):
             if named:
                 raise InputError("give inputs either in one dict or by keyword, not both")
-            args, named = (), args[0]
+            args, named = (), first
         names = [b.name for b in self.plan.inputs]
         if len(args) > len(names):
             raise InputError(f"{len(args)} inputs given, the model has {len(names)}: {', '.join(names)}")
@@ -266,16 +270,16 @@ class Context:
             shapes = tuple([a.shape for a in arrays])
             bound = self._bound.get(shapes) or self._bind(shapes)
             outputs = (
-                [np.empty(shape, dtype) for shape, dtype in bound.outputs]
+                [np.empty(shape, dtype) for shape, dtype in bound.fresh]
                 if targets is None and bound.single
                 else self._outputs(bound, arrays, targets)
             )
             pointers, i = bound.pointers, 0
             for a in arrays:
-                pointers[i] = a.ctypes.data
+                pointers[i] = data_address(a)
                 i += 1
             for a in outputs:
-                pointers[i] = a.ctypes.data if a is not None else 0
+                pointers[i] = data_address(a) if a is not None else 0
                 i += 1
             if bound.single:
                 if self._run(bound.single, bound.bindings):

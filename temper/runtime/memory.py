@@ -4,12 +4,35 @@ strides.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
+import sys
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
 
 _HUGE = 2 << 20
+
+
+def _data_address() -> Callable[[np.ndarray], int]:
+    """A function giving an array's data address. `array.ctypes.data` takes over a microsecond, most of a small call; numpy's
+    C ABI fixes the pointer right behind the object's head, so CPython can read it there.
+    """
+    head, read = object.__basicsize__, ctypes.c_size_t.from_address
+
+    def fast(array: np.ndarray) -> int:
+        return read(id(array) + head).value
+
+    whole = np.zeros((4, 3), np.int16)
+    samples = (whole, whole[1:], whole[:, 1:], whole[2:2], whole.reshape(-1)[5:].view(np.int8), np.array(1.5))
+    if sys.implementation.name == "cpython" and all(fast(a) == a.ctypes.data for a in samples):
+        return fast
+    return lambda array: array.ctypes.data
+
+
+#: Address of an array's first byte.
+data_address = _data_address()
 
 
 def allocate(nbytes: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 """The .plan file: round trip, determinism, and an error for every kind of damage."""
+
 from __future__ import annotations
 
 import os
@@ -25,16 +26,18 @@ def data() -> bytes:
 
 
 def _same(a: Plan, b: Plan) -> bool:
-    return all(bytes(x) == bytes(y) if isinstance(x, memoryview) else x == y
-               for x, y in ((getattr(a, f), getattr(b, f)) for f in vars(a)))
+    return all(
+        bytes(x) == bytes(y) if isinstance(x, memoryview) else x == y
+        for x, y in ((getattr(a, f), getattr(b, f)) for f in vars(a))
+    )
 
 
 def _resealed(data: bytes, at: int, value: bytes) -> bytes:
     """The file with header bytes changed and the header's checksum made to match again."""
     changed = bytearray(data)
-    changed[at:at + len(value)] = value
+    changed[at : at + len(value)] = value
     end = struct.unpack_from("<I", data, 12)[0]
-    changed[end - 4:end] = struct.pack("<I", zlib.crc32(changed[:end - 4]))
+    changed[end - 4 : end] = struct.pack("<I", zlib.crc32(changed[: end - 4]))
     return bytes(changed)
 
 
@@ -42,7 +45,11 @@ def test_round_trip_through_file_and_bytes(tmp_path: Path, data: bytes) -> None:
     plan = replace(host_plan(), graph=b"graph text")
     plan_format.write(plan, tmp_path / "a.plan")
     assert (tmp_path / "a.plan").read_bytes() == data
-    for read in (plan_format.read(tmp_path / "a.plan"), plan_format.from_bytes(data), plan_format.verify(tmp_path / "a.plan")):
+    for read in (
+        plan_format.read(tmp_path / "a.plan"),
+        plan_format.from_bytes(data),
+        plan_format.verify(tmp_path / "a.plan"),
+    ):
         assert _same(read, plan)
         assert plan_format.to_bytes(read) == data
 
@@ -167,15 +174,23 @@ def test_symlink_targets_are_replaced_not_the_link(tmp_path: Path) -> None:
 def test_no_space_left_keeps_the_old_plan(tmp_path: Path) -> None:
     """A file-size limit stops the write half-way, as a full disk does."""
     (tmp_path / "a.plan").write_bytes(b"old")
-    code = ("import resource, signal, sys; from tests.runtime.handmade import make_plan; from temper.plan import format as f\n"
-            "from temper.errors import BuildError\n"
-            "plan = make_plan(constants=bytes(1 << 20)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))\n"
-            "try: f.write(plan, sys.argv[1])\n"
-            "except BuildError as e: print(e)\n"
-            "else: sys.exit('no error')\n")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.plan")], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}, check=False)
+    code = (
+        "import resource, signal, sys\n"
+        "from tests.runtime.handmade import make_plan; from temper.plan import format as f\n"
+        "from temper.errors import BuildError\n"
+        "plan = make_plan(constants=bytes(1 << 20)); signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 18, 1 << 18))\n"
+        "try: f.write(plan, sys.argv[1])\n"
+        "except BuildError as e: print(e)\n"
+        "else: sys.exit('no error')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.plan")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert "cannot write" in done.stdout
     assert [p.name for p in tmp_path.iterdir()] == ["a.plan"]
@@ -185,6 +200,7 @@ def test_no_space_left_keeps_the_old_plan(tmp_path: Path) -> None:
 def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(_: int) -> None:
         raise OSError(28, os.strerror(28))
+
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(BuildError, match="disk is full"):
         plan_format.write(make_plan(), tmp_path / "a.plan")
@@ -194,6 +210,7 @@ def test_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(_: int) -> None:
         raise KeyboardInterrupt
+
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         plan_format.write(make_plan(), tmp_path / "a.plan")
@@ -202,8 +219,18 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_attributes_survive() -> None:
     n = Dim.symbol("N")
-    attrs = {"axis": -1, "alpha": 0.1, "big": float("inf"), "mode": "linear", "pads": (0, 1, (2, 3)), "flag": True, "size": (n * 2, 4),
-             "table": np.arange(6, dtype=np.int8).reshape(2, 3), "none": (), "scalar": np.float32(0.5)}
+    attrs = {
+        "axis": -1,
+        "alpha": 0.1,
+        "big": float("inf"),
+        "mode": "linear",
+        "pads": (0, 1, (2, 3)),
+        "flag": True,
+        "size": (n * 2, 4),
+        "table": np.arange(6, dtype=np.int8).reshape(2, 3),
+        "none": (),
+        "scalar": np.float32(0.5),
+    }
     back = plan_format.unpack_attrs(plan_format.pack_attrs(attrs), {"N": 5})
     table = back.pop("table")
     assert table.dtype == np.int8 and np.array_equal(table, attrs.pop("table"))
@@ -225,11 +252,13 @@ def test_contradictions_are_refused_when_made() -> None:
 
 def test_manifest_that_contradicts_itself(data: bytes) -> None:
     plan = make_plan()
-    broken = replace(plan, inputs=(Binding("x", "float32", ("N", 16)),), programs=((HostStep("Relu", {}, (), (), "r"),),))
+    broken = replace(
+        plan, inputs=(Binding("x", "float32", ("N", 16)),), programs=((HostStep("Relu", {}, (), (), "r"),),)
+    )
     text = plan_format.to_bytes(broken).replace(b'"host":["Relu"', b'"huts":["Relu"')
     with pytest.raises(PlanError):
         plan_format.from_bytes(text)
     offset = struct.unpack_from("<Q", text, 48)[0]
-    span = text[offset:struct.unpack_from("<Q", text, 48 + 72)[0]]
+    span = text[offset : struct.unpack_from("<Q", text, 48 + 72)[0]]
     with pytest.raises(PlanError, match="'manifest' contradicts itself"):
         plan_format.from_bytes(_resealed(text, 32 + 32, struct.pack("<I", plan_format.checksum(span))))

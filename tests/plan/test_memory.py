@@ -1,4 +1,5 @@
 """The memory planner against its independent checker, on random lifetimes and on shapes of real networks."""
+
 from __future__ import annotations
 
 import xml.etree.ElementTree as ElementTree
@@ -18,7 +19,8 @@ from tests.runtime.handmade import host_plan, make_plan
 
 Spans = list[tuple[int, int, int]]
 _span = st.tuples(st.one_of(st.integers(0, 100), st.integers(0, 1 << 22)), st.integers(0, 30), st.integers(0, 8)).map(
-    lambda t: Span(t[0], t[1], t[1] + t[2]))
+    lambda t: Span(t[0], t[1], t[1] + t[2])
+)
 
 
 @given(st.lists(_span, max_size=25))
@@ -30,16 +32,26 @@ def test_layouts_are_sound_and_repeatable(spans: Spans) -> None:
     assert plan_memory(spans) == (offsets, arena)
 
 
-@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 5), st.integers(0, 3)).map(lambda t: (64 * t[0], t[1], t[1] + t[2])),
-                min_size=1, max_size=5))
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 20), st.integers(0, 5), st.integers(0, 3)).map(
+            lambda t: (64 * t[0], t[1], t[1] + t[2])
+        ),
+        min_size=1,
+        max_size=5,
+    )
+)
 @settings(deadline=None, max_examples=60)
 def test_few_buffers_are_laid_out_optimally(spans: Spans) -> None:
     """Against every order of first fit, which contains an optimal layout."""
+
     def first_fit(order: tuple[int, ...]) -> int:
         placed: dict[int, int] = {}
         for i in order:
             size, first, last = spans[i]
-            taken = sorted((placed[j], placed[j] + spans[j][0]) for j in placed if spans[j][1] <= last and first <= spans[j][2])
+            taken = sorted(
+                (placed[j], placed[j] + spans[j][0]) for j in placed if spans[j][1] <= last and first <= spans[j][2]
+            )
             at = 0
             for start, end in taken:
                 if start - at >= size:
@@ -47,6 +59,7 @@ def test_few_buffers_are_laid_out_optimally(spans: Spans) -> None:
                 at = max(at, end)
             placed[i] = at
         return max(placed[i] + spans[i][0] for i in placed)
+
     assert plan_memory(spans)[1] == min(first_fit(o) for o in permutations(range(len(spans))))
 
 
@@ -106,7 +119,9 @@ def test_the_checker_sees_every_kind_of_fault() -> None:
 
 def test_a_buffer_inside_a_longer_one_is_seen() -> None:
     assert layout_faults([(640, 0, 9), (64, 1, 1), (64, 3, 3)], (0, 64, 512), 640) == [
-        "buffers 0 and 1 overlap at step 1", "buffers 0 and 2 overlap at step 3"]
+        "buffers 0 and 1 overlap at step 1",
+        "buffers 0 and 2 overlap at step 3",
+    ]
 
 
 def test_a_sound_plan_has_no_faults() -> None:
@@ -120,11 +135,14 @@ def test_plan_faults_are_found() -> None:
     assert any("over its own operand" in f for f in plan_faults(overlapping))
     short = replace(plan, profiles=(replace(plan.profiles[0], arena_bytes=512),))
     assert any("arena has 512" in f for f in plan_faults(short))
-    (segment,), = plan.programs
+    ((segment,),) = plan.programs
     assert isinstance(segment, Native)
     mix, dense = segment.launches
     assert any("not written yet" in f for f in plan_faults(replace(plan, programs=((Native((dense, mix)),),))))
-    assert any("without a barrier" in f for f in plan_faults(replace(plan, programs=((Native((mix, replace(dense, barrier=False))),),))))
+    assert any(
+        "without a barrier" in f
+        for f in plan_faults(replace(plan, programs=((Native((mix, replace(dense, barrier=False))),),)))
+    )
     unplaced = replace(plan, profiles=(replace(plan.profiles[0], offsets=(-1, 0)),))
     assert any("no place" in f for f in plan_faults(unplaced))
 
@@ -132,7 +150,7 @@ def test_plan_faults_are_found() -> None:
 def test_overwritten_between_writer_and_reader() -> None:
     """t is written, then its bytes are given to `doubled` of a second mix before dense reads t."""
     plan = make_plan()
-    (segment,), = plan.programs
+    ((segment,),) = plan.programs
     assert isinstance(segment, Native)
     mix, dense = segment.launches
     first = replace(mix, args=(mix.args[0], mix.args[2], mix.args[1]))

@@ -1,4 +1,7 @@
-"""Kernels that reveal how they were run: which threads took part, what the floating-point environment was, whether a run overlaps."""
+"""Kernels that reveal how they were run: which threads took part, what the floating-point environment was, whether a
+run overlaps.
+"""
+
 from __future__ import annotations
 
 import ctypes
@@ -30,9 +33,9 @@ EXPORT void gate(void *const *p, const int64_t *v, int32_t part, int32_t parts) 
 EXPORT void environment(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
   ((uint32_t *)p[0])[part] = __builtin_ia32_stmxcsr() & ~63u;
 }
-EXPORT void set_environment(void *const *p, const int64_t *v, int32_t part, int32_t parts) { __builtin_ia32_ldmxcsr((uint32_t)v[0]); }
-/* Neighbour sums, in place of a previous launch's result: wrong if any barrier is missed. */
-EXPORT void shift(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
+EXPORT void set_environment(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
+__builtin_ia32_ldmxcsr((uint32_t)v[0]); } /* Neighbour sums, in place of a previous launch's result: wrong if any
+barrier is missed. */ EXPORT void shift(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
   const int64_t *x = p[0]; int64_t *y = p[1]; int64_t n = v[0];
   for (int64_t i = n * part / parts; i < n * (part + 1) / parts; i++) y[i] = x[(i + 1) % n] + 3 * x[i];
 }
@@ -65,8 +68,15 @@ class Chain:
         self.n, self.length = n, length
         self.buffers = (np.zeros(n, np.int64), np.zeros(n, np.int64))
         f = library().function("shift")
-        calls = [Call(f, ((BINDING, 0, 0) if i == 0 else at(self.buffers[(i + 1) % 2]), at(self.buffers[i % 2])), (n,), parts[i % len(parts)])
-                 for i in range(length)]
+        calls = [
+            Call(
+                f,
+                ((BINDING, 0, 0) if i == 0 else at(self.buffers[(i + 1) % 2]), at(self.buffers[i % 2])),
+                (n,),
+                parts[i % len(parts)],
+            )
+            for i in range(length)
+        ]
         self.context = NativeContext(host(), calls, 1, threads)
 
     def run(self, x: np.ndarray) -> np.ndarray:

@@ -1,4 +1,5 @@
 """The thread pool and its contexts: barriers, sharing, forking, and the floating-point environment."""
+
 from __future__ import annotations
 
 import ctypes
@@ -15,9 +16,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from temper.compile.cc import compile_object, link
+from temper.compile.host import host_library
 from temper.errors import PlanError, TemperError
 from temper.runtime import machine
 from temper.runtime.cpu import Call, Host, Library, NativeContext, call
+from tests.runtime.handmade import kernels
 from tests.runtime.probes import Chain, at, bindings, host, library
 
 NOTHING = bindings()
@@ -63,9 +67,12 @@ def test_two_threads_work_at_once() -> None:
 def test_single_part_launches_stay_on_the_caller() -> None:
     flags = np.zeros(4, np.int32)
     environment = np.zeros(1, np.uint32)
-    calls = [Call(library().function("environment"), (at(environment),)), Call(library().function("meet"), (at(flags),), (10,), 2)]
+    calls = [
+        Call(library().function("environment"), (at(environment),)),
+        Call(library().function("meet"), (at(flags),), (10,), 2),
+    ]
     NativeContext(host(), calls, 0, 2).run(ctypes.addressof(NOTHING))
-    assert environment[0] == 0x1f80
+    assert environment[0] == 0x1F80
 
 
 def test_sleeping_workers_wake() -> None:
@@ -87,11 +94,17 @@ def test_contexts_come_and_go_in_many_threads() -> None:
     def work(seed: int) -> None:
         rng = np.random.default_rng(seed)
         for i in range(40):
-            chain = Chain(int(rng.integers(1, 50)), int(rng.integers(1, 12)), [int(p) for p in rng.integers(1, 9, 3)], int(rng.integers(1, 5)))
+            chain = Chain(
+                int(rng.integers(1, 50)),
+                int(rng.integers(1, 12)),
+                [int(p) for p in rng.integers(1, 9, 3)],
+                int(rng.integers(1, 5)),
+            )
             for _ in range(5):
                 x = rng.integers(0, 9, chain.n)
                 if not np.array_equal(chain.run(x), chain.expected(x)):
                     wrong.append(i)
+
     threads = [threading.Thread(target=work, args=(s,)) for s in range(6)]
     for t in threads:
         t.start()
@@ -136,7 +149,7 @@ def test_other_contexts_run_while_the_pool_is_taken() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_floating_point_environment_is_ours_inside_and_the_callers_outside(threads: int) -> None:
-    flush = 0x1f80 | 0x8040  # flush to zero, denormals are zero
+    flush = 0x1F80 | 0x8040  # flush to zero, denormals are zero
     inside, after = np.zeros(4, np.uint32), np.zeros(1, np.uint32)
     context = NativeContext(host(), [Call(library().function("environment"), (at(inside),), (), 4)], 0, threads)
     call(library().function("set_environment"), [], [flush])
@@ -144,8 +157,8 @@ def test_the_floating_point_environment_is_ours_inside_and_the_callers_outside(t
         context.run(ctypes.addressof(NOTHING))
         call(library().function("environment"), [after.ctypes.data])
     finally:
-        call(library().function("set_environment"), [], [0x1f80])
-    assert set(inside.tolist()) == {0x1f80}
+        call(library().function("set_environment"), [], [0x1F80])
+    assert set(inside.tolist()) == {0x1F80}
     assert after[0] == flush
 
 
@@ -168,6 +181,7 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
         other = Chain(64, 12, [4], 4)
         grandchild = in_child(lambda: np.array_equal(other.run(x), want))
         return old and grandchild and all(np.array_equal(other.run(x), want) for _ in range(50))
+
     for _ in range(5):
         assert in_child(child)
         assert np.array_equal(chain.run(x), want)
@@ -178,8 +192,11 @@ def test_a_forked_child_has_a_pool_of_its_own() -> None:
 def test_workers_exist_again_after_fork() -> None:
     def child() -> bool:
         flags = np.zeros(4, np.int32)
-        NativeContext(host(), [Call(library().function("meet"), (at(flags),), (50_000_000,), 2)], 0, 2).run(ctypes.addressof(NOTHING))
+        NativeContext(host(), [Call(library().function("meet"), (at(flags),), (50_000_000,), 2)], 0, 2).run(
+            ctypes.addressof(NOTHING)
+        )
         return flags.tolist() == [1, 1, 1, 1]
+
     Chain(8, 2, [2], 2).run(np.arange(8))
     assert in_child(child)
 
@@ -199,6 +216,7 @@ def test_fork_while_another_thread_runs() -> None:
         context.run(ctypes.addressof(NOTHING))
         chain = Chain(64, 8, [4], 2)
         return np.array_equal(chain.run(np.arange(64)), chain.expected(np.arange(64)))
+
     try:
         assert in_child(child)
     finally:
@@ -208,8 +226,10 @@ def test_fork_while_another_thread_runs() -> None:
 
 def test_libraries_loaded_one_after_another_are_not_mixed_up() -> None:
     """dlopen would hand out the earlier library if both were seen under one path."""
-    from temper.compile.cc import compile_object, link
-    text = ('__attribute__((visibility("default"))) void k(void *const *p, const long *v, int part, int parts) {{ *(int *)p[0] = {}; }}')
+    text = (
+        '__attribute__((visibility("default"))) '
+        "void k(void *const *p, const long *v, int part, int parts) {{ *(int *)p[0] = {}; }}"
+    )
     word = np.zeros(1, np.int32)
     codes = [link([compile_object(text.format(i), "portable")]) for i in range(3)]
     kept = []
@@ -232,21 +252,28 @@ def test_bad_machine_code_and_missing_functions() -> None:
     with pytest.raises(PlanError, match="no function nothing_here"):
         library().function("nothing_here")
     with pytest.raises(PlanError, match="interface"):
-        from temper.compile.host import host_library
         Host(host_library(), 77)
 
 
 def test_memfd_forbidden_falls_back_to_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> int:
         raise OSError(1, "not permitted")
-    from tests.runtime.handmade import kernels
+
     monkeypatch.setattr(os, "memfd_create", refuse)
     assert Library(kernels()).function("dense")
 
 
 def test_the_process_exits_cleanly_while_workers_spin() -> None:
-    code = ("import numpy as np; from tests.runtime.probes import Chain, host\n"
-            "host().set_spin(5_000_000); c = Chain(64, 4, [4], 4); c.run(np.arange(64))")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60,
-                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])})
+    code = (
+        "import numpy as np; from tests.runtime.probes import Chain, host\n"
+        "host().set_spin(5_000_000); c = Chain(64, 4, [4], 4); c.run(np.arange(64))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
     assert (done.returncode, done.stderr) == (0, "")
