@@ -1,4 +1,5 @@
 """The run-time library of host.c as machine code; every CPU plan carries it, so that running needs no compiler."""
+
 from __future__ import annotations
 
 from functools import cache
