@@ -41,8 +41,9 @@ class Shape:
     old: int
 
 
-def _ints(w: Workload, name: str, count: int, default: int) -> tuple[int, ...] | None:
-    value = w.attr(name, (default,) * count)
+def int_tuple(w: Workload, name: str, count: int, default: int) -> tuple[int, ...] | None:
+    """A tuple attribute of `count` ints; absent or empty means the default everywhere; None if it has another form."""
+    value = w.attr(name, ()) or (default,) * count
     if not isinstance(value, tuple) or len(value) != count:
         return None
     return tuple(int(x) for x in value)
@@ -64,7 +65,8 @@ def depthwise_shape(w: Workload) -> Shape | str:
     assert isinstance(channels, int) and isinstance(oc, int) and isinstance(kh, int) and isinstance(kw, int)
     if w.attr("group", 1) != channels or per_group != 1 or oc % max(channels, 1):
         return f"not depthwise: {w.attr('group', 1)} groups of {per_group} for {channels} channels"
-    strides, dilations, pads = _ints(w, "strides", 2, 1), _ints(w, "dilations", 2, 1), _ints(w, "pads", 4, 0)
+    strides, dilations = int_tuple(w, "strides", 2, 1), int_tuple(w, "dilations", 2, 1)
+    pads = int_tuple(w, "pads", 4, 0)
     if strides is None or dilations is None or pads is None or min(pads) < 0:
         return "strides and dilations must have 2 entries, pads 4 that are not negative"
     n, ih, iw, _ = x.type.shape
