@@ -79,11 +79,12 @@ def _softplus(x: np.ndarray) -> np.ndarray:
 
 
 def _silu(x: np.ndarray, alpha: float = 1.0) -> np.ndarray:
-    return np.where(np.isneginf(x), -0.0, x * _sigmoid(alpha * x))
+    """x * sigmoid(alpha * x); NaN at -inf, like the product it stands for (so for Mish and Gelu)."""
+    return x * _sigmoid(alpha * x)
 
 
 def _mish(x: np.ndarray) -> np.ndarray:
-    return np.where(np.isneginf(x), -0.0, x * np.tanh(_softplus(x)))
+    return x * np.tanh(_softplus(x))
 
 
 def _gelu(x: np.ndarray, approximate: str = "none") -> np.ndarray:
@@ -92,7 +93,7 @@ def _gelu(x: np.ndarray, approximate: str = "none") -> np.ndarray:
         gate = _sigmoid(2.0 * np.sqrt(2.0 / np.pi) * (x + 0.044715 * x * x * x))
     else:
         gate = 0.5 * erfc_negative(x / np.sqrt(2.0))
-    return np.where(np.isneginf(x), -0.0, x * gate)
+    return x * gate
 
 
 def _hard_sigmoid(x: np.ndarray, alpha: float = 0.2, beta: float = 0.5) -> np.ndarray:
@@ -172,16 +173,16 @@ def _where(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [np.asarray(np.where(condition, a, b)).astype(a.dtype, copy=False)]
 
 
-def along_axis(parameter: np.ndarray, rank: int, axis: int, length: int, block_size: int = 0) -> np.ndarray:
-    """A scale or zero point shaped to broadcast: scalar, one per index of `axis`, or one per block of `axis`."""
+def along_axis(parameter: np.ndarray, x: np.ndarray, axis: int, block_size: int = 0) -> np.ndarray:
+    """For data `x`, a scale or zero point shaped to broadcast: scalar, one per index of `axis`, or one per block of `axis`."""
     if parameter.size == 1 and parameter.ndim <= 1:
         return parameter.reshape(())
     if block_size:
-        index = [slice(None)] * rank
-        index[axis % rank] = slice(0, length)
+        index = [slice(None)] * x.ndim
+        index[axis] = slice(0, x.shape[axis])
         return np.repeat(parameter, block_size, axis=axis)[tuple(index)]
-    shape = [1] * rank
-    shape[axis % rank] = -1
+    shape = [1] * x.ndim
+    shape[axis] = -1
     return parameter.reshape(shape)
 
 
@@ -192,11 +193,10 @@ def _quantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     dtype = zero.dtype if zero is not None else np.dtype(attrs.get("to") or "uint8")
     axis, block = attrs.get("axis", 1), attrs.get("block_size", 0)
     work = np.float64 if x.dtype == np.float64 else np.float32
-    length = x.shape[axis] if x.ndim else 1
     with np.errstate(all="ignore"):
-        q = np.rint(x.astype(work) / along_axis(scale, x.ndim, axis, length, block).astype(work)).astype(np.float64)
+        q = np.rint(x.astype(work) / along_axis(scale, x, axis, block).astype(work)).astype(np.float64)
         if zero is not None:
-            q = q + along_axis(zero, x.ndim, axis, length, block)
+            q = q + along_axis(zero, x, axis, block)
     return [saturate(q, dtype)]
 
 
@@ -205,14 +205,11 @@ def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     x, scale = present(arrays[:2])
     zero = arrays[2] if len(arrays) > 2 else None
     axis, block = attrs.get("axis", 1), attrs.get("block_size", 0)
-    length = x.shape[axis] if x.ndim else 1
     q = x.astype(np.int64)
     if zero is not None:
-        q = q - along_axis(zero, x.ndim, axis, length, block)
+        q = q - along_axis(zero, x, axis, block)
     work = np.float64 if scale.dtype == np.float64 else np.float32
-    return [
-        np.asarray(q.astype(work) * along_axis(scale, x.ndim, axis, length, block).astype(work)).astype(scale.dtype)
-    ]
+    return [np.asarray(q.astype(work) * along_axis(scale, x, axis, block).astype(work)).astype(scale.dtype)]
 
 
 def _half(fn: Callable[..., np.ndarray]) -> ReferenceFn:

@@ -1,7 +1,7 @@
 """Resize and GridSample: where an output sample lies in the input, and the weights of its neighbours.
 
-Coordinates are float32, as ONNX Runtime computes them, so that ties of nearest-neighbour fall the same way; `nearest_index` and
-`axis_weights` are the tables that compiled kernels bake in.
+Coordinates are float32, as ONNX Runtime computes them, so that ties of nearest-neighbour fall the same way;
+`nearest_index` and `axis_weights` are the tables that compiled kernels bake in.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def axis_weights(
 ) -> tuple[np.ndarray, np.ndarray]:
     """(index int64 [out, taps], weight float64 [out, taps]) of linear or cubic interpolation along one axis.
 
-    Indices outside the input are clamped; with exclude_outside (always with antialias) their weight is 0 and the rest is rescaled.
+    Indices outside the input are clamped; with exclude_outside their weight is 0 and the rest is rescaled.
     """
     position = x.astype(np.float64)
     stretch = max(1.0, 1.0 / scale) if antialias else 1.0
@@ -88,8 +88,9 @@ def axis_weights(
     index = np.floor(position).astype(np.int64)[:, None] + np.arange(taps) - (taps // 2 - 1)
     distance = (index - position[:, None]) / stretch
     weight = _triangle(distance) if mode == "linear" else cubic_kernel(distance, cubic_coeff_a)
-    if exclude_outside or antialias:
+    if exclude_outside:
         weight = np.where((index >= 0) & (index < size), weight, 0.0)
+    if exclude_outside or antialias:
         weight = weight / weight.sum(axis=1, keepdims=True)
     return np.clip(index, 0, size - 1), weight
 

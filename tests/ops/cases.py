@@ -9,7 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 
 Rng = np.random.Generator
-Arrays = list[Optional[np.ndarray]]
+Arrays = list[np.ndarray | None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def type_of(a: np.ndarray) -> TensorType:
 
 def floats(rng: Rng, shape: Sequence[int], dtype: str = "float32", low: float = -3.0, high: float = 3.0) -> np.ndarray:
     """Uniform values that are whole multiples of 1/64, so that half precision holds them."""
-    return (np.round(rng.uniform(low, high, tuple(shape)) * 64) / 64).astype(dtype)
+    return np.asarray(np.round(rng.uniform(low, high, tuple(shape)) * 64) / 64).astype(dtype)
 
 
 def weights(rng: Rng, shape: Sequence[int], fan: int, dtype: str = "float32") -> np.ndarray:
@@ -65,15 +65,27 @@ def numbers(rng: Rng, shape: Sequence[int], dtype: str, low: int | None = None, 
     if kind.kind == "f":
         return floats(rng, shape, dtype)
     if kind.kind == "b":
-        return rng.integers(0, 2, tuple(shape)).astype(bool)
+        return np.asarray(rng.integers(0, 2, tuple(shape))).astype(bool)
     info = np.iinfo(kind)
-    return rng.integers(info.min if low is None else low, info.max if high is None else high, tuple(shape), kind.type, True)
+    least, most = info.min if low is None else low, info.max if high is None else high
+    return np.asarray(rng.integers(least, most, tuple(shape), kind.type, True))
 
 
 def special(dtype: str = "float32") -> np.ndarray:
     """Signed zeros, infinities, NaN, the least denormal and normal, the largest, ties, and a sweep in between."""
     info = np.finfo(dtype)
-    odd = [0.0, -0.0, np.inf, -np.inf, np.nan, info.smallest_subnormal, -info.smallest_subnormal, info.tiny, info.max, info.min]
+    odd = [
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        info.smallest_subnormal,
+        -info.smallest_subnormal,
+        info.tiny,
+        info.max,
+        info.min,
+    ]
     even = [0.5, 1.5, 2.5, -0.5, -1.5, -2.5, 1.0, -1.0, 3.0, -3.0, 20.0, -20.0, 90.0, -90.0, -110.0]
     return np.array([*odd, *even, *np.linspace(-11, 11, 23)], dtype)
 
@@ -106,7 +118,15 @@ def _unary() -> Iterator[Case]:
     for op in _FLOAT_UNARY:
         for i, attrs in enumerate(({}, *_UNARY_ATTRS.get(op, ()))):
             yield Case(f"{op}_special_{i}", op, attrs, _fixed(special()))
-        low = 1.0 if op == "Acosh" else 0.0 if op in ("Log", "Sqrt") else -0.98 if op in ("Asin", "Acos", "Atanh") else -3.0
+        low = (
+            1.0
+            if op == "Acosh"
+            else 0.0
+            if op in ("Log", "Sqrt")
+            else -0.98
+            if op in ("Asin", "Acos", "Atanh")
+            else -3.0
+        )
         high = 0.98 if op in ("Asin", "Acos", "Atanh") else 3.0
         for name, shape in (("channels", (2, 3, 5, 13)), ("scalar", ()), ("empty", (0, 3))):
             yield Case(f"{op}_{name}", op, {}, lambda rng, s=shape, a=low, b=high: [floats(rng, s, low=a, high=b)])
@@ -118,7 +138,13 @@ def _unary() -> Iterator[Case]:
     yield Case("Not", "Not", {}, lambda rng: [numbers(rng, (5, 7), "bool")])
     for dtype in ("uint8", "int32", "int64"):
         yield Case(f"BitwiseNot_{dtype}", "BitwiseNot", {}, lambda rng, d=dtype: [numbers(rng, (5, 7), d)])
-    bounds: Sequence[Mapping[str, AttrValue]] = ({}, {"min": 0.0}, {"max": 6.0}, {"min": 0.0, "max": 6.0}, {"min": -1.5, "max": -1.0})
+    bounds: Sequence[Mapping[str, AttrValue]] = (
+        {},
+        {"min": 0.0},
+        {"max": 6.0},
+        {"min": 0.0, "max": 6.0},
+        {"min": -1.5, "max": -1.0},
+    )
     for i, attrs in enumerate(bounds):
         yield Case(f"Clip_special_{i}", "Clip", attrs, _fixed(special()))
         yield Case(f"Clip_{i}", "Clip", attrs, lambda rng: [floats(rng, (3, 17), low=-9, high=9)])
@@ -143,7 +169,10 @@ def _binary() -> Iterator[Case]:
             yield Case(f"{op}_{name}", op, {}, lambda rng, a=a, b=b: [floats(rng, a), floats(rng, b)])
         for dtype in ("int32", "int64", "float64", "float16"):
             low = 1 if op == "Div" else None
-            make = lambda rng, d=dtype, m=low: [numbers(rng, (3, 11), d), numbers(rng, (11,), d, m) + np.dtype(d).type(0)]  # noqa: E731
+            make = lambda rng, d=dtype, m=low: [
+                numbers(rng, (3, 11), d),
+                numbers(rng, (11,), d, m) + np.dtype(d).type(0),
+            ]
             yield Case(f"{op}_{dtype}", op, {}, make)
         one = special()
         if op not in ("Max", "Min"):
@@ -155,13 +184,22 @@ def _binary() -> Iterator[Case]:
     yield Case("Div_toward_zero", "Div", {}, _fixed(small[:, None], divisors[None, :]))
     yield Case("Mod_floor", "Mod", {}, _fixed(small[:, None], divisors[None, :]))
     yield Case("Mod_fmod_int", "Mod", {"fmod": 1}, _fixed(small[:, None], divisors[None, :]))
-    yield Case("Mod_fmod", "Mod", {"fmod": 1}, lambda rng: [floats(rng, (6, 7), low=-9, high=9), floats(rng, (7,), low=0.25, high=4)])
-    yield Case("Add_int8_wraps", "Add", {}, _fixed(np.array([127, -128, 5], np.int32), np.array([2**31 - 1] * 3, np.int32)))
+    yield Case(
+        "Mod_fmod",
+        "Mod",
+        {"fmod": 1},
+        lambda rng: [floats(rng, (6, 7), low=-9, high=9), floats(rng, (7,), low=0.25, high=4)],
+    )
+    yield Case(
+        "Add_int8_wraps", "Add", {}, _fixed(np.array([127, -128, 5], np.int32), np.array([2**31 - 1] * 3, np.int32))
+    )
     for name, a, b in _BROADCASTS:
         yield Case(f"Pow_{name}", "Pow", {}, lambda rng, a=a, b=b: [floats(rng, a, low=0.1, high=4), floats(rng, b)])
     yield Case("Pow_square", "Pow", {}, lambda rng: [floats(rng, (5, 9)), np.array(2.0, np.float32)])
     yield Case("Pow_int_exponent", "Pow", {}, lambda rng: [floats(rng, (5, 9)), np.array([3], np.int64)])
-    yield Case("Pow_int", "Pow", {}, lambda rng: [numbers(rng, (5, 9), "int32", -9, 9), numbers(rng, (9,), "int32", 0, 5)])
+    yield Case(
+        "Pow_int", "Pow", {}, lambda rng: [numbers(rng, (5, 9), "int32", -9, 9), numbers(rng, (9,), "int32", 0, 5)]
+    )
     yield Case("PRelu_channel", "PRelu", {}, lambda rng: [floats(rng, (2, 5, 3, 7)), floats(rng, (5, 1, 1))], (1,))
     yield Case("PRelu_last", "PRelu", {}, lambda rng: [floats(rng, (2, 3, 3, 13)), floats(rng, (13,))], (1,))
     yield Case("PRelu_special", "PRelu", {}, _fixed(special(), np.array([0.25], np.float32)), (1,))
@@ -199,13 +237,33 @@ def _quantization() -> Iterator[Case]:
     ties = np.arange(-20, 21, dtype=np.float32)[None, :] * np.float32(0.25)
     for to in ("int8", "uint8", "int16", "uint16"):
         zero = np.array(3, to)
-        yield Case(f"QuantizeLinear_ties_{to}", "QuantizeLinear", {}, _fixed(ties, np.array(0.5, np.float32), zero), (1, 2))
+        yield Case(
+            f"QuantizeLinear_ties_{to}", "QuantizeLinear", {}, _fixed(ties, np.array(0.5, np.float32), zero), (1, 2)
+        )
         saturated = np.array([np.inf, -np.inf, 1e30, -1e30, 0.0], np.float32)
-        yield Case(f"QuantizeLinear_saturates_{to}", "QuantizeLinear", {}, _fixed(saturated, np.array(0.1, np.float32), zero), (1, 2))
+        yield Case(
+            f"QuantizeLinear_saturates_{to}",
+            "QuantizeLinear",
+            {},
+            _fixed(saturated, np.array(0.1, np.float32), zero),
+            (1, 2),
+        )
         make = lambda rng, t=to: [numbers(rng, (3, 5, 7), t), np.array(0.03, np.float32), np.array(7, t)]  # noqa: E731
         yield Case(f"DequantizeLinear_{to}", "DequantizeLinear", {}, make, (1, 2))
-    yield Case("QuantizeLinear_no_zero", "QuantizeLinear", {}, lambda rng: [floats(rng, (4, 6)), np.array(0.1, np.float32)], (1,))
-    yield Case("QuantizeLinear_to", "QuantizeLinear", {"to": "int8"}, lambda rng: [floats(rng, (4, 6)), np.array(0.1, np.float32)], (1,))
+    yield Case(
+        "QuantizeLinear_no_zero",
+        "QuantizeLinear",
+        {},
+        lambda rng: [floats(rng, (4, 6)), np.array(0.1, np.float32)],
+        (1,),
+    )
+    yield Case(
+        "QuantizeLinear_to",
+        "QuantizeLinear",
+        {"to": "int8"},
+        lambda rng: [floats(rng, (4, 6)), np.array(0.1, np.float32)],
+        (1,),
+    )
     for axis in (0, 1, -1):
         n = (4, 5, 6)[axis]
         scale = lambda rng, n=n: floats(rng, (n,), low=0.05, high=0.5)  # noqa: E731
@@ -214,7 +272,11 @@ def _quantization() -> Iterator[Case]:
         make = lambda rng, n=n, f=scale: [numbers(rng, (4, 5, 6), "int8"), f(rng), numbers(rng, (n,), "int8", -9, 9)]  # noqa: E731
         yield Case(f"DequantizeLinear_axis_{axis}", "DequantizeLinear", {"axis": axis}, make, (1, 2))
     blocks: Mapping[str, AttrValue] = {"axis": 1, "block_size": 3}
-    make = lambda rng: [numbers(rng, (4, 6), "int8"), floats(rng, (4, 2), low=0.05, high=0.5), numbers(rng, (4, 2), "int8", -9, 9)]  # noqa: E731
+    make = lambda rng: [
+        numbers(rng, (4, 6), "int8"),
+        floats(rng, (4, 2), low=0.05, high=0.5),
+        numbers(rng, (4, 2), "int8", -9, 9),
+    ]
     yield Case("DequantizeLinear_blocks", "DequantizeLinear", blocks, make, (1, 2))
     bias = lambda rng: [numbers(rng, (5,), "int32", -9999, 9999), np.array(0.01, np.float32)]  # noqa: E731
     yield Case("DequantizeLinear_int32", "DequantizeLinear", {}, bias, (0, 1))
@@ -243,8 +305,14 @@ class _Layer:
 
     def attrs(self, last: int, **more: Any) -> dict[str, AttrValue]:
         r = len(self.k)
-        return {"strides": self.s or (1,) * r, "pads": self.p or (0,) * (2 * r), "dilations": self.d or (1,) * r, "group": self.g,
-                "channels_last": last, **more}
+        return {
+            "strides": self.s or (1,) * r,
+            "pads": self.p or (0,) * (2 * r),
+            "dilations": self.d or (1,) * r,
+            "group": self.g,
+            "channels_last": last,
+            **more,
+        }
 
     def data(self, rng: Rng, last: int) -> np.ndarray:
         return floats(rng, (self.n, *self.size, self.c) if last else (self.n, self.c, *self.size))
@@ -343,10 +411,22 @@ def _contractions() -> Iterator[Case]:
         ("ij,jk", ((3, 4), (4, 2))),
         ("i,j->ji", ((3,), (4,))),
     ):
-        yield Case(f"Einsum_{equation}", "Einsum", {"equation": equation}, lambda rng, s=shapes: [floats(rng, x) for x in s])
-    yield Case("MatMulInteger", "MatMulInteger", {}, lambda rng: [numbers(rng, (5, 7), "uint8"), numbers(rng, (7, 6), "int8")], (1,))
-    zeros = lambda rng: [numbers(rng, (5, 7), "uint8"), numbers(rng, (7, 6), "int8"), np.array(128, np.uint8),  # noqa: E731
-                         numbers(rng, (6,), "int8", -9, 9)]
+        yield Case(
+            f"Einsum_{equation}", "Einsum", {"equation": equation}, lambda rng, s=shapes: [floats(rng, x) for x in s]
+        )
+    yield Case(
+        "MatMulInteger",
+        "MatMulInteger",
+        {},
+        lambda rng: [numbers(rng, (5, 7), "uint8"), numbers(rng, (7, 6), "int8")],
+        (1,),
+    )
+    zeros = lambda rng: [
+        numbers(rng, (5, 7), "uint8"),
+        numbers(rng, (7, 6), "int8"),
+        np.array(128, np.uint8),
+        numbers(rng, (6,), "int8", -9, 9),
+    ]
     yield Case("MatMulInteger_zero_points", "MatMulInteger", {}, zeros, (1, 2, 3))
     layer = _CONVS["3x3"]
     make = lambda rng: [numbers(rng, (1, 5, 8, 7), "uint8"), numbers(rng, (9, 5, 3, 3), "uint8"), np.array(9, np.uint8)]  # noqa: E731
@@ -360,7 +440,10 @@ _POOLS: Mapping[str, tuple[tuple[int, ...], dict[str, AttrValue]]] = {
     "3x3_stem": ((2, 16, 11, 13), {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
     "3x3_ceil": ((1, 7, 8, 8), {"kernel_shape": (3, 3), "strides": (2, 2), "ceil_mode": 1}),
     "ceil_padded": ((1, 3, 6, 7), {"kernel_shape": (3, 3), "strides": (2, 3), "pads": (1, 1, 1, 1), "ceil_mode": 1}),
-    "ceil_drops_window": ((1, 3, 4, 4), {"kernel_shape": (1, 1), "strides": (3, 3), "pads": (0, 0, 0, 0), "ceil_mode": 1}),
+    "ceil_drops_window": (
+        (1, 3, 4, 4),
+        {"kernel_shape": (1, 1), "strides": (3, 3), "pads": (0, 0, 0, 0), "ceil_mode": 1},
+    ),
     "dilated": ((1, 5, 9, 9), {"kernel_shape": (3, 2), "strides": (1, 2), "dilations": (2, 2), "pads": (1, 1, 1, 0)}),
     "uneven_pads": ((1, 13, 6, 5), {"kernel_shape": (3, 3), "strides": (1, 1), "pads": (0, 1, 2, 1)}),
     "whole": ((2, 9, 4, 5), {"kernel_shape": (4, 5), "strides": (1, 1)}),
@@ -389,7 +472,12 @@ def _pools() -> Iterator[Case]:
                 more = {**attrs, "channels_last": last, "count_include_pad": include}
                 yield Case(f"AveragePool_{name}_{include}{tag}", "AveragePool", more, make)
             if not attrs.get("ceil_mode"):
-                yield Case(f"LpPool_{name}{tag}", "LpPool", {**attrs, "channels_last": last, "p": 3 if name == "2x2" else 2}, make)
+                yield Case(
+                    f"LpPool_{name}{tag}",
+                    "LpPool",
+                    {**attrs, "channels_last": last, "p": 3 if name == "2x2" else 2},
+                    make,
+                )
         yield Case(f"MaxPoolIndices_{name}", "MaxPoolIndices", attrs, lambda rng, s=shape: [floats(rng, s)])
     attrs = _pool_attrs({"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, 2)
     for dtype in ("uint8", "int8", "float16"):
@@ -408,13 +496,20 @@ def _reductions() -> Iterator[Case]:
                 make = lambda rng, a=low: [floats(rng, (2, 3, 5, 7), low=a, high=2.0)]  # noqa: E731
                 tag = "_".join(str(a).replace("-", "m") for a in axes)
                 yield Case(f"{op}_{tag}_keep{keep}", op, {"axes": axes, "keepdims": keep}, make)
-        yield Case(f"{op}_single", op, {"axes": (1, 2)}, lambda rng, a=low: [floats(rng, (3, 1, 1, 17), low=a, high=2.0)])
+        yield Case(
+            f"{op}_single", op, {"axes": (1, 2)}, lambda rng, a=low: [floats(rng, (3, 1, 1, 17), low=a, high=2.0)]
+        )
         if op in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceMean"):
             for dtype in ("int32", "int64"):
                 make = lambda rng, d=dtype: [numbers(rng, (4, 5), d, -9, 9)]  # noqa: E731
                 yield Case(f"{op}_{dtype}", op, {"axes": (1,)}, make)
     yield Case("ReduceSum_empty", "ReduceSum", {"axes": (0,)}, lambda rng: [floats(rng, (0, 3))])
-    yield Case("ReduceMean_spatial_last", "ReduceMean", {"axes": (1, 2), "keepdims": 1}, lambda rng: [floats(rng, (2, 7, 7, 19))])
+    yield Case(
+        "ReduceMean_spatial_last",
+        "ReduceMean",
+        {"axes": (1, 2), "keepdims": 1},
+        lambda rng: [floats(rng, (2, 7, 7, 19))],
+    )
     for op in ("ArgMax", "ArgMin"):
         for axis in (0, 1, -1):
             for pick in (0, 1):
@@ -425,19 +520,42 @@ def _reductions() -> Iterator[Case]:
         for reverse in (0, 1):
             attrs = {"axis": -1 if reverse else 0, "exclusive": exclusive, "reverse": reverse}
             yield Case(f"CumSum_{exclusive}{reverse}", "CumSum", attrs, lambda rng: [floats(rng, (4, 7))])
-            yield Case(f"CumSum_{exclusive}{reverse}_int64", "CumSum", attrs, lambda rng: [numbers(rng, (4, 7), "int64", -99, 99)])
+            yield Case(f"CumProd_{exclusive}{reverse}", "CumProd", attrs, lambda rng: [floats(rng, (4, 7))])
+            yield Case(
+                f"CumSum_{exclusive}{reverse}_int64",
+                "CumSum",
+                attrs,
+                lambda rng: [numbers(rng, (4, 7), "int64", -99, 99)],
+            )
     for op in ("Softmax", "LogSoftmax", "Hardmax"):
-        for axis, shape in ((-1, (3, 10)), (1, (2, 5, 3, 4)), (0, (4, 3)), (-1, (2, 3, 1)), (1, (1, 1000)), (-1, (0, 4))):
-            yield Case(f"{op}_{axis}_{'x'.join(map(str, shape))}", op, {"axis": axis}, lambda rng, s=shape: [floats(rng, s)])
+        for axis, shape in (
+            (-1, (3, 10)),
+            (1, (2, 5, 3, 4)),
+            (0, (4, 3)),
+            (-1, (2, 3, 1)),
+            (1, (1, 1000)),
+            (-1, (0, 4)),
+        ):
+            yield Case(
+                f"{op}_{axis}_{'x'.join(map(str, shape))}", op, {"axis": axis}, lambda rng, s=shape: [floats(rng, s)]
+            )
     yield Case("Softmax_large", "Softmax", {}, lambda rng: [floats(rng, (3, 9), low=-500, high=500)])
-    yield Case("Softmax_masked", "Softmax", {}, _fixed(np.array([[-np.inf, 0.0, 1.0], [2.0, -np.inf, -np.inf]], np.float32)))
+    yield Case(
+        "Softmax_masked", "Softmax", {}, _fixed(np.array([[-np.inf, 0.0, 1.0], [2.0, -np.inf, -np.inf]], np.float32))
+    )
 
 
 def _normalisations() -> Iterator[Case]:
     def vectors(rng: Rng, n: int, count: int) -> list[np.ndarray]:
         return [floats(rng, (n,), low=-1, high=1) for _ in range(count)]
 
-    for name, shape in (("2d", (2, 13, 5, 7)), ("1d", (3, 8, 9)), ("matrix", (4, 6)), ("3d", (1, 3, 2, 3, 4)), ("1x1", (2, 16, 1, 1))):
+    for name, shape in (
+        ("2d", (2, 13, 5, 7)),
+        ("1d", (3, 8, 9)),
+        ("matrix", (4, 6)),
+        ("3d", (1, 3, 2, 3, 4)),
+        ("1x1", (2, 16, 1, 1)),
+    ):
         for last in (0, 1):
             data, tag = (_last(shape), "_last") if last else (shape, "")
             attrs: dict[str, AttrValue] = {"channels_last": last}
@@ -445,7 +563,13 @@ def _normalisations() -> Iterator[Case]:
             yield Case(f"BatchNormalization_{name}{tag}", "BatchNormalization", attrs, make, (1, 2, 3, 4))
             if len(shape) > 2 and name != "1x1":
                 make = lambda rng, s=data, c=shape[1]: [floats(rng, s), *vectors(rng, c, 2)]  # noqa: E731
-                yield Case(f"InstanceNormalization_{name}{tag}", "InstanceNormalization", {**attrs, "epsilon": 1e-3}, make, (1, 2))
+                yield Case(
+                    f"InstanceNormalization_{name}{tag}",
+                    "InstanceNormalization",
+                    {**attrs, "epsilon": 1e-3},
+                    make,
+                    (1, 2),
+                )
             if len(shape) == 4:
                 make = lambda rng, s=data: [floats(rng, s)]  # noqa: E731
                 yield Case(f"LRN_{name}{tag}", "LRN", {**attrs, "size": 5, "alpha": 0.1, "bias": 2.0}, make)
@@ -453,7 +577,9 @@ def _normalisations() -> Iterator[Case]:
     for last in (0, 1):
         data = (2, 5, 3, 12) if last else (2, 12, 5, 3)
         make = lambda rng, s=data: [floats(rng, s), *vectors(rng, 12, 2)]  # noqa: E731
-        yield Case(f"GroupNormalization_{last}", "GroupNormalization", {"num_groups": 4, "channels_last": last}, make, (1, 2))
+        yield Case(
+            f"GroupNormalization_{last}", "GroupNormalization", {"num_groups": 4, "channels_last": last}, make, (1, 2)
+        )
     for axis in (-1, 1, -2, 0):
         shape = (3, 4, 17)
         tail = shape[axis:] if axis < 0 else shape[axis:]
@@ -461,7 +587,13 @@ def _normalisations() -> Iterator[Case]:
         yield Case(f"LayerNormalization_{axis}", "LayerNormalization", {"axis": axis}, make, (1, 2))
         make = lambda rng, t=tail: [floats(rng, (3, 4, 17)), floats(rng, t)]  # noqa: E731
         yield Case(f"RMSNormalization_{axis}", "RMSNormalization", {"axis": axis}, make, (1,))
-    yield Case("LayerNormalization_no_bias", "LayerNormalization", {}, lambda rng: [floats(rng, (5, 16)), floats(rng, (16,))], (1,))
+    yield Case(
+        "LayerNormalization_no_bias",
+        "LayerNormalization",
+        {},
+        lambda rng: [floats(rng, (5, 16)), floats(rng, (16,))],
+        (1,),
+    )
 
 
 # ---- movement ----
@@ -473,10 +605,29 @@ def _movement() -> Iterator[Case]:
 
     for perm, shape in (((0, 2, 3, 1), (2, 5, 3, 7)), ((0, 3, 1, 2), (2, 3, 7, 5)), ((1, 0), (17, 9)), ((2, 0, 1), (1, 1, 8)),
                         ((0, 2, 1), (2, 33, 40)), ((0,), (5,)), ((1, 0, 2), (0, 3, 4)), ((3, 1, 0, 2), (2, 3, 4, 5)), ((), ())):  # fmt: skip
-        yield Case(f"Transpose_{'x'.join(map(str, shape))}_{''.join(map(str, perm))}", "Transpose", {"perm": perm}, data(*shape))
-    for shape, to in (((2, 3, 4), (6, 4)), ((2, 3, 4), (2, -1)), ((1, 7), (7,)), ((), (1, 1)), ((1,), ()), ((0, 3), (3, 0))):
+        yield Case(
+            f"Transpose_{'x'.join(map(str, shape))}_{''.join(map(str, perm))}",
+            "Transpose",
+            {"perm": perm},
+            data(*shape),
+        )
+    for shape, to in (
+        ((2, 3, 4), (6, 4)),
+        ((2, 3, 4), (2, -1)),
+        ((1, 7), (7,)),
+        ((), (1, 1)),
+        ((1,), ()),
+        ((0, 3), (3, 0)),
+    ):
         yield Case(f"Reshape_{shape}_{to}", "Reshape", {"shape": to}, data(*shape))
-    for shape, to in (((3, 1), (2, 3, 4)), ((1, 5), (3, 5)), ((), (2, 2)), ((4,), (4,)), ((3, 1), (1, 1)), ((1, 2), (0, 2))):
+    for shape, to in (
+        ((3, 1), (2, 3, 4)),
+        ((1, 5), (3, 5)),
+        ((), (2, 2)),
+        ((4,), (4,)),
+        ((3, 1), (1, 1)),
+        ((1, 2), (0, 2)),
+    ):
         yield Case(f"Expand_{shape}_{to}", "Expand", {"shape": to}, data(*shape))
     yield Case("Squeeze", "Squeeze", {"axes": (1, -1)}, data(3, 1, 4, 1))
     yield Case("Unsqueeze", "Unsqueeze", {"axes": (0, -1)}, data(3, 4))
@@ -492,7 +643,9 @@ def _movement() -> Iterator[Case]:
     yield Case("Split_channels", "Split", {"axis": 1, "sizes": (3, 3, 1)}, data(2, 7, 5))
     yield Case("Split_empty_part", "Split", {"axis": 0, "sizes": (0, 4)}, data(4, 3))
     far = (1 << 63) - 1
-    slices: Sequence[tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]] = (
+    slices: Sequence[
+        tuple[str, tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+    ] = (
         ("middle", (4, 9, 5), (1, 2), (3, 7), (0, 1), (1, 1)),
         ("steps", (4, 9, 5), (0, 1), (far, far), (0, 1), (2, 3)),
         ("negative_axes", (4, 9, 5), (-3,), (-1,), (-2,), (1,)),
@@ -504,7 +657,9 @@ def _movement() -> Iterator[Case]:
         ("channels", (2, 5, 5, 13), (3,), (11,), (3,), (1,)),
     )
     for name, shape, starts, ends, axes, steps in slices:
-        yield Case(f"Slice_{name}", "Slice", {"starts": starts, "ends": ends, "axes": axes, "steps": steps}, data(*shape))
+        yield Case(
+            f"Slice_{name}", "Slice", {"starts": starts, "ends": ends, "axes": axes, "steps": steps}, data(*shape)
+        )
     yield Case("Slice_defaults", "Slice", {"starts": (1, 1), "ends": (3, 2)}, data(4, 5, 6))
     for mode in ("constant", "reflect", "edge", "wrap"):
         yield Case(f"Pad_{mode}", "Pad", {"mode": mode, "pads": (0, 1, 2, 0, 2, 1)}, data(2, 4, 5))
@@ -512,7 +667,13 @@ def _movement() -> Iterator[Case]:
     yield Case("Pad_crop", "Pad", {"pads": (0, -1, 2, -2)}, data(4, 6))
     yield Case("Pad_spatial", "Pad", {"pads": (0, 0, 1, 1, 0, 0, 1, 1)}, data(1, 3, 4, 4))
     yield Case("Pad_int64", "Pad", {"pads": (1, 1), "value": 7}, data(3, dtype="int64"))
-    for axis, shape, index in ((0, (5, 3), (4,)), (1, (2, 7, 3), (2, 2)), (-1, (3, 4), ()), (0, (9,), (0,)), (2, (2, 3, 6), (1,))):
+    for axis, shape, index in (
+        (0, (5, 3), (4,)),
+        (1, (2, 7, 3), (2, 2)),
+        (-1, (3, 4), ()),
+        (0, (9,), (0,)),
+        (2, (2, 3, 6), (1,)),
+    ):
         n = shape[axis]
         make = lambda rng, s=shape, i=index, n=n: [floats(rng, s), numbers(rng, i, "int64", -n, n - 1)]  # noqa: E731
         yield Case(f"Gather_{axis}_{index}", "Gather", {"axis": axis}, make)
@@ -520,7 +681,12 @@ def _movement() -> Iterator[Case]:
     for axis in (0, 1, -1):
         n = (3, 4)[axis]
         index = lambda rng, n=n: numbers(rng, (2, 3), "int64", -n, n - 1)  # noqa: E731
-        yield Case(f"GatherElements_{axis}", "GatherElements", {"axis": axis}, lambda rng, f=index: [floats(rng, (3, 4)), f(rng)])
+        yield Case(
+            f"GatherElements_{axis}",
+            "GatherElements",
+            {"axis": axis},
+            lambda rng, f=index: [floats(rng, (3, 4)), f(rng)],
+        )
     nd = (((2, 3, 4), (5, 2), 0, 2), ((2, 3, 4), (2, 1), 1, 3), ((2, 3, 4), (2, 3, 1), 2, 4), ((4, 3), (2, 2, 1), 0, 3))
     for shape, index_shape, batch, bound in nd:
         make = lambda rng, s=shape, i=index_shape, b=bound: [floats(rng, s), numbers(rng, i, "int64", 0, b - 1)]  # noqa: E731
@@ -540,7 +706,9 @@ def _movement() -> Iterator[Case]:
     for mode in ("DCR", "CRD"):
         for last in (0, 1):
             attrs = {"blocksize": 2, "mode": mode, "channels_last": last}
-            yield Case(f"DepthToSpace_{mode}_{last}", "DepthToSpace", attrs, data(*((2, 3, 5, 12) if last else (2, 12, 3, 5))))
+            yield Case(
+                f"DepthToSpace_{mode}_{last}", "DepthToSpace", attrs, data(*((2, 3, 5, 12) if last else (2, 12, 3, 5)))
+            )
     for last in (0, 1):
         attrs = {"blocksize": 2, "channels_last": last}
         yield Case(f"SpaceToDepth_{last}", "SpaceToDepth", attrs, data(*((2, 4, 6, 3) if last else (2, 3, 4, 6))))
@@ -562,8 +730,19 @@ def _resizes() -> Iterator[Case]:
     transforms = ("half_pixel", "pytorch_half_pixel", "align_corners", "asymmetric", "half_pixel_symmetric")
     for transform in transforms:
         for mode in ("nearest", "linear", "cubic"):
-            for name, to in (("up", (1, 3, 11, 8)), ("down", (1, 3, 4, 3)), ("one", (1, 3, 1, 1)), ("mixed", (1, 3, 13, 2))):
-                yield resize(f"{mode}_{transform}_{name}", (1, 3, 6, 5), sizes=to, mode=mode, coordinate_transformation_mode=transform)
+            for name, to in (
+                ("up", (1, 3, 11, 8)),
+                ("down", (1, 3, 4, 3)),
+                ("one", (1, 3, 1, 1)),
+                ("mixed", (1, 3, 13, 2)),
+            ):
+                yield resize(
+                    f"{mode}_{transform}_{name}",
+                    (1, 3, 6, 5),
+                    sizes=to,
+                    mode=mode,
+                    coordinate_transformation_mode=transform,
+                )
     for nearest in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):
         for transform in ("half_pixel", "asymmetric", "align_corners"):
             more: dict[str, AttrValue] = {"nearest_mode": nearest, "coordinate_transformation_mode": transform}
@@ -594,7 +773,12 @@ def _resizes() -> Iterator[Case]:
 
 
 def _control() -> Iterator[Case]:
-    for name, attrs in (("all", {}), ("part", {"start": 1, "end": 3}), ("negative", {"start": -2}), ("none", {"start": 3, "end": 1})):
+    for name, attrs in (
+        ("all", {}),
+        ("part", {"start": 1, "end": 3}),
+        ("negative", {"start": -2}),
+        ("none", {"start": 3, "end": 1}),
+    ):
         yield Case(f"Shape_{name}", "Shape", attrs, lambda rng: [floats(rng, (2, 3, 4, 5))])
     yield Case("Size", "Size", {}, lambda rng: [floats(rng, (2, 3, 4))])
     yield Case("Range_up", "Range", {"start": 2, "limit": 11, "delta": 3}, _fixed())
@@ -612,13 +796,38 @@ def _control() -> Iterator[Case]:
             attrs2: dict[str, AttrValue] = {"k": 3, "axis": axis, "largest": largest}
             yield Case(f"TopK_{axis}_{largest}", "TopK", attrs2, lambda rng: [floats(rng, (5, 7))])
             yield Case(f"TopK_ties_{axis}_{largest}", "TopK", attrs2, lambda rng: [numbers(rng, (5, 7), "int64", 0, 3)])
-    boxes = np.array([[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, -0.1, 1, 0.9], [0, 10, 1, 11], [1, 11.1, 0, 10.1], [0, 100, 1, 101]]], np.float32)
+    boxes = np.array(
+        [[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, -0.1, 1, 0.9], [0, 10, 1, 11], [1, 11.1, 0, 10.1], [0, 100, 1, 101]]],
+        np.float32,
+    )
     scores = np.array([[[0.9, 0.75, 0.6, 0.95, 0.5, 0.3], [0.1, 0.8, 0.2, 0.3, 0.9, 0.05]]], np.float32)
     common: dict[str, AttrValue] = {"max_output_boxes_per_class": 3, "iou_threshold": 0.5}
     yield Case("NonMaxSuppression", "NonMaxSuppression", {**common, "count": 6}, _fixed(boxes, scores))
-    yield Case("NonMaxSuppression_threshold", "NonMaxSuppression", {**common, "score_threshold": 0.4, "count": 4}, _fixed(boxes, scores))
-    centers = np.array([[[0.5, 0.5, 1, 1], [0.5, 0.6, 1, 1], [0.5, 0.4, 1, 1], [0.5, 10.5, 1, 1], [0.5, 10.6, 1, 1], [0.5, 100.5, 1, 1]]], np.float32)
-    yield Case("NonMaxSuppression_centers", "NonMaxSuppression", {**common, "center_point_box": 1, "count": 6}, _fixed(centers, scores))
+    yield Case(
+        "NonMaxSuppression_threshold",
+        "NonMaxSuppression",
+        {**common, "score_threshold": 0.4, "count": 4},
+        _fixed(boxes, scores),
+    )
+    centers = np.array(
+        [
+            [
+                [0.5, 0.5, 1, 1],
+                [0.5, 0.6, 1, 1],
+                [0.5, 0.4, 1, 1],
+                [0.5, 10.5, 1, 1],
+                [0.5, 10.6, 1, 1],
+                [0.5, 100.5, 1, 1],
+            ]
+        ],
+        np.float32,
+    )
+    yield Case(
+        "NonMaxSuppression_centers",
+        "NonMaxSuppression",
+        {**common, "center_point_box": 1, "count": 6},
+        _fixed(centers, scores),
+    )
     rows = np.array([[1, 0], [1, 0], [2, 3], [0, 1]], np.int64)
     yield Case("Unique_flat", "Unique", {"count": 4}, _fixed(rows))
     yield Case("Unique_unsorted", "Unique", {"sorted": 0, "count": 4}, _fixed(rows))
@@ -627,7 +836,19 @@ def _control() -> Iterator[Case]:
 
 CASES: tuple[Case, ...] = tuple(
     case
-    for family in (_unary, _binary, _casts, _quantization, _contractions, _pools, _reductions, _normalisations, _movement, _resizes, _control)
+    for family in (
+        _unary,
+        _binary,
+        _casts,
+        _quantization,
+        _contractions,
+        _pools,
+        _reductions,
+        _normalisations,
+        _movement,
+        _resizes,
+        _control,
+    )
     for case in family()
 )
 

@@ -27,14 +27,25 @@ def _options() -> ort.SessionOptions:
     return options
 
 
-def onnx_results(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-    """ONNX Runtime's outputs, or onnx.reference's where ONNX Runtime has no such kernel."""
+#: cases that ONNX Runtime refuses or answers otherwise than ONNX states, and why; onnx.reference decides those
+_NOT_ONNX_RUNTIME = {
+    "Clip_special_0": "an absent bound is the largest finite number there",
+    "Clip_special_1": "an absent bound is the largest finite number there",
+    "Clip_special_2": "an absent bound is the largest finite number there",
+    "Einsum_...ij,...kj->...ik": "its shape inference does not broadcast the ellipsis",
+}
+
+
+def onnx_results(model: onnx.ModelProto, feeds: dict[str, np.ndarray], name: str = "") -> list[np.ndarray]:
+    """ONNX Runtime's outputs, or onnx.reference's where ONNX Runtime has no such kernel or cannot judge the case."""
+    if name in _NOT_ONNX_RUNTIME:
+        return list(ReferenceEvaluator(model).run(None, feeds))
     try:
         session = ort.InferenceSession(model.SerializeToString(), _options(), providers=["CPUExecutionProvider"])
     except (ort.capi.onnxruntime_pybind11_state.NotImplemented, ort.capi.onnxruntime_pybind11_state.InvalidGraph):
         with np.errstate(all="ignore"):
-            return ReferenceEvaluator(model).run(None, feeds)
-    return session.run(None, feeds)
+            return list(ReferenceEvaluator(model).run(None, feeds))
+    return list(session.run(None, feeds))
 
 
 def assert_near(got: np.ndarray, want: np.ndarray, op: str) -> None:
@@ -48,14 +59,20 @@ def assert_near(got: np.ndarray, want: np.ndarray, op: str) -> None:
     eps = float(np.finfo(want.dtype).eps)
     finite = np.abs(want[np.isfinite(want)])
     scale = float(np.median(finite)) if finite.size else 1.0
-    np.testing.assert_allclose(got.astype(np.float64), want.astype(np.float64), rtol=64 * eps, atol=64 * eps * scale + 1e-30)
+    np.testing.assert_allclose(
+        got.astype(np.float64), want.astype(np.float64), rtol=64 * eps, atol=64 * eps * scale + 1e-30
+    )
 
 
 def _bounded(types: Sequence[TensorType]) -> list[tuple[str, tuple[object, ...]]]:
     return [(t.dtype, t.shape) for t in types]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+#: ONNX Runtime refuses even LRN sizes and onnx.reference leaves channels out: test_lrn_even_size checks these by hand
+_EVEN_LRN = [c for c in CASES if c.op == "LRN" and c.attrs["size"] == 4]
+
+
+@pytest.mark.parametrize("case", [c for c in CASES if c not in _EVEN_LRN], ids=lambda c: c.name)
 def test_agrees_with_onnx(case: Case) -> None:
     attrs = case.full_attrs
     arrays = case.arrays()
@@ -67,9 +84,22 @@ def test_agrees_with_onnx(case: Case) -> None:
         assert a is b or np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), "the reference changed an operand"
     assert [(str(g.dtype), g.shape) for g in got] == _bounded(results)
     model = node_model(case.op, attrs, types, results)
-    want = onnx_results(model, {f"x{i}": a for i, a in enumerate(arrays) if a is not None})
+    want = onnx_results(model, {f"x{i}": a for i, a in enumerate(arrays) if a is not None}, case.name)
     for g, w in zip(got, want, strict=True):
         assert_near(g, np.asarray(w), case.op)
+
+
+@pytest.mark.parametrize("case", _EVEN_LRN, ids=lambda c: c.name)
+def test_lrn_even_size(case: Case) -> None:
+    (x,), attrs = case.arrays(), case.full_attrs
+    assert x is not None
+    (got,) = REFERENCES["LRN"]([x], attrs)
+    if attrs["channels_last"]:
+        x, got = np.moveaxis(x, -1, 1), np.moveaxis(got, -1, 1)
+    for c in range(x.shape[1]):
+        # floor((size - 1) / 2) channels before, ceil((size - 1) / 2) after
+        squares = (x[:, max(c - 1, 0) : c + 3].astype(np.float64) ** 2).sum(axis=1)
+        np.testing.assert_allclose(got[:, c], x[:, c] / (1.0 + 1e-4 / 4 * squares) ** 0.75, rtol=1e-6)
 
 
 def test_names_are_unique() -> None:

@@ -268,8 +268,8 @@ _RULES: Mapping[str, Rule] = {
     "Tile": _with_operand("repeats"),
     "Squeeze": _with_operand("axes"),
     "Unsqueeze": _with_operand("axes"),
-    **{op: _reduce for op in ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")},
-    **{op: _reduce for op in ("ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")},
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), _reduce),
+    **dict.fromkeys(("ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"), _reduce),
 }
 #: attributes that only Temper has
 _OURS = frozenset({"channels_last", "count"})
@@ -281,7 +281,9 @@ def export_node(e: Export, site: Site) -> None:
     if rule is not None:
         rule(e, site)
     else:
-        e.emit(site.op, site.inputs, site.outputs, **{k: v for k, v in site.attrs.items() if k not in _OURS})
+        e.emit(
+            site.op, site.inputs, site.outputs, **{k: v for k, v in site.attrs.items() if k not in _OURS and v != ()}
+        )
 
 
 def _model(e: Export, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
