@@ -117,6 +117,10 @@ class Graph:
     def constants(self) -> list[Value]:
         return [v for v in self._values.values() if v.const is not None]
 
+    def alive(self, node: Node) -> bool:
+        """True until the node is removed: for loops over `nodes` that edit the graph."""
+        return self._nodes.get(node.id) is node
+
     def is_output(self, value: Value) -> bool:
         return any(v is value for v in self.outputs)
 

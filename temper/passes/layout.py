@@ -95,7 +95,7 @@ def _sink_all(graph: Graph, log: Log) -> None:
     while moved:
         moved = False
         for node in graph.nodes:
-            if node.op != "Transpose" or node.id not in {n.id for n in graph._nodes.values()}:
+            if node.op != "Transpose" or not graph.alive(node):
                 continue
             x = node.inputs[0]
             assert x is not None

@@ -127,7 +127,7 @@ def apply_rules(graph: Graph, rules: Sequence[Rule], log: Log) -> int:
     while changed:
         changed = False
         for node in graph.nodes:
-            if node.id not in graph._nodes:
+            if not graph.alive(node):
                 continue
             for rule in by_op.get(node.op, ()):
                 if _try(graph, rule, node, log):
