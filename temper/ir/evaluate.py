@@ -11,7 +11,7 @@ from temper.ir.dims import Dim
 from temper.ir.dims import evaluate as evaluate_dim
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import AttrValue
-from temper.ir.ops import TABLE
+from temper.reference import run
 
 
 def bind(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -61,7 +61,9 @@ def evaluate_values(graph: Graph, feeds: Mapping[str, np.ndarray], wanted: list[
     last = {v.id: k for k, n in enumerate(nodes) for v in n.inputs if v is not None}
     for k, node in enumerate(nodes):
         attrs = {name: bind_attr(value, env) for name, value in node.attrs.items()}
-        results = TABLE[node.op].reference([None if v is None else live[v.id] for v in node.inputs], attrs)
+        operands = [None if v is None else live[v.id] for v in node.inputs]
+        types = [None if v is None else v.type.dtype for v in node.inputs]
+        results = run(node.op, operands, attrs, types, [o.type.dtype for o in node.outputs])
         live.update((o.id, r) for o, r in zip(node.outputs, results, strict=True))
         for v in (*node.inputs, *node.outputs):
             if v is not None and v.id not in kept and last.get(v.id, k) <= k:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -70,6 +71,8 @@ class Context:
     inputs: list[Value | None]
     attrs: Mapping[str, Any]
     outputs: Sequence[str]
+    #: names that something reads
+    used: Set[str] = frozenset()
     inner: int = 0
     #: ids of the values this node made, as against those it passes through
     made: set[int] = field(default_factory=set)
@@ -102,8 +105,11 @@ class Context:
             raise Refusal(f"{what} (input {i}, '{self.input(i).name}') is not constant")
         return found
 
-    def dims(self, i: int, what: str) -> tuple[DimLike, ...]:
-        """The integers of the vector operand i, symbolic sizes included; Refusal if they depend on data."""
+    def dims(self, i: int, what: str, fractions: bool = False) -> tuple[DimLike, ...]:
+        """The integers of the vector operand i, symbolic sizes included; Refusal if they depend on data.
+
+        fractions: also takes floating-point numbers, and truncates them.
+        """
         v = self.input(i)
         found = self.known(v)
         if found is None:
@@ -111,6 +117,8 @@ class Context:
         if found.ndim > 1:
             raise ShapeError(f"{self}: {what} (input {i}, '{v.name}') must be a vector, not {v.type}")
         flat = found.reshape(-1).tolist()
+        if fractions:
+            flat = [int(d) if isinstance(d, float) and isfinite(d) else d for d in flat]
         if not all(isinstance(d, (int, Dim)) for d in flat):
             raise Refusal(f"{what} (input {i}, '{v.name}') is not made of integers")
         return cast("tuple[DimLike, ...]", tuple(flat))
@@ -130,6 +138,10 @@ class Context:
         if found.size != 1:
             raise ShapeError(f"{self}: {what} (input {i}) must have one element, not {found.size}")
         return cast("int | float", found.reshape(-1)[0].item())
+
+    def wants(self, i: int) -> bool:
+        """True if output i is there and something reads it."""
+        return i < len(self.outputs) and self.outputs[i] in self.used
 
     # ---- attributes (defaults from ONNX's schema are filled in) ----
 
@@ -186,11 +198,24 @@ Emit = Callable[[Context], Value | Sequence[Value]]
 
 @dataclass(frozen=True)
 class Row:
-    """How one ONNX op becomes IR nodes, from opset `since` until the next row of the same op."""
+    """How one ONNX op becomes IR nodes, from opset `since` until the next row of the same op.
+
+    refused: why the op is never imported, where it never is.
+    """
 
     op: str
     emit: Emit
     since: int = 1
+    refused: str = ""
+
+
+def refuse(op: str, reason: str) -> Row:
+    """A row for an op that is known but cannot be imported."""
+
+    def emit(c: Context) -> Value:
+        raise Refusal(reason)
+
+    return Row(op, emit, refused=reason)
 
 
 def same(op: str, *attrs: str) -> Emit:

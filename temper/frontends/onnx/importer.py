@@ -19,6 +19,7 @@ from temper.frontends.onnx.schema import (
     check_counts,
     check_types,
     find_schema,
+    function_body,
     read_attributes,
 )
 from temper.frontends.onnx.table import find_row
@@ -32,6 +33,10 @@ NODE_LIMIT = 200_000
 _DEPTH_LIMIT = 64
 
 DimOverride = int | str
+
+
+class MissingOutputError(Refusal):
+    """A row does not make an output that something reads."""
 
 
 @dataclass
@@ -268,16 +273,27 @@ class Importer:
         given = read_attributes(node.attribute, where, body.attributes)
         row = find_row(domain, node.op_type, opset)
         if row is None and node.op_type != "If":
-            if schema.has_function and not schema.has_context_dependent_function:
-                return self._call(schema.function_body, node, inputs, body, label, schema)
+            function = function_body(schema, node, inputs, given) if not broken else None
+            if function is not None:
+                return self._call(function, node, inputs, body, label, schema)
+            if broken and (schema.has_function or schema.has_context_dependent_function):
+                return [None] * len(node.output)
             raise Refusal("the operator is not implemented")
+        if row is not None and row.refused:
+            raise Refusal(row.refused)
         attrs = attributes_by_schema(schema, given, where)
         if broken:
             return [None] * len(node.output)
         check_types(schema, inputs, where)
         if row is None:
             return self._branch(node, attrs, inputs, body, label)
-        return self._apply(row, node, inputs, attrs, opset, label, body.prefix, where, body.used)
+        try:
+            return self._apply(row, node, inputs, attrs, opset, label, body.prefix, where, body.used)
+        except MissingOutputError:
+            function = function_body(schema, node, inputs, given)
+            if function is None:
+                raise
+            return self._call(function, node, inputs, body, label, schema)
 
     def _schema(self, op: str, domain: str, opset: int) -> Any:
         key = (op, domain, opset)
@@ -299,7 +315,7 @@ class Importer:
     ) -> Sequence[Value | None]:
         tensors = {k: self._attribute_tensor(v, f"{where}, attribute '{k}'") for k, v in attrs.items()}
         names = [prefix + o if o else "" for o in node.output]
-        context = Context(self.builder, node.op_type, label, opset, inputs, tensors, names)
+        context = Context(self.builder, node.op_type, label, opset, inputs, tensors, names, {prefix + u for u in used})
         try:
             made = row.emit(context)
         except ShapeError as e:
@@ -308,7 +324,7 @@ class Importer:
         if len(results) < len(node.output):
             extra = [o for o in node.output[len(results) :] if o in used]
             if extra:
-                raise Refusal(f"output '{extra[0]}' is not supported")
+                raise MissingOutputError(f"output '{extra[0]}' is not supported")
             return [*results, *[None] * (len(node.output) - len(results))]
         for name, value in zip(names, results, strict=False):
             if name and value.id in context.made:
@@ -350,15 +366,18 @@ class Importer:
         scope = Scope()
         for i, name in enumerate(function.input):
             scope.values[name] = inputs[i] if i < len(inputs) else None
-        versions = (
-            opsets(function.opset_import, f"{self.label}: function '{function.name}'")
-            if len(function.opset_import)
-            else body.opsets
-        )
+        # Bodies that ONNX itself gives import only what they change.
+        versions = dict(body.opsets) if schema is not None or not len(function.opset_import) else {}
+        if len(function.opset_import):
+            versions |= opsets(function.opset_import, f"{self.label}: function '{function.name}'")
         inner = Body(versions, scope, {**defaults, **given}, f"{label}/", (*body.calls, key))
         absent = {name for i, name in enumerate(function.input) if i >= len(node.input) or not node.input[i]}
-        self._nodes([_without(n, absent) for n in function.node] if absent else function.node, inner, function.output)
-        return [self._result(scope, name, where) for name in function.output[: len(node.output)]]
+        wanted = [name for name, used in zip(function.output, node.output, strict=False) if used]
+        self._nodes([_without(n, absent) for n in function.node] if absent else function.node, inner, wanted)
+        return [
+            self._result(scope, name, where) if used else None
+            for name, used in zip(function.output, node.output, strict=False)
+        ]
 
     def _result(self, scope: Scope, name: str, where: str) -> Value | None:
         if not scope.holds(name):

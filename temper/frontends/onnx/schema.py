@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from temper.errors import ModelError, ShapeError
+from temper.frontends.onnx.tensors import DTYPES
 from temper.ir.graph import Value
 
 _ONNX_NAME = {"float32": "float", "float64": "double"}
@@ -19,6 +20,31 @@ def find_schema(op: str, domain: str, opset: int) -> Any | None:
         return onnx.defs.get_schema(op, opset, domain)
     except onnx.defs.SchemaError:
         return None
+
+
+def function_body(schema: Any, node: Any, inputs: Sequence[Value | None], given: Mapping[str, Any]) -> Any | None:
+    """The FunctionProto by which ONNX defines this node out of other ops; None where there is none."""
+    import onnx
+
+    if not schema.has_context_dependent_function:
+        return schema.function_body if schema.has_function else None
+    types = []
+    for v in inputs:
+        proto = onnx.TypeProto()
+        if v is not None:
+            proto.tensor_type.elem_type = next(k for k, t in DTYPES.items() if t == v.type.dtype)
+            for d in v.type.shape:
+                proto.tensor_type.shape.dim.add(**({"dim_value": d} if isinstance(d, int) else {"dim_param": str(d)}))
+        types.append(proto.SerializeToString())
+    call = onnx.NodeProto()
+    call.CopyFrom(node)
+    del call.attribute[:]
+    for name, value in given.items():  # references to the enclosing function's attributes are resolved by now
+        call.attribute.add().CopyFrom(value)
+        call.attribute[-1].name = name
+    body = onnx.FunctionProto()
+    body.ParseFromString(schema.get_context_dependent_function(call.SerializeToString(), types))
+    return body if len(body.node) else None
 
 
 def read_attributes(attributes: Any, where: str, bound: Mapping[str, Any]) -> dict[str, Any]:

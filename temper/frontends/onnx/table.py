@@ -10,6 +10,7 @@ from temper.frontends.onnx import (
     table_elementwise,
     table_movement,
     table_normalization,
+    table_quantization,
     table_reduction,
     table_resize,
     table_values,
@@ -26,6 +27,7 @@ def _join() -> Mapping[str, tuple[Row, ...]]:
         table_reduction,
         table_resize,
         table_normalization,
+        table_quantization,
         table_contraction,
     ):
         for row in family.ROWS:

@@ -14,8 +14,7 @@ from temper.ir.dims import Dim, DimLike
 from temper.ir.graph import Value
 
 
-def _kernel(c: Context, w: Value) -> tuple[int, ...]:
-    x = c.input(0)
+def _kernel(c: Context, x: Value, w: Value) -> tuple[int, ...]:
     if x.type.rank < 3 or w.type.rank != x.type.rank:
         raise ShapeError(
             f"{c}: data {x.type} and weights {w.type} must both have a batch, a channel and the same spatial axes"
@@ -29,13 +28,19 @@ def _kernel(c: Context, w: Value) -> tuple[int, ...]:
     return tuple(d for d in shape if isinstance(d, int))
 
 
+def convolution(c: Context, op: str, operands: Sequence[Value | None]) -> Value:
+    """`op` on (x, w, ...) with the node's window attributes."""
+    x, w = operands[0], operands[1]
+    assert x is not None and w is not None
+    return c.emit(op, *operands, group=c.attr("group", 1), **window(c, x.type.shape[2:], _kernel(c, x, w)))
+
+
 def _conv(c: Context) -> Value:
-    kernel = _kernel(c, c.input(1))
-    return c.emit(c.op, *c.inputs, group=c.attr("group", 1), **window(c, c.input(0).type.shape[2:], kernel))
+    return convolution(c, c.op, c.inputs)
 
 
 def _conv_transpose(c: Context) -> Value:
-    kernel = _kernel(c, c.input(1))
+    kernel = _kernel(c, c.input(0), c.input(1))
     rank = len(kernel)
     spatial = c.input(0).type.shape[2:]
     extra = tuple(c.attr("output_padding") or (0,) * rank)

@@ -74,7 +74,7 @@ def _dropout(c: Context) -> list[Value]:
         raise Refusal("training mode is not supported; export the model for inference")
     x = c.input(0)
     kept = c.constant(np.array(True))
-    return [x] if len(c.outputs) < 2 or not c.outputs[1] else [x, c.emit("Expand", kept, shape=x.type.shape)]
+    return [x] if not c.wants(1) else [x, c.emit("Expand", kept, shape=x.type.shape)]
 
 
 def _gelu(c: Context) -> Value:
@@ -83,26 +83,6 @@ def _gelu(c: Context) -> Value:
 
 def _swish(c: Context) -> Value:
     return c.emit("Silu", c.input(0), alpha=c.attr("alpha", 1.0))
-
-
-def _quantized_axis(c: Context) -> int:
-    """The axis attribute; irrelevant where the scale is a scalar, and then often out of range."""
-    scale, rank = c.input(1).type, c.input(0).type.rank
-    if scale.count == 1 and scale.rank <= 1 and not c.attr("block_size", 0):
-        return 0
-    return c.axis(rank, 1)
-
-
-def _quantize(c: Context) -> Value:
-    if c.attr("precision", 0) not in (0, 1):
-        raise Refusal(f"precision {c.attr('precision')} is not supported")
-    to = c.attr("output_dtype", 0)
-    attrs = {"to": dtype_of(to, f"{c}: attribute 'output_dtype'")} if to else {}
-    return c.emit("QuantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs)
-
-
-def _dequantize(c: Context) -> Value:
-    return c.emit("DequantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0))
 
 
 _PLAIN = (
@@ -182,6 +162,4 @@ ROWS: tuple[Row, ...] = (
     Row("Dropout", _dropout),
     Row("Gelu", _gelu),
     Row("Swish", _swish),
-    Row("QuantizeLinear", _quantize),
-    Row("DequantizeLinear", _dequantize),
 )

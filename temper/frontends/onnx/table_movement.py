@@ -10,6 +10,10 @@ from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.graph import Value
 from temper.ir.ops.rules import axes_of, broadcast
 
+#: no axis is this long
+_LONGEST = 10**9
+_TO_THE_END = 2**63 - 1
+
 
 def _axes(c: Context, axes: Sequence[int], rank: int) -> tuple[int, ...]:
     try:
@@ -121,6 +125,11 @@ def _slice(c: Context) -> Value:
         raise ShapeError(f"{c}: {len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
     if 0 in steps:
         raise ShapeError(f"{c}: a step is 0")
+    # Exporters write large numbers for "to the end"; on a symbolic size the op must see that none is a real bound.
+    ends = tuple(
+        _TO_THE_END if isinstance(e, int) and e >= _LONGEST and isinstance(x.type.shape[a], Dim) else e
+        for e, a in zip(ends, _axes(c, axes, x.type.rank), strict=True)
+    )
     return c.emit(
         "Slice", x, starts=tuple(starts), ends=tuple(ends), axes=_axes(c, axes, x.type.rank), steps=tuple(steps)
     )
@@ -168,7 +177,7 @@ def _trilu(c: Context) -> Value:
 
 
 def _one_hot(c: Context) -> Value:
-    depth, values = c.dims(1, "depth"), c.input(2)
+    depth, values = c.dims(1, "depth", fractions=True), c.input(2)
     if len(depth) != 1:
         raise ShapeError(f"{c}: depth (input 1) must have one element, not {len(depth)}")
     return c.emit("OneHot", c.input(0), values, depth=depth[0], axis=c.attr("axis", -1))
@@ -177,6 +186,19 @@ def _one_hot(c: Context) -> Value:
 def _grid_sample(c: Context) -> Value:
     mode = {"bilinear": "linear", "bicubic": "cubic"}.get(c.attr("mode"), c.attr("mode"))
     return c.emit("GridSample", *c.inputs, mode=mode, **c.take("padding_mode", "align_corners"))
+
+
+def _space_to_depth(c: Context) -> Value:
+    if c.attr("mode", "DCR") == "DCR":
+        return c.emit("SpaceToDepth", c.input(0), blocksize=c.attr("blocksize"))
+    x, b = c.input(0), c.attr("blocksize")
+    if x.type.rank != 4 or b < 1:
+        raise ShapeError(f"{c}: needs data of rank 4 and a positive blocksize, not {x.type} and {b}")
+    n, d, h, w = x.type.shape
+    if h % b != 0 or w % b != 0:
+        raise ShapeError(f"{c}: {h} x {w} does not divide into blocks of {b} x {b}")
+    y = c.emit("Transpose", c.reshape(x, (n, d, h // b, b, w // b, b)), perm=(0, 1, 3, 5, 2, 4))
+    return c.reshape(y, (n, d * (b * b), h // b, w // b))
 
 
 ROWS: tuple[Row, ...] = (
@@ -192,7 +214,7 @@ ROWS: tuple[Row, ...] = (
     Row("Tile", _tile),
     Row("Pad", _pad),
     Row("DepthToSpace", same("DepthToSpace", "blocksize", "mode")),
-    Row("SpaceToDepth", same("SpaceToDepth", "blocksize")),
+    Row("SpaceToDepth", _space_to_depth),
     Row("Trilu", _trilu),
     Row("OneHot", _one_hot),
     Row("GridSample", _grid_sample),

@@ -45,9 +45,34 @@ def _lp_normalization(c: Context) -> Value:
     return c.emit("Where", c.emit("Equal", norm, zero), zero, c.emit("Div", x, norm))
 
 
+def _group_normalization(c: Context) -> Value:
+    x, groups = c.input(0), c.attr("num_groups")
+    scale, bias = c.input(1), c.input(2)
+    if c.opset < 21:
+        # One scale and bias for each group, where later versions have one for each channel.
+        channels = x.type.shape[1] if x.type.rank > 1 else 0
+        if not isinstance(channels, int) or groups < 1 or channels % groups:
+            raise ShapeError(f"{c}: {channels} channels do not divide into {groups} groups")
+        each = channels // groups
+        scale, bias = (
+            c.reshape(c.emit("Expand", c.reshape(v, (groups, 1)), shape=(groups, each)), (channels,))
+            for v in (scale, bias)
+        )
+    return c.emit("GroupNormalization", x, scale, bias, num_groups=groups, epsilon=c.attr("epsilon", 1e-5))
+
+
+def _rms_normalization(c: Context) -> Value:
+    if c.attr("stash_type", 1) != 1:
+        raise Refusal(f"stash_type {c.attr('stash_type')} is not supported")
+    axis = c.axis(c.input(0).type.rank, -1)
+    return c.emit("RMSNormalization", *c.inputs, axis=axis, epsilon=c.attr("epsilon", 1e-5))
+
+
 ROWS: tuple[Row, ...] = (
     Row("BatchNormalization", _batch_normalization),
     Row("LayerNormalization", _layer_normalization),
+    Row("GroupNormalization", _group_normalization),
+    Row("RMSNormalization", _rms_normalization),
     Row("InstanceNormalization", _instance_normalization),
     Row("LRN", _local_response),
     Row("LpNormalization", _lp_normalization),

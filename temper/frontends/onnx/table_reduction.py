@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from temper.errors import ShapeError
-from temper.frontends.onnx.context import Context, Emit, Refusal, Row
+from temper.frontends.onnx.context import Context, Emit, Refusal, Row, refuse
 from temper.frontends.onnx.table_movement import _axes
 from temper.frontends.onnx.windows import window
 from temper.ir.dims import product
@@ -97,17 +97,50 @@ def _global_pool(op: str) -> Emit:
     return emit
 
 
-def _pool(c: Context) -> Value:
+def _pool(c: Context) -> Value | list[Value]:
     x = c.input(0)
     if x.type.rank < 3:
         raise ShapeError(f"{c}: {x.type} has no spatial axes")
-    if c.attr("storage_order", 0):
-        raise Refusal("storage_order 1 is not supported")
     kernel = tuple(c.attr("kernel_shape"))
     attrs = {**window(c, x.type.shape[2:], kernel), "kernel_shape": kernel, "ceil_mode": c.attr("ceil_mode", 0)}
     if c.op == "AveragePool":
         attrs["count_include_pad"] = c.attr("count_include_pad", 0)
-    return c.emit(c.op, x, **attrs)
+    if c.op == "LpPool":
+        attrs["p"] = c.attr("p", 2)
+    if not c.wants(1):
+        return c.emit(c.op, x, **attrs)
+    if c.attr("storage_order", 0):
+        raise Refusal("storage_order 1 is not supported")
+    return c.emit_many("MaxPoolIndices", [x], attrs)
+
+
+def _global_lp_pool(c: Context) -> Value:
+    x, p = c.input(0), c.attr("p", 2)
+    axes = tuple(range(2, x.type.rank))
+    if p == 1:
+        return c.emit("ReduceSum", c.emit("Abs", x), axes=axes, keepdims=1)
+    if p == 2:
+        return c.emit("Sqrt", c.emit("ReduceSum", c.emit("Mul", x, x), axes=axes, keepdims=1))
+    power = c.emit("ReduceSum", c.emit("Pow", c.emit("Abs", x), c.like(p, x)), axes=axes, keepdims=1)
+    return c.emit("Pow", power, c.like(1 / p, x))
+
+
+def _cumulate(c: Context) -> Value:
+    rank, axis = c.input(0).type.rank, int(c.scalar(1, "axis"))
+    if not -rank <= axis < rank:
+        raise ShapeError(f"{c}: axis {axis} is out of range for rank {rank}")
+    return c.emit(c.op, c.input(0), axis=axis % rank, **c.take("exclusive", "reverse"))
+
+
+def _top_k(c: Context) -> list[Value]:
+    k = c.dims(1, "k") if c.has(1) else (c.attr("k"),)
+    if len(k) != 1:
+        raise ShapeError(f"{c}: k (input 1) must have one element, not {len(k)}")
+    attrs = {"k": k[0], "axis": c.axis(c.input(0).type.rank, -1), **c.take("largest", "sorted")}
+    return c.emit_many("TopK", [c.input(0)], attrs)
+
+
+_COUNTED = "data-dependent shape: the number of results depends on the data"
 
 
 ROWS: tuple[Row, ...] = (
@@ -123,5 +156,13 @@ ROWS: tuple[Row, ...] = (
     Row("GlobalAveragePool", _global_pool("ReduceMean")),
     Row("GlobalMaxPool", _global_pool("ReduceMax")),
     Row("MaxPool", _pool),
+    Row("LpPool", _pool),
+    Row("GlobalLpPool", _global_lp_pool),
+    Row("CumSum", _cumulate),
+    Row("CumProd", _cumulate),
+    Row("TopK", _top_k),
+    *(refuse(op, _COUNTED) for op in ("NonZero", "Compress", "Unique", "NonMaxSuppression")),
+    Row("Hardmax", _softmax_flat),
+    Row("Hardmax", _softmax, 13),
     Row("AveragePool", _pool),
 )
