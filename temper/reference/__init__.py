@@ -1,8 +1,8 @@
 """The meaning of every op, in numpy: `REFERENCES[op](arrays, attrs)` gives the op's outputs.
 
-Imports numpy only, because host segments of a plan run these functions. Operands are arrays (None where an optional one is absent)
-and are never changed; attributes are numbers, strings and tuples, with every symbolic dimension replaced by its value. bfloat16
-travels as uint16 words: call `run`, which widens it, wherever a dtype may be bfloat16.
+Imports numpy only, because host segments of a plan run these functions. Operands are arrays (None where an optional one
+is absent) and are never changed; attributes are numbers, strings and tuples, every symbolic dimension replaced by its
+value. bfloat16 travels as uint16 words: call `run`, which widens it, wherever a dtype may be bfloat16.
 """
 
 from __future__ import annotations

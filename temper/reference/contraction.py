@@ -1,5 +1,5 @@
-"""References of contractions. Floats are multiplied and accumulated in float64 and rounded once to the output dtype: the best oracle
-at hand for any summation order. 8-bit integers are exact in float64 too; wider integers wrap in their own dtype.
+"""References of contractions. Floats are multiplied and accumulated in float64 and rounded once to the output dtype:
+the best oracle at hand for any summation order. 8-bit integers are exact so; wider ones wrap in their own dtype.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from itertools import product
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -58,6 +59,13 @@ def windows(x: np.ndarray, kernel: Sequence[int], strides: Sequence[int], dilati
     )
 
 
+def tap(view: np.ndarray, at: tuple[int, ...]) -> np.ndarray:
+    """The element at kernel position `at` of every window: [N, out.., C]."""
+    index: Any = (..., *at)
+    part: np.ndarray = view[index]
+    return part
+
+
 def _conv(x: np.ndarray, w: np.ndarray, attrs: Attrs) -> np.ndarray:
     """Channels-last data and [kernel.., C/group, OC] weights, both float64 -> float64 [N, out.., OC]."""
     rank, group = x.ndim - 2, attrs.get("group", 1)
@@ -68,7 +76,7 @@ def _conv(x: np.ndarray, w: np.ndarray, attrs: Attrs) -> np.ndarray:
     out = np.zeros((x.shape[0], *out_shape, features))
     if group == channels == features:
         for at in product(*map(range, kernel)):
-            out += view[(..., *at)] * w[(*at, 0)]
+            out += tap(view, at) * w[at][0]
         return out
     depth = math.prod(kernel) * (channels // group)
     # [group, C/group * kernel, OC/group], the order of a window's elements

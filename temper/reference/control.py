@@ -45,7 +45,7 @@ def _compress(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def _top_k(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """Equal values keep the order of their indices; results are sorted whether or not `sorted` asks for it. NaN ranks above all."""
+    """Equal values keep the order of their indices; results are always sorted. NaN ranks above all."""
     (x,) = present(arrays)
     axis, k = attrs.get("axis", -1) % x.ndim, attrs["k"]
     if attrs.get("largest", 1):
@@ -68,7 +68,7 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _non_max_suppression(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """boxes [N, B, 4], scores [N, C, B] -> int64 [selected, 3] of (batch, class, box), best score first within a class."""
+    """boxes [N, B, 4], scores [N, C, B] -> int64 [selected, 3] of (batch, class, box), best score first in each."""
     boxes, scores = present(arrays)
     limit, iou = attrs.get("max_output_boxes_per_class", 0), np.float32(attrs.get("iou_threshold", 0.0))
     if attrs.get("center_point_box", 0):

@@ -1,7 +1,7 @@
 """References of elementwise ops.
 
-Operations IEEE rounds correctly (add, multiply, divide, max ...) run in the operands' dtype, half precision in float32 and rounded;
-functions (exp, tanh, gelu ...) run in float64 and are rounded once. Integers wrap, integer division truncates toward zero.
+Operations IEEE rounds correctly (add, multiply, divide, max ...) run in the operands' dtype, half precision in float32
+and rounded; functions (exp, tanh, gelu ...) run in float64 and are rounded once. Integers wrap; division truncates.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ def _where(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def along_axis(parameter: np.ndarray, x: np.ndarray, axis: int, block_size: int = 0) -> np.ndarray:
-    """For data `x`, a scale or zero point shaped to broadcast: scalar, one per index of `axis`, or one per block of `axis`."""
+    """A scale or zero point shaped to broadcast against `x`: scalar, one per index, or one per block of `axis`."""
     if parameter.size == 1 and parameter.ndim <= 1:
         return parameter.reshape(())
     if block_size:

@@ -81,8 +81,8 @@ def _gather_elements(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def _along(x: np.ndarray, indices: np.ndarray, axis: int) -> tuple[np.ndarray, ...]:
-    """Index arrays that read or write `x` at every position of `indices`, replaced along `axis` (which counts from either end)."""
-    grid = list(np.indices(indices.shape, sparse=True))
+    """Index arrays that address `x` at every position of `indices`, with the axis's own index taken from there."""
+    grid: list[np.ndarray] = list(np.indices(indices.shape, sparse=True))
     axis %= x.ndim
     grid[axis] = np.where(indices < 0, indices + x.shape[axis], indices)
     return tuple(grid)
@@ -91,12 +91,12 @@ def _along(x: np.ndarray, indices: np.ndarray, axis: int) -> tuple[np.ndarray, .
 def _gather_nd(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     x, indices = present(arrays)
     batch = attrs.get("batch_dims", 0)
-    grid = (
-        [g.reshape(*g.shape, *(1,) * (indices.ndim - 1 - batch)) for g in np.indices(x.shape[:batch], sparse=True)]
-        if batch
-        else []
-    )
-    return [np.asarray(x[(*grid, *np.moveaxis(indices, -1, 0))])]
+    lead: list[np.ndarray] = []
+    for axis in range(batch):
+        shape = [1] * (indices.ndim - 1)
+        shape[axis] = x.shape[axis]
+        lead.append(np.arange(x.shape[axis]).reshape(shape))
+    return [np.asarray(x[(*lead, *np.moveaxis(indices, -1, 0))])]
 
 
 def _scatter(out: np.ndarray, where: tuple[np.ndarray, ...], updates: np.ndarray, reduction: str) -> np.ndarray:

@@ -36,7 +36,7 @@ def present(arrays: Arrays) -> list[np.ndarray]:
 
 
 def rounded_once(fn: Callable[..., np.ndarray]) -> ReferenceFn:
-    """Reference that evaluates `fn(*arrays, **attrs)` on float64 copies and rounds to the first operand's dtype once."""
+    """Reference that evaluates `fn(*arrays, **attrs)` in float64 and rounds to the first operand's dtype once."""
 
     def reference(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         inputs = present(arrays)
@@ -47,7 +47,7 @@ def rounded_once(fn: Callable[..., np.ndarray]) -> ReferenceFn:
 
 
 def exact(fn: Callable[..., np.ndarray]) -> ReferenceFn:
-    """Reference that evaluates `fn(*arrays, **attrs)` in the operands' own dtype (one correctly rounded operation, or none)."""
+    """Reference that evaluates `fn(*arrays, **attrs)` in the operands' own dtype."""
 
     def reference(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         with np.errstate(all="ignore"):
@@ -70,7 +70,8 @@ def _polynomial(x: np.ndarray, coefficients: Sequence[float]) -> np.ndarray:
     return out
 
 
-# W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969): |x| <= 0.46875, <= 4, > 4.
+# W. J. Cody, "Rational Chebyshev approximations for the error function", Math. Comp. 23 (1969):
+# one rational each for |x| <= 0.46875, <= 4 and > 4.
 _ERF_P = (
     1.85777706184603153e-1,
     3.16112374387056560,

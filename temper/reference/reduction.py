@@ -1,4 +1,4 @@
-"""References of reductions, pooling, softmax and normalisations. Floats accumulate in float64 and are rounded once; integers wrap."""
+"""References of reductions, pooling, softmax and normalisations: float64 inside and rounded once; integers wrap."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from temper.reference.contraction import from_channels_last, spatial, to_channels_last, windows
+from temper.reference.contraction import from_channels_last, spatial, tap, to_channels_last, windows
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, present, widen
 
 
@@ -163,7 +163,7 @@ def _pool_windows(x: np.ndarray, attrs: Attrs, fill: float | int) -> np.ndarray:
 def _fold(view: np.ndarray, kernel: tuple[int, ...], fn: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> np.ndarray:
     out: np.ndarray | None = None
     for at in product(*map(range, kernel)):
-        part = view[(..., *at)]
+        part = tap(view, at)
         out = part.copy() if out is None else fn(out, part)
     assert out is not None
     return out
@@ -193,7 +193,7 @@ def _max_pool_indices(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def window_counts(size: tuple[int, ...], attrs: Attrs) -> np.ndarray:
-    """Divisor of AveragePool for every output position: [out..]. With count_include_pad the stated padding counts, ceil_mode's does not."""
+    """AveragePool's divisor at every output position: [out..]. count_include_pad counts `pads`, not ceil_mode's."""
     rank = len(size)
     pads = spatial(attrs, "pads", 2 * rank, 0)
     include = attrs.get("count_include_pad", 0)
@@ -208,8 +208,9 @@ def window_counts(size: tuple[int, ...], attrs: Attrs) -> np.ndarray:
         ones, attrs["kernel_shape"], spatial(attrs, "strides", rank, 1), spatial(attrs, "dilations", rank, 1)
     )
     out, _ = pool_sizes(size, attrs)
-    view = view[(0, *(slice(0, n) for n in out), 0)]
-    return view.sum(axis=tuple(range(rank, 2 * rank)))
+    inside: np.ndarray = view[0][tuple(slice(0, n) for n in out)][(slice(None),) * rank + (0,)]
+    counts: np.ndarray = inside.sum(axis=tuple(range(rank, 2 * rank)))
+    return counts
 
 
 def _average_pool(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:

@@ -49,7 +49,7 @@ def onnx_results(model: onnx.ModelProto, feeds: dict[str, np.ndarray], name: str
 
 
 def assert_near(got: np.ndarray, want: np.ndarray, op: str) -> None:
-    """Exact ops bit for bit (either zero), others within a few roundings of the result and of its tensor's magnitude."""
+    """Exact ops to the last bit (but -0 is 0), others within a few roundings of the result and of its tensor."""
     assert got.dtype == want.dtype
     assert got.shape == want.shape
     tolerance = TABLE[op].tolerance

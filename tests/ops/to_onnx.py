@@ -268,7 +268,9 @@ _RULES: Mapping[str, Rule] = {
     "Tile": _with_operand("repeats"),
     "Squeeze": _with_operand("axes"),
     "Unsqueeze": _with_operand("axes"),
-    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), _reduce),
+    **dict.fromkeys(
+        ("ReduceSum", "ReduceMean", "ReduceProd", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2"), _reduce
+    ),
     **dict.fromkeys(("ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"), _reduce),
 }
 #: attributes that only Temper has

@@ -1,10 +1,13 @@
 """The op table: `TABLE` maps an op's name to its `OpDef`; `make` adds a node with its types inferred.
 
 IR ops have ONNX's names and newest semantics, except that whatever describes shapes is an attribute (ints or `Dim`s):
-Reshape(shape) · Expand(shape) · Tile(repeats) · Slice(starts, ends, axes, steps) · Pad(mode, pads, value) · Split(axis, sizes) ·
-Squeeze(axes) · Unsqueeze(axes) · Reduce*(axes, keepdims) · Resize(sizes, scales, mode, ...) · Clip(min, max) · Transpose(perm).
-Silu, Gelu and HardSwish are ops; Gemm is MatMul + Add. Spatial ops carry channels_last (0 or 1); with 1 the data is [N, spatial.., C] and
-convolution weights are [spatial.., C/group, OC].
+Reshape(shape) · Expand(shape) · Tile(repeats) · Slice(starts, ends, axes, steps) · Pad(mode, pads, value) ·
+Split(axis, sizes) · Squeeze(axes) · Unsqueeze(axes) · Reduce*(axes, keepdims) · Resize(sizes | scales, mode, ...) ·
+Clip(min, max) · Transpose(perm) · CumSum(axis) · OneHot(depth) · TopK(k) · Trilu(k) · Range(start, limit, delta, to) ·
+ConstantOfShape(shape, value, to) · NonMaxSuppression(thresholds). Outputs whose size depends on the data have it as the
+attribute `count`. Silu, Gelu and HardSwish are ops; Gemm is MatMul + Add, Sum and Mean of many are chains of two;
+MaxPoolIndices is MaxPool with its second output. Spatial ops carry channels_last (0 or 1); with 1 the data is
+[N, spatial.., C] and convolution weights are [spatial.., C/group, OC].
 """
 from __future__ import annotations
 
@@ -30,7 +33,8 @@ def make(graph: Graph, op: str, inputs: Sequence[Value | None], attrs: Attrs | N
         full = definition.complete(attrs or {})
         least, most = definition.inputs
         if len(inputs) < least or (most is not None and len(inputs) > most):
-            raise ShapeError(f"{op} takes {least}{'' if most == least else f' to {most or chr(0x221e)}'} inputs, not {len(inputs)}")
+            span = str(least) if most == least else f"{least} to {most}" if most else f"{least} or more"
+            raise ShapeError(f"{op} takes {span} inputs, not {len(inputs)}")
         types = definition.infer([None if v is None else v.type for v in inputs], full)
     except (ValueError, ShapeError) as e:
         raise ShapeError(f"node '{label}' ({op}): {e}") from e

@@ -1,6 +1,6 @@
 """Contractions: convolution, transposed convolution, matrix products. The usual anchors of regions.
 
-pads are (begin.., end..) over the spatial axes; strides, pads and dilations are always present, so that a layer has one form.
+pads are (begin.., end..) over the spatial axes; strides, pads and dilations are always present: a layer has one form.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Ops that read shapes, make values, sort or select.
 
-Where the number of results depends on the data (NonZero, Compress, Unique, NonMaxSuppression) the attribute `count` holds the output
-dimension: a `Dim` of a name nothing else uses, or an int where the caller knows it.
+Where the number of results depends on the data (NonZero, Compress, Unique, NonMaxSuppression) the attribute `count`
+holds the output dimension: a `Dim` of a name nothing else uses, or an int where the caller knows it.
 """
 
 from __future__ import annotations

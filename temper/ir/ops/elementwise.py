@@ -13,6 +13,7 @@ from temper.reference.elementwise import REFERENCES
 
 _EXACT = Tolerance(relative=0.0)
 _ROUNDED = Tolerance(relative=1.0)
+_FUNCTION = Tolerance(relative=4.0)
 
 
 def _row(
@@ -22,7 +23,7 @@ def _row(
     *,
     ops: int = 1,
     attrs: Mapping[str, AttrSpec] | None = None,
-    tolerance: Tolerance = Tolerance(),
+    tolerance: Tolerance = _FUNCTION,
     least: int | None = None,
 ) -> OpDef:
     return OpDef(
@@ -54,7 +55,7 @@ def _unary(
     *,
     ops: int = 1,
     attrs: Mapping[str, AttrSpec] | None = None,
-    tolerance: Tolerance = Tolerance(),
+    tolerance: Tolerance = _FUNCTION,
 ) -> OpDef:
     return _row(name, 1, rules.same_as_input(allowed), ops=ops, attrs=attrs, tolerance=tolerance)
 

@@ -1,4 +1,4 @@
-"""Movement ops: output elements are copies of input elements, or weighted means of a few neighbours (Resize, GridSample).
+"""Movement ops: output elements are copies of input elements, or weighted means of a few (Resize, GridSample).
 
 Where a slice's bound is symbolic it is taken to lie inside the axis; the frontend or the binder has to know that.
 """
@@ -48,7 +48,7 @@ def _transpose(types: Types, attrs: Attrs) -> list[TensorType]:
 
 
 def _never_equal(a: DimLike, b: DimLike) -> bool:
-    """True if two counts differ for every size tried; sizes are rich in divisors so that floor divisions come out even."""
+    """True if two counts differ for every size tried; sizes are rich in divisors: floor divisions come out even."""
     names = sorted(symbols_of(a) | symbols_of(b))
     for base in (5040, 720720):
         env = {name: base * (i + 1) for i, name in enumerate(names)}

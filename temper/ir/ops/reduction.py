@@ -1,4 +1,4 @@
-"""Reductions, pooling, softmax and normalisations. axes of Reduce* are always given; pads of pools are (begin.., end..)."""
+"""Reductions, pooling, softmax and normalisations. axes of Reduce* are given; pads of pools are (begin.., end..)."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def _along_axis(allowed: frozenset[str]) -> InferFn:
 
 
 def pooled(size: DimLike, kernel: int, stride: int, begin: int, end: int, dilation: int, ceil_mode: int) -> DimLike:
-    """Number of windows of a pool along one axis; with ceil_mode a last, partial one counts if it starts before the end padding."""
+    """Number of windows along one axis; with ceil_mode a partial one counts if it starts before the end padding."""
     if not ceil_mode:
         return windowed(size, kernel, stride, begin, end, dilation)
     extent = (kernel - 1) * dilation + 1
     windowed(size, kernel, 1, begin, end, dilation)
-    # windows needed to cover everything, or windows that start before the end padding: which is fewer depends on constants only
+    # windows that cover everything, or that start before the end padding: which is fewer depends on constants only
     every, starting = size + (begin + end - extent + stride), size + begin
     return ceil_div(starting if end + stride >= extent else every, stride)
 

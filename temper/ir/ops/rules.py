@@ -1,4 +1,4 @@
-"""What the op families share: typed access to attributes, axis and broadcast arithmetic, dtype groups, attribute specs."""
+"""What the op families share: typed access to attributes, axes, broadcasting, dtype groups, attribute specs."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def axes_of(axes: Sequence[int], rank: int) -> tuple[int, ...]:
 
 
 def broadcast(*shapes: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
-    """numpy's broadcast. A symbolic dimension broadcasts only against 1 or itself: kernels fix broadcasting at build time."""
+    """numpy's broadcast. A symbolic dimension goes only with 1 or itself: kernels fix broadcasting at build time."""
     rank = max((len(s) for s in shapes), default=0)
     out: list[DimLike] = [1] * rank
     for shape in shapes:
