@@ -5,6 +5,7 @@ from temper.passes.cleanup import CLEANUP
 from temper.passes.fold import FOLD
 from temper.passes.idioms import IDIOMS
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
+from temper.passes.lower import LOWER
 from temper.passes.manager import Pass
 
 PIPELINE: tuple[Pass, ...] = (
@@ -14,5 +15,6 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("cleanup-2", CLEANUP.run),
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
+    LOWER,            # after layout: a block of channels is contiguous then, and layout knows ops better than their parts
     Pass("cleanup-3", CLEANUP.run),
 )

@@ -1,0 +1,434 @@
+"""Lowering: ops without kernels of their own become ops that have them.
+
+Runs after the channels-last layout, where a block of channels is contiguous: a DepthToSpace is then one Transpose
+between two renamings, and the weights of a ConvTranspose are [kernel.., C, OC/group]. Rules decline, with a reason,
+what they cannot express; a general kernel or the reference then runs the op as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+
+from temper.ir.dims import DimLike, product
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.opdef import Attrs, AttrValue
+from temper.ir.ops import make
+from temper.passes.rewrite import Any_, Match, Rule, op, rules_pass
+
+_X = Any_("x")
+
+#: LRN becomes a product with a band matrix up to this many channels.
+_MAX_LRN_CHANNELS = 1024
+
+
+def _node(m: Match) -> Node:
+    node = m["y"].producer
+    assert node is not None
+    return node
+
+
+def _number(node: Node, name: str) -> float:
+    value = node.attrs[name]
+    assert isinstance(value, (int, float))
+    return value
+
+
+def _integers(node: Node, name: str) -> tuple[int, ...]:
+    value = node.attrs[name]
+    assert isinstance(value, tuple)
+    return tuple(int(str(i)) for i in value)
+
+
+class _Builder:
+    """Adds nodes that stand for `node`."""
+
+    def __init__(self, graph: Graph, node: Node) -> None:
+        self.graph, self.node = graph, node
+        self.origin = tuple(node.origin or (node.name,))
+
+    def __call__(self, name: str, *inputs: Value | None, label: str = "", **attrs: AttrValue) -> Value:
+        return self.add(name, inputs, attrs, label)
+
+    def add(self, name: str, inputs: Sequence[Value | None], attrs: Attrs, label: str = "") -> Value:
+        label = label or f"{self.node.name}.{name.lower()}"
+        return make(self.graph, name, inputs, attrs, name=label, origin=self.origin).output
+
+    def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:
+        """`x` renamed; `x` itself where nothing changes."""
+        if x.type.shape == tuple(shape):
+            return x
+        if x.const is not None and not any(not isinstance(d, int) for d in shape):
+            return self.constant(x.const.reshape(tuple(int(str(d)) for d in shape)))
+        return self("Reshape", x, shape=tuple(shape))
+
+    def constant(self, array: np.ndarray) -> Value:
+        return self.graph.add_constant(array, f"{self.node.name}.const")
+
+    def scalar(self, number: float, like: Value) -> Value:
+        return self.constant(np.asarray(number, like.type.dtype))
+
+
+def _floating(graph: Graph, m: Match) -> str | None:
+    dtypes = sorted({v.type.dtype for v in _node(m).inputs if v is not None})
+    if len(dtypes) > 1:
+        return f"it mixes {' and '.join(dtypes)}"
+    return None if dtypes[0] in ("float32", "float64") else f"{dtypes[0]} would lose accuracy in steps"
+
+
+# ---- blocks ----
+
+
+def _depth_to_space(graph: Graph, m: Match) -> Value:
+    """Channels [b, b, d] (DCR) or [d, b, b] (CRD) of pixel (h, w) become pixels (h b + i, w b + j) of d channels."""
+    node, x, b = _node(m), m["x"], int(_number(_node(m), "blocksize"))
+    build, first = _Builder(graph, node), node.attrs["mode"] == "DCR"
+    parts: tuple[DimLike, ...]
+    perm: tuple[int, ...]
+    if node.attrs["channels_last"]:
+        n, h, w, c = x.type.shape
+        d = c // (b * b)
+        parts, perm = ((n, h, w, b, b, d), (0, 1, 3, 2, 4, 5)) if first else ((n, h, w, d, b, b), (0, 1, 4, 2, 5, 3))
+    else:
+        n, c, h, w = x.type.shape
+        d = c // (b * b)
+        parts, perm = ((n, b, b, d, h, w), (0, 3, 4, 1, 5, 2)) if first else ((n, d, b, b, h, w), (0, 1, 4, 2, 5, 3))
+    return build.reshape(build("Transpose", build.reshape(x, parts), perm=perm), m["y"].type.shape)
+
+
+def _space_to_depth(graph: Graph, m: Match) -> Value:
+    """Pixels (h b + i, w b + j) of c channels become channels [b, b, c] of pixel (h, w)."""
+    node, x, b = _node(m), m["x"], int(_number(_node(m), "blocksize"))
+    build = _Builder(graph, node)
+    if node.attrs["channels_last"]:
+        n, h, w, c = x.type.shape
+        parts: tuple[DimLike, ...] = (n, h // b, b, w // b, b, c)
+        perm: tuple[int, ...] = (0, 1, 3, 2, 4, 5)
+    else:
+        n, c, h, w = x.type.shape
+        parts, perm = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
+    return build.reshape(build("Transpose", build.reshape(x, parts), perm=perm), m["y"].type.shape)
+
+
+# ---- transposed convolution ----
+
+
+@dataclass(frozen=True)
+class PhaseAxis:
+    """One spatial axis of a transposed convolution computed as a convolution with stride 1 that gives all phases at
+    once.
+
+    taps: kernel size of that convolution. crop: elements to drop at the front of its interleaved result.
+    """
+
+    stride: int
+    taps: int
+    dilation: int
+    pad_begin: int
+    pad_end: int
+    crop: int
+
+
+def phase_axis(kernel: int, stride: int, dilation: int, begin: int, end: int, extra: int) -> PhaseAxis | str:
+    """Geometry of one axis.
+
+    Input i and tap k meet at f = i stride + k dilation, and output o is at f = o + begin. Write f = q stride + r. With
+    dilation 1 the taps of phase r are k = r + stride j, and they read input q - j: a correlation over j with
+    ceil(kernel / stride) taps, the same for every phase. With stride 1 there is one phase, and dilation is kept.
+    """
+    if stride > 1 and dilation > 1:
+        return f"stride {stride} with dilation {dilation} spreads the taps unevenly over the phases"
+    taps = -(-kernel // stride)
+    reach = (taps - 1) * dilation
+    first = min(max(begin, 0) // stride, reach)  # the smallest q computed
+    # outputs end before f = (size - 1) stride + extra + (kernel - 1) dilation + 1 - end; count q up to there, less size
+    beyond = -(-(extra + (kernel - 1) * dilation + 1 - end - stride) // stride)
+    pad_begin = reach - first
+    pad_end = max(beyond - first - pad_begin + reach, 0)
+    if begin - first * stride < 0:
+        return "its pads are negative"
+    return PhaseAxis(stride, taps, dilation, pad_begin, pad_end, begin - first * stride)
+
+
+def _phases(node: Node) -> list[PhaseAxis] | str:
+    w = node.inputs[1]
+    assert w is not None
+    rank = w.type.rank - 2
+    strides, pads, dilations = _integers(node, "strides"), _integers(node, "pads"), _integers(node, "dilations")
+    extra = _integers(node, "output_padding")
+    out = []
+    for i in range(rank):
+        size = w.type.shape[i]
+        assert isinstance(size, int)
+        axis = phase_axis(size, strides[i], dilations[i], pads[i], pads[rank + i], extra[i])
+        if isinstance(axis, str):
+            return axis
+        out.append(axis)
+    return out
+
+
+def _can_phase(graph: Graph, m: Match) -> str | None:
+    node = _node(m)
+    w = node.inputs[1]
+    if w is None or w.const is None:
+        return "its weights are not constants"
+    if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].const is None:
+        return "its bias is not a constant"
+    if not node.attrs["channels_last"]:
+        return "it is not channels-last"
+    group = int(_number(node, "group"))
+    if group > 1 and w.const.shape[-2] == group:
+        return "it is depthwise: its phases would be a grouped convolution without a fast kernel"
+    found = _phases(node)
+    return found if isinstance(found, str) else None
+
+
+def phase_weights(w: np.ndarray, group: int, axes: Sequence[PhaseAxis]) -> np.ndarray:
+    """[kernel.., C, OC/group] to [taps.., C/group, group * phases * OC/group], taps reversed, output channels by
+    (group, phase.., channel)."""
+    rank, kernel = len(axes), w.shape[: len(axes)]
+    room = [a.taps * a.stride for a in axes]
+    padded = np.zeros((*room, *w.shape[rank:]), w.dtype)
+    padded[tuple(slice(k) for k in kernel)] = w
+    # an index of the padded kernel is (tap, phase)
+    split = padded.reshape(*(n for a in axes for n in (a.taps, a.stride)), group, w.shape[-2] // group, w.shape[-1])
+    split = np.flip(split, axis=tuple(range(0, 2 * rank, 2)))
+    order = (*range(0, 2 * rank, 2), 2 * rank + 1, 2 * rank, *range(1, 2 * rank, 2), 2 * rank + 2)
+    moved = split.transpose(order)
+    return np.ascontiguousarray(moved.reshape(*(a.taps for a in axes), w.shape[-2] // group, -1))
+
+
+def _conv_transpose(graph: Graph, m: Match) -> Value:
+    """convtranspose(x, w) = crop(interleave(conv(x, w'))), where w' has every phase of the output as a block of
+    channels.
+
+    With stride 1 in every axis this is conv(x, flip(w)). See `phase_axis` for the derivation; no multiplication is
+    spent on the zeros between inputs, and the padding of a kernel to a multiple of the stride is the only waste.
+    """
+    node, x = _node(m), m["x"]
+    build, axes = _Builder(graph, node), _phases(node)
+    assert not isinstance(axes, str)
+    w = node.inputs[1]
+    assert w is not None and w.const is not None
+    group, rank = int(_number(node, "group")), len(axes)
+    strides = tuple(a.stride for a in axes)
+    each = w.const.shape[-1]
+    inputs: list[Value | None] = [x, build.constant(phase_weights(w.const, group, axes))]
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = node.inputs[2].const
+        assert bias is not None
+        inputs.append(build.constant(np.tile(bias.reshape(group, 1, each), (1, prod(strides), 1)).reshape(-1)))
+    conv = build(
+        "Conv",
+        *inputs,
+        label=node.name,
+        strides=(1,) * rank,
+        dilations=tuple(a.dilation for a in axes),
+        group=group,
+        pads=(*(a.pad_begin for a in axes), *(a.pad_end for a in axes)),
+        channels_last=1,
+    )
+    n, *grid, _ = conv.type.shape
+    # [N, q.., group, r.., OC/group] -> [N, q0, r0, q1, r1, .., group, OC/group]
+    parts = (n, *grid, group, *strides, each)
+    perm = (0, *(i for a in range(rank) for i in (1 + a, 2 + rank + a)), 1 + rank, 2 + 2 * rank)
+    y = conv
+    if any(s > 1 for s in strides):
+        y = build("Transpose", build.reshape(conv, parts), perm=perm)
+    y = build.reshape(y, (n, *(q * s for q, s in zip(grid, strides, strict=True)), group * each))
+    wanted = m["y"].type.shape[1:-1]
+    cut = [a for a in range(rank) if axes[a].crop or y.type.shape[1 + a] != wanted[a]]
+    if cut:
+        y = build(
+            "Slice",
+            y,
+            starts=tuple(axes[a].crop for a in cut),
+            ends=tuple(wanted[a] + axes[a].crop for a in cut),
+            axes=tuple(1 + a for a in cut),
+            steps=(1,) * len(cut),
+        )
+    return y
+
+
+# ---- one spatial axis ----
+
+#: Attributes with an entry per spatial axis (pads with two), and what an added axis of size 1 gets.
+_PER_AXIS = {"strides": 1, "dilations": 1, "kernel_shape": 1, "output_padding": 0}
+
+
+def _one_axis(graph: Graph, m: Match) -> str | None:
+    node = _node(m)
+    if m["x"].type.rank != 3:
+        return f"it has {m['x'].type.rank - 2} spatial axes"
+    return None if node.attrs["channels_last"] else "it is not channels-last"
+
+
+def _as_image(graph: Graph, m: Match) -> Value:
+    """op over [N, W, C] = op over [N, 1, W, C] with a window of height 1: kernels are written for images."""
+    node, x = _node(m), m["x"]
+    build = _Builder(graph, node)
+    attrs = dict(node.attrs)
+    for name, neutral in _PER_AXIS.items():
+        if name in attrs:
+            attrs[name] = (neutral, *_integers(node, name))
+    begin, end = _integers(node, "pads")
+    attrs["pads"] = (0, begin, 0, end)
+    inputs: list[Value | None] = [build.reshape(x, (x.type.shape[0], 1, *x.type.shape[1:]))]
+    if len(node.inputs) > 1:
+        w = node.inputs[1]
+        assert w is not None
+        inputs += [build.reshape(w, (1, *w.type.shape)), *node.inputs[2:]]
+    return build.reshape(build.add(node.op, inputs, attrs, node.name), m["y"].type.shape)
+
+
+# ---- normalisation ----
+
+
+def _channel_shape(m: Match) -> tuple[int, ...]:
+    """A vector of channels, shaped to broadcast against the data."""
+    rank = m["x"].type.rank
+    return (-1,) if _node(m).attrs["channels_last"] or rank < 3 else (-1, *(1,) * (rank - 2))
+
+
+def _by_channel(build: _Builder, m: Match, v: Value) -> Value:
+    shape = tuple(v.type.shape[0] if d == -1 else d for d in _channel_shape(m))
+    return build.reshape(v, shape)
+
+
+def _batch_norm(graph: Graph, m: Match) -> Value:
+    """batchnorm(x) = x s + t with s = scale / sqrt(var + eps) and t = bias - mean s; s and t are per channel."""
+    node = _node(m)
+    build = _Builder(graph, node)
+    spread = build("Sqrt", build("Add", m["var"], build.scalar(_number(node, "epsilon"), m["var"])))
+    s = build("Div", m["scale"], spread)
+    t = build("Sub", m["bias"], build("Mul", m["mean"], s))
+    return build("Add", build("Mul", m["x"], _by_channel(build, m, s)), _by_channel(build, m, t), label=node.name)
+
+
+def _inverse_spread(build: _Builder, variance: Value, epsilon: float) -> Value:
+    return build("Reciprocal", build("Sqrt", build("Add", variance, build.scalar(epsilon, variance))))
+
+
+def _instance_norm(graph: Graph, m: Match) -> Value:
+    """d = x - mean(x); y = d (scale / sqrt(mean(d d) + eps)) + bias, means over the spatial axes of each image."""
+    node, x = _node(m), m["x"]
+    build, rank = _Builder(graph, node), m["x"].type.rank
+    axes = tuple(range(1, rank - 1)) if node.attrs["channels_last"] else tuple(range(2, rank))
+    d = build("Sub", x, build("ReduceMean", x, axes=axes, keepdims=1))
+    variance = build("ReduceMean", build("Mul", d, d), axes=axes, keepdims=1)
+    factor = build("Mul", _inverse_spread(build, variance, _number(node, "epsilon")), _by_channel(build, m, m["scale"]))
+    return build("Add", build("Mul", d, factor), _by_channel(build, m, m["bias"]), label=node.name)
+
+
+def _group_norm(graph: Graph, m: Match) -> Value:
+    """As instance normalisation, over the channels of a group too: [N, S, G, C/G] with means over S, then over C/G.
+
+    The mean of equally many means is the mean of all; in two steps each runs along contiguous rows.
+    """
+    node, x = _node(m), m["x"]
+    build, shape, groups = _Builder(graph, node), m["x"].type.shape, int(_number(node, "num_groups"))
+    last = bool(node.attrs["channels_last"]) or len(shape) < 3
+    channels = shape[-1] if last else shape[1]
+    spatial = product(shape[1:-1] if last else shape[2:])
+    each = channels // groups
+    split = (shape[0], spatial, groups, each) if last else (shape[0], groups, each, spatial)
+    over_pixels, over_channels = ((1,), (3,)) if last else ((3,), (2,))
+    vector = (groups, each) if last else (groups, each, 1)
+
+    def mean(v: Value) -> Value:
+        return build("ReduceMean", build("ReduceMean", v, axes=over_pixels, keepdims=1), axes=over_channels, keepdims=1)
+
+    parts = build.reshape(x, split)
+    d = build("Sub", parts, mean(parts))
+    inverse = _inverse_spread(build, mean(build("Mul", d, d)), _number(node, "epsilon"))
+    factor = build("Mul", inverse, build.reshape(m["scale"], vector))
+    return build.reshape(
+        build("Add", build("Mul", d, factor), build.reshape(m["bias"], vector), label=node.name), shape
+    )
+
+
+def _lrn_check(graph: Graph, m: Match) -> str | None:
+    if m["x"].type.rank > 2 and not _node(m).attrs["channels_last"]:
+        return "it is not channels-last"
+    channels = m["x"].type.shape[-1]
+    if not isinstance(channels, int) or channels > _MAX_LRN_CHANNELS:
+        return f"a band matrix of {channels} channels is too large"
+    return _floating(graph, m)
+
+
+def _lrn(graph: Graph, m: Match) -> Value:
+    """lrn(x) = x / (bias + (x x) @ B) ** beta, B the band matrix with alpha / size where channels are neighbours.
+
+    Channel c sees c - floor((size - 1) / 2) .. c + ceil((size - 1) / 2). The product costs C multiplications an element
+    instead of `size`, in the fastest kernel there is; a non-finite square reaches all channels of its pixel.
+    """
+    node, x = _node(m), m["x"]
+    build, size = _Builder(graph, node), int(_number(node, "size"))
+    channels = int(str(x.type.shape[-1]))
+    c = np.arange(channels)
+    ahead = c[:, None] - c[None, :]  # source channel less output channel
+    near = (ahead >= -((size - 1) // 2)) & (ahead <= -(-(size - 1) // 2))
+    band = build.constant((near * (_number(node, "alpha") / size)).astype(x.type.dtype))
+    total = build("Add", build("MatMul", build("Mul", x, x), band), build.scalar(_number(node, "bias"), x))
+    return build("Div", x, build("Pow", total, build.scalar(_number(node, "beta"), x)), label=node.name)
+
+
+def _lp_check(graph: Graph, m: Match) -> str | None:
+    node = _node(m)
+    if node.attrs["ceil_mode"]:
+        return "with ceil_mode the average of the last window counts fewer elements"
+    return _floating(graph, m)
+
+
+def _lp_pool(graph: Graph, m: Match) -> Value:
+    """lppool(x) = (K averagepool(|x| ** p)) ** (1 / p), K elements a window, padding counted."""
+    node, x = _node(m), m["x"]
+    build, p = _Builder(graph, node), _number(node, "p")
+    power = build("Abs", x)
+    if p == 2:
+        power = build("Mul", x, x)
+    elif p != 1:
+        power = build("Pow", power, build.scalar(p, x))
+    attrs = {k: v for k, v in node.attrs.items() if k != "p"}
+    mean = build.add("AveragePool", [power], {**attrs, "count_include_pad": 1})
+    total = build("Mul", mean, build.scalar(prod(_integers(node, "kernel_shape")), x))
+    if p == 1:
+        return total
+    return build("Sqrt", total) if p == 2 else build("Pow", total, build.scalar(1.0 / p, x))
+
+
+def _windowed(name: str) -> list[Rule]:
+    """A rule for every number of operands of a convolution or pool."""
+    operands = {"Conv": (2, 3), "ConvTranspose": (2, 3)}.get(name, (1,))
+    rest = (Any_("w"), Any_("b"))
+    return [Rule(f"{name.lower()}-1d", op(name, _X, *rest[: n - 1], bind="y"), _as_image, _one_axis) for n in operands]
+
+
+LOWER_RULES: Sequence[Rule] = (
+    *(rule for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool") for rule in _windowed(name)),
+    Rule("depth-to-space", op("DepthToSpace", _X, bind="y"), _depth_to_space),
+    Rule("space-to-depth", op("SpaceToDepth", _X, bind="y"), _space_to_depth),
+    Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), bind="y"), _conv_transpose, _can_phase),
+    Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), Any_("b"), bind="y"), _conv_transpose, _can_phase),
+    Rule(
+        "batch-norm",
+        op("BatchNormalization", _X, Any_("scale"), Any_("bias"), Any_("mean"), Any_("var"), bind="y"),
+        _batch_norm,
+        _floating,
+    ),
+    Rule(
+        "instance-norm",
+        op("InstanceNormalization", _X, Any_("scale"), Any_("bias"), bind="y"),
+        _instance_norm,
+        _floating,
+    ),
+    Rule("group-norm", op("GroupNormalization", _X, Any_("scale"), Any_("bias"), bind="y"), _group_norm, _floating),
+    Rule("lrn", op("LRN", _X, bind="y"), _lrn, _lrn_check),
+    Rule("lp-pool", op("LpPool", _X, bind="y"), _lp_pool, _lp_check),
+)
+
+
+LOWER = rules_pass("lower", LOWER_RULES)
