@@ -77,7 +77,7 @@ def reduced_axes(w: Workload) -> frozenset[int]:
     return frozenset(int(a) % x.type.rank for a in axes)
 
 
-def _origin_c(axes: Sequence[Axis], symbols: tuple[str, ...]) -> str:
+def origin_c(axes: Sequence[Axis], symbols: tuple[str, ...]) -> str:
     """C function: input offset of kept index u, the last kept axis varying fastest."""
     lines = ["INLINE int64_t origin(int64_t u, const int64_t *v) {", "  int64_t at = 0;"]
     for a in reversed(axes):
@@ -154,7 +154,7 @@ class Reduce:
             "PIXELS": c_dim(product(shape[1:-1]) if len(shape) > 1 else 1, symbols), "CB": dict(params)["cb"],
             "NEST(at, ...)": _nest_c(outer, symbols),
         })
-        origin = _origin_c(kept[:-1] if keep_inner else kept, symbols)
+        origin = origin_c(kept[:-1] if keep_inner else kept, symbols)
         source = template_text("vec.h", "vmath.h") + _epilogue(w) + text + origin + template_text("reduce.c")
         return Kernel(source, (entry,), args, symbols)
 
@@ -211,7 +211,7 @@ class ArgExtreme:
             "LAST_INDEX": int(w.attr("select_last_index", 0)), "COUNT": c_dim(shape[axis], symbols),  # type: ignore[arg-type]
             "STEP": c_dim(strides[axis], symbols), "OUTPUTS": c_dim(product(tuple(a.size for a in kept)), symbols),
         })
-        source = template_text("vec.h") + text + _origin_c(kept, symbols) + template_text("argmax.c")
+        source = template_text("vec.h") + text + origin_c(kept, symbols) + template_text("argmax.c")
         return Kernel(source, (entry,), (("input", 0), ("output", 0)), symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
