@@ -15,6 +15,7 @@ import pytest
 
 from temper.errors import BuildError, PlanError
 from temper.ir.dims import Dim
+from temper.plan import container
 from temper.plan import format as plan_format
 from temper.plan.format import Binding, HostStep, Launch, Plan, Ref
 from tests.runtime.handmade import host_plan, make_plan
@@ -63,7 +64,7 @@ def test_equal_plans_give_equal_bytes_whatever_the_order_of_keys() -> None:
 def test_constants_are_mapped_page_aligned(tmp_path: Path) -> None:
     plan_format.write(make_plan(), tmp_path / "a.plan")
     constants = plan_format.read(tmp_path / "a.plan").constants
-    assert np.frombuffer(constants, np.uint8).ctypes.data % plan_format.CONSTANT_ALIGNMENT == 0
+    assert np.frombuffer(constants, np.uint8).ctypes.data % container.CONSTANT_ALIGNMENT == 0
     with pytest.raises(TypeError):
         constants[0] = 1
 
@@ -261,4 +262,4 @@ def test_manifest_that_contradicts_itself(data: bytes) -> None:
     offset = struct.unpack_from("<Q", text, 48)[0]
     span = text[offset : struct.unpack_from("<Q", text, 48 + 72)[0]]
     with pytest.raises(PlanError, match="'manifest' contradicts itself"):
-        plan_format.from_bytes(_resealed(text, 32 + 32, struct.pack("<I", plan_format.checksum(span))))
+        plan_format.from_bytes(_resealed(text, 32 + 32, struct.pack("<I", container.checksum(span))))

@@ -31,6 +31,7 @@ ALLOWED = {
     "temper",
     "temper.errors",
     "temper.plan",
+    "temper.plan.container",
     "temper.plan.format",
     "temper.ir",
     "temper.ir.dims",
