@@ -70,6 +70,9 @@ def _convert(graph: Graph, log: Log) -> None:
             given = attrs.get(name)
             if node.op == "Resize" and isinstance(given, tuple) and len(given) == rank:
                 attrs[name] = tuple(given[i] for i in to_last(rank))
+        roi = attrs.get("roi")
+        if node.op == "Resize" and isinstance(roi, tuple):
+            attrs["roi"] = tuple(roi[half + i] for half in (0, rank) for i in to_last(rank))
         if node.op == "Resize" and not _resize_knows(node):
             log.did_not("channels-last", node.name, "its sizes are not constants")
             continue
@@ -203,6 +206,15 @@ def _reduce(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     return _rewire(graph, user, [node.inputs[0], *user.inputs[1:]], attrs, order)
 
 
+def _quantize(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
+    """Scale and zero point are vectors along `axis`, not broadcast tensors."""
+    axis = user.attrs["axis"]
+    if user.attrs.get("block_size") or not isinstance(axis, int) or node.output in user.inputs[1:]:
+        return False
+    attrs = {**user.attrs, "axis": perm[axis % len(perm)]} if -len(perm) <= axis < len(perm) else user.attrs
+    return _rewire(graph, user, [node.inputs[0], *user.inputs[1:]], attrs, perm)
+
+
 def _pad(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     pads = user.attrs.get("pads")
     if not isinstance(pads, tuple) or len(pads) != 2 * len(perm) or any(v is not None for v in user.inputs[1:]):
@@ -221,19 +233,28 @@ def _slice(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
 
 
 def _reshape(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
-    """A reshape that only splits and merges axes inside units the transpose keeps together can come first."""
+    """A reshape that only splits and merges axes inside units the transpose keeps together can come first.
+
+    Where the transpose tears units apart (channel shuffle, depth to space), it is split in two if that leaves a "to first" to sink:
+    the first part brings each unit together, the second moves whole units.
+    """
     x = node.inputs[0]
     assert x is not None
     groups = factor_groups(node.output.type.shape, user.output.type.shape)
     if groups is None or perm == tuple(range(len(perm))):
         return False
     units = [tuple(perm[i] for i in g[0]) for g in groups]  # axes of x per group
-    if any(list(u) != list(range(u[0], u[0] + len(u))) for u in units if u) or any(not u for u in units):
+    if any(not u for u in units):
         return False
-    order = sorted(range(len(groups)), key=lambda k: units[k][0])
+    order = sorted(range(len(groups)), key=lambda k: min(units[k]))
+    together = tuple(i for k in order for i in units[k])
     shape = tuple(user.output.type.shape[j] for k in order for j in groups[k][1])
     starts = dict(zip(order, accumulate([0, *(len(groups[k][1]) for k in order)]), strict=False))
     new_perm = tuple(starts[k] + j for k in range(len(groups)) for j in range(len(groups[k][1])))
+    if together != tuple(range(len(perm))):
+        if new_perm != to_first(len(new_perm)) or len(new_perm) < 3:
+            return False
+        x = transpose(graph, x, together)
     first = make(graph, "Reshape", [x], {"shape": shape}, origin=user.origin or (user.name,)).output
     graph.replace_uses(user.output, transpose(graph, first, new_perm))
     graph.remove_node(user)
@@ -306,7 +327,7 @@ _SINKS: Mapping[str, Sink] = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "Concat", "Split", "CumSum"), _axis_op),
     **{op: _reduce for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
                               "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")},
-    "Pad": _pad, "Slice": _slice, "Reshape": _reshape,
+    "QuantizeLinear": _quantize, "DequantizeLinear": _quantize, "Pad": _pad, "Slice": _slice, "Reshape": _reshape,
 }
 
 LAYOUT = Pass("layout", _convert)
