@@ -57,12 +57,13 @@ class _Assigner:
         self._replaced: list[Region] = []  # kept alive: `gone` holds their ids
 
     def run(self) -> Storage:
-        for region in list(self.regions):
-            if region.op == "Split" and self._sliceable(region.anchor_inputs[0], self._axis(region)):
-                self._split(region)
+        # a piece's stride is its whole's, so wholes come first: outer concats before inner ones, and splits of both after them
         for region in reversed(list(self.regions)):
-            if region.op == "Concat" and self._sliceable(region.outputs[0], self._axis(region)):
+            if region.op == "Concat" and self._viewed(region):
                 self._concat(region)
+        for region in list(self.regions):
+            if region.op == "Split" and self._viewed(region):
+                self._split(region)
         self._outputs()
         regions = order_regions([r for r in self.regions if id(r) not in self.gone])
         return Storage(regions, self._places())
@@ -81,14 +82,30 @@ class _Assigner:
         shape = whole.type.shape
         return all(d == 1 for d in shape[:axis]) or (axis == len(shape) - 1 and isinstance(shape[axis], int))
 
+    def _viewed(self, region: Region) -> bool:
+        """A Concat or Split that moves no data."""
+        if region.op not in ("Concat", "Split") or region.anchor is None:
+            return False
+        whole = region.anchor.inputs[0] if region.op == "Split" else region.anchor.output
+        assert whole is not None
+        return whole.const is None and self._sliceable(whole, self._axis(region))
+
     def _stride(self, whole: Value, axis: int) -> int | None:
         """Row stride of a slice along `axis` of `whole`: None where slices are contiguous."""
         shape = whole.type.shape
         if all(d == 1 for d in shape[:axis]):
-            return None
+            return self.strides.get(whole.id) if axis < len(shape) - 1 else None
         last = shape[-1]
         assert isinstance(last, int)
         return self.strides.get(whole.id, last)
+
+    @staticmethod
+    def _step(whole: Value, axis: int, stride: int | None) -> DimLike:
+        """Elements from one index of `axis` to the next."""
+        shape = whole.type.shape
+        if stride is None or axis == len(shape) - 1:
+            return product(shape[axis + 1:])
+        return product(shape[axis + 1:-1]) * stride
 
     def _can_stride(self, v: Value, stride: int, producer_too: bool) -> str | None:
         """None if every kernel that touches `v` can deal with rows `stride` apart, else who cannot."""
@@ -100,8 +117,8 @@ class _Assigner:
             if n.op in VIEW_OPS:
                 return f"'{n.name}' reshapes it"
             region = self.owner.get(n.id)
-            if region is None or id(region) in self.gone:
-                continue
+            if region is None or id(region) in self.gone or self._viewed(region):
+                continue  # a view takes any stride, or gets a copy
             if not self.accepts(region, trial):
                 return f"no kernel of '{region.name}' ({region.op}) takes rows {stride} apart"
         return None
@@ -110,12 +127,10 @@ class _Assigner:
         node = region.anchor
         assert node is not None and node.inputs[0] is not None
         whole, axis = node.inputs[0], self._axis(region)
-        if whole.producer is None and whole.const is not None:
-            return
         stride = self._stride(whole, axis)
         self.gone.add(id(region))
         before: DimLike = 0
-        inner = product(whole.type.shape[axis + 1:])
+        inner = self._step(whole, axis, stride)
         for out in node.outputs:
             self.parent[out.id] = (whole, before * inner)
             before = out.type.shape[axis] + before
@@ -134,7 +149,7 @@ class _Assigner:
         assert node is not None
         whole, axis = node.output, self._axis(region)
         stride = self._stride(whole, axis)
-        inner = product(whole.type.shape[axis + 1:])
+        inner = self._step(whole, axis, stride)
         self.gone.add(id(region))
         before: DimLike = 0
         for i, v in enumerate(list(node.inputs)):
@@ -159,7 +174,7 @@ class _Assigner:
         if v.producer.op in VIEW_OPS:
             return f"'{v.producer.name}' only renames another tensor"
         owner = self.owner.get(v.producer.id)
-        if owner is not None and id(owner) in self.gone and owner.op == "Split":
+        if owner is not None and owner.op == "Split" and self._viewed(owner):
             return "it is a part of another tensor"
         if self.graph.is_output(v):
             return "it is an output of the model"
