@@ -225,7 +225,7 @@ INLINE OVL vf v_selu(vf x, float alpha, float gamma) { return gamma * sel(x < 0.
 INLINE OVL vf v_celu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x / alpha), x); }
 INLINE OVL vf v_thresholded(vf x, float alpha) { return sel(x > splat(alpha), x, (vf){}); }
 INLINE OVL vf v_shrink(vf x, float lambd, float bias) {
-  return sel(x < splat(-lambd), x + bias, sel(x > splat(lambd), x - bias, sel(x == x, (vf){}, x)));
+  return sel(x < splat(-lambd), x + bias, sel(x > splat(lambd), x - bias, (vf){}));
 }
 INLINE OVL vf v_softsign(vf x) { return x / (1.0f + v_abs(x)); }
 
