@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from temper.config import BuildConfig, Profile
+from temper.config import BuildConfig, Profile, knob
 from temper.errors import ConfigError
 from temper.runtime.engine import Engine
 
@@ -38,7 +38,7 @@ def build(model: Model, *, threads: int | None = None, effort: int = 2, profiles
     plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
-    return Engine(plan)
+    return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")))
 
 
 def _writable(path: Path) -> None:
@@ -52,7 +52,7 @@ def _writable(path: Path) -> None:
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
     """Loads a plan file. PlanError if it is damaged, of another version, or for another machine."""
-    return Engine.load(path, threads=threads)
+    return Engine.load(path, threads=threads, spin_us=int(knob("TEMPER_SPIN_US")))
 
 
 def save(engine: Engine, path: str | os.PathLike[str]) -> None:

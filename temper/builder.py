@@ -26,7 +26,7 @@ from temper.runtime import machine
 from temper.tactics.base import Workload
 from temper.tactics.sources import cpu_tactics
 from temper.tactics.workload import workload
-from temper.tune.select import Choice, Progress, Task, Tuner
+from temper.tune.select import Choice, Progress, Task, Tuner, cold_bytes
 from temper.tune.timing_cache import TimingCache, digest
 
 if TYPE_CHECKING:
@@ -92,7 +92,9 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     reasons = [declines(w) for w in workloads]
     cache = TimingCache(config.cache)
     try:
-        tuner = Tuner(tactics, digest(repr(sorted(machine.fingerprint().items(), key=str))), cache, config.effort, config.jobs, report_progress, dump)
+        tuner = Tuner(tactics, digest(repr(sorted(machine.fingerprint().items(), key=str))), cache, config.effort, config.jobs,
+                      cold_bytes(sum(v.const.nbytes for v in graph.constants if v.const is not None), max(machine.cache_sizes().values(), default=1 << 25)),
+                      report_progress, dump)
         choices = tuner.choose([_task(r, w, tuned_at) for r, w, reason in zip(storage.regions, workloads, reasons, strict=True) if reason is None])
         hits = (cache.hits, cache.misses)
     finally:

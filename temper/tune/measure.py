@@ -1,6 +1,6 @@
 """Runs one compiled kernel on data: once between guard bytes to verify it, then many times to time it.
 
-Timing rules: packed constants are cold (rotated over copies larger than the last-level cache's share), activations warm, candidates take turns,
+Timing rules: packed constants are as cold as in the model (rotated over as many bytes as all its constants have), activations warm, candidates take turns,
 and a candidate's time with T threads is the time of its slowest share, so that a noisy neighbour cannot favour one candidate.
 """
 from __future__ import annotations
@@ -16,9 +16,6 @@ from temper.ir.dims import evaluate
 from temper.runtime.cpu import Library
 from temper.tactics.base import Kernel, Workload
 from temper.tune.verify import Problem, mismatch
-
-#: Bytes over which packed constants rotate while timing: larger than the L2 of today's cores, so that weights come from farther away.
-COLD_BYTES = 24 << 20
 
 _P, _I = ctypes.c_void_p, ctypes.c_int32
 _TIMER = ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _I, _I, _I, ctypes.c_int64, _I, _I, _P)
@@ -85,8 +82,9 @@ class Loaded:
 class Bench:
     """Buffers of one problem, shared by all candidates of its workload."""
 
-    def __init__(self, w: Workload, problem: Problem, timer: Library, threads: int) -> None:
-        self.w, self.problem, self.threads = w, problem, threads
+    def __init__(self, w: Workload, problem: Problem, timer: Library, threads: int, cold_bytes: int) -> None:
+        """cold_bytes: bytes over which packed constants rotate while timing, as the whole model's would."""
+        self.w, self.problem, self.threads, self.cold_bytes = w, problem, threads, cold_bytes
         self._timer = _TIMER(timer.function("temper_time"))
         self._inputs = [None if x is None or c else Guarded(x, s.row_stride if s else None)
                         for x, s, c in zip(problem.inputs, w.inputs, w.constant, strict=True)]
@@ -166,7 +164,7 @@ class Stopwatch:
         for i, a in enumerate(packed):
             if i == biggest and a.nbytes:
                 self._step = -(-a.nbytes // 4096) * 4096 + 64
-                self._copies = max(2, min(256, COLD_BYTES // self._step))
+                self._copies = max(1, min(256, bench.cold_bytes // self._step))
                 buffer = aligned(self._step * self._copies, 0)
                 for c in range(self._copies):
                     buffer[c * self._step:c * self._step + a.nbytes] = a.view(np.uint8).reshape(-1)

@@ -25,6 +25,12 @@ CANDIDATES = {0: 1, 1: 3, 2: 8, 3: 16, 4: 32, 5: 10_000}
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25
 
+def cold_bytes(constants: int, cache: int) -> int:
+    """Bytes of constants to rotate over for a model with that many, on a machine with that last-level cache: the next power of two, since
+    times are kept per value, and no more than twice the cache, beyond which nothing changes."""
+    return 1 << max(20, min(constants, 2 * cache) - 1).bit_length() if constants > 1 << 20 else 1 << 20
+
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -76,13 +82,18 @@ class Choice:
 
 @dataclass
 class Tuner:
-    """Chooses kernels for workloads on the machine at hand."""
+    """Chooses kernels for workloads on the machine at hand.
+
+    machine: fingerprint that times are kept under. cold_bytes: how many bytes of constants pass through the caches between two uses of a
+    layer's weights (see `cold_bytes`): part of the key of a time. jobs: compilers at once, 0 for one per core.
+    """
 
     tactics: Sequence[Tactic]
     machine: str
     cache: TimingCache
     effort: int = 2
     jobs: int = 0
+    cold_bytes: int = 1 << 24
     progress: Progress = lambda stage, done, total: None
     dump: Path | None = None
     _timer: Library | None = field(default=None, init=False)
@@ -131,7 +142,7 @@ class Tuner:
         for _, _, tactic, params in chosen:
             entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
             candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa))
-        return Contest(task, candidates, declined, self.machine, self.effort)
+        return Contest(task, candidates, declined, f"{self.machine} cold {self.cold_bytes}", self.effort)
 
     def _compile(self, candidates: Sequence[Candidate]) -> None:
         todo = {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
@@ -164,7 +175,7 @@ class Tuner:
                 (self.dump / "kernels").mkdir(parents=True, exist_ok=True)
                 (self.dump / "kernels" / f"{c.kernel.entries[0]}.c").write_text(f"// {task.name}: {c.label}\n{c.kernel.source}")
         library = Library(link(codes))
-        bench = Bench(w, make_problem(w, task.constants, task.env, operand_constants=task.operand_constants), self._timer, w.threads)
+        bench = Bench(w, make_problem(w, task.constants, task.env, operand_constants=task.operand_constants), self._timer, w.threads, self.cold_bytes)
         running: list[tuple[Candidate, Stopwatch]] = []
         for c in todo:
             loaded = Loaded(c.kernel, tuple(library.function(e) for e in c.kernel.entries))
