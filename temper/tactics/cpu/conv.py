@@ -114,15 +114,30 @@ def _pads(w: Workload) -> tuple[int, int, int, int]:
     return t, left, b, r
 
 
-def register_tiles(isa: str, vectors: int) -> list[tuple[int, int]]:
-    """Register tiles (pixels, vectors) that keep accumulators, weights and one broadcast in registers, best first."""
-    if isa == "avx512":
-        tiles = [(14, 2), (6, 4), (7, 4), (9, 3), (12, 2), (13, 2), (8, 3), (7, 3), (10, 2), (28, 1), (16, 1), (8, 2), (5, 5), (4, 6), (7, 2)]
-    elif isa == "avx2":
-        tiles = [(6, 2), (4, 3), (12, 1), (5, 2), (7, 1), (3, 4), (4, 2)]
-    else:
-        tiles = [(5, 2), (4, 2), (3, 3), (10, 1), (7, 1), (2, 4)]
-    return [t for t in tiles if t[1] <= vectors] or [(t[0] * t[1], 1) for t in tiles[:1]]
+#: Register tiles (pixels, vectors) that keep accumulators, weights and a broadcast in registers. The largest (14x2, 9x3, 7x4) never
+#: won: their epilogues are too long to overlap with the next tile's products.
+_TILES: Mapping[str, tuple[tuple[int, int], ...]] = {
+    "avx512": ((6, 4), (7, 2), (8, 2), (10, 2), (8, 3), (7, 3), (5, 5), (4, 6), (12, 1), (14, 1), (24, 1)),
+    "avx2": ((6, 2), (4, 3), (5, 2), (12, 1), (7, 1), (3, 4), (4, 2)),
+    "portable": ((5, 2), (4, 2), (3, 3), (10, 1), (7, 1), (2, 4)),
+}
+
+
+def register_tiles(isa: str, vectors: int, run: int | None) -> list[tuple[int, int]]:
+    """Tiles for `vectors` vectors of channels and runs of `run` pixels, cut so that the last tile of a run is not much shorter."""
+    out = {}
+    for mr, nb in _TILES[isa]:
+        if nb > vectors or (nb == 1 and vectors > 1):
+            continue
+        if run is None or run > 8 * mr:
+            out[mr, nb] = None
+        elif run >= mr:
+            out[-(-run // -(-run // mr)), nb] = None
+        else:
+            room = max(m * n for m, n in _TILES[isa] if n > 1) // run
+            for n in {min(vectors, room, 16), min(vectors, room // 2, 8)} - {0}:
+                out[run, n] = None
+    return list(out)
 
 
 @dataclass(frozen=True)
@@ -278,7 +293,8 @@ def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> f
     for vectors, count in ((b.nb, g.vectors // b.nb), (g.nbt, 1 if g.nbt else 0)):
         if count:
             per_term = max(b.mr * vectors * fma, (b.mr + vectors) * 0.5, 4.0) * 1.02 + 0.1
-            per_call = s.k * per_term + 20 + b.mr * vectors * (1.0 + 0.7 * epilogue_ops)
+            stores = b.mr * vectors
+            per_call = s.k * per_term + 20 + stores * (1.0 + 0.7 * epilogue_ops) * min(1.5, stores / 20)
             if b.kc < s.k:
                 per_call += -(-s.k // b.kc) * (b.mr * vectors * 1.5 + 20)
             cycles += count * per_call
@@ -315,20 +331,14 @@ def blockings(s: ConvShape, isa: str, threads: int) -> list[Blocking]:
     known = pixels or _TYPICAL_PIXELS
     width = static(s.ow)
     modes = [FLAT] if s.flat else [BAND, COPIED] if s.padded else [ROWS, COPIED]
-    shapes = register_tiles(isa, vectors)
-    if pixels is not None and pixels < shapes[0][0]:
-        budget = max(m * n for m, n in shapes)
-        shapes = [(pixels, n) for n in range(1, min(vectors, 16) + 1) if pixels * n <= budget][-4:]
     out: dict[Blocking, None] = {}
-    for mr, nb in shapes:
-        for mode in modes:
-            run = width if mode in (ROWS, BAND) else pixels
-            base = Blocking(min(mr, run or mr), nb, 1, 1, s.k, mode, 0, 0)
+    for mode in modes:
+        run = width if mode in (ROWS, BAND) else pixels
+        for mr, nb in register_tiles(isa, vectors, run):
+            base = Blocking(mr, nb, 1, 1, s.k, mode, 0, 0)
             g = Geometry(s, base, lanes)
             for ocs, pt in _panels(g, known, width or 28):
                 for kc in _k_blocks(g):
-                    if mode == BAND and kc < s.k:
-                        continue
                     for split in ((0, 1) if threads > 1 else (0,)):
                         out[replace(base, ocs=ocs, pt=pt, kc=kc, split=split, ahead=int(ocs < g.blocks))] = None
     return list(out)
@@ -339,20 +349,17 @@ def _panels(g: Geometry, pixels: int, width: int) -> list[tuple[int, int]]:
     s, b = g.s, g.b
     tiles = -(-pixels // width) if b.mode == BAND else g.tiles(pixels, width)
     one = 4 * (s.icg * width * s.strides[0] * s.strides[1] if b.mode == BAND else b.mr * (g.panel_ld if b.mode == COPIED else s.k))
-    fit = min(tiles, max(1, 400_000 // one))
     out = {}
     if s.k * g.vectors * g.lanes * 4 < 900_000 or g.blocks == 1:
         out[g.blocks, min(tiles, max(1, 16_000 // one)) if b.mode == BAND else 1] = None
     if g.blocks > 1:
-        out[1, fit] = None
-        if tiles * one < 2_000_000:
-            out[1, tiles] = None
+        out[1, tiles if tiles * one < 1_200_000 else min(tiles, max(1, 400_000 // one))] = None
     return list(out)
 
 
 def _k_blocks(g: Geometry) -> list[int]:
     k = g.s.k
-    if k < 2048 or (g.b.mode == ROWS and g.s.kernel != (1, 1)):
+    if k < 2048 or (g.b.mode in (ROWS, BAND) and g.s.kernel != (1, 1)):
         return [k]
     return [k, 1024]
 
