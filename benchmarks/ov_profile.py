@@ -22,7 +22,7 @@ if not __package__:  # Run as a script, only this folder is on the path.
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.costs import LayerCost, layer_costs
-from benchmarks.peers import OpenVino, pin, random_inputs
+from temper.peers import OpenVino, pin, random_inputs
 
 
 @dataclass(frozen=True)

@@ -1,33 +1,20 @@
-"""Other inference engines behind one small interface, and a fair way to time contenders against each other.
-
-``python benchmarks/peers.py MODEL.onnx... --threads 1 2`` prints each engine's FP32 latency in milliseconds
-and GFLOP/s at the median (a multiply-accumulate is two operations), and how much of the cores in use other processes
-took meanwhile.
+"""Other inference engines behind one small interface, and a fair way to time contenders against each other: for
+`temper bench --vs`, `temper compare` and the benchmarks. Engines are imported when they are first asked for.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
-import json
 import os
-import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-
-if not __package__:  # Run as a script, only this folder is on the path.
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from benchmarks.costs import model_cost
 
 AnyArray = npt.NDArray[Any]
 Runner = Callable[[dict[str, AnyArray]], list[AnyArray]]
@@ -243,6 +230,8 @@ def pin(threads: int, first_core: int | None = None) -> None:
 
 def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
     """Random arrays for a model's inputs: normal for floats, zeros for integers; symbolic sizes become 1."""
+    import onnx
+
     graph = onnx.load(str(model_path), load_external_data=False).graph
     weights = {tensor.name for tensor in graph.initializer}
     rng = np.random.default_rng(seed)
@@ -255,65 +244,3 @@ def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
         floating = np.issubdtype(dtype, np.floating)
         inputs[value.name] = rng.standard_normal(shape).astype(dtype) if floating else np.zeros(shape, dtype)
     return inputs
-
-
-@dataclass(frozen=True)
-class Report:
-    """Timings by engine name for one model and thread count, and why any engine is missing."""
-
-    timings: dict[str, Timing]
-    missing: list[str]
-
-
-def time_peers(model_path: Path, threads: int, seconds: float) -> Report:
-    """Time every available engine in this process, which should be pinned and used for nothing else."""
-    inputs = random_inputs(model_path)
-    runs: dict[str, Callable[[], object]] = {}
-    missing = []
-    for peer in PEERS:
-        try:
-            runner = peer.prepare(model_path, threads)
-        except MissingPeer as error:
-            missing.append(str(error))
-            continue
-        runs[f"{peer.name} {peer.version}"] = lambda runner=runner: runner(inputs)  # type: ignore[misc]
-    return Report(interleaved(runs, seconds), missing)
-
-
-def time_peers_in_subprocess(model_path: Path, threads: int, seconds: float) -> Report:
-    """As ``time_peers``, pinned, in a fresh process: thread pools outlive sessions and would leak into later runs."""
-    command = [sys.executable, __file__, str(model_path), "--threads", str(threads), "--seconds", str(seconds)]
-    done = subprocess.run([*command, "--worker"], check=True, stdout=subprocess.PIPE, text=True)
-    data = json.loads(done.stdout.splitlines()[-1])
-    return Report({name: Timing(**timing) for name, timing in data["timings"].items()}, data["missing"])
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="+", type=Path)
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
-    parser.add_argument("--seconds", type=float, default=5.0, help="measuring time per engine, model and thread count")
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.worker:
-        pin(options.threads[0])
-        print(json.dumps(asdict(time_peers(options.models[0], options.threads[0], options.seconds))))
-        return
-    header = f"{'model':<20}{'threads':>8}  {'engine':<24}{'median ms':>10}{'p10':>9}{'p90':>9}{'best':>9}"
-    print(f"{header}{'calls':>7}{'GFLOP/s':>9}{'others':>8}")
-    for path in options.models:
-        flops = 2 * model_cost(onnx.load(path)).macs
-        for threads in options.threads:
-            report = time_peers_in_subprocess(path, threads, options.seconds)
-            for name, t in report.timings.items():
-                rate = flops / (1e6 * t.median)
-                line = (
-                    f"{path.stem:<20}{threads:>8}  {name:<24}{t.median:>10.3f}{t.p10:>9.3f}{t.p90:>9.3f}{t.best:>9.3f}"
-                )
-                print(f"{line}{t.calls:>7}{rate:>9.1f}{t.others:>8.2f}", flush=True)
-            for reason in report.missing:
-                print(f"{path.stem:<20}{threads:>8}  missing: {reason}", flush=True)
-
-
-if __name__ == "__main__":
-    main()
