@@ -4,8 +4,8 @@
     python -m benchmarks.cpu --threads 1 --models resnet50
     python -m benchmarks.cpu my.onnx other.onnx              # given files instead
 
-Every thread count runs in a fresh process pinned to as many cores. Prints a table of medians (ms) and of Temper's speed against the better
-peer; writes JSON with machine, date and versions to --json.
+Every thread count runs in a fresh process pinned to as many cores. Prints a table of medians (ms) and of Temper's speed
+against the better peer; writes JSON with machine, date and versions to --json.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ from temper.peers import PEERS, MissingPeer, interleaved, pin, random_inputs
 
 
 def measure(model: Path, threads: int, seconds: float, effort: int) -> dict[str, Any]:
-    """One model at one thread count, in this process: medians by engine, Temper's build and load seconds, largest difference of outputs."""
+    """One model at one thread count, in this process: medians by engine, Temper's build and load seconds, largest
+    difference of outputs.
+    """
     pin(threads)
     import temper
     from temper.runtime.machine import cpu_name
