@@ -123,7 +123,9 @@ def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:
     lines = ["  int64_t j = block;"] if last > 1 else []
     for a in reversed(range(last - 1)):
         lines.append(f"  const int64_t j{a} = j % {dims[a]}; j /= {dims[a]};")
-    row, inner, hoisted = [], [], []
+    row: list[str] = []
+    inner: list[str] = []
+    hoisted: list[str] = []
     for t, dtype in enumerate(dtypes):
         const = "const " if t < n else ""
         steps = [c_dim(s, symbols) for s in loops.strides[t]]
