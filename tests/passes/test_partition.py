@@ -45,8 +45,9 @@ def check_partition(graph: Graph, env: dict[str, int] | None = None) -> list[Reg
         for v in r.inputs:
             assert root(v).id in made, f"'{r.name}' runs before its input {v!r} exists"
         made |= {o.id for n in r.nodes for o in n.outputs}
-        outside = {o.id for n in r.nodes for o in n.outputs
-                   if graph.is_output(o) or any(u.id not in inside for u, _ in o.uses)}
+        outside = {
+            o.id for n in r.nodes for o in n.outputs if graph.is_output(o) or any(u.id not in inside for u, _ in o.uses)
+        }
         assert outside <= {v.id for v in r.outputs}, f"'{r.name}' hides a value that is read outside"
         if r.program:
             rank = r.outputs[0].type.rank
@@ -112,7 +113,11 @@ def test_broadcast_operands_have_masks() -> None:
     graph = net.done(net("Sub", y, net.weights(1, 1)))
     (region,) = check_partition(graph, {"N": 3})
     assert [o.mask for o in region.epilogue.operands] == [
-        (True,) * 4, (False, False, False, True), (True, False, False, True), (False,) * 4]
+        (True,) * 4,
+        (False, False, False, True),
+        (True, False, False, True),
+        (False,) * 4,
+    ]
 
 
 def test_other_shapes_are_logged_not_fused() -> None:
@@ -161,9 +166,13 @@ def test_random_elementwise_webs(seed: int) -> None:
     net = Net(seed)
     values: list[Value] = [net.input(1, 4, 4, 4)]
     kinds: list[Callable[[], Value]] = [
-        lambda: net("Relu", pick()), lambda: net("Add", pick(), pick()), lambda: net("Mul", pick(), pick()),
-        lambda: net.pool(pick(), "MaxPool", 3, 1, 1), lambda: net("Transpose", pick(), perm=(0, 1, 3, 2)),
-        lambda: net("Reshape", net("Reshape", pick(), shape=(4, 16)), shape=(1, 4, 4, 4)), lambda: net.conv(pick(), 4),
+        lambda: net("Relu", pick()),
+        lambda: net("Add", pick(), pick()),
+        lambda: net("Mul", pick(), pick()),
+        lambda: net.pool(pick(), "MaxPool", 3, 1, 1),
+        lambda: net("Transpose", pick(), perm=(0, 1, 3, 2)),
+        lambda: net("Reshape", net("Reshape", pick(), shape=(4, 16)), shape=(1, 4, 4, 4)),
+        lambda: net.conv(pick(), 4),
     ]
 
     def pick() -> Value:
