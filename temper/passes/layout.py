@@ -225,9 +225,10 @@ def _pad(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
 
 
 def _slice(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
-    axes = user.attrs.get("axes")
-    if not isinstance(axes, tuple) or any(v is not None for v in user.inputs[1:]):
-        return False
+    starts = user.attrs["starts"]
+    assert isinstance(starts, tuple)
+    axes = user.attrs.get("axes", tuple(range(len(starts))))
+    assert isinstance(axes, tuple)
     renamed = tuple(perm[int(a) % len(perm)] for a in axes)  # type: ignore[call-overload]
     return _rewire(graph, user, [node.inputs[0]], {**user.attrs, "axes": renamed}, perm)
 

@@ -149,6 +149,10 @@ def _try(graph: Graph, rule: Rule, node: Node, log: Log) -> bool:
         log.did_not(rule.name, node.name, reason)
         return False
     new = rule.rewrite(graph, found)
+    if new.type != out.type:  # a constant of the pattern broadcasts the data
+        graph.prune()
+        log.did_not(rule.name, node.name, f"the result is {out.type}, the replacement would be {new.type}")
+        return False
     if new.producer is not None:
         tail = (f"rule:{rule.name}",)
         new.producer.origin = (*dict.fromkeys((*(node.origin or (node.name,)), *new.producer.origin)), *tail)

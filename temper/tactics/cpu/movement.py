@@ -53,7 +53,10 @@ def affine(w: Workload) -> Affine | str:
         lead = len(out) - len(shape)
         return Affine(out, 0, tuple(0 if i < lead or (shape[i - lead] == 1 and out[i] != 1) else steps[i - lead] for i in range(len(out))))
     if w.op == "Slice":
-        starts, axes, strides = _tuple(w, "starts"), _tuple(w, "axes"), _tuple(w, "steps")
+        starts = _tuple(w, "starts")
+        attrs = dict(w.attrs)
+        axes, strides = attrs.get("axes", tuple(range(len(starts)))), attrs.get("steps", (1,) * len(starts))
+        assert isinstance(axes, tuple) and isinstance(strides, tuple)
         base: DimLike = 0
         for start, axis, stride in zip(starts, axes, strides, strict=True):
             a = int(str(axis)) % source.type.rank
