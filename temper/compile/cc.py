@@ -14,6 +14,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
+from temper.compile.processes import Processes
 from temper.errors import BuildError
 
 
@@ -82,15 +83,18 @@ def _intrinsics(isa: str) -> tuple[str, ...]:
     return ("-include-pch", str(target))
 
 
-def compile_object(source: str, isa: str, *, defines: tuple[str, ...] = (), optimize: str = "-O3") -> bytes:
-    """Relocatable object code of one C translation unit. BuildError carries the compiler's diagnostics."""
+def compile_object(source: str, isa: str, *, defines: tuple[str, ...] = (), optimize: str = "-O3", processes: Processes | None = None) -> bytes:
+    """Relocatable object code of one C translation unit. BuildError carries the compiler's diagnostics.
+
+    processes: where the compiler runs, for callers that may have to end it early.
+    """
     zig = _zig()
     flags = [f for f in _FLAGS if f != "-O3"] + [optimize]
     with tempfile.TemporaryDirectory(prefix="temper-cc-") as folder:
         out = Path(folder) / "k.o"
         command = [str(zig), "clang", "--target=x86_64-linux-gnu", *flags, *ISAS[isa].flags, "-isystem", str(zig.parent / "lib" / "include"),
                    *(_intrinsics(isa) if "immintrin.h" in source and not defines and optimize == "-O3" else ()), *(f"-D{d}" for d in defines), "-c", "-", "-o", str(out)]
-        done = subprocess.run(command, input=source, text=True, capture_output=True, cwd=folder, check=False)
+        done = (processes or Processes()).run(command, input=source, cwd=folder)
         if done.returncode:
             raise BuildError(f"the C compiler failed (exit {done.returncode}):\n{done.stderr[-4000:]}")
         return out.read_bytes()
@@ -106,7 +110,7 @@ def link(objects: list[bytes]) -> bytes:
         (Path(folder) / "rsp").write_text("\n".join(names))
         command = [str(_zig()), "ld.lld", "-shared", "--build-id=none", "--hash-style=gnu", "-O1", "--gc-sections", "-z", "noexecstack",
                    "-z", "separate-code", "-s", "@rsp", "-o", "out.so"]
-        done = subprocess.run(command, text=True, capture_output=True, cwd=folder, check=False)
+        done = Processes().run(command, cwd=folder)
         if done.returncode:
             raise BuildError(f"the linker failed (exit {done.returncode}):\n{done.stderr[-4000:]}")
         return (Path(folder) / "out.so").read_bytes()

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.compile.cc import compile_object, compiler_version, link
+from temper.compile.processes import Processes
 from temper.config import knob
 from temper.errors import BuildError
 from temper.runtime.cpu import Library
@@ -147,13 +148,16 @@ class Tuner:
     def _compile(self, candidates: Sequence[Candidate]) -> None:
         todo = {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
         jobs = self.jobs or os.cpu_count() or 1
+        processes = Processes()
         with ThreadPoolExecutor(jobs) as pool:
-            futures: dict[str, Future[bytes]] = {k: pool.submit(compile_object, c.kernel.source, c.isa) for k, c in todo.items()}
             try:
+                futures: dict[str, Future[bytes]] = {
+                    k: pool.submit(compile_object, c.kernel.source, c.isa, processes=processes) for k, c in todo.items()}
                 for i, (key, f) in enumerate(futures.items()):
                     self.progress("compile", i, len(futures))
                     self.cache.put_code(key, f.result())
             except BaseException:
+                processes.kill()
                 pool.shutdown(cancel_futures=True)
                 raise
         if todo:
