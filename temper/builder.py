@@ -15,7 +15,7 @@ from temper.ir.dims import Dim, evaluate
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
-from temper.passes.partition import Region, order_regions, partition
+from temper.passes.partition import Region, dependencies, order_regions, partition
 from temper.passes.pipeline import PIPELINE
 from temper.plan import format as plan_format
 from temper.plan.memory import lower_bound, plan_memory
@@ -46,10 +46,10 @@ class Build:
     seconds: Mapping[str, float]
 
 
-def best_isa() -> str:
-    """The highest code level this machine can run, or the one TEMPER_ISA asks for. ConfigError if it cannot run that one."""
+def best_isa(chosen: str = "") -> str:
+    """The highest code level this machine can run, or the one `chosen`, or TEMPER_ISA, asks for. ConfigError if it cannot run that one."""
     flags = machine.cpu_flags()
-    chosen = knob("TEMPER_ISA")
+    chosen = chosen or knob("TEMPER_ISA")
     if chosen:
         if chosen not in ISAS:
             raise ConfigError(f"there is no code level {chosen!r}; choose from {', '.join(ISAS)}")
@@ -65,12 +65,13 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     config = config or BuildConfig()
     report_progress: Progress = progress or (lambda stage, done, total: None)
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
-    isa = config.isa or best_isa()
+    isa = best_isa(config.isa)
     watch = _Watch()
 
     report_progress("import", 0, 1)
     graph, ranges = _import(model, config)
     portable = _portable(graph) if config.portable_graph else b""
+    imported = len(graph.nodes)
     watch.lap("import")
 
     report_progress("passes", 0, 1)
@@ -113,7 +114,7 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
         packed = c.tactic.prepack(w, c.params, _constants(region))
         steps.append(NativeStep(region, c.kernel, packed, choice.seconds))
     program = schedule(graph, storage, steps, config.threads)
-    plan = _assemble(graph, storage, program, steps, workloads, choices, ranges, config, isa, log, portable, tuned_at)
+    plan = _assemble(graph, storage, program, steps, workloads, choices, ranges, config, isa, log, portable, tuned_at, imported)
     watch.lap("plan")
     report_progress("plan", 1, 1)
     return Build(plan, graph, log, {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]})
@@ -181,7 +182,7 @@ def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str 
 
 def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[PlannedStep], workloads: Sequence[Workload],
               choices: Mapping[str, Choice], ranges: Sequence[Ranges], config: BuildConfig, isa: str, log: Log, portable: bytes,
-              tuned_at: Mapping[str, int]) -> plan_format.Plan:
+              tuned_at: Mapping[str, int], imported: int) -> plan_format.Plan:
     profiles, memory = [], []
     for symbols in ranges:
         env = {name: high for name, (_, _, high) in symbols.items()}
@@ -193,9 +194,10 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
     chosen = sorted({w.key for w in workloads if w.key in choices})
     kernels = link([choices[k].code for k in chosen])
     rows = []
-    for step, w in zip(steps, workloads, strict=True):
+    for step, w, needs in zip(steps, workloads, dependencies([s.region for s in steps]), strict=True):
         region = step.region
         row: dict[str, Any] = {"name": region.name, "op": region.op, "nodes": [n.op for n in region.nodes], "origin": list(region.origin),
+                               "inputs": sorted(needs),
                                "outputs": [f"{v.name}: {v.type}" for v in region.outputs], "operations": _operations(region, tuned_at),
                                "bytes": sum(v.type.nbytes(tuned_at) for v in (*region.inputs, *region.outputs)), "workload": w.key}
         if isinstance(step, NativeStep):
@@ -215,7 +217,9 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
         "in_place": program.in_place,
         "views": sum(1 for p in storage.places.values() if p.row_stride is not None),
         "weights": len(program.constants),
+        "nodes": [imported, len(graph.nodes)],
         "effort": config.effort,
+        "stop_after": config.stop_after,
         "model": graph.name,
     }
     plan = plan_format.Plan(machine.fingerprint(), isa, tuple(sorted(ISAS[isa].needs)), config.threads, program.inputs, program.outputs,

@@ -7,7 +7,7 @@ Growth follows Hidet's vocabulary (anchor, prologue, epilogue); legality is one 
 """
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -188,8 +188,8 @@ def _depends(value: Value, inside: set[int], owner: dict[int, int], members: lis
     return False
 
 
-def order_regions(regions: list[Region]) -> list[Region]:
-    """Topological order by region; ties by creation of their first node. ValueError if the partition is not acyclic."""
+def dependencies(regions: Sequence[Region]) -> list[set[int]]:
+    """For every region the indices of those whose results it reads, also where views and joined or split rows lie between."""
     made = {o.id: i for i, r in enumerate(regions) for n in r.nodes for o in n.outputs}
 
     def sources(value: Value) -> set[int]:
@@ -207,7 +207,12 @@ def order_regions(regions: list[Region]) -> list[Region]:
                         stack.append(u)
         return found
 
-    needs = [set().union(*(sources(v) for v in r.inputs)) - {i} for i, r in enumerate(regions)]
+    return [set().union(*(sources(v) for v in r.inputs)) - {i} for i, r in enumerate(regions)]
+
+
+def order_regions(regions: list[Region]) -> list[Region]:
+    """Topological order by region; ties by creation of their first node. ValueError if the partition is not acyclic."""
+    needs = dependencies(regions)
     # the node that finishes last decides: a skip branch then runs before the block that adds it
     rank = sorted(range(len(regions)), key=lambda i: regions[i].nodes[0].id)
     out: list[Region] = []
