@@ -1,4 +1,5 @@
-"""Float matrix products: a packed constant right operand (templates/conv_gemm.c as a 1x1 convolution)."""
+"""Float matrix products: a constant right operand is packed at build time, any other at run time."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -6,20 +7,20 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import product
-from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.conv import (
+from temper.ir.dims import DimLike, product
+from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
+from temper.tactics.cpu.blocking import (
     Blocking,
     ConvShape,
     Geometry,
     blockings,
-    conv_kernel,
-    decline_dtype,
-    pack_weights,
     predict_seconds,
+    register_tiles,
     static,
 )
-from temper.tactics.cpu.render import anchor_declines
+from temper.tactics.cpu.conv import conv_kernel, decline_dtype, heavy_epilogue, pack_weights
+from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.source import c_dim, defines
 
 
 def decline_matmul(w: Workload) -> str | None:
@@ -35,6 +36,8 @@ def decline_matmul(w: Workload) -> str | None:
         return "a matrix product needs two operands of rank 2 or more"
     if static(w.outputs[0].type.shape[-1]) is None:
         return "the number of columns must be known at build time"
+    if w.attr("transB", 0) == 0 and static(b.type.shape[-1]) is None:
+        return "the right operand's columns must be known at build time"
     return None
 
 
@@ -49,12 +52,16 @@ class GemmPacked:
         b = w.inputs[1]
         if b is None or not w.constant[1]:
             return "the right operand must be constant to be packed"
+        if static(b.type.shape[0]) is None or static(b.type.shape[1]) is None:
+            return "a packed operand has a static shape"
         if b.type.rank != 2:
             return f"packs one right operand, not a batch of them (rank {b.type.rank})"
         return None
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        return [b.params for b in sorted(blockings(_row_image(w), w.isa, w.threads), key=lambda b: self.predict(w, b.params))]
+        return [
+            b.params for b in sorted(blockings(row_image(w), w.isa, w.threads), key=lambda b: self.predict(w, b.params))
+        ]
 
     def predict(self, w: Workload, params: Params) -> float:
         return predict_seconds(self._geometry(w, params), w.isa, w.threads, len(w.epilogue.instrs))
@@ -68,15 +75,165 @@ class GemmPacked:
 
     @staticmethod
     def _geometry(w: Workload, params: Params) -> Geometry:
-        return Geometry(_row_image(w), Blocking.of(params), ISAS[w.isa].lanes)
+        return Geometry(row_image(w), Blocking.of(params), ISAS[w.isa].lanes)
 
 
-def _row_image(w: Workload) -> ConvShape:
+def row_image(w: Workload) -> ConvShape:
     """All rows of the product as the pixels of one image of height 1."""
     a, out = w.inputs[0], w.outputs[0]
     assert a is not None
     k, n = static(a.type.shape[-1]), static(out.type.shape[-1])
     assert k is not None and n is not None
     rows = product(a.type.shape[:-1])
-    return ConvShape(1, 1, rows, 1, rows, k, n, 1, (1, 1), (1, 1), (1, 1), (0, 0, 0, 0), a.row_stride or k, out.row_stride or n,
-                     product(out.type.shape[1:-1]))
+    return ConvShape(
+        1,
+        1,
+        rows,
+        1,
+        rows,
+        k,
+        n,
+        1,
+        (1, 1),
+        (1, 1),
+        (1, 1),
+        (0, 0, 0, 0),
+        a.row_stride or k,
+        out.row_stride or n,
+        product(out.type.shape[1:-1]),
+    )
+
+
+def _matrices(slot: Slot) -> tuple[DimLike, ...]:
+    return slot.type.shape[:-2]
+
+
+def _index_function(name: str, own: tuple[DimLike, ...], out: tuple[DimLike, ...], symbols: tuple[str, ...]) -> str:
+    """C function from an output matrix's index to that of the operand's matrix broadcast to it."""
+    lines, stride = [], "1"
+    for i, size in enumerate(reversed(out)):
+        axis = len(own) - 1 - i
+        if axis >= 0 and own[axis] != 1:
+            lines.append(f"  at += i % {c_dim(size, symbols)} * ({stride});")
+            stride = f"{stride} * {c_dim(own[axis], symbols)}"
+        lines.append(f"  i /= {c_dim(size, symbols)};")
+    head = [f"INLINE int64_t {name}(int64_t i, const int64_t *v) {{", "  int64_t at = 0;", "  (void)v;"]
+    return "\n".join([*head, *lines, "  return at;", "}", ""])
+
+
+class Gemm:
+    """a [..., M, K] times any b [..., K, N] (transB: [..., N, K]), leading axes broadcast; b is packed at each run."""
+
+    name = "cpu.gemm"
+
+    def accepts(self, w: Workload) -> str | None:
+        return decline_matmul(w)
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        columns, rows = static(w.outputs[0].type.shape[-1]), self._rows(w)[1]
+        assert columns is not None
+        vectors = -(-columns // ISAS[w.isa].lanes)
+        tiles = register_tiles(w.isa, vectors, static(rows))
+        params: list[Params] = [(("mr", mr), ("nb", nb)) for mr, nb in tiles]
+        return sorted(params, key=lambda p: self.predict(w, p))
+
+    def predict(self, w: Workload, params: Params) -> float:
+        p = dict(params)
+        batch, rows = self._rows(w)
+        a, out = w.inputs[0], w.outputs[0]
+        assert a is not None
+        k, columns = static(a.type.shape[-1]) or 64, static(out.type.shape[-1]) or 64
+        vectors = -(-columns // ISAS[w.isa].lanes)
+        tiles = -(-(static(rows) or 64) // p["mr"]) * (static(batch) or 1)
+        terms = sum(
+            max(p["mr"] * n * (1.0 if w.isa == "portable" else 0.5), 4.0, (p["mr"] + n) * 0.5)
+            for n in [p["nb"]] * (vectors // p["nb"]) + [vectors % p["nb"]] * (vectors % p["nb"] > 0)
+        )
+        packing = k * vectors * (16 if w.attr("transB", 0) else 2) * (static(batch) or 1)
+        return (tiles * (k * terms + 30 * vectors) + packing) / w.threads / 3.8e9
+
+    @staticmethod
+    def _rows(w: Workload) -> tuple[DimLike, DimLike]:
+        """(output matrices, rows of each): rows of all matrices are one matrix's where B is shared by all."""
+        a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
+        assert a is not None and b is not None
+        if product(_matrices(b)) == 1 and product(_matrices(a)) == product(_matrices(out)):
+            return 1, product(out.type.shape[:-1])
+        return product(_matrices(out)), out.type.shape[-2]
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        p = dict(params)
+        a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
+        assert a is not None and b is not None
+        symbols, lanes = w.symbols, ISAS[w.isa].lanes
+        k, columns = a.type.shape[-1], static(out.type.shape[-1])
+        assert columns is not None
+        vectors = -(-columns // lanes)
+        batch, rows = self._rows(w)
+        mr, nb = p["mr"], p["nb"]
+        known = static(rows)
+        mrt = -1 if known is None else known % mr
+        trans = int(bool(w.attr("transB", 0)))
+        b_count = product(_matrices(b))
+        args: list[ArgRef] = [("input", 0), ("input", 1), ("shared", 0), ("output", 0), *epilogue_args(w.epilogue)]
+        workspace: DimLike = 4 * mr * (k + lanes + 48) if mrt < 0 else 0
+        if mrt < 0:
+            args.append(("workspace", 0))
+        own_a = () if batch == 1 else _matrices(a)
+        own_b = () if batch == 1 else _matrices(b)
+        leading = () if batch == 1 else _matrices(out)
+        last_b = static(b.type.shape[-1])
+        extra = f"({b.row_stride} - {c_dim(b.type.shape[-1], symbols)})" if b.row_stride not in (None, last_b) else "0"
+        text = defines(
+            {
+                "ENTRY_PACK": f"{entry}_pack",
+                "ENTRY": entry,
+                "ROWS_M": c_dim(rows, symbols),
+                "COLS_K": c_dim(k, symbols),
+                "COLS_N": columns,
+                "BATCH": c_dim(batch, symbols),
+                "B_COUNT": c_dim(b_count, symbols),
+                "IMG_ROWS": c_dim(product(out.type.shape[1:-1]), symbols),
+                "LDA": str(a.row_stride) if a.row_stride else c_dim(k, symbols),
+                "LDB_EXTRA": extra,
+                "TRANS_B": trans,
+                "OLD": out.row_stride or columns,
+                "MR": mr,
+                "MRT": f"({mrt})",
+                "NB": nb,
+                "NBT": vectors % nb,
+                "NLT": columns - (vectors - 1) * lanes,
+                "UK": 4,
+                "PFL": 0,
+                "EPI_LOOP": int(heavy_epilogue(w)),
+                "BIAS": 0,
+                "KBLOCKED": 0,
+                "P_A": 0,
+                "P_B": 1,
+                "P_SHARED": 2,
+                "P_OUT": 3,
+                "P_WS": len(args) - 1,
+            }
+        )
+        functions = _index_function("a_matrix", own_a, leading, symbols) + _index_function(
+            "b_matrix", own_b, leading, symbols
+        )
+        source = "".join(
+            [
+                template_text("vec.h", "vmath.h"),
+                text,
+                functions,
+                workload_epilogue_c(w, 4),
+                template_text("tile.h", "gemm.c"),
+            ]
+        )
+        return Kernel(
+            source, (f"{entry}_pack", entry), tuple(args), symbols, workspace, 4 * b_count * k * (vectors * lanes)
+        )
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ()
+
+
+#: Exported for the registry: the fallback last.
+TACTICS: tuple[GemmPacked | Gemm, ...] = (GemmPacked(), Gemm())

@@ -1,4 +1,5 @@
 """Pieces of a CPU kernel's C text: dimensions as expressions, and `#define`s."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ def c_dim(d: DimLike, symbols: tuple[str, ...]) -> str:
         return f"({int(d)})" if int(d) < 0 else str(int(d))
     parts: list[str] = []
     for monomial, coefficient in d.terms.items():
-        factors = [] if coefficient == 1 and monomial else [f"(int64_t){coefficient}" if coefficient >= 0 else f"((int64_t){coefficient})"]
+        factors = [] if coefficient == 1 and monomial else [f"((int64_t){coefficient})"]
         for name, power in monomial:
             atom = d.atoms[name]
             text = _opaque(atom, symbols) if isinstance(atom, Opaque) else f"v[{symbols.index(atom)}]"

@@ -7,8 +7,9 @@
  *
  * Defined by the tactic (dimensions may read v[]): BATCH IH IW OH OW IMG_ROWS; static: ICG OCG GROUPS KH KW SH SW DH DW PAD_T PAD_L
  * PAD_R PADDED (1 if a tap can fall outside) XLD OLD; MR MRT (pixels of the last tile, 0: full, -1: known at run time) NB NBT NLT OCS
- * PT (tiles per pixel block; output rows in BAND mode) KC (a multiple of UK, or at least K) UK PFL (cache lines of later weights fetched
- * every UK terms) MODE BAND_LD SPLIT EPI_LOOP BIAS (0 none, 1 padded, 2 exact length); P_X P_W P_BIAS P_OUT P_WS: positions in p. */
+ * PT (tiles per pixel block; output rows in BAND mode) KC (terms per K block) UK PFL (cache lines of later weights fetched
+ * every UK terms) MODE BAND_LD SPLIT KBLOCKED
+ * EPI_LOOP BIAS (0 none, 1 padded, 2 exact length); P_X P_W P_BIAS P_OUT P_WS: positions in p. */
 
 #define FLAT 0   /* 1x1, stride 1: tiles run over all pixels, read in place */
 #define ROWS 1   /* unpadded: tiles within an output row, read in place */
@@ -27,75 +28,14 @@
 #define MERGED (PIXEL == ICG && DW == 1)
 #define SEG_TAPS (MERGED ? 1 : KW)
 #define SEG (MERGED ? KW * ICG : ICG)
-#define KBLOCKED (KC < KTOTAL)
-
-typedef struct {
-  const float *a, *b, *bias;
-  const char *next; /* weights to bring into L2 meanwhile */
-  float *out, *partial;
-  const epi_t *e;
-  int64_t pix, c, img_rows, row_step, len;
-  int32_t valid, first, last;
-} job_t;
-
-INLINE void step(vf acc[MR][NB], const float *a, const int64_t lda, const float *b, const int mr, const int nb) {
-  vf w[NB];
-#pragma clang loop unroll(full)
-  for (int j = 0; j < nb; j++) w[j] = ld(b + j * VL);
-#pragma clang loop unroll(full)
-  for (int i = 0; i < mr; i++) {
-    vf x = splat(a[i * lda]);
-#pragma clang loop unroll(full)
-    for (int j = 0; j < nb; j++) acc[i][j] = FMA(x, w[j], acc[i][j]);
-  }
-}
-
-INLINE void terms(vf acc[MR][NB], const float *a, const int64_t lda, const float *b, int64_t len, const char **next, const int mr, const int nb) {
-  int64_t k = 0;
-#pragma clang loop unroll(disable)
-  for (; k + UK <= len; k += UK) {
-#pragma clang loop unroll(full)
-    for (int l = 0; l < PFL; l++) __builtin_prefetch(*next + 64 * l, 0, 2);
-    *next += 64 * PFL;
-#pragma clang loop unroll(full)
-    for (int u = 0; u < UK; u++) step(acc, a + k + u, lda, b + (k + u) * nb * VL, mr, nb);
-  }
-#pragma clang loop unroll(disable)
-  for (; k < len; k++) step(acc, a + k, lda, b + k * nb * VL, mr, nb);
-}
-
-INLINE void finish(vf v, const job_t *q, int i, int j, int n) {
-  int64_t pix = q->pix + i, c = q->c + j * VL;
-  stx(q->out + pix * OLD + c, epilogue(v, q->e, pix / q->img_rows, pix, c, n), n);
-}
 
 /* One register tile. lda: elements between A rows; copied: A is a panel (one run of q->len terms) instead of the image. */
-INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const int64_t lda, const int copied, const int partial_rows) {
+INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const int64_t lda, const int copied, const int part) {
   vf acc[MR][NB];
   const char *next = q->next;
-  if (!KBLOCKED || q->first) {
-#pragma clang loop unroll(full)
-    for (int j = 0; j < nb; j++) {
-#if BIAS == 0
-      vf b = {};
-#elif BIAS == 1
-      vf b = ld(q->bias + j * VL);
-#else
-      vf b = ldx(q->bias + j * VL, j == nb - 1 ? nl : VL);
-#endif
-#pragma clang loop unroll(full)
-      for (int i = 0; i < mr; i++) acc[i][j] = b;
-    }
-  } else {
-#pragma clang loop unroll(full)
-    for (int i = 0; i < mr; i++)
-#pragma clang loop unroll(full)
-      for (int j = 0; j < nb; j++) acc[i][j] = ld(q->partial + (i * nb + j) * VL);
-  }
-  if (copied) {
+  start(acc, q, mr, nb, nl);
+  if (copied || (KH == 1 && SEG_TAPS == 1)) {
     terms(acc, q->a, lda, q->b, KBLOCKED ? q->len : KTOTAL, &next, mr, nb);
-  } else if (KH == 1 && SEG_TAPS == 1) {
-    terms(acc, q->a, lda, q->b, KBLOCKED ? q->len : SEG, &next, mr, nb);
   } else {
     const float *b = q->b;
 #pragma clang loop unroll(disable)
@@ -106,43 +46,8 @@ INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const
         b += SEG * nb * VL;
       }
   }
-  if (KBLOCKED && !q->last) {
-#pragma clang loop unroll(full)
-    for (int i = 0; i < mr; i++)
-#pragma clang loop unroll(full)
-      for (int j = 0; j < nb; j++) st(q->partial + (i * nb + j) * VL, acc[i][j]);
-    return;
-  }
-  if (EPI_LOOP || partial_rows) {
-    float spill[MR * NB * VL] __attribute__((aligned(64)));
-#pragma clang loop unroll(full)
-    for (int i = 0; i < mr; i++)
-#pragma clang loop unroll(full)
-      for (int j = 0; j < nb; j++) st(spill + (i * nb + j) * VL, acc[i][j]);
-    const int rows = partial_rows ? q->valid : mr;
-#pragma clang loop unroll(disable)
-    for (int i = 0; i < rows; i++)
-#pragma clang loop unroll(full)
-      for (int j = 0; j < nb; j++) finish(ld(spill + (i * nb + j) * VL), q, i, j, j == nb - 1 ? nl : VL);
-  } else {
-#pragma clang loop unroll(full)
-    for (int i = 0; i < mr; i++)
-#pragma clang loop unroll(full)
-      for (int j = 0; j < nb; j++) finish(acc[i][j], q, i, j, j == nb - 1 ? nl : VL);
-  }
+  store(acc, q, mr, nb, nl, part);
 }
-
-/* name: blocks of NB whole vectors; name_t: the last block of a group where that is another thing. */
-#define BODY(name, mr, nb, nl, lda, copied, part) \
-  static __attribute__((noinline)) void name(const job_t *q) { tile(q, mr, nb, nl, lda, copied, part); }
-#if NBT || NLT < VL
-#define VARIANT(name, mr, lda, copied, part) \
-  BODY(name, mr, NB, VL, lda, copied, part) BODY(name##_t, mr, NBT ? NBT : NB, NLT, lda, copied, part)
-#define CALL(name) (j == NBLK - 1 ? name##_t : name)(&q)
-#else
-#define VARIANT(name, mr, lda, copied, part) BODY(name, mr, NB, VL, lda, copied, part)
-#define CALL(name) name(&q)
-#endif
 
 #if MODE != COPIED
 VARIANT(tile_direct, MR, SW * PIXEL, 0, 0)
@@ -159,18 +64,6 @@ VARIANT(tile_panel_last, MRT, PANEL_LD, 1, 0)
 #if MRT < 0
 VARIANT(tile_panel_part, MR, PANEL_LD, 1, 1)
 #endif
-
-/* n floats; the destination has VL floats of slack. */
-INLINE void copy(float *to, const float *from, int64_t n) {
-  int64_t k = 0;
-#pragma clang loop unroll_count(4)
-  for (; k + VL <= n; k += VL) st(to + k, ld(from + k));
-  if (k < n) st(to + k, ldn(from + k, (int)(n - k)));
-}
-
-INLINE void clear(float *to, int64_t n) {
-  for (int64_t k = 0; k < n; k += VL) st(to + k, (vf){});
-}
 
 typedef struct { int64_t ih, iw, oh, ow; } map_t;
 
