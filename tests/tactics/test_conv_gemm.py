@@ -1,4 +1,4 @@
-"""Convolutions and matrix products of the GEMM family against float64 sums: geometry, tails, views, symbolic sizes, groups."""
+"""Convolutions and matrix products of the GEMM family against float64 sums: geometry, tails, views, symbols, groups."""
 
 from __future__ import annotations
 
