@@ -34,7 +34,10 @@ _ANY = _NUMBERS | _BOOL
 
 @dataclass(frozen=True)
 class OpText:
-    """C of one op: `{0}`, `{1}` are the arguments, `{name}` its attributes; `takes`: legal dtypes of the arguments."""
+    """C of one op: `{0}`, `{1}` are the arguments, `{name}` its attributes (`{name_lo}`: what float32 loses of them).
+
+    takes: legal dtypes of the arguments.
+    """
 
     text: str
     takes: frozenset[str] = _FLOAT
@@ -68,7 +71,7 @@ OPS: Mapping[str, OpText] = {
     "Erf": OpText("v_erf({0})"),
     "Sin": OpText("v_sin({0})"),
     "Cos": OpText("v_cos({0})"),
-    "HardSigmoid": OpText("v_hardsigmoid({0}, {alpha}, {beta})", attrs=(("alpha", 0.2), ("beta", 0.5))),
+    "HardSigmoid": OpText("v_hardsigmoid({0}, {alpha}, {alpha_lo}, {beta})", attrs=(("alpha", 0.2), ("beta", 0.5))),
     "HardSwish": OpText("v_hardswish({0})"),
     "Silu": OpText("v_silu({0})"),
     "Elu": OpText("v_elu({0}, {alpha})", attrs=(("alpha", 1.0),)),
@@ -188,6 +191,9 @@ def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: b
     if vector and values[0] == "int32" and instr.op in ("Div", "Mod"):
         return None
     attrs = {name: literal(instr.attr(name, default)) for name, default in op.attrs}
+    for name, default in op.attrs:
+        value = float(instr.attr(name, default))  # type: ignore[arg-type]
+        attrs[name + "_lo"] = literal(value - float(np.float32(value)))
     text = op.ints if op.ints is not None and values[0] in _INTS else op.text
     if op.arity != -1:
         return text.format(*args, **attrs)

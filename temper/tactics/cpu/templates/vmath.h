@@ -219,8 +219,20 @@ INLINE OVL vf v_gelu_tanh(vf x) {
   vf u = 1.5957691216057308f * FMA(x * x * x, splat(0.044715f), x);
   return x * v_sigmoid(u);
 }
-INLINE OVL vf v_hardsigmoid(vf x, float alpha, float beta) { return v_atmost(v_relu(x * alpha + beta), 1.0f); }
-INLINE OVL vf v_hardswish(vf x) { return x * v_hardsigmoid(x, 0x1.555556p-3f, 0.5f); }
+/* x*(alpha + alpha_lo) + beta without the rounding of the product, which would dominate where the sum cancels. */
+INLINE vf v_line(vf x, float alpha, float alpha_lo, float beta) {
+#if defined(__FMA__)
+  if (alpha_lo == 0.0f) return FMA(x, splat(alpha), splat(beta));
+  x = v_maxr(splat(-1e38f), v_minr(splat(1e38f), x));
+  return FMA(x, splat(alpha_lo), FMA(x, splat(alpha), splat(beta)));
+#else
+  return __builtin_convertvector(__builtin_convertvector(x, vd) * ((double)alpha + alpha_lo) + (double)beta, vf);
+#endif
+}
+INLINE OVL vf v_hardsigmoid(vf x, float alpha, float alpha_lo, float beta) {
+  return v_atmost(v_relu(v_line(x, alpha, alpha_lo, beta)), 1.0f);
+}
+INLINE OVL vf v_hardswish(vf x) { return x * (v_atmost(v_relu(x + 3.0f), 6.0f) * 0x1.555556p-3f); }
 INLINE OVL vf v_leaky(vf x, float alpha) { return sel(x < 0.0f, x * alpha, x); }
 INLINE OVL vf v_prelu(vf x, vf slope) { return sel(x < 0.0f, x * slope, x); }
 INLINE OVL vf v_elu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x), x); }
@@ -356,7 +368,7 @@ V_INT(int8_t) V_INT(uint8_t) V_INT(int16_t) V_INT(uint16_t) V_INT(int32_t) V_INT
 V_LIFT1(v_exp) V_LIFT1(v_log) V_LIFT1(v_sigmoid) V_LIFT1(v_silu) V_LIFT1(v_tanh) V_LIFT1(v_erf) V_LIFT1(v_gelu) V_LIFT1(v_gelu_tanh)
 V_LIFT1(v_softplus) V_LIFT1(v_mish) V_LIFT1(v_softsign) V_LIFT1(v_hardswish) V_LIFT1(v_sin) V_LIFT1(v_cos) V_LIFT1(v_floor)
 V_LIFT1(v_ceil) V_LIFT1(v_round) V_LIFT1(v_trunc) V_LIFT2(v_pow) V_LIFT2(v_prelu)
-INLINE OVL float v_hardsigmoid(float x, float a, float b) { return v_hardsigmoid(splat(x), a, b)[0]; }
+INLINE OVL float v_hardsigmoid(float x, float a, float l, float b) { return v_hardsigmoid(splat(x), a, l, b)[0]; }
 INLINE OVL float v_leaky(float x, float a) { return v_leaky(splat(x), a)[0]; }
 INLINE OVL float v_elu(float x, float a) { return v_elu(splat(x), a)[0]; }
 INLINE OVL float v_selu(float x, float a, float g) { return v_selu(splat(x), a, g)[0]; }
