@@ -47,16 +47,23 @@ def _split(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [np.ascontiguousarray(p) for p in np.split(x, cuts, axis=attrs["axis"])]
 
 
+def slice_of(size: int, start: int, end: int, step: int) -> slice:
+    """ONNX's start:end:step as Python's. Going down, a start before the axis is its first element."""
+    start, end = (b + size if b < 0 else b for b in (start, end))
+    if step > 0:
+        return slice(min(max(start, 0), size), min(max(end, 0), size), step)
+    if size == 0 or end >= size:
+        return slice(0, 0)
+    return slice(min(max(start, 0), size - 1), end if end >= 0 else None, step)
+
+
 def _slice(x: np.ndarray, attrs: Attrs) -> np.ndarray:
     starts, ends = attrs["starts"], attrs["ends"]
     axes = attrs.get("axes") or tuple(range(len(starts)))
     steps = attrs.get("steps") or (1,) * len(starts)
     index = [slice(None)] * x.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        size = x.shape[axis]
-        if step < 0 and end < -size:
-            end = None  # the element at index 0 is included
-        index[axis] = slice(start, end, step)
+        index[axis] = slice_of(x.shape[axis], start, end, step)
     return x[tuple(index)]
 
 

@@ -193,7 +193,10 @@ def _max_pool_indices(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def window_counts(size: tuple[int, ...], attrs: Attrs) -> np.ndarray:
-    """AveragePool's divisor at every output position: [out..]. count_include_pad counts `pads`, not ceil_mode's."""
+    """AveragePool's divisor at every output position: [out..]. count_include_pad counts `pads`, not ceil_mode's.
+
+    A window that lies in the padding altogether has the divisor 1, and so the mean 0.
+    """
     rank = len(size)
     pads = spatial(attrs, "pads", 2 * rank, 0)
     include = attrs.get("count_include_pad", 0)
@@ -210,7 +213,7 @@ def window_counts(size: tuple[int, ...], attrs: Attrs) -> np.ndarray:
     out, _ = pool_sizes(size, attrs)
     inside: np.ndarray = view[0][tuple(slice(0, n) for n in out)][(slice(None),) * rank + (0,)]
     counts: np.ndarray = inside.sum(axis=tuple(range(rank, 2 * rank)))
-    return counts
+    return np.maximum(counts, 1.0)
 
 
 def _average_pool(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:

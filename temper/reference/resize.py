@@ -28,7 +28,7 @@ def source_coordinates(
     if mode == "half_pixel_symmetric":
         adjustment = np.float32(out) / (s * np.float32(size))
         offset = np.float32(size) / np.float32(2) * (_ONE - adjustment)
-        return offset + (x + _HALF) / s - _HALF
+        return offset + ((x + _HALF) / s - _HALF)
     if mode == "align_corners":
         return x * np.float32(size - 1) / np.float32(out - 1) if out > 1 else np.zeros(out, np.float32)
     if mode == "asymmetric":
@@ -45,12 +45,17 @@ def source_coordinates(
 
 def nearest_index(x: np.ndarray, size: int, mode: str) -> np.ndarray:
     """Index of the input element that each coordinate takes: int64, inside [0, size). mode: ONNX's nearest_mode."""
+    at = x.astype(np.float64)
+    if mode.startswith("round"):
+        # ONNX Runtime takes what lies within 1e-6 of a tie as the tie
+        tie = np.floor(at) + 0.5
+        at = np.where(np.abs(at - tie) < 1e-6, tie, at)
     if mode == "round_prefer_floor":
-        index = np.ceil(x - _HALF)
+        index = np.ceil(at - 0.5)
     elif mode == "round_prefer_ceil":
-        index = np.floor(x + _HALF)
+        index = np.floor(at + 0.5)
     elif mode in ("floor", "ceil"):
-        index = np.floor(x) if mode == "floor" else np.ceil(x)
+        index = np.floor(at) if mode == "floor" else np.ceil(at)
     else:
         raise ValueError(f"nearest_mode {mode!r} does not exist")
     return np.clip(index, 0, size - 1).astype(np.int64)

@@ -73,6 +73,7 @@ def _movement() -> Iterator[Case]:
         ("reversed", (4, 9, 5), (-1,), (-far,), (1,), (-1,)),
         ("reversed_steps", (4, 9, 5), (7,), (0,), (1,), (-2,)),
         ("reversed_past_end", (9,), (100,), (-100,), (0,), (-3,)),
+        ("reversed_before_start", (9, 4), (-14, 2), (-15, -9), (0, 1), (-2, -1)),
         ("clamped", (4, 9), (-100, 3), (100, 100), (0, 1), (1, 1)),
         ("empty", (4, 9), (3,), (2,), (0,), (1,)),
         ("channels", (2, 5, 5, 13), (3,), (11,), (3,), (1,)),
@@ -181,6 +182,13 @@ def _resizes() -> Iterator[Case]:
         nearest_mode="floor",
         coordinate_transformation_mode="asymmetric",
     )
+    rounding: dict[str, AttrValue] = {
+        "nearest_mode": "round_prefer_ceil",
+        "coordinate_transformation_mode": "asymmetric",
+    }
+    yield resize("nearest_just_below_tie", (1, 1, 10, 10), sizes=(1, 1, 23, 24), **rounding)
+    plain: dict[str, AttrValue] = {"coordinate_transformation_mode": "half_pixel"}
+    yield resize("nearest_just_above_tie", (1, 1, 28, 3), sizes=(1, 1, 38, 3), **plain)
     yield resize("linear_scales", (1, 3, 5, 6), scales=(1.0, 1.0, 1.7, 0.8), mode="linear")
     yield resize("cubic_a", (1, 2, 5, 6), scales=(1.0, 1.0, 2.0, 1.5), mode="cubic", cubic_coeff_a=-0.5)
     yield resize("cubic_exclude", (1, 2, 5, 6), scales=(1.0, 1.0, 2.0, 1.5), mode="cubic", exclude_outside=1)

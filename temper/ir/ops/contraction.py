@@ -51,12 +51,12 @@ def window_attrs(attrs: Attrs, rank: int) -> tuple[tuple[int, ...], tuple[int, .
 
 
 def windowed(size: DimLike, kernel: int, stride: int, begin: int, end: int, dilation: int) -> DimLike:
-    """Number of windows along one axis; ShapeError if it is known to be negative."""
+    """Number of windows along one axis; ShapeError if it is known that none fits."""
     extent = (kernel - 1) * dilation + 1
-    out = (size + (begin + end - extent)) // stride + 1
-    if not isinstance(out, Dim) and out < 0:
+    room = size + (begin + end - extent)
+    if not isinstance(room, Dim) and room < 0:
         raise ShapeError(f"a window of {extent} does not fit into {size} elements padded by {begin} and {end}")
-    return out
+    return room // stride + 1
 
 
 def _kernel(w: TensorType, attrs: Attrs) -> tuple[int, ...]:

@@ -32,7 +32,7 @@ from temper.ir.ops.rules import (
     need,
 )
 from temper.ir.types import TensorType
-from temper.reference.movement import REFERENCES
+from temper.reference.movement import REFERENCES, slice_of
 
 _INDEX = frozenset({"int32", "int64"})
 _EXACT = Tolerance(relative=0.0)
@@ -151,7 +151,7 @@ def _bound(value: DimLike, size: DimLike) -> DimLike:
 def sliced(size: DimLike, start: DimLike, end: DimLike, step: int) -> DimLike:
     """Number of elements start:end:step selects from an axis of `size`."""
     if isinstance(size, int) and isinstance(start, int) and isinstance(end, int):
-        return len(range(*slice(start, None if step < 0 and end < -size else end, step).indices(size)))
+        return len(range(*slice_of(size, start, end, step).indices(size)))
     if step > 0:
         stop = _bound(end, size)
         if isinstance(end, int) and 0 <= end < _FAR and isinstance(size, Dim):
