@@ -11,6 +11,7 @@ from temper.ir.ops import TABLE, make
 from temper.passes.layout import compose, transpose
 from temper.passes.manager import Log, Pass
 from temper.passes.rewrite import Any_, Match, Rule, apply_rules, op
+from temper.reference import run
 
 #: A fold that makes a constant more than this many bytes larger than its inputs is not worth the plan's size.
 MAX_GROWTH = 1 << 20
@@ -62,7 +63,7 @@ CLEANUP_RULES: Sequence[Rule] = (
     Rule("drop-expand", op("Expand", _X, bind="y"), _drop, _same_type),
     Rule("drop-cast", op("Cast", _X, bind="y"), _drop, _same_type),
     Rule("drop-slice", op("Slice", _X, bind="y"), _drop,
-         lambda g, m: _same_type(g, m) or (None if all(s == 1 for s in _attr(m["y"], "steps")) else "it reverses")),  # type: ignore[union-attr]
+         lambda g, m: _same_type(g, m) or (None if all(s == 1 for s in _source(m["y"]).attrs.get("steps", ())) else "it reverses")),  # type: ignore[union-attr]
     Rule("drop-tile", op("Tile", _X, bind="y"), _drop, _same_type),
     Rule("drop-pad", op("Pad", _X, bind="y"), _drop, _no_pads),
     Rule("drop-concat", op("Concat", _X), _drop),
@@ -87,7 +88,13 @@ def fold_constants(graph: Graph, log: Log) -> int:
         if after > before + MAX_GROWTH:
             log.did_not("fold", node.name, f"the constant would grow from {before} to {after} bytes")
             continue
-        arrays = definition.reference([None if v is None else v.const for v in node.inputs], node.attrs)
+        arrays = run(
+            node.op,
+            [None if v is None else v.const for v in node.inputs],
+            node.attrs,
+            [None if v is None else v.type.dtype for v in node.inputs],
+            [o.type.dtype for o in node.outputs],
+        )
         for out, array in zip(node.outputs, arrays, strict=True):
             graph.replace_uses(out, graph.add_constant(np.asarray(array), out.name, out.type.dtype))
         folded += 1
