@@ -79,7 +79,9 @@ class Region:
 
     @cached_property
     def epilogue(self) -> Epilogue:
-        """The program as data."""
+        """The program as data; the identity for an anchor with several results, which never has a program."""
+        if self.anchor is not None and len(self.anchor.outputs) > 1:
+            return Epilogue.identity(self.outputs[0].type.dtype, self.outputs[0].type.rank)
         shape = self.outputs[0].type.shape
         number = {v.id: i for i, v in enumerate(self.operands)}
         operands = tuple(Operand(v.type.dtype, _mask(v.type.shape, shape)) for v in self.operands)
@@ -126,7 +128,7 @@ def partition(graph: Graph, log: Log) -> list[Region]:
                 continue
             members.append([n])
             owner[n.id] = len(members) - 1
-            if len(n.outputs) == 1 and n.op not in _NO_EPILOGUE:
+            if len(n.outputs) == 1 and n.op not in _NO_EPILOGUE and not _copies(n):
                 _grow(graph, members, owner, len(members) - 1, log)
     regions = []
     for nodes in members:
@@ -142,7 +144,12 @@ def partition(graph: Graph, log: Log) -> list[Region]:
 
 #: Anchors whose kernels store copies only: fusing arithmetic into them would need a template for each.
 _NO_EPILOGUE = frozenset({"Concat", "Split", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TopK",
-                          "NonMaxSuppression", "Slice", "Pad", "Transpose", "Expand", "Tile", "Resize", "Shape", "Size"})
+                          "NonMaxSuppression", "Slice", "Pad", "Transpose", "Expand", "Tile", "Shape", "Size"})
+
+
+def _copies(node: Node) -> bool:
+    """A nearest Resize only copies; the other modes compute and can go on computing."""
+    return node.op == "Resize" and node.attrs["mode"] == "nearest"
 
 
 def _grow(graph: Graph, members: list[list[Node]], owner: dict[int, int], me: int, log: Log) -> None:
