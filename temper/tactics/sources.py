@@ -10,10 +10,11 @@ from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
+from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.softmax import Softmax
 from temper.tactics.cpu.winograd import WinogradConv
 
 
 def cpu_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a CPU; fallbacks last."""
-    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), IndexCopy(), Gemm(), ConvFallback())
+    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), IndexCopy(), ResizeTaps(), Gemm(), ConvFallback())

@@ -82,7 +82,7 @@ def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[
     if w.op in ("Conv", "ConvTranspose", "MatMul"):
         size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], attrs)[0], np.float64)
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
-    elif w.op.startswith("Reduce") or w.op in ("AveragePool", "Softmax", "LogSoftmax", "LayerNormalization", "LpPool"):
+    elif w.op.startswith("Reduce") or w.op in ("AveragePool", "Softmax", "LogSoftmax", "LayerNormalization", "LpPool", "Resize"):
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 16) * (np.abs(acc.astype(np.float64)) + 1)
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
