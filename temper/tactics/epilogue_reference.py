@@ -9,14 +9,21 @@ from temper.reference.elementwise import REFERENCES
 from temper.tactics.epilogue import Epilogue
 
 
-def epilogue_reference(epilogue: Epilogue, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray]:
-    """The results of `epilogue` on operand arrays that broadcast; each step is rounded to its dtype."""
+def epilogue_reference(
+    epilogue: Epilogue, arrays: Sequence[np.ndarray | None], nudge: tuple[int, float] | None = None
+) -> list[np.ndarray]:
+    """The results of `epilogue` on operand arrays that broadcast; each step is rounded to its dtype.
+
+    nudge: (value number, relative change) applied to one floating-point value, to see how its error carries through.
+    """
     values: list[np.ndarray] = []
     for i, a in enumerate(arrays):
         if a is None:
             raise ValueError(f"operand {i} has no array")
         values.append(a)
     for instr in epilogue.instrs:
+        if nudge is not None and nudge[0] == len(values) - 1 and values[-1].dtype.kind == "f":
+            values[-1] = (values[-1] * (1 + nudge[1])).astype(values[-1].dtype)
         if instr.op == "Constant":
             values.append(np.asarray(instr.attr("value"), instr.dtype))
             continue

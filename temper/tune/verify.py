@@ -73,7 +73,7 @@ def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[
             operands.append(sample(TensorType(o.dtype, shape), env, rng))
     if w.op == "Pointwise":
         want = tuple(epilogue_reference(w.epilogue, operands))
-        return Problem(env, inputs, tuple(operands), want, tuple(_rounding(y, 8 + 4 * len(w.epilogue.instrs)) for y in want))
+        return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
     attrs = dict(w.attrs)
     results = REFERENCES[w.op](inputs, attrs)
     if len(results) > 1 or results[0].dtype != np.float32:
@@ -88,11 +88,30 @@ def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
     ends = [epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]]) for d in (-slack, 0 * slack, slack)]
     bounds = []
-    with np.errstate(invalid="ignore"):
-        for low, mid, high in zip(*ends, strict=True):
-            spread = np.maximum(np.abs(high.astype(np.float64) - mid), np.abs(low.astype(np.float64) - mid))
-            bounds.append(2 * np.nan_to_num(spread, nan=np.inf) + _rounding(mid, 8 + 4 * len(w.epilogue.instrs)))
+    inner = _program_bounds(w, [acc, *operands[1:]], ends[1])
+    for low, mid, high, own in zip(*ends, inner, strict=True):
+        bounds.append(2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own)
     return Problem(env, inputs, tuple(operands), tuple(ends[1]), tuple(bounds))
+
+
+def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Bounds of a program's own rounding: every inner value may be off by 4 units in the last place, seen through the rest of the program
+    (which matters where later steps cancel), and the result by 8."""
+    bounds = [_rounding(y, 8.0) for y in want]
+    first = len(w.epilogue.operands)
+    for k, instr in enumerate(w.epilogue.instrs):
+        if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or first + k in w.epilogue.results:
+            continue
+        for delta in (4 * _EPS, -4 * _EPS):
+            moved = epilogue_reference(w.epilogue, operands, (first + k, delta))
+            bounds = [b + _difference(m, y) for b, m, y in zip(bounds, moved, want, strict=True)]
+    return bounds
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """|a - b| in float64; infinite where it is not a number."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.nan_to_num(np.abs(a.astype(np.float64) - b.astype(np.float64)), nan=np.inf)
 
 
 def _rounding(y: np.ndarray, ulps: float) -> np.ndarray:
