@@ -32,7 +32,7 @@ def build(model: Model, *, threads: int | None = None, effort: int = 2, profiles
     from temper.runtime.machine import cores
 
     if output is not None:
-        _writable(Path(output))
+        check_writable(Path(output))
     config = BuildConfig(threads=threads or cores(), effort=effort, isa=isa, profiles=tuple(profiles), portable_graph=portable,
                          cache=Path(cache) if cache else None, shapes={k: tuple(v) for k, v in (shapes or {}).items()})
     plan = build_plan(model, config, progress=progress).plan
@@ -41,11 +41,13 @@ def build(model: Model, *, threads: int | None = None, effort: int = 2, profiles
     return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")))
 
 
-def _writable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Fails before a long build rather than after it."""
     folder = path.resolve().parent
     if not folder.is_dir():
         raise ConfigError(f"cannot write {path}: the folder {folder} does not exist")
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"cannot write {path}: it is not a regular file")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ConfigError(f"cannot write {path}: permission denied")
 
