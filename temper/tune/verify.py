@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from temper.ir.dims import evaluate
+from temper.ir.evaluate import bind_attr
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES
 from temper.tactics.base import Workload
@@ -74,7 +75,7 @@ def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[
     if w.op == "Pointwise":
         want = tuple(epilogue_reference(w.epilogue, operands))
         return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
-    attrs = dict(w.attrs)
+    attrs = {k: bind_attr(v, env) for k, v in w.attrs}
     results = REFERENCES[w.op](inputs, attrs)
     if len(results) > 1 or results[0].dtype != np.float32:
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
