@@ -14,7 +14,7 @@ import numpy as np
 
 from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, ceil_div, opaque
-from temper.ir.opdef import Attrs
+from temper.ir.opdef import Attrs, Kind
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 
@@ -235,6 +235,9 @@ _MOVEMENT = frozenset(
         "GatherND",
     }
 )
+_OTHERS = frozenset(
+    {"ScatterND", "ScatterElements", "OneHot", "Trilu", "CumSum", "ReduceMean", "ArgMax", "ArgMin", "TopK"}
+)
 
 
 def _object(values: Any, shape: Sequence[int]) -> np.ndarray:
@@ -251,8 +254,16 @@ def _lists(array: np.ndarray) -> np.ndarray:
 def settle(array: np.ndarray, dtype: str) -> np.ndarray:
     """An object array of plain numbers becomes a typed one; others stay."""
     if array.dtype == object and dtype != "string" and not any(isinstance(e, (Dim, Ratio)) for e in array.reshape(-1)):
-        return array.astype(np.dtype(dtype))
+        try:
+            return array.astype(np.dtype(dtype))
+        except OverflowError:  # an absurd size; as an object it is still exact
+            return array
     return array
+
+
+def _computed(op: str) -> bool:
+    """True for ops that cost in proportion to operands and results; padding and windows may take far more."""
+    return op in TABLE and (TABLE[op].kind is Kind.ELEMENTWISE or op in _MOVEMENT or op in _REDUCE or op in _OTHERS)
 
 
 def known_outputs(
@@ -271,7 +282,7 @@ def known_outputs(
         return _shape(types[0], attrs)
     if op == "Size" and types[0] is not None:
         return [settle(_object([types[0].count], ()), "int64")]
-    if any(i is None and t is not None for i, t in zip(inputs, types, strict=True)) or op not in TABLE:
+    if any(i is None and t is not None for i, t in zip(inputs, types, strict=True)) or not _computed(op):
         return nothing
     if any(isinstance(r.count, Dim) or r.count > LIMIT or r.dtype in ("bfloat16", "string") for r in results):
         return nothing

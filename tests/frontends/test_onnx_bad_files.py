@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from temper.errors import ModelError, ShapeError, TemperError, UnsupportedError
+from temper.errors import ModelError, ShapeError, TemperError, UnsupportedError, VerificationError
 from temper.frontends.onnx import import_onnx
 from temper.frontends.onnx.problems import UnsupportedNodesError
 from tests.frontends.models import FLOAT, INPUT, NODE, model
@@ -102,6 +102,71 @@ def test_flipped_bytes(seed: int) -> None:
             import_onnx(bytes(damaged))
         except TemperError as e:
             assert str(e)
+
+
+def varied() -> ModelProto:
+    """Shape arithmetic, windows, slices and reductions, to be altered field by field."""
+    nodes = [
+        NODE("Conv", ["x", "w"], ["a"], name="conv", pads=[1, 1, 1, 1], strides=[2, 2], dilations=[1, 1], group=1),
+        NODE("MaxPool", ["a"], ["b"], name="pool", kernel_shape=[2, 2], pads=[0, 0, 1, 1], ceil_mode=1),
+        NODE("Pad", ["b", "pads"], ["c"], name="pad", mode="constant"),
+        NODE("Slice", ["c", "starts", "ends", "axes"], ["d"], name="slice"),
+        NODE("Shape", ["d"], ["shape"], name="shape"),
+        NODE("Gather", ["shape", "index"], ["n"], name="gather", axis=0),
+        NODE("Concat", ["n", "rest"], ["target"], name="concat", axis=0),
+        NODE("Reshape", ["d", "target"], ["e"], name="reshape"),
+        NODE("Split", ["e", "sizes"], ["f", "g"], name="split", axis=1),
+        NODE("ReduceSum", ["g", "axes1"], ["h"], name="sum", keepdims=1),
+        NODE("Mul", ["f", "h"], ["i"], name="mul"),
+        NODE("Transpose", ["i"], ["j"], name="transpose", perm=[1, 0]),
+        NODE("Softmax", ["j"], ["y"], name="softmax", axis=0),
+    ]
+    constants = {
+        "w": np.ones((3, 2, 3, 3), np.float32),
+        "pads": np.array([0, 0, 1, 1, 0, 0, 0, 0]),
+        "starts": np.array([0, 1]),
+        "ends": np.array([2, 9]),
+        "axes": np.array([1, 2]),
+        "axes1": np.array([1]),
+        "index": np.array([0]),
+        "rest": np.array([-1]),
+        "sizes": np.array([12, 12]),
+    }
+    return model(nodes, {"x": [2, 2, 6, 6]}, constants=constants)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_altered_fields(seed: int) -> None:
+    """Legal protobuf with absurd numbers: import or TemperError, quickly and without large allocations."""
+    rng = random.Random(seed)
+    absurd = (0, 1, -1, 2, -2, 7, 100, 2**31 - 1, -(2**31), 2**63 - 1, -(2**63), 10**9)
+    original = varied()
+    assert len(import_onnx(original).nodes) == 10
+    for _ in range(40):
+        proto = ModelProto()
+        proto.CopyFrom(original)
+        for _ in range(rng.choice((1, 1, 2, 3))):
+            node = rng.choice(proto.graph.node)
+            match rng.randrange(4):
+                case 0:
+                    attributes = [a for a in node.attribute if a.ints] or [
+                        a for n in proto.graph.node for a in n.attribute if a.ints
+                    ]
+                    attribute = rng.choice(attributes)
+                    attribute.ints[rng.randrange(len(attribute.ints))] = rng.choice(absurd)
+                case 1:
+                    tensor = rng.choice([t for t in proto.graph.initializer if t.data_type == TensorProto.INT64])
+                    values = numpy_helper.to_array(tensor).copy()
+                    values.reshape(-1)[rng.randrange(values.size)] = rng.choice(absurd)
+                    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+                case 2:
+                    rng.choice(proto.graph.input[0].type.tensor_type.shape.dim).dim_value = rng.choice(absurd)
+                case _:
+                    node.input[rng.randrange(len(node.input))] = rng.choice(proto.graph.node).output[0]
+        try:
+            import_onnx(proto)
+        except TemperError as e:
+            assert not isinstance(e, VerificationError), str(e)
 
 
 def test_name_that_is_not_text() -> None:
@@ -300,6 +365,26 @@ def test_operands_that_do_not_fit(node: onnx.NodeProto, words: tuple[str, ...]) 
     constants = {"i": np.array([5, 7]), "v": np.zeros(5, np.float32), "w": np.zeros((4, 3, 3, 3), np.float32)}
     proto = model([node], {"x": [3, 4], "image": [1, 2, 8, 8]}, constants=constants)
     refused(proto, ShapeError, *words)
+
+
+@pytest.mark.parametrize("op", ["MaxPool", "Conv"])
+def test_absurd_padding_of_constants_is_not_computed(op: str) -> None:
+    far = 2**31 - 1
+    attrs = {"pads": [far, far, far, far], "strides": [far, far]}
+    nodes = [
+        NODE("MaxPool", ["c"], ["p"], kernel_shape=[2, 2], **attrs)
+        if op == "MaxPool"
+        else NODE("Conv", ["c", "c"], ["p"], **attrs),
+        NODE("Add", ["x", "p"], ["y"]),
+    ]
+    proto = model(nodes, {"x": [1]}, constants={"c": np.ones((1, 1, 2, 2), np.float32)})
+    assert [n.op for n in import_onnx(proto).nodes] == [op, "Add"]
+
+
+def test_negative_result_size() -> None:
+    node = NODE("Resize", ["x", "", "", "s"], ["y"], name="n")
+    proto = model([node], {"x": [1, 1, 2, 2]}, constants={"s": np.array([1, 1, -2, 2])})
+    refused(proto, ShapeError, "'n'", "-2")
 
 
 # ---- tensors ----

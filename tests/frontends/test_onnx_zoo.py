@@ -16,8 +16,8 @@ from tests.frontends.models import compare, feeds_for, run_reference, zoo
 
 SIZES = {"N": 2, "T": 7, "B": 2, "p2o.DynamicDimension.1": 48, "p2o.DynamicDimension.2": 192}
 ZOO = [
-    "squeezenet", "mobilenetv2", "resnet56_cifar10", "lprnet", "ppocr_cls", "fastestdet", "gpt_nano_sort", "magika", "dtln_2",
-    "basic_pitch",
+    "squeezenet", "mobilenetv2", "resnet56_cifar10", "lprnet", "ppocr_cls", "fastestdet", "gpt_nano_sort", "magika",
+    "dtln_2", "basic_pitch",
 ]  # fmt: skip
 
 

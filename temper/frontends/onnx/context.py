@@ -41,6 +41,9 @@ class Builder:
         if op not in TABLE:
             raise Refusal(f"it needs the op {op}, which Temper does not have yet")
         node = make(self.graph, op, inputs, attrs, name=label, origin=(label,), output_names=names)
+        for o in node.outputs:
+            if any(isinstance(d, int) and d < 0 for d in o.type.shape):
+                raise ShapeError(f"node '{label}' ({op}): its output would be {o.type}")
         try:
             found = known_outputs(
                 op,

@@ -273,7 +273,7 @@ class Importer:
         given = read_attributes(node.attribute, where, body.attributes)
         row = find_row(domain, node.op_type, opset)
         if row is None and node.op_type != "If":
-            function = function_body(schema, node, inputs, given) if not broken else None
+            function = function_body(schema, node, inputs, given, where) if not broken else None
             if function is not None:
                 return self._call(function, node, inputs, body, label, schema)
             if broken and (schema.has_function or schema.has_context_dependent_function):
@@ -290,7 +290,7 @@ class Importer:
         try:
             return self._apply(row, node, inputs, attrs, opset, label, body.prefix, where, body.used)
         except MissingOutputError:
-            function = function_body(schema, node, inputs, given)
+            function = function_body(schema, node, inputs, given, where)
             if function is None:
                 raise
             return self._call(function, node, inputs, body, label, schema)

@@ -22,7 +22,9 @@ def find_schema(op: str, domain: str, opset: int) -> Any | None:
         return None
 
 
-def function_body(schema: Any, node: Any, inputs: Sequence[Value | None], given: Mapping[str, Any]) -> Any | None:
+def function_body(
+    schema: Any, node: Any, inputs: Sequence[Value | None], given: Mapping[str, Any], where: str
+) -> Any | None:
     """The FunctionProto by which ONNX defines this node out of other ops; None where there is none."""
     import onnx
 
@@ -43,7 +45,10 @@ def function_body(schema: Any, node: Any, inputs: Sequence[Value | None], given:
         call.attribute.add().CopyFrom(value)
         call.attribute[-1].name = name
     body = onnx.FunctionProto()
-    body.ParseFromString(schema.get_context_dependent_function(call.SerializeToString(), types))
+    try:
+        body.ParseFromString(schema.get_context_dependent_function(call.SerializeToString(), types))
+    except (ValueError, RuntimeError) as e:  # what the package's C++ raises on nodes it cannot expand
+        raise ModelError(f"{where}: {e}") from e
     return body if len(body.node) else None
 
 
