@@ -30,7 +30,7 @@ class Operand:
 
     @property
     def kind(self) -> str:
-        """`full`, `channel`, `image_channel`, `scalar`, or `general` for any other broadcast."""
+        """`full`, `channel`, `image_channel`, `pixel` (one value a row), `image`, `scalar`, or `general` for the rest."""
         if all(self.mask):
             return "full"
         if not any(self.mask):
@@ -39,6 +39,10 @@ class Operand:
             return "channel"
         if len(self.mask) > 2 and self.mask[0] and self.mask[-1] and not any(self.mask[1:-1]):
             return "image_channel"
+        if not self.mask[-1] and all(self.mask[:-1]):
+            return "pixel"
+        if self.mask[0] and not any(self.mask[1:]):
+            return "image"
         return "general"
 
 

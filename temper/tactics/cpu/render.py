@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.tactics.base import ArgRef, Workload
-from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
+from temper.tactics.epilogue import Attr, Epilogue, Instr
 
 C_TYPES: Mapping[str, str] = {
     "float32": "float", "float64": "double", "int8": "int8_t", "uint8": "uint8_t", "int16": "int16_t",
@@ -237,17 +237,6 @@ def body_c(e: Epilogue, *, vector: bool) -> str:
     return "\n".join(lines)
 
 
-def _operand_kind(o: Operand) -> str:
-    """`Operand.kind`, with two broadcasts it calls general: one value per pixel and one per image."""
-    kind = o.kind
-    if kind == "general" and not o.mask[-1]:
-        if all(o.mask[:-1]):
-            return "pixel"
-        if o.mask[0] and not any(o.mask[1:]):
-            return "image"
-    return kind
-
-
 _OFFSET: Mapping[str, str] = {
     "full": "pix * {stride} + c", "channel": "c", "image_channel": "img * {channels} + c", "pixel": "pix",
     "image": "img", "scalar": "0",
@@ -259,7 +248,7 @@ def anchor_declines(e: Epilogue) -> str | None:
     if e.operands[0].dtype != "float32":
         return f"the accumulator is {e.operands[0].dtype}, not float32"
     for i, o in enumerate(e.operands[1:], 1):
-        if _operand_kind(o) == "general":
+        if o.kind == "general":
             return f"operand {i} is broadcast along axes {[a for a, m in enumerate(o.mask) if not m]}"
     if (reason := body_declines(e, vector=True)) is not None:
         return reason
@@ -306,7 +295,7 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
     n, m = len(e.operands) - 1, len(e.results) - 1
     loads, stores = [], []
     for i, o in enumerate(e.operands[1:], 1):
-        kind = _operand_kind(o)
+        kind = o.kind
         offset = _OFFSET[kind].format(stride=o.row_stride or channels, channels=channels)
         load = load_c(o.dtype, kind in ("scalar", "pixel", "image"), f"e->q[{i - 1}]", offset)
         loads.append(f"  const {'vf' if o.dtype == 'float32' else 'vi'} v{i} = {load};")
