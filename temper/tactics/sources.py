@@ -3,7 +3,9 @@ from __future__ import annotations
 
 from temper.tactics.base import Tactic
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
+from temper.tactics.cpu.conv_transpose import ConvTransposeFallback
 from temper.tactics.cpu.depthwise import Depthwise
+from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
@@ -17,4 +19,4 @@ from temper.tactics.cpu.winograd import WinogradConv
 
 def cpu_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a CPU; fallbacks last."""
-    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), IndexCopy(), ResizeTaps(), Gemm(), ConvFallback())
+    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), IndexCopy(), ResizeTaps(), GatherRows(), Gemm(), ConvTransposeFallback(), ConvFallback())

@@ -1,0 +1,126 @@
+"""Transposed convolution as it stands, for what passes/lower.py leaves: depthwise, dilated with a stride, weights that
+are not constants. Slow but for depthwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from temper.compile.cc import ISAS
+from temper.ir.dims import Dim, DimLike
+from temper.tactics.base import ArgRef, Kernel, Params, Workload
+from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.source import c_dim, defines
+
+
+@dataclass(frozen=True)
+class TransposedShape:
+    """Static geometry of a channels-last 2-D ConvTranspose, per group."""
+
+    icg: int
+    ocg: int
+    groups: int
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+
+
+def _tuple(w: Workload, name: str) -> tuple[int, ...]:
+    value = w.attr(name)
+    assert isinstance(value, tuple)
+    return tuple(int(i) for i in value)
+
+
+def transposed_shape(w: Workload) -> TransposedShape | str:
+    """Geometry of a workload, or the reason it has none here."""
+    x, k = w.inputs[0], w.inputs[1]
+    assert x is not None and k is not None
+    if x.type.rank != 4:
+        return f"computes 2-D transposed convolutions (rank 4), not rank {x.type.rank}"
+    if not w.attr("channels_last", 0):
+        return "computes channels-last tensors only"
+    if any(isinstance(d, Dim) for d in (*k.type.shape, x.type.shape[-1])):
+        return "channel counts and kernel size must be known at build"
+    if k.row_stride is not None:
+        return "its weights are a view"
+    kh, kw, channels, ocg = (int(str(d)) for d in k.type.shape)
+    groups = int(str(w.attr("group")))
+    return TransposedShape(
+        channels // groups, ocg, groups, (kh, kw), _tuple(w, "strides"), _tuple(w, "dilations"), _tuple(w, "pads")
+    )
+
+
+class ConvTransposeFallback:
+    """Every 2-D float32 transposed convolution."""
+
+    name = "cpu.conv_transpose"
+
+    def accepts(self, w: Workload) -> str | None:
+        if w.op != "ConvTranspose":
+            return f"computes ConvTranspose, not {w.op}"
+        if w.isa not in ISAS:
+            return f"no such CPU level: {w.isa}"
+        if any(s is not None and s.type.dtype != "float32" for s in w.inputs):
+            return "computes float32 only"
+        if reason := anchor_declines(w.epilogue):
+            return reason
+        found = transposed_shape(w)
+        return found if isinstance(found, str) else None
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        return [()]
+
+    def predict(self, w: Workload, params: Params) -> float:
+        s = transposed_shape(w)
+        assert isinstance(s, TransposedShape)
+        pixels = 1
+        for d in w.outputs[0].type.shape[:-1]:
+            pixels *= 28 if isinstance(d, Dim) else d
+        lanes = ISAS[w.isa].lanes
+        depthwise = s.icg == s.ocg == 1
+        vectors = -(-s.groups // lanes) if depthwise else s.groups * -(-s.ocg // lanes)
+        met = s.kernel[0] * s.kernel[1] / (s.strides[0] * s.strides[1])
+        return pixels * vectors * (s.kernel[0] * s.kernel[1] * 4 + met * s.icg * 4 + 20) / 3.8e9 / w.threads
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        s = transposed_shape(w)
+        assert isinstance(s, TransposedShape)
+        x, y = w.inputs[0], w.outputs[0]
+        assert x is not None
+        dims: dict[str, DimLike] = dict(zip(("BATCH", "IH", "IW"), x.type.shape, strict=False))
+        dims |= {"OH": y.type.shape[1], "OW": y.type.shape[2]}
+        bias = int(len(w.inputs) > 2 and w.inputs[2] is not None)
+        values: dict[str, int | str] = {"ENTRY": entry, **{k: c_dim(d, w.symbols) for k, d in dims.items()}}
+        values |= {
+            "ICG": s.icg,
+            "OCG": s.ocg,
+            "GROUPS": s.groups,
+            "KH": s.kernel[0],
+            "KW": s.kernel[1],
+            "SH": s.strides[0],
+            "SW": s.strides[1],
+            "DH": s.dilations[0],
+            "DW": s.dilations[1],
+            "PAD_T": f"({s.pads[0]})",
+            "PAD_L": f"({s.pads[1]})",
+            "XLD": x.row_stride or s.icg * s.groups,
+            "OLD": y.row_stride or s.ocg * s.groups,
+            "BIAS": bias,
+            "P_OUT": 2 + bias,
+            "DEPTHWISE": int(s.icg == s.ocg == 1),
+        }
+        args: list[ArgRef] = [*(("input", i) for i in range(2 + bias)), ("output", 0), *epilogue_args(w.epilogue)]
+        head = template_text("vec.h", "vmath.h") + defines(values)
+        return Kernel(
+            head + workload_epilogue_c(w, 3 + bias) + template_text("conv_transpose.c"),
+            (entry,),
+            tuple(args),
+            w.symbols,
+        )
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ()
