@@ -1,7 +1,7 @@
 """Random small graphs from the op table: convolutional nets with everything exporters put around convolutions.
 
-Values in flight are [N, C, H, W]; a graph ends in up to three outputs. All weights come from the seed, and data stays near
-one in magnitude, so that numbers remain comparable after reordering.
+Values in flight are [N, C, H, W]; a graph ends in up to three outputs. All weights come from the seed, and data stays
+near one in magnitude, so that numbers remain comparable after reordering.
 """
 
 from __future__ import annotations
@@ -18,9 +18,23 @@ from tests.passes.nets import Net
 N = Dim.symbol("N")
 
 UNARY: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("Relu", {}), ("Sigmoid", {}), ("Tanh", {}), ("HardSwish", {}), ("HardSigmoid", {"alpha": 0.25}), ("Silu", {}), ("Gelu", {}),
-    ("LeakyRelu", {"alpha": 0.1}), ("Clip", {"min": -1.0, "max": 2.5}), ("Abs", {}), ("Neg", {}), ("Softplus", {}), ("Elu", {}),
-    ("Identity", {}), ("Erf", {}), ("Mish", {}), ("Softsign", {}),
+    ("Relu", {}),
+    ("Sigmoid", {}),
+    ("Tanh", {}),
+    ("HardSwish", {}),
+    ("HardSigmoid", {"alpha": 0.25}),
+    ("Silu", {}),
+    ("Gelu", {}),
+    ("LeakyRelu", {"alpha": 0.1}),
+    ("Clip", {"min": -1.0, "max": 2.5}),
+    ("Abs", {}),
+    ("Neg", {}),
+    ("Softplus", {}),
+    ("Elu", {}),
+    ("Identity", {}),
+    ("Erf", {}),
+    ("Mish", {}),
+    ("Softsign", {}),
 )
 
 
@@ -32,13 +46,15 @@ class Fuzzer:
         self.net = Net(seed)
         self.batch: DimLike = self.choose([1, 1, 2, 3, N, N])
         size = int(self.rng.integers(5, 14))
-        self.values = [self.net.input(self.batch, int(self.rng.integers(1, 7)), size, size + int(self.rng.integers(0, 3)))]
+        self.values = [
+            self.net.input(self.batch, int(self.rng.integers(1, 7)), size, size + int(self.rng.integers(0, 3)))
+        ]
         if self.chance(0.3):
             self.values.append(self.net.input(*self.values[0].type.shape, name="x2"))
         makers: list[Callable[[Value], Value | None]] = [getattr(self, n) for n in dir(self) if n.startswith("op_")]
         while steps:
             made = self.choose(makers)(self.pick())
-            if made is not None:
+            if made is not None and 0 not in made.type.shape:
                 self.values.append(made)
                 steps -= 1
 
@@ -81,8 +97,15 @@ class Fuzzer:
             return None
         features = group * int(self.rng.integers(1, 5)) if group > 1 else int(self.rng.integers(1, 13))
         return self.net.conv(
-            x, min(features, 24 // group * group), kernel, stride=stride, pad=pad, group=group, dilation=dilation,
-            bias=self.chance(0.7))
+            x,
+            min(features, 24 // group * group),
+            kernel,
+            stride=stride,
+            pad=pad,
+            group=group,
+            dilation=dilation,
+            bias=self.chance(0.7),
+        )
 
     op_conv_again = op_conv
     op_conv_more = op_conv
@@ -96,8 +119,14 @@ class Fuzzer:
         group = self.choose([g for g in (1, 2) if c % g == 0])
         inputs = [x, self.net.weights(c, int(self.rng.integers(1, 5)), kernel, kernel)]
         return self.net(
-            "ConvTranspose", *inputs, strides=(stride, stride), pads=(pad,) * 4, dilations=(1, 1), group=group,
-            output_padding=(extra, extra))
+            "ConvTranspose",
+            *inputs,
+            strides=(stride, stride),
+            pads=(pad,) * 4,
+            dilations=(1, 1),
+            group=group,
+            output_padding=(extra, extra),
+        )
 
     def op_unary(self, x: Value) -> Value:
         op, attrs = self.choose(UNARY)
@@ -107,7 +136,9 @@ class Fuzzer:
 
     def op_binary(self, x: Value) -> Value:
         pair = [x, self.partner(x)]
-        return self.net(self.choose(["Add", "Sub", "Mul", "Max", "Min", "Add", "Mul"]), *(pair if self.chance(0.7) else pair[::-1]))
+        return self.net(
+            self.choose(["Add", "Sub", "Mul", "Max", "Min", "Add", "Mul"]), *(pair if self.chance(0.7) else pair[::-1])
+        )
 
     op_binary_again = op_binary
 
@@ -232,8 +263,13 @@ class Fuzzer:
             scale = self.choose([2.0, 1.5, 0.5])
             return self.net("Resize", x, scales=(1.0, 1.0, scale, self.choose([scale, 2.0])), mode=mode)
         sizes = (n, c, int(self.rng.integers(1, 16)), int(self.rng.integers(1, 16)))
-        return self.net("Resize", x, sizes=sizes, mode=mode, coordinate_transformation_mode=self.choose(
-            ["half_pixel", "align_corners", "asymmetric"]))
+        return self.net(
+            "Resize",
+            x,
+            sizes=sizes,
+            mode=mode,
+            coordinate_transformation_mode=self.choose(["half_pixel", "align_corners", "asymmetric"]),
+        )
 
     def op_shuffle(self, x: Value) -> Value | None:
         n, c, h, w = self.shape(x)
@@ -257,7 +293,9 @@ class Fuzzer:
         if form == "b":
             return self.net("Transpose", x, perm=(0, 1, 3, 2))
         if form == "c":
-            return self.net("Reshape", self.net("Sigmoid", self.net("Reshape", x, shape=(n, c, h * w))), shape=(n, c, h, w))
+            return self.net(
+                "Reshape", self.net("Sigmoid", self.net("Reshape", x, shape=(n, c, h * w))), shape=(n, c, h, w)
+            )
         return self.net("Reshape", x, shape=(n, h, w, c))
 
     def op_softmax(self, x: Value) -> Value:
@@ -286,7 +324,7 @@ class Fuzzer:
             x, features = self.net("Reshape", self.net("ReduceMean", x, axes=(2, 3), keepdims=1), shape=(n, c)), c
         else:
             x, features = self.net("Reshape", x, shape=(n, c * h * w)), c * h * w
-        y = self.net("MatMul", x, self.net.weights(features, 7, scale=features ** -0.5))
+        y = self.net("MatMul", x, self.net.weights(features, 7, scale=features**-0.5))
         y = self.net("Add", y, self.net.weights(7))
         return self.net("Softmax", y, axis=-1) if self.chance(0.5) else y
 

@@ -1,4 +1,6 @@
-"""Random graphs through the whole build: the engine's outputs are the reference's, at every code level and thread count."""
+"""Random graphs through the whole build: the engine's outputs are the reference's, at every code level and thread
+count.
+"""
 
 from __future__ import annotations
 
@@ -24,8 +26,12 @@ def test_build(seed: int, tmp_path: Path) -> None:
     want = evaluate(graph, data)
     threads = 1 + seed % 2
     config = BuildConfig(
-        threads=threads, effort=0, isa=ISAS[seed % 3], profiles=(Profile.of(N=(1, 2, 3)),) if graph.inputs[0].type.symbols else (),
-        cache=tmp_path / "timing.sqlite")
+        threads=threads,
+        effort=0,
+        isa=ISAS[seed % 3],
+        profiles=(Profile.of(N=(1, 2, 3)),) if graph.inputs[0].type.symbols else (),
+        cache=tmp_path / "timing.sqlite",
+    )
     engine = Engine(build_plan(graph, config).plan)
     got = engine.run(data)
     assert_same(want, got, 1e-4)

@@ -1,18 +1,20 @@
-"""Random graphs keep their numbers through every pass alone and through the whole pipeline; regions and storage stay sound."""
+"""Random graphs keep their numbers through every pass alone and through the whole pipeline; regions and storage stay
+sound.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from temper.ir.evaluate import evaluate
+from temper.ir.text import constants_of, parse, to_text
+from temper.ir.verify import verify
 from temper.passes.manager import Log
 from temper.passes.pipeline import PIPELINE
 from tests.fuzz.generate import random_graph
 from tests.passes.nets import assert_same, feeds
 from tests.passes.test_partition import check_partition
 from tests.plan.test_storage import check_storage, nothing_strided
-from temper.ir.verify import verify
-from temper.ir.text import constants_of, parse, to_text
 
 SEEDS = range(120)
 ENV = {"N": 2}
