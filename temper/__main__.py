@@ -1,0 +1,4 @@
+"""`python -m temper` is the command line."""
+from temper.cli import main
+
+main()

@@ -1,0 +1,125 @@
+"""`temper compare`: an engine's outputs beside ONNX Runtime's and the numpy reference's, and on request every layer's."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from temper.ir.graph import Graph
+    from temper.plan.format import Plan
+
+TOLERANCE = "Largest error, relative to the largest value of the tensor; by default derived from dtypes, reduction lengths and depth."
+
+
+def compare(
+    model: Annotated[Path, typer.Argument(help="ONNX file the plan was built from.", show_default=False)],
+    plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)],
+    data: Annotated[Path | None, typer.Option(help="Inputs: an .npz by name, or an .npy; random if not given.", show_default=False)] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="One input, NAME=FILE.npy; may be repeated.", show_default=False)] = None,
+    seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
+    batch: Annotated[int, typer.Option(help="Batch of random inputs; 0: the profile's best size.", min=0)] = 0,
+    per_layer: Annotated[bool, typer.Option("--per-layer", help="Compare every layer, and name the first that deviates.")] = False,
+    tolerance: Annotated[float | None, typer.Option(help=TOLERANCE, min=0, show_default=False)] = None,
+    threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance."""
+    from temper.cli.deviation import bounds, compare_layers, difference
+    from temper.cli.engines import random_feeds
+    from temper.cli.files import is_plan, read_feeds
+    from temper.cli.show import console, print_json
+    from temper.errors import ConfigError
+    from temper.ir.evaluate import evaluate
+    from temper.runtime.engine import Engine
+
+    if not is_plan(plan) or is_plan(model):
+        raise ConfigError("give the ONNX file first and the plan second: temper compare MODEL.onnx MODEL.plan")
+    engine = Engine.load(plan, threads=threads or None)
+    given = read_feeds([s.name for s in engine.inputs], inputs or (), data)
+    feeds = given or random_feeds(engine, batch, seed)
+    graph = _import(model, engine.plan)
+    names = [s.name for s in engine.outputs]
+    ours = dict(zip(names, engine.run(feeds), strict=True))
+    reference = dict(zip(graph.output_names, evaluate(graph, feeds), strict=True))
+    peer, note = _onnxruntime(model, feeds, names)
+    wide = bounds(engine.plan)
+    out: dict[str, Any] = {"random_inputs": not given, "notes": [note] if note else [], "outputs": []}
+    for k, name in enumerate(names):
+        limit = wide.outputs[k] if tolerance is None else tolerance
+        pairs = [("temper", "reference", ours[name], reference[name])]
+        if peer is not None:
+            pairs += [("temper", "onnxruntime", ours[name], peer[name]), ("onnxruntime", "reference", peer[name], reference[name])]
+        for left, right, a, b in pairs:
+            d = difference(a, b, engine.plan.outputs[k].dtype)
+            out["outputs"].append({"output": name, "of": left, "against": right, **d.as_dict(), "tolerance": limit,
+                                   "deviates": left == "temper" and d.relative > limit})
+    if per_layer:
+        layers = compare_layers(_after_passes(graph, engine.plan), engine, feeds, wide, tolerance)
+        out["layers"] = layers
+        out["first_deviating_layer"] = next((x["name"] for x in layers if x["deviates"]), None)
+    bad = any(x["deviates"] for x in [*out["outputs"], *out.get("layers", ())])
+    if as_json:
+        print_json(out)
+    else:
+        _print(console(), out)
+    if bad:
+        raise typer.Exit(1)
+
+
+def _import(model: Path, plan: Plan) -> Graph:
+    """The model with its inputs as the plan has them. DataError if they are not the same inputs."""
+    from temper.errors import DataError
+    from temper.frontends.onnx import import_onnx
+
+    graph = import_onnx(model, shapes={b.name: b.shape for b in plan.inputs})
+    have, want = sorted(v.name for v in graph.inputs), sorted(b.name for b in plan.inputs)
+    if have != want or sorted(graph.output_names) != sorted(b.name for b in plan.outputs):
+        raise DataError(f"the plan was not built from {model}: its inputs are {', '.join(want)} and the model's {', '.join(have)}; outputs "
+                        f"{', '.join(b.name for b in plan.outputs)} and {', '.join(graph.output_names)}")
+    return graph
+
+
+def _after_passes(graph: Graph, plan: Plan) -> Graph:
+    """The graph the plan's regions were cut from: the same passes leave the same names."""
+    from temper.passes.manager import run_passes
+    from temper.passes.pipeline import PIPELINE
+
+    run_passes(graph, PIPELINE, stop_after=plan.report.get("stop_after", ""))
+    return graph
+
+
+def _onnxruntime(model: Path, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> tuple[dict[str, np.ndarray] | None, str]:
+    """ONNX Runtime's outputs by name, or None and why there are none."""
+    from temper.peers import MissingPeer, OnnxRuntime
+
+    try:
+        run = OnnxRuntime().prepare(model, 1)
+        return dict(zip(names, run(dict(feeds)), strict=True)), ""
+    except MissingPeer as e:
+        return None, f"not compared with ONNX Runtime ({e})"
+    except (RuntimeError, ValueError, OSError) as e:
+        return None, f"ONNX Runtime cannot run this model: {str(e).splitlines()[0]}"
+
+
+def _print(screen: Any, out: Mapping[str, Any]) -> None:
+    from temper.cli.show import table
+
+    for note in out["notes"]:
+        screen.print(f"note: {note}", markup=False)
+    if out["random_inputs"]:
+        screen.print("inputs are random")
+    screen.print(table(("output", "of", "against", "max abs", "mean abs", "max / largest", "tolerance", ""),
+                       [(x["output"], x["of"], x["against"], f"{x['max_abs']:.3g}", f"{x['mean_abs']:.3g}", f"{x['relative']:.3g}", f"{x['tolerance']:.3g}",
+                         x["note"] or ("DEVIATES" if x["deviates"] else "ok" if x["of"] == "temper" else "")) for x in out["outputs"]]))
+    if "layers" in out:
+        screen.print(table(("layer", "ops", "own error", "tolerance", "error so far", "", "tactic"),
+                           [(x["name"], "+".join(x["ops"]), f"{x['own']:.3g}", f"{x['tolerance']:.3g}", "-" if x["total"] is None else f"{x['total']:.3g}",
+                             x["note"] or ("DEVIATES" if x["deviates"] else "ok"), x["tactic"]) for x in out["layers"]],
+                           title="layers: own error against the reference on the engine's own inputs; errors relative to the largest value"))
+        first = out["first_deviating_layer"]
+        screen.print(f"the first layer that deviates is '{first}'" if first else "no layer deviates", markup=False)

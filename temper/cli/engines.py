@@ -1,0 +1,59 @@
+"""An engine from what a command was given, a plan or an ONNX file, and input arrays for it."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from temper.errors import ConfigError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from temper.runtime.engine import Engine
+
+
+def open_engine(path: Path, threads: int, *, effort: int = 2, batch: str = "", quiet: bool = False) -> Engine:
+    """Loads a plan, or builds an ONNX file in memory. threads 0: the plan's number, or all usable cores."""
+    from temper.cli.files import is_plan
+    from temper.runtime.engine import Engine
+
+    if is_plan(path):
+        return Engine.load(path, threads=threads or None)
+    from temper.builder import build_plan
+    from temper.cli.show import progress_bar
+    from temper.cli.sizes import profiles_for
+    from temper.config import BuildConfig
+    from temper.runtime.machine import cores
+
+    config = BuildConfig(threads=threads or cores(), effort=effort, profiles=profiles_for(path, (), batch, {}))
+    with progress_bar(quiet) as progress:
+        plan = build_plan(path, config, progress=progress).plan
+    return Engine(plan)
+
+
+def random_feeds(engine: Engine, batch: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
+    """Seeded inputs: normal floats, integers 0 and 1. Open dimensions take the first profile's optimum, the batch `batch` where given."""
+    import numpy as np
+
+    from temper.plan.format import value_of
+
+    env = {name: best for name, (_, best, _) in engine.profiles[0].symbols.items()}
+    firsts = {b.shape[0] for b in engine.plan.inputs if b.shape}
+    if batch:
+        open_ = [d for d in firsts if isinstance(d, str) and d in env]
+        if not open_ and firsts != {batch}:
+            raise ConfigError(f"the engine's batch is fixed at {', '.join(map(str, sorted(firsts, key=str)))}; build it with --batch {batch}")
+        env.update({d: batch for d in open_})
+    rng = np.random.default_rng(seed)
+    feeds = {}
+    for spec in engine.inputs:
+        shape = tuple(value_of(d, env) for d in spec.shape)
+        if spec.dtype.kind == "f":
+            feeds[spec.name] = rng.standard_normal(shape).astype(spec.dtype)
+        elif spec.dtype.kind == "b":
+            feeds[spec.name] = rng.random(shape) < 0.5
+        elif spec.dtype.kind in "iu":
+            feeds[spec.name] = rng.integers(0, 2, shape).astype(spec.dtype)
+        else:
+            raise ConfigError(f"input '{spec.name}' of dtype {spec.dtype} cannot be made up; give it as data")
+    return feeds

@@ -1,0 +1,31 @@
+"""Small commands: `temper verify` and `temper knobs`."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)]) -> None:
+    """Check every byte of a plan against its SHA-256 sums, its memory layout, and whether this machine can run it."""
+    from temper.errors import PlanError
+    from temper.plan.format import verify as verify_file
+    from temper.plan.memory_check import plan_faults
+    from temper.runtime.engine import check_machine
+
+    found = verify_file(plan)
+    if faults := plan_faults(found):
+        raise PlanError(f"{plan}: the memory layout is unsound: {'; '.join(faults[:5])}")
+    for remark in check_machine(found):
+        print(f"note: {remark}")
+    print(f"{plan}: sound, runs here")
+
+
+def knobs() -> None:
+    """List the environment variables Temper reads, their defaults and values."""
+    from temper.cli.show import console, table
+    from temper.config import KNOBS
+
+    console().print(table(("variable", "default", "now", "meaning"), [(k.name, k.default or "-", k.read() or "-", k.doc) for k in KNOBS],
+                          wide=("meaning",)))

@@ -1,0 +1,47 @@
+"""`temper rebuild`: a plan tuned anew, here, from the portable graph inside it."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def rebuild(
+    old: Annotated[Path, typer.Argument(help="Plan built with --portable.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Plan file to write.", show_default=False)],
+    threads: Annotated[int, typer.Option(help="Threads of the new engine; 0: as in the old plan.", min=0)] = 0,
+    effort: Annotated[int | None, typer.Option(help="0 to 5; as in the old plan if not given.", min=0, max=5, show_default=False)] = None,
+    profile: Annotated[list[str] | None, typer.Option(help="Ranges N=1:8:32; as in the old plan if not given.", show_default=False)] = None,
+    isa: Annotated[str, typer.Option(help="Code level; the best of this machine if not given.", show_default=False)] = "",
+    cache: Annotated[Path | None, typer.Option(help="Timing cache file.", show_default=False)] = None,
+    jobs: Annotated[int, typer.Option(help="Compilers that run at once; 0: one per core.", min=0)] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Tune a plan anew for this machine, from the graph that `temper build --portable` left in it."""
+    from temper.api import check_writable
+    from temper.builder import build_plan
+    from temper.cli.show import console, print_json, progress_bar
+    from temper.cli.sizes import parse_profiles
+    from temper.cli.summary import summarize, summary_table
+    from temper.config import BuildConfig, Profile
+    from temper.ir.portable import from_bytes
+    from temper.plan.format import read, write
+
+    plan = read(old)
+    graph = from_bytes(plan.graph)
+    check_writable(output)
+    ranges = parse_profiles(profile) if profile else [dict(p.symbols) for p in plan.profiles]
+    config = BuildConfig(threads=threads or plan.threads, effort=plan.report.get("effort", 2) if effort is None else effort, isa=isa,
+                         profiles=tuple(Profile.of(**r) for r in ranges if r), portable_graph=True, cache=cache, jobs=jobs)
+    with progress_bar(quiet) as progress:
+        made = build_plan(graph, config, progress=progress)
+        write(made.plan, output)
+    if quiet:
+        return
+    summary = summarize(made.plan, output.stat().st_size, made.seconds)
+    if as_json:
+        print_json(summary)
+    else:
+        console().print(summary_table(summary))

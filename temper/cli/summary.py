@@ -1,0 +1,91 @@
+"""What a build did, from the plan and its report: for the end of `temper build` and the overview of `temper inspect`."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from temper.cli.show import facts, size, span, table
+from temper.plan.format import Plan
+
+
+def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
+    """JSON-able. seconds: wall time by stage and cache hits and misses, of a build just made."""
+    report = plan.report
+    rows = report.get("regions", [])
+    hosts = [r for r in rows if r["tactic"] == "host"]
+    out: dict[str, Any] = {
+        "model": report.get("model", ""),
+        "inputs": [[b.name, b.dtype, list(b.shape)] for b in plan.inputs],
+        "outputs": [[b.name, b.dtype, list(b.shape)] for b in plan.outputs],
+        "profiles": [{k: list(v) for k, v in p.symbols.items()} for p in plan.profiles],
+        "threads": plan.threads,
+        "isa": plan.isa,
+        "effort": report.get("effort"),
+        "tuned_on": plan.fingerprint.get("cpu", ""),
+        "nodes": report.get("nodes"),
+        "regions": len(rows),
+        "regions_by_op": dict(Counter(r["op"] for r in rows).most_common()),
+        "fused": dict(Counter("+".join(r["nodes"]) for r in rows if len(r["nodes"]) > 1).most_common()),
+        "rules_applied": dict(Counter(rule for rule, _ in report.get("applied", [])).most_common()),
+        "tactics": dict(Counter(r["tactic"].split(" ")[0] for r in rows).most_common()),
+        "operations": sum(r["operations"] for r in rows),
+        "tuned_seconds": sum(r.get("seconds") or 0.0 for r in rows),
+        "views": report.get("views", 0),
+        "in_place": len(report.get("in_place", [])),
+        "host_steps": [[r["name"], r["op"], r["reason"]] for r in hosts],
+        "memory": report.get("memory", []),
+        "weights_bytes": len(plan.constants),
+        "plan_bytes": file_bytes,
+    }
+    if seconds is not None:
+        out["seconds"] = {k: v for k, v in seconds.items() if not k.startswith("cache_")}
+        out["cache"] = {k: int(v) for k, v in seconds.items() if k.startswith("cache_")}
+    return out
+
+
+def binding_text(name: str, dtype: str, shape: list[Any]) -> str:
+    return f"{name}: {dtype}[{', '.join(map(str, shape))}]"
+
+
+def summary_table(s: Mapping[str, Any]) -> Any:
+    """The same as lines for people."""
+    def counts(pairs: Mapping[str, int], most: int = 8) -> str:
+        shown = [f"{n} {name}" for name, n in list(pairs.items())[:most]]
+        rest = sum(list(pairs.values())[most:])
+        return ", ".join([*shown, f"{rest} others"] if rest else shown) or "none"
+
+    rows: list[tuple[str, object]] = [
+        ("inputs", "; ".join(binding_text(*b) for b in s["inputs"])),
+        ("outputs", "; ".join(binding_text(*b) for b in s["outputs"])),
+    ]
+    if any(s["profiles"]):
+        rows.append(("profiles", "; ".join(", ".join(f"{k} {v[0]}:{v[1]}:{v[2]}" for k, v in p.items()) for p in s["profiles"])))
+    rows.append(("built for", f"{s['tuned_on']}, {s['isa']}, {s['threads']} thread{'s' * (s['threads'] != 1)}, effort {s['effort']}"))
+    if s["nodes"]:
+        rows.append(("graph", f"{s['nodes'][0]} nodes read, {s['nodes'][1]} after rewriting, {s['regions']} regions"))
+    rows += [("regions", counts(s["regions_by_op"], 12)), ("fused", counts(s["fused"])), ("rules", counts(s["rules_applied"])),
+             ("tactics", counts(s["tactics"]))]
+    if s["tuned_seconds"]:
+        rate = s["operations"] / s["tuned_seconds"] / 1e9
+        rows.append(("work", f"{s['operations'] / 1e9:.3g} GFLOP, {span(s['tuned_seconds'])} as tuned ({rate:.3g} GFLOPS)"))
+    else:
+        rows.append(("work", f"{s['operations'] / 1e9:.3g} GFLOP, not timed (effort 0)"))
+    rows.append(("no copies", f"{s['views']} views into wider tensors, {s['in_place']} results in place"))
+    for m in s["memory"]:
+        over = f", {m['arena'] / m['lower_bound']:.3f}x the lower bound" if m["lower_bound"] else ""
+        rows.append(("arena", f"{size(m['arena'])}{over}"))
+    rows += [("weights", size(s["weights_bytes"])), ("plan", size(s["plan_bytes"]))]
+    for reason, count in Counter(f"{op}: {why}" for _, op, why in s["host_steps"]).items():
+        rows.append(("on the host", f"{count} {reason}"))
+    if "seconds" in s:
+        total = sum(s["seconds"].values())
+        rows.append(("time", f"{total:.1f} s: " + ", ".join(f"{k} {v:.2g} s" for k, v in s["seconds"].items() if v >= 0.005)))
+        hits, misses = s["cache"]["cache_hits"], s["cache"]["cache_misses"]
+        rows.append(("timing cache", f"{hits} hits, {misses} misses"))
+    return facts(rows)
+
+
+def bindings_table(s: Mapping[str, Any]) -> Any:
+    rows = [("input", *b[:2], str(b[2])) for b in s["inputs"]] + [("output", *b[:2], str(b[2])) for b in s["outputs"]]
+    return table(("", "name", "dtype", "shape"), rows)
