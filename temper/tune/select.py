@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -189,7 +190,7 @@ class Tuner:
             if wrong is not None:
                 self.cache.put_time(contest.time_key(c), Record(None, f"wrong result: {wrong}"))
                 if knob("TEMPER_DEBUG") != "0":
-                    print(f"[temper] {task.name}: {c.label}: {wrong}")
+                    print(f"[temper] {task.name}: {c.label}: {wrong}", file=sys.stderr)
                 continue
             if self.effort == 0:
                 self.cache.put_time(contest.time_key(c), Record(0.0))
@@ -209,7 +210,7 @@ class Tuner:
             if int(knob("TEMPER_DEBUG")) >= 2:
                 r = self.cache.time(contest.time_key(c))
                 assert r is not None
-                print(f"[temper] {task.name}: {c.label}: {r.failure or f'{(r.seconds or 0) * 1e6:.1f} us'}")
+                print(f"[temper] {task.name}: {c.label}: {r.failure or f'{(r.seconds or 0) * 1e6:.1f} us'}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
