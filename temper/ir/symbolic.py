@@ -297,6 +297,8 @@ def known_outputs(
         found = _symbolic(op, [_lists(a) for a in arrays], inputs, attrs, results)
     except _Unknown:
         return nothing
+    except (ValueError, IndexError, ArithmeticError) as e:
+        raise ShapeError(f"its constant operands are illegal: {e}") from e
     return nothing if found is None else [settle(f, r.dtype) for f, r in zip(found, results, strict=True)]
 
 
@@ -308,10 +310,14 @@ def _shape(t: TensorType | None, attrs: Attrs) -> list[np.ndarray | None]:
     return [settle(_object(list(part), (len(part),)), "int64")]
 
 
+def _has_dims(attrs: Attrs) -> bool:
+    return any(isinstance(e, Dim) for v in attrs.values() for e in (v if isinstance(v, tuple) else (v,)))
+
+
 def _concrete(
     op: str, inputs: Sequence[np.ndarray | None], attrs: Attrs, results: Sequence[TensorType]
 ) -> list[np.ndarray | None]:
-    if any(isinstance(e, Dim) for v in attrs.values() for e in (v if isinstance(v, tuple) else (v,))):
+    if _has_dims(attrs):
         return [None] * len(results)
     try:
         with np.errstate(all="ignore"):
@@ -346,7 +352,7 @@ def _symbolic(
         ]
     if op in _REDUCE and not attrs.get("noop_with_empty_axes"):
         return [_reduce(_REDUCE[op], arrays[0], attrs.get("axes"), shape)]
-    if op in _MOVEMENT:
+    if op in _MOVEMENT and not _has_dims(attrs):
         operands = [i if i is None or (op.startswith("Gather") and k == 1) else _lists(i) for k, i in enumerate(inputs)]
         return [np.asarray(r, object) for r in TABLE[op].reference(operands, attrs)]
     return None

@@ -643,6 +643,21 @@ def test_illegal_constant_operands() -> None:
         import_onnx(model(nodes, {"x": [4]}, constants={"c": np.array([4, 1]), "i": np.array([7])}))
 
 
+def test_illegal_index_into_a_symbolic_shape() -> None:
+    nodes = [
+        NODE("Shape", ["x"], ["s"]),
+        NODE("Gather", ["s", "i"], ["n"], name="pick"),
+        NODE("Reshape", ["x", "n"], ["y"]),
+    ]
+    with pytest.raises(ShapeError, match="'pick'"):
+        import_onnx(model(nodes, {"x": ["N", 3]}, constants={"i": np.array([7])}))
+
+
+def test_empty_tensor_of_symbolic_shape() -> None:
+    nodes = [NODE("Shape", ["x"], ["s"]), NODE("ConstantOfShape", ["s"], ["c"]), NODE("Add", ["x", "c"], ["y"])]
+    assert import_onnx(model(nodes, {"x": ["N", 0]})).outputs[0].type.shape == (Dim.symbol("N"), 0)
+
+
 # ---- names, control flow, functions ----
 
 

@@ -186,7 +186,7 @@ class Context:
         """A scalar constant of `value`'s dtype."""
         if value.type.dtype == "bfloat16":
             bits = np.array(number, np.float32).view(np.uint32)
-            return self.constant(((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16), "bfloat16")
+            return self.constant(np.asarray((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, np.uint16), "bfloat16")
         return self.constant(np.array(number, np.dtype(value.type.dtype)))
 
     def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:

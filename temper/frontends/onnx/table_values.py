@@ -47,7 +47,7 @@ def filled(c: Context, scalar: np.ndarray, dtype: str, shape: tuple[Any, ...]) -
     count = 1
     for d in shape:
         count = d * count
-    if isinstance(count, int) and count <= LIMIT:
+    if isinstance(count, int) and count <= LIMIT and not any(isinstance(d, Dim) for d in shape):
         return c.constant(np.full(shape, scalar, scalar.dtype), dtype)
     return c.emit("Expand", c.constant(scalar.copy(), dtype), shape=shape)
 
