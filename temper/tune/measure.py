@@ -1,8 +1,10 @@
 """Runs one compiled kernel on data: once between guard bytes to verify it, then many times to time it.
 
-Timing rules: packed constants are as cold as in the model (rotated over as many bytes as all its constants have), activations warm, candidates take turns,
-and a candidate's time with T threads is the time of its slowest share, so that a noisy neighbour cannot favour one candidate.
+Timing rules: packed constants are as cold as in the model (rotated over as many bytes as all its constants have),
+activations warm, candidates take turns, and a candidate's time with T threads is the time of its slowest share, so that
+a noisy neighbour cannot favour one candidate.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -28,21 +30,25 @@ def aligned(nbytes: int, fill: int = _SENTINEL) -> np.ndarray:
     """A uint8 array of nbytes at a 64-byte boundary."""
     raw = np.full(nbytes + 64, fill, np.uint8)
     start = -raw.ctypes.data % 64
-    return raw[start:start + nbytes]
+    return raw[start : start + nbytes]
 
 
 class Guarded:
-    """A buffer with sentinel bytes on both sides, and strided rows where the slot is a view."""
+    """A buffer with sentinel bytes on both sides, and strided rows where the slot is a view.
 
-    def __init__(self, array: np.ndarray, row_stride: int | None) -> None:
+    skewed: start one element past the 64-byte boundary, as a slice of a wider tensor may.
+    """
+
+    def __init__(self, array: np.ndarray, row_stride: int | None, skewed: bool = False) -> None:
         self.shape, self.dtype = array.shape, array.dtype
         self.row = array.shape[-1] if array.ndim else 1
         self.stride = row_stride or self.row
         self.rows = array.size // self.row if self.row else 0
         nbytes = ((self.rows - 1) * self.stride + self.row) * array.itemsize if self.rows > 0 else 0
-        self._all = aligned(nbytes + 2 * _GUARD)
-        self.address = self._all.ctypes.data + _GUARD
-        self._body = self._all[_GUARD:_GUARD + nbytes]
+        self._start = _GUARD + (array.itemsize if skewed else 0)
+        self._all = aligned(self._start + nbytes + _GUARD)
+        self.address = self._all.ctypes.data + self._start
+        self._body = self._all[self._start : self._start + nbytes]
         self.view[...] = array.reshape(self.view.shape)
         self._gaps = self._outside()
 
@@ -50,14 +56,16 @@ class Guarded:
     def view(self) -> np.ndarray:
         """Rows of data, without the gaps between them."""
         size = self.dtype.itemsize
-        return np.lib.stride_tricks.as_strided(self._body.view(np.uint8), (max(self.rows, 0), self.row * size), (self.stride * size, 1)).view(
-            self.dtype) if self.rows > 0 and self.row else np.empty((0, self.row), self.dtype)
+        if not self.rows or not self.row:
+            return np.empty((0, self.row), self.dtype)
+        rows = np.lib.stride_tricks.as_strided(self._body, (self.rows, self.row * size), (self.stride * size, 1))
+        return rows.view(self.dtype)
 
     def _outside(self) -> bytes:
         copy = self._all.copy()
         size = self.dtype.itemsize
         if self.rows > 0 and self.row:
-            body = copy[_GUARD:len(copy) - _GUARD]
+            body = copy[self._start : len(copy) - _GUARD]
             np.lib.stride_tricks.as_strided(body, (self.rows, self.row * size), (self.stride * size, 1))[...] = 0
         return copy.tobytes()
 
@@ -82,16 +90,32 @@ class Loaded:
 class Bench:
     """Buffers of one problem, shared by all candidates of its workload."""
 
-    def __init__(self, w: Workload, problem: Problem, timer: Library, threads: int, cold_bytes: int) -> None:
-        """cold_bytes: bytes over which packed constants rotate while timing, as the whole model's would."""
+    def __init__(
+        self, w: Workload, problem: Problem, timer: Library, threads: int, cold_bytes: int, *, skewed: bool = False
+    ) -> None:
+        """cold_bytes: bytes over which packed constants rotate while timing, as the whole model's would.
+
+        skewed: tensors start one element past a 64-byte boundary.
+        """
         self.w, self.problem, self.threads, self.cold_bytes = w, problem, threads, cold_bytes
         self._timer = _TIMER(timer.function("temper_time"))
-        self._inputs = [None if x is None or c else Guarded(x, s.row_stride if s else None)
-                        for x, s, c in zip(problem.inputs, w.inputs, w.constant, strict=True)]
         self._raw = timer  # keeps the timing loop loaded
-        self._operands = [None if x is None else Guarded(x, o.row_stride) for x, o in zip(problem.operands, w.epilogue.operands, strict=True)]
+        self._skewed = skewed
+        self._inputs = [
+            None if x is None or c else self._guarded(x, s.row_stride if s else None)
+            for x, s, c in zip(problem.inputs, w.inputs, w.constant, strict=True)
+        ]
+        self._operands = [
+            None if x is None else self._guarded(x, o.row_stride)
+            for x, o in zip(problem.operands, w.epilogue.operands, strict=True)
+        ]
 
-    def _pointers(self, kernel: Kernel, packed: Sequence[int], outputs: Sequence[Guarded], scratch: int, shared: int) -> ctypes.Array[ctypes.c_void_p]:
+    def _guarded(self, array: np.ndarray, row_stride: int | None) -> Guarded:
+        return Guarded(array, row_stride, self._skewed)
+
+    def _pointers(
+        self, kernel: Kernel, packed: Sequence[int], outputs: Sequence[Guarded], scratch: int, shared: int
+    ) -> ctypes.Array[ctypes.c_void_p]:
         def one(kind: str, i: int) -> int:
             if kind == "input":
                 x = self.problem.inputs[i]
@@ -103,44 +127,86 @@ class Bench:
                 o = self._operands[i]
                 assert o is not None
                 return o.address
-            return {"packed": lambda: packed[i], "output": lambda: outputs[i].address, "workspace": lambda: scratch, "shared": lambda: shared}[kind]()
+            if kind == "packed":
+                return packed[i]
+            return outputs[i].address if kind == "output" else {"workspace": scratch, "shared": shared}[kind]
+
         return (ctypes.c_void_p * max(1, len(kernel.args)))(*(one(k, i) for k, i in kernel.args))
 
     def _symbols(self, kernel: Kernel) -> ctypes.Array[ctypes.c_int64]:
         return (ctypes.c_int64 * max(1, len(kernel.symbols)))(*(self.problem.env[s] for s in kernel.symbols))
 
     def _outputs(self) -> list[Guarded]:
-        return [Guarded(np.full(y.shape, _SENTINEL, y.dtype) if y.dtype != bool else np.zeros(y.shape, bool), s.row_stride)
-                for y, s in zip(self.problem.want, self.w.outputs, strict=True)]
+        def blank(y: np.ndarray) -> np.ndarray:
+            return ~y if y.dtype == bool else np.full(y.shape, _SENTINEL, y.dtype)
 
-    def _call(self, loaded: Loaded, p: ctypes.Array[ctypes.c_void_p], v: ctypes.Array[ctypes.c_int64], part: int, parts: int, rotate: int = -1,
-              step: int = 0, copies: int = 1, reps: int = 1) -> np.ndarray:
+        return [self._guarded(blank(y), s.row_stride) for y, s in zip(self.problem.want, self.w.outputs, strict=True)]
+
+    def _call(
+        self,
+        loaded: Loaded,
+        p: ctypes.Array[ctypes.c_void_p],
+        v: ctypes.Array[ctypes.c_int64],
+        part: int,
+        parts: int,
+        rotate: int = -1,
+        step: int = 0,
+        copies: int = 1,
+        reps: int = 1,
+    ) -> np.ndarray:
         out = np.zeros(reps, np.int64)
         entries = (ctypes.c_void_p * len(loaded.functions))(*loaded.functions)
-        self._timer(ctypes.addressof(entries), len(loaded.functions), ctypes.addressof(p), ctypes.addressof(v), part, parts, rotate, step,
-                    copies, reps, out.ctypes.data)
+        self._timer(
+            ctypes.addressof(entries),
+            len(loaded.functions),
+            ctypes.addressof(p),
+            ctypes.addressof(v),
+            part,
+            parts,
+            rotate,
+            step,
+            copies,
+            reps,
+            out.ctypes.data,
+        )
         return out
 
     def verify(self, loaded: Loaded, packed: Sequence[np.ndarray], factor: float, parts: int) -> str | None:
-        """None if every output is right and no byte outside was touched; otherwise what is wrong. Runs each entry over all parts."""
+        """None if every output is right and no byte outside was touched; otherwise what is wrong."""
+        got = self.run(loaded, packed, parts)
+        return got if isinstance(got, str) else self.mismatch(got, factor)
+
+    def run(self, loaded: Loaded, packed: Sequence[np.ndarray], parts: int) -> list[np.ndarray] | str:
+        """The outputs of each entry run over all parts, one after another; or what it wrote outside its tensors."""
         k = loaded.kernel
         outputs = self._outputs()
         buffers = [_placed(a) for a in packed]
-        scratch, shared = self._scratch(k)
-        p = self._pointers(k, [b.ctypes.data for b in buffers], outputs, scratch.ctypes.data, shared.ctypes.data)
+        env = self.problem.env
+        scratch, shared = (
+            Guarded(np.zeros(evaluate(size, env), np.uint8), None) for size in (k.workspace, k.shared_workspace)
+        )
+        p = self._pointers(k, [b.ctypes.data for b in buffers], outputs, scratch.address, shared.address)
         v = self._symbols(k)
         for f in loaded.functions:
             for part in range(parts):
                 self._call(Loaded(k, (f,)), p, v, part, parts)
-        for i, (g, want, bound) in enumerate(zip(outputs, self.problem.want, self.problem.bounds, strict=True)):
-            if not g.intact:
-                return f"output {i}: wrote outside the tensor"
-            if (wrong := mismatch(g.array, want, bound, factor)) is not None:
-                return f"output {i}: {wrong}"
-        for name, group in (("input", self._inputs), ("operand", self._operands)):
-            for i, h in enumerate(group):
-                if h is not None and not h.intact:
+        groups: dict[str, Sequence[Guarded | None]] = {
+            "output": outputs,
+            "input": self._inputs,
+            "operand": self._operands,
+            "workspace": [scratch, shared],
+        }
+        for name, group in groups.items():
+            for i, g in enumerate(group):
+                if g is not None and not g.intact:
                     return f"{name} {i}: wrote outside the tensor"
+        return [g.array for g in outputs]
+
+    def mismatch(self, got: Sequence[np.ndarray], factor: float) -> str | None:
+        """None if the outputs are within `factor` times the error bounds; otherwise which is not, and where."""
+        for i, (y, want, bound) in enumerate(zip(got, self.problem.want, self.problem.bounds, strict=True)):
+            if (wrong := mismatch(y, want, bound, factor)) is not None:
+                return f"output {i}: {wrong}"
         return None
 
     def _scratch(self, k: Kernel) -> tuple[np.ndarray, np.ndarray]:
@@ -167,13 +233,18 @@ class Stopwatch:
                 self._copies = max(1, min(256, bench.cold_bytes // self._step))
                 buffer = aligned(self._step * self._copies, 0)
                 for c in range(self._copies):
-                    buffer[c * self._step:c * self._step + a.nbytes] = a.view(np.uint8).reshape(-1)
+                    buffer[c * self._step : c * self._step + a.nbytes] = a.view(np.uint8).reshape(-1)
                 self._rotate = k.args.index(("packed", i)) if ("packed", i) in k.args else -1
                 self._buffers.append(buffer)
             else:
                 self._buffers.append(_placed(a))
-        self._p = bench._pointers(k, [b.ctypes.data for b in self._buffers], self._outputs, self._scratch[0].ctypes.data,
-                                  self._scratch[1].ctypes.data)
+        self._p = bench._pointers(
+            k,
+            [b.ctypes.data for b in self._buffers],
+            self._outputs,
+            self._scratch[0].ctypes.data,
+            self._scratch[1].ctypes.data,
+        )
         self._v = bench._symbols(k)
         self._samples: list[list[float]] = [[] for _ in range(bench.threads)]
 
@@ -185,22 +256,25 @@ class Stopwatch:
             self._samples[part] += (self._run(part, reps) / 1e9).tolist()
 
     def _run(self, part: int, reps: int) -> np.ndarray:
-        return self.bench._call(self.loaded, self._p, self._v, part, self.bench.threads, self._rotate, self._step, self._copies, reps)
+        return self.bench._call(
+            self.loaded, self._p, self._v, part, self.bench.threads, self._rotate, self._step, self._copies, reps
+        )
 
     @property
     def seconds(self) -> float:
-        """Time of the slowest share: the lower quartile of its samples, which noise from neighbours only ever raises."""
+        """Time of the slowest share: the lower quartile of its samples, as noise only ever raises them."""
         return max(float(np.quantile(s, 0.25)) for s in self._samples)
 
 
 def _placed(a: np.ndarray) -> np.ndarray:
     out = aligned(max(a.nbytes, 1), 0)
-    out[:a.nbytes] = np.ascontiguousarray(a).view(np.uint8).reshape(-1)
+    out[: a.nbytes] = np.ascontiguousarray(a).view(np.uint8).reshape(-1)
     return out
 
 
 def timer_library() -> Library:
     """The C timing loop, compiled for this machine."""
     from importlib.resources import files
+
     source = files("temper.tune").joinpath("timer.c").read_text()
     return Library(link([compile_object(source, "portable")]))
