@@ -15,7 +15,7 @@ _LONGEST = 10**9
 _TO_THE_END = 2**63 - 1
 
 
-def _axes(c: Context, axes: Sequence[int], rank: int) -> tuple[int, ...]:
+def axes_from_front(c: Context, axes: Sequence[int], rank: int) -> tuple[int, ...]:
     try:
         return axes_of(axes, rank)
     except ShapeError as e:
@@ -58,7 +58,7 @@ def _squeeze(c: Context) -> Value:
     x = c.input(0)
     axes = c.ints(1, "axes") if c.has(1) else c.attr("axes")
     ones = [i for i, d in enumerate(x.type.shape) if d == 1]
-    chosen = ones if axes is None else list(_axes(c, axes, x.type.rank))
+    chosen = ones if axes is None else list(axes_from_front(c, axes, x.type.rank))
     for i in chosen:
         if x.type.shape[i] != 1:
             raise ShapeError(f"{c}: axis {i} of {x.type} is not 1 and cannot be squeezed")
@@ -71,7 +71,7 @@ def _unsqueeze(c: Context) -> Value:
     if axes is None:
         raise ModelError(f"{c}: axes are missing")
     rank = x.type.rank + len(axes)
-    chosen = _axes(c, axes, rank)
+    chosen = axes_from_front(c, axes, rank)
     rest = iter(x.type.shape)
     return c.reshape(x, [1 if i in chosen else next(rest) for i in range(rank)])
 
@@ -128,10 +128,15 @@ def _slice(c: Context) -> Value:
     # Exporters write large numbers for "to the end"; on a symbolic size the op must see that none is a real bound.
     ends = tuple(
         _TO_THE_END if isinstance(e, int) and e >= _LONGEST and isinstance(x.type.shape[a], Dim) else e
-        for e, a in zip(ends, _axes(c, axes, x.type.rank), strict=True)
+        for e, a in zip(ends, axes_from_front(c, axes, x.type.rank), strict=True)
     )
     return c.emit(
-        "Slice", x, starts=tuple(starts), ends=tuple(ends), axes=_axes(c, axes, x.type.rank), steps=tuple(steps)
+        "Slice",
+        x,
+        starts=tuple(starts),
+        ends=tuple(ends),
+        axes=axes_from_front(c, axes, x.type.rank),
+        steps=tuple(steps),
     )
 
 
@@ -158,7 +163,7 @@ def _pad(c: Context) -> Value:
     rank = x.type.rank
     pads = c.dims(1, "pads") if c.has(1) else tuple(c.attr("pads") or ())
     value: int | float = c.scalar(2, "constant_value") if c.has(2) else c.attr("value", 0)
-    axes = _axes(c, c.ints(3, "axes"), rank) if c.has(3) else tuple(range(rank))
+    axes = axes_from_front(c, c.ints(3, "axes"), rank) if c.has(3) else tuple(range(rank))
     if len(pads) != 2 * len(axes):
         raise ShapeError(f"{c}: {len(pads)} pads for {len(axes)} axes")
     full: list[DimLike] = [0] * (2 * rank)

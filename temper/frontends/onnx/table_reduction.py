@@ -6,7 +6,7 @@ from typing import Any
 
 from temper.errors import ShapeError
 from temper.frontends.onnx.context import Context, Emit, Refusal, Row, refuse
-from temper.frontends.onnx.table_movement import _axes
+from temper.frontends.onnx.table_movement import axes_from_front
 from temper.frontends.onnx.windows import window
 from temper.ir.dims import product
 from temper.ir.graph import Value
@@ -19,7 +19,7 @@ def _attrs(c: Context) -> dict[str, Any] | None:
     if not axes and c.attr("noop_with_empty_axes", 0):
         return None
     return {
-        "axes": tuple(sorted(_axes(c, axes, rank))) if axes else tuple(range(rank)),
+        "axes": tuple(sorted(axes_from_front(c, axes, rank))) if axes else tuple(range(rank)),
         "keepdims": c.attr("keepdims", 1),
     }
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row
+from temper.frontends.onnx.table_movement import axes_from_front
 from temper.ir.dims import DimLike
 from temper.ir.graph import Value
-from temper.ir.ops.rules import axes_of
 
 
 def _scales(c: Context, given: tuple[float, ...], axes: tuple[int, ...]) -> tuple[float, ...]:
@@ -31,7 +31,7 @@ def _resized(c: Context, attrs: dict[str, Any]) -> Value:
 def _early(c: Context) -> Value:
     """Upsample, and Resize before opset 11: output pixel i is taken at i / scale."""
     mode = {"bilinear": "linear"}.get(c.attr("mode"), c.attr("mode"))
-    given = c.array(1, "scales").tolist() if c.has(1) else c.attr("scales")
+    given = c.array(1, "scales").reshape(-1).tolist() if c.has(1) else c.attr("scales")
     attrs = {"mode": mode, "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     return _resized(c, {**attrs, "scales": _scales(c, tuple(given), tuple(range(c.input(0).type.rank)))})
 
@@ -44,7 +44,7 @@ def _given(c: Context, i: int) -> bool:
 def _resize(c: Context) -> Value:
     x = c.input(0)
     rank = x.type.rank
-    axes = axes_of(tuple(c.attr("axes")), rank) if c.attr("axes") is not None else tuple(range(rank))
+    axes = axes_from_front(c, c.attr("axes"), rank) if c.attr("axes") is not None else tuple(range(rank))
     names = ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a", "exclude_outside", "antialias")
     attrs: dict[str, Any] = c.take(*names, "extrapolation_value")
     if _given(c, 2) == _given(c, 3):
