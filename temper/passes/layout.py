@@ -1,7 +1,8 @@
 """Channels-last: every spatial op works on [N, spatial.., C]; transposes move to the edges and cancel.
 
-Each channels-first spatial op is rewritten between two Transposes. Those that restore channels-first ("to first") then sink through
-their readers until they meet one that undoes them, or the edge of the graph. Sinking goes one way only, so it ends.
+Each channels-first spatial op is rewritten between two Transposes. These then sink through their readers until they meet one that undoes
+them, or the edge of the graph. A reader whose other inputs would need a transpose in return lets only "to first" ones of rank 4 and more
+through (at rank 3 "to first" and "to last" are the same permutation), or those that leave fewer than they take: so sinking ends.
 """
 from __future__ import annotations
 
@@ -117,7 +118,9 @@ def _sink_all(graph: Graph, log: Log) -> None:
                 sink = _SINKS.get(user.op) or (_elementwise if TABLE[user.op].kind is Kind.ELEMENTWISE else None)
                 if sink is None:
                     continue
-                if user.op != "Reshape" and perm != to_first(len(perm)):
+                reason = _not_worth_sinking(node, user, perm)
+                if reason is not None:
+                    log.did_not("sink transpose", user.name, reason)
                     continue
                 if sink(graph, node, user, perm):
                     log.did("sink transpose", user.name)
@@ -125,6 +128,19 @@ def _sink_all(graph: Graph, log: Log) -> None:
             if not node.output.uses and not graph.is_output(node.output):
                 graph.remove_node(node)
                 moved = True
+
+
+def _not_worth_sinking(node: Node, user: Node, perm: Perm) -> str | None:
+    """None if the transpose `node` may sink through `user`; the reason if more transposes would come than go."""
+    gone = come = 0
+    for v in user.inputs:
+        if v is None or v.const is not None or v.type.count == 1:
+            continue
+        same = v is node.output or (v.producer is not None and v.producer.op == "Transpose" and _perm(v.producer) == perm)
+        gone, come = gone + same, come + (not same)
+    if come == 0 or come < gone or (len(perm) > 3 and perm == to_first(len(perm))):
+        return None
+    return f"{come} of its other inputs would need a transpose in return"
 
 
 def _perm(node: Node) -> Perm:
