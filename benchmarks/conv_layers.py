@@ -3,7 +3,8 @@
 ``python benchmarks/conv_layers.py [resnet50 ...] [--isa avx512] [--threads 2] [--candidates 8] [--layer 3x3]``
 
 Weights are cold: each call uses another copy, from a set larger than the caches. The time with T threads is that of
-the slowest share, each run alone. Candidates take turns; the lower quartile of each one's times counts.
+the slowest share, each run alone. Candidates take turns; the lower quartile of each one's times counts. Times are
+processor time, so that other processes on the core do not count.
 """
 
 from __future__ import annotations
@@ -188,9 +189,9 @@ class Peak:
         self.flop = 2.0 * self.accumulators * lanes * self.count[0]
 
     def rate(self) -> float:
-        start = time.perf_counter()
+        start = time.thread_time()
         self.call(self.pointers, self.count, 0, 1)
-        return self.flop / (time.perf_counter() - start)
+        return self.flop / (time.thread_time() - start)
 
 
 def caller(address: int) -> ctypes._CFunctionType:
@@ -232,9 +233,9 @@ class Candidate:
         for part, times in enumerate(self.times):
             pointers = self.copies[self.runs % len(self.copies)]
             self.runs += 1
-            start = time.perf_counter()
+            start = time.thread_time()
             self.call(pointers, self.v, part, self.threads)
-            times.append(time.perf_counter() - start)
+            times.append(time.thread_time() - start)
 
     @property
     def seconds(self) -> float:

@@ -14,8 +14,11 @@ from temper.tactics.base import Params
 
 FLAT, ROWS, COPIED, BAND = 0, 1, 2, 3
 
-#: Pixel count that stands for an unknown one when candidates are ranked.
-TYPICAL_PIXELS = 784
+#: Bytes of weights that stay in the second-level cache beside the activations.
+_L2 = 950_000
+
+#: Pixel count and width that stand for unknown ones when candidates are ranked.
+TYPICAL_PIXELS, TYPICAL_WIDTH = 784, 28
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def register_tiles(isa: str, vectors: int, run: int | None) -> list[tuple[int, i
     for mr, nb in _TILES[isa]:
         if nb > vectors or (nb == 1 and vectors > 1):
             continue
-        if run is None or run > 8 * mr:
+        if not run or run > 8 * mr:  # of no pixels there is nothing to fit
             out[mr, nb] = None
         elif run >= mr:
             out[-(-run // -(-run // mr)), nb] = None
@@ -196,15 +199,17 @@ def prefetch_rate(g: Geometry) -> tuple[int, int]:
     unroll = 4 if g.b.mr * g.b.nb >= 8 else 8
     if not g.b.ahead:
         return unroll, 0
-    tiles = min(g.b.pt, -(-(static(g.s.pixels) or TYPICAL_PIXELS) // g.b.mr))
-    return unroll, max(1, -(-unroll * g.b.nb * g.lanes * 4 // (64 * max(tiles, 1))))
+    width = static(g.s.ow) or TYPICAL_WIDTH
+    per_block = g.b.pt * -(-width // g.b.mr) if g.b.mode == BAND else g.b.pt
+    tiles = max(1, min(per_block, g.tiles(static(g.s.pixels) or TYPICAL_PIXELS, width)))
+    return unroll, max(1, -(-unroll * g.b.nb * g.lanes * 4 // (64 * tiles)))
 
 
 def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> float:
     """Roofline of one blocking: issue-bound register tile, copies, weights per pixel block, balance of the shares."""
     s, b = g.s, g.b
     pixels = static(s.pixels) or TYPICAL_PIXELS
-    width = static(s.ow) or 28
+    width = static(s.ow) or TYPICAL_WIDTH
     tiles = g.tiles(pixels, width)
     by_row = b.mode in (ROWS, BAND)
     fma = 1.0 if isa == "portable" else 0.5
@@ -212,6 +217,10 @@ def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> f
     for vectors, count in ((b.nb, g.vectors // b.nb), (g.nbt, 1 if g.nbt else 0)):
         if count:
             per_term = max(b.mr * vectors * fma, (b.mr + vectors) * 0.5, 4.0) * 1.02 + 0.1
+            if s.k * vectors * g.lanes * 4 > 32_000:
+                per_term = max(per_term, vectors * g.lanes / 6.5)
+            if b.ocs * b.nb * g.lanes * 4 * min(b.kc, s.k) > _L2 and b.pt > 1:
+                per_term = max(per_term, vectors * g.lanes / 4) * 1.1
             stores = b.mr * vectors
             per_call = s.k * per_term + 20 + stores * (1.0 + 0.7 * epilogue_ops) * min(1.5, stores / 20)
             if b.kc < s.k:
@@ -256,10 +265,11 @@ def blockings(s: ConvShape, isa: str, threads: int) -> list[Blocking]:
         for mr, nb in register_tiles(isa, vectors, run):
             base = Blocking(mr, nb, 1, 1, s.k, mode, 0, 0)
             g = Geometry(s, base, lanes)
-            for ocs, pt in _panels(g, known, width or 28):
+            for ocs, pt in _panels(g, known, width or TYPICAL_WIDTH):
                 for kc in _k_blocks(g):
                     for split in (0, 1) if threads > 1 else (0,):
-                        out[replace(base, ocs=ocs, pt=pt, kc=kc, split=split, ahead=int(ocs < g.blocks))] = None
+                        ahead = int(ocs < g.blocks and (pixels is None or pixels >= 4))
+                        out[replace(base, ocs=ocs, pt=pt, kc=kc, split=split, ahead=ahead)] = None
     return list(out)
 
 

@@ -160,7 +160,9 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
           gather(panel + (t - tb) * MR * PANEL_LD, x, m, t * MR, (int)(pixels - t * MR < MR ? pixels - t * MR : MR));
       for (int64_t js = j0; js < j1; js += OCS) {
         const int64_t je = js + OCS < j1 ? js + OCS : j1;
-        const char *later = (const char *)(w + je * (int64_t)NB * VL * KTOTAL);
+        const int64_t jn = je + OCS < j1 ? je + OCS : j1;
+        const char *later = (const char *)(w + (je < NBLK ? je * NB : OCV) * (int64_t)VL * KTOTAL);
+        const char *later_end = (const char *)(w + (jn < NBLK ? jn * NB : OCV) * (int64_t)VL * KTOTAL);
         for (int64_t kb = 0; kb < KTOTAL; kb += KC) {
           for (int64_t t = tb; t < te; t++) {
             job_t q;
@@ -197,8 +199,10 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
               q.bias = (const float *)p[P_BIAS] + (BIAS == 1 ? g * (int64_t)OCV * VL + j * NB * VL : q.c);
 #endif
               q.partial = KBLOCKED ? partial + ((t - tb) * OCS + (j - js)) * PARTIAL : partial;
-              q.next = later;
-              later += PFL * 64 * (q.len / UK);
+              /* Once the next panel is fetched, its last lines again: what lies behind it would only displace. */
+              const int64_t span = PFL * 64 * (q.len / UK);
+              q.next = later < later_end ? later : later_end - span;
+              later += span;
 #if MRT < 0
               if (q.valid < MR) { CALL(tile_panel_part); continue; }
 #endif

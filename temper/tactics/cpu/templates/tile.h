@@ -29,7 +29,7 @@ INLINE void terms(vf acc[MR][NB], const float *a, const int64_t lda, const float
 #pragma clang loop unroll(disable)
   for (; k + UK <= len; k += UK) {
 #pragma clang loop unroll(full)
-    for (int l = 0; l < PFL; l++) __builtin_prefetch(*next + 64 * l, 0, 2);
+    for (int l = 0; l < PFL; l++) __builtin_prefetch(*next + 64 * l, 0, 3);
     *next += 64 * PFL;
 #pragma clang loop unroll(full)
     for (int u = 0; u < UK; u++) step(acc, a + k + u, lda, b + (k + u) * nb * VL, mr, nb);
