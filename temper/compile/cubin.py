@@ -1,8 +1,9 @@
-"""Reads what a cubin (an ELF file for an NVIDIA GPU) says of its kernels, so that a launch can be checked without a driver.
+"""Reads what a cubin (an ELF file for an NVIDIA GPU) says of its kernels: a launch can be checked without a driver.
 
 The attributes are those of the `.nv.info.<kernel>` section, as NVIDIA's `cuobjdump -elf` names them: a list of
 (format byte, attribute byte, 16-bit value or size, payload).
 """
+
 from __future__ import annotations
 
 import struct
@@ -46,8 +47,11 @@ def read_cubin(data: bytes) -> tuple[CubinKernel, ...]:
         functions = dict(_functions(sections))
         by_name = {s.name: s for s in sections}
         shared = list(_attributes(by_name[".nv.info"].data)) if ".nv.info" in by_name else []
-        return tuple(_kernel(name, index, by_name, shared) for name, index in sorted(functions.items())
-                     if f".nv.info.{name}" in by_name)
+        return tuple(
+            _kernel(name, index, by_name, shared)
+            for name, index in sorted(functions.items())
+            if f".nv.info.{name}" in by_name
+        )
     except (struct.error, UnicodeDecodeError, ValueError, IndexError) as e:
         raise BuildError(f"the GPU compiler's output is not a readable cubin: {e}") from e
 
@@ -55,19 +59,19 @@ def read_cubin(data: bytes) -> tuple[CubinKernel, ...]:
 def _sections(data: bytes) -> list[_Section]:
     if data[:5] != b"\x7fELF\x02":
         raise ValueError("no 64-bit ELF header")
-    machine, = struct.unpack_from("<H", data, 18)
+    (machine,) = struct.unpack_from("<H", data, 18)
     if machine != _EM_CUDA:
         raise ValueError(f"ELF machine {machine}, not a CUDA device")
-    table, = struct.unpack_from("<Q", data, 40)
+    (table,) = struct.unpack_from("<Q", data, 40)
     size, count, names = struct.unpack_from("<HHH", data, 58)
     rows = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
     _, _, _, _, at, length, *_ = rows[names]
-    strings = data[at:at + length]
-    return [_Section(_text(strings, row[0]), row[6], data[row[4]:row[4] + row[5]]) for row in rows]
+    strings = data[at : at + length]
+    return [_Section(_text(strings, row[0]), row[6], data[row[4] : row[4] + row[5]]) for row in rows]
 
 
 def _text(strings: bytes, at: int) -> str:
-    return strings[at:strings.index(b"\0", at)].decode()
+    return strings[at : strings.index(b"\0", at)].decode()
 
 
 def _functions(sections: list[_Section]) -> Iterator[tuple[str, int]]:
@@ -87,7 +91,7 @@ def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
         form, attribute, value = struct.unpack_from("<BBH", data, at)
         at += 4
         if form == _FORMAT_PAYLOAD:
-            yield attribute, data[at:at + value]
+            yield attribute, data[at : at + value]
             at += value
         else:
             yield attribute, b""
@@ -99,8 +103,15 @@ def _kernel(name: str, symbol: int, sections: dict[str, _Section], shared: list[
         if attribute == _EIATTR_KPARAM_INFO:
             _, ordinal, _, packed = struct.unpack("<IHHI", payload)
             sizes[ordinal] = packed >> 18  # the upper 14 bits hold the size
-    per_symbol = {attribute: value for attribute, payload in shared if len(payload) == 8
-                  for index, value in [struct.unpack("<II", payload)] if index == symbol}
+    per_symbol = {
+        attribute: value
+        for attribute, payload in shared
+        if len(payload) == 8
+        for index, value in [struct.unpack("<II", payload)]
+        if index == symbol
+    }
     if _EIATTR_REGCOUNT not in per_symbol or _EIATTR_FRAME_SIZE not in per_symbol:
         raise ValueError(f"no register count or frame size for kernel {name}")
-    return CubinKernel(name, per_symbol[_EIATTR_REGCOUNT], per_symbol[_EIATTR_FRAME_SIZE], tuple(sizes[i] for i in sorted(sizes)))
+    return CubinKernel(
+        name, per_symbol[_EIATTR_REGCOUNT], per_symbol[_EIATTR_FRAME_SIZE], tuple(sizes[i] for i in sorted(sizes))
+    )

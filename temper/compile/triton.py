@@ -1,8 +1,8 @@
 """Triton source to machine code for NVIDIA GPUs: no GPU, no driver, no torch and no C compiler needed.
 
-Output is deterministic: it holds no paths, line information or times, and floating-point contraction is off unless asked for.
-Triton's settings are per process, so one compile runs at a time in a process; use worker processes for several.
+Output is deterministic: no paths, line information or times, and floating-point contraction is off unless asked for. Triton's settings are per process, so one compile runs at a time in a process; use worker processes for several.
 """
+
 from __future__ import annotations
 
 import linecache
@@ -15,7 +15,8 @@ from typing import Any
 from temper.compile.cubin import CubinKernel, read_cubin
 from temper.errors import BuildError
 
-#: Levels a cubin can be built for. A cubin runs on its own level and, within the same major number below sm_90, on later ones.
+#: Levels a cubin can be built for. A cubin for sm_80 also runs on later chips of the same major number; from sm_90 on
+#: Triton uses instructions of exactly that chip.
 CUDA_ISAS = ("sm_80", "sm_89", "sm_90", "sm_100")
 
 #: Bytes of a parameter by its type in a signature; pointers start with "*".
@@ -27,8 +28,9 @@ class TritonSource:
     """A kernel before it is compiled.
 
     text: a Python module that imports triton and triton.language as tl and defines `entry` with @triton.jit.
-    signature: (parameter, type) in order; types are Triton's: "*fp16", "*i8", "i32" ... aligned: pointer parameters whose address
-    is always a multiple of 16 bytes. stages: depth of the software pipeline. fuse_multiply_add: let the compiler contract.
+    signature: (parameter, type) in order; types are Triton's: "*fp16", "*i8", "i32" ... aligned: pointer parameters
+    whose address is always a multiple of 16 bytes. stages: depth of the software pipeline.
+    fuse_multiply_add: let the compiler contract products and sums.
     """
 
     text: str
@@ -44,9 +46,9 @@ class TritonSource:
 class Cubin:
     """Machine code and what a launch needs.
 
-    threads: per block, in x. shared: bytes of dynamic shared memory (above 48 KiB the function's attribute must be raised first).
+    threads: per block, in x. shared: bytes of dynamic shared memory (above 48 KiB, raise the function's limit first).
     scratch: trailing 8-byte pointer parameters after those of the signature; pass null. clusters: blocks per cluster.
-    frame: bytes of local memory per thread: spilled registers, or an array such as sin and cos need for large arguments.
+    frame: bytes of local memory a thread uses: spilled registers, or the array sin and cos need for large arguments.
     """
 
     data: bytes
@@ -93,7 +95,12 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
             done = triton.compile(
                 ASTSource(fn=function, signature=dict(source.signature), constexprs={}, attrs=hints),
                 target=GPUTarget("cuda", int(isa.removeprefix("sm_")), 32),
-                options={"num_warps": source.warps, "num_stages": source.stages, "enable_fp_fusion": source.fuse_multiply_add})
+                options={
+                    "num_warps": source.warps,
+                    "num_stages": source.stages,
+                    "enable_fp_fusion": source.fuse_multiply_add,
+                },
+            )
         except (TritonError, RuntimeError) as e:
             raise BuildError(f"Triton could not compile {source.entry} for {isa}: {e}") from e
         return _checked(source, isa, done.asm["cubin"], done.metadata)
@@ -102,7 +109,7 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
 def load_kernel(source: TritonSource) -> Any:
     """The function object that `@triton.jit` made of `source.entry`.
 
-    Triton reads a function's text through linecache, so the text is entered there under a name of its own while the module runs.
+    Triton reads a function's text through linecache: it is entered there under a name of its own while the module runs.
     """
     name = f"<temper {source.entry}>"
     linecache.cache[name] = (len(source.text), None, source.text.splitlines(keepends=True), name)
@@ -115,15 +122,29 @@ def load_kernel(source: TritonSource) -> Any:
 
 
 def _checked(source: TritonSource, isa: str, data: bytes, meta: Any) -> Cubin:
-    """The result with the launch facts read from the machine code, after checking that it takes what the signature says."""
+    """The result, with facts read from the machine code, checked to take the parameters the signature says."""
     kernel: CubinKernel | None = next((k for k in read_cubin(data) if k.name == meta.name), None)
     if kernel is None:
         raise BuildError(f"the cubin of {source.entry} for {isa} has no kernel named {meta.name}")
     want = tuple(8 if kind.startswith("*") else _SIZES[kind] for _, kind in source.signature)
-    rest = kernel.params[len(want):]
-    if kernel.params[:len(want)] != want or any(size != 8 for size in rest):
-        raise BuildError(f"{source.entry} for {isa} takes parameters of {kernel.params} bytes, its signature says {want}")
+    rest = kernel.params[len(want) :]
+    if kernel.params[: len(want)] != want or any(size != 8 for size in rest):
+        raise BuildError(
+            f"{source.entry} for {isa} takes parameters of {kernel.params} bytes, its signature says {want}"
+        )
     if getattr(meta, "global_scratch_size", 0) or getattr(meta, "profile_scratch_size", 0):
-        raise BuildError(f"{source.entry} for {isa} wants a scratch buffer in global memory, which launches do not provide")
-    return Cubin(data, meta.name, isa, source.signature, meta.num_warps * 32, meta.shared, len(rest),
-                 getattr(meta, "num_ctas", 1), kernel.registers, kernel.frame)
+        raise BuildError(
+            f"{source.entry} for {isa} wants a scratch buffer in global memory, which launches do not provide"
+        )
+    return Cubin(
+        data,
+        meta.name,
+        isa,
+        source.signature,
+        meta.num_warps * 32,
+        meta.shared,
+        len(rest),
+        getattr(meta, "num_ctas", 1),
+        kernel.registers,
+        kernel.frame,
+    )

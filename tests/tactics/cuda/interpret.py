@@ -1,0 +1,95 @@
+"""Runs Triton kernels on numpy arrays through Triton's interpreter, in a process started with TRITON_INTERPRET=1.
+
+    python -m tests.tactics.cuda.interpret FOLDER
+
+FOLDER/jobs.json is a list of jobs: source text, entry, grid, and arguments, each an integer or [name, offset]: the
+address of an element of an array in FOLDER/arrays.npz. All arrays go to FOLDER/results.npz as the kernels leave them.
+The interpreter expects torch's tensors, of which it uses an address, a dtype and a storage: `Tensor` is that much.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from temper.compile.triton import TritonSource, load_kernel
+
+
+@dataclass(frozen=True)
+class Job:
+    """One launch; arguments name arrays of the whole batch of jobs."""
+
+    text: str
+    entry: str
+    grid: int
+    arguments: tuple[int | tuple[str, int], ...]
+
+
+class Tensor:
+    """Elements of a numpy array from `offset` on, as the interpreter sees a tensor that already is on the host."""
+
+    def __init__(self, array: np.ndarray, offset: int = 0) -> None:
+        self.array, self.offset = array, offset
+        self.dtype = f"torch.{array.dtype}"
+
+    def data_ptr(self) -> int:
+        return self.array.ctypes.data + self.offset * self.array.itemsize
+
+    def untyped_storage(self) -> Tensor:
+        return self
+
+    def cpu(self) -> Tensor:
+        return self
+
+    def new_empty(self, size: int, device: str) -> Tensor:
+        return Tensor(self.array[:size])
+
+    def set_(self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        self.array, self.offset = storage.array, offset
+
+    def storage_offset(self) -> int:
+        return self.offset
+
+    def size(self) -> tuple[int, ...]:
+        return self.array.shape
+
+    def stride(self) -> tuple[int, ...]:
+        return self.array.strides
+
+    def copy_(self, other: Tensor) -> None:
+        assert other.array is self.array
+
+
+def interpret(jobs: Sequence[Job], arrays: Mapping[str, np.ndarray], folder: Path) -> dict[str, np.ndarray]:
+    """The arrays after all jobs, run in order in one process."""
+    np.savez(folder / "arrays.npz", **arrays)
+    (folder / "jobs.json").write_text(json.dumps([asdict(j) for j in jobs]))
+    command = [sys.executable, "-m", "tests.tactics.cuda.interpret", str(folder)]
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "OPENBLAS_NUM_THREADS": "1"}
+    root = Path(__file__).parents[3]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    with np.load(folder / "results.npz") as stored:
+        return {name: stored[name] for name in stored.files}
+
+
+def main(folder: Path) -> None:
+    with np.load(folder / "arrays.npz") as stored:
+        arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
+    for fields in json.loads((folder / "jobs.json").read_text()):
+        job = Job(**fields)
+        kernel: Any = load_kernel(TritonSource(job.text, job.entry, ()))
+        kernel[(job.grid,)](*(a if isinstance(a, int) else Tensor(arrays[a[0]], a[1]) for a in job.arguments))
+    np.savez(folder / "results.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
