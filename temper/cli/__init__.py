@@ -1,8 +1,11 @@
-"""The `temper` command. Nothing heavy is imported here or in the command modules' heads, so that `temper --help` is quick.
+"""The `temper` command. Nothing heavy is imported here or in the command modules' heads, so that `temper --help` is
+quick.
 
-Exit codes: 0 done; 1 a TemperError or a full disk (one `error: ...` line on stderr), or `compare` found a deviation; 2 wrong usage;
-130 interrupted with Ctrl-C; 141 the reader of a pipe went away; 143 terminated. An unexpected exception keeps its traceback.
+Exit codes: 0 done; 1 a TemperError or a full disk (one `error: ...` line on stderr), or `compare` found a deviation; 2
+wrong usage; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away; 143 terminated. An unexpected exception
+keeps its traceback.
 """
+
 from __future__ import annotations
 
 import signal

@@ -1,4 +1,5 @@
 """The Typer application: its commands, and what becomes of exceptions they end in."""
+
 from __future__ import annotations
 
 import os
@@ -60,21 +61,31 @@ def _silence() -> None:
 
 
 app = typer.Typer(
-    cls=_Group, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+    cls=_Group,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turns a trained network into an engine tuned for this machine: one .plan file, run without compiler or framework.",
+    help="Turns a trained network into an engine tuned for this machine: "
+    "one .plan file, run without compiler or framework.",
 )
 
 
 def _version(value: bool) -> None:
     if value:
         from temper import __version__
+
         print(f"temper {__version__}")
         raise typer.Exit()
 
 
 @app.callback()
-def _root(version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version and exit.")) -> None:
+def _root(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+) -> None:
     pass
 
 

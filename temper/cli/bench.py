@@ -1,9 +1,11 @@
 """`temper bench`: trtexec's metrics with trtexec's definitions, alone or in turn with other engines.
 
-Latency: host time of one call, arrays in to arrays out. Throughput: calls of all streams over the wall time between the first call's
-start and the last one's end. Enqueue time: the part of a call spent in Python, measured by calls whose native run is replaced by
-nothing. Percentile p: the largest latency when the slowest (100 - p) % are left out; median: mean of the two middle ones for even counts.
+Latency: host time of one call, arrays in to arrays out. Throughput: calls of all streams over the wall time between the
+first call's start and the last one's end. Enqueue time: the part of a call spent in Python, measured by calls whose
+native run is replaced by nothing. Percentile p: the largest latency when the slowest (100 - p) % are left out; median:
+mean of the two middle ones for even counts.
 """
+
 from __future__ import annotations
 
 import threading
@@ -25,7 +27,9 @@ _ENQUEUE_CALLS = 300
 
 @dataclass(frozen=True)
 class Measured:
-    """Latencies in seconds by call, wall seconds they took together, and Python-side seconds of a call (None: has host steps)."""
+    """Latencies in seconds by call, wall seconds they took together, and Python-side seconds of a call (None: has host
+    steps).
+    """
 
     latencies: tuple[float, ...]
     wall: float
@@ -33,8 +37,12 @@ class Measured:
 
 
 def bench(
-    engine_file: Annotated[Path, typer.Argument(metavar="PLAN|ONNX", help="Plan, or ONNX file to build in memory.", show_default=False)],
-    batch: Annotated[int, typer.Option(help="Batch size to run (and to build for); 0: the profile's best size.", min=0)] = 0,
+    engine_file: Annotated[
+        Path, typer.Argument(metavar="PLAN|ONNX", help="Plan, or ONNX file to build in memory.", show_default=False)
+    ],
+    batch: Annotated[
+        int, typer.Option(help="Batch size to run (and to build for); 0: the profile's best size.", min=0)
+    ] = 0,
     threads: Annotated[int, typer.Option(help="Threads of one call; 0: as built, or all usable cores.", min=0)] = 0,
     streams: Annotated[int, typer.Option(help="Contexts that run at once, each in a thread of its own.", min=1)] = 1,
     duration: Annotated[float, typer.Option(help="Seconds to measure at least.", min=0)] = 3.0,
@@ -42,7 +50,9 @@ def bench(
     iterations: Annotated[int, typer.Option(help="Calls to measure at least.", min=1)] = 10,
     effort: Annotated[int, typer.Option(help="Effort of the build, for an ONNX file.", min=0, max=5)] = 2,
     vs: Annotated[str, typer.Option(help="Peers to take turns with: onnxruntime,openvino.", show_default=False)] = "",
-    model: Annotated[Path | None, typer.Option(help="ONNX file for the peers when a plan is measured.", show_default=False)] = None,
+    model: Annotated[
+        Path | None, typer.Option(help="ONNX file for the peers when a plan is measured.", show_default=False)
+    ] = None,
     layers: Annotated[bool, typer.Option("--layers", help="Also measure every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
@@ -59,11 +69,19 @@ def bench(
         if streams > 1:
             raise ConfigError("--vs compares single calls: leave --streams at 1")
         threads = _pin(engine_file, threads)
-    engine = open_engine(engine_file, threads, effort=effort, batch=str(batch) if batch and not is_plan(engine_file) else "")
+    engine = open_engine(
+        engine_file, threads, effort=effort, batch=str(batch) if batch and not is_plan(engine_file) else ""
+    )
     feeds = random_feeds(engine, batch)
     result = measure(engine, feeds, streams=streams, duration=duration, warmup=warmup / 1e3, iterations=iterations)
-    out: dict[str, Any] = {"file": str(engine_file), "threads": engine.threads, "streams": streams,
-                           "inputs": {k: list(v.shape) for k, v in feeds.items()}, **metrics(result), "notes": list(engine.remarks)}
+    out: dict[str, Any] = {
+        "file": str(engine_file),
+        "threads": engine.threads,
+        "streams": streams,
+        "inputs": {k: list(v.shape) for k, v in feeds.items()},
+        **metrics(result),
+        "notes": list(engine.remarks),
+    }
     if layers:
         out["layers"] = _layers(engine, feeds)
     if peers:
@@ -75,8 +93,12 @@ def bench(
         _print(console(), out)
 
 
-def measure(engine: Engine, feeds: Mapping[str, np.ndarray], *, streams: int, duration: float, warmup: float, iterations: int) -> Measured:
-    """Calls in `streams` contexts at once until both `duration` seconds and `iterations` calls (per context) are reached."""
+def measure(
+    engine: Engine, feeds: Mapping[str, np.ndarray], *, streams: int, duration: float, warmup: float, iterations: int
+) -> Measured:
+    """Calls in `streams` contexts at once until both `duration` seconds and `iterations` calls (per context) are
+    reached.
+    """
     arrays = engine._arguments((dict(feeds),), {})
     start_line = threading.Barrier(streams)
     stop = threading.Event()
@@ -128,7 +150,9 @@ def measure(engine: Engine, feeds: Mapping[str, np.ndarray], *, streams: int, du
 
 
 def enqueue_seconds(engine: Engine, arrays: Sequence[np.ndarray]) -> float | None:
-    """Median seconds of a call whose native run is a no-op; None for a plan with host steps, whose calls are Python throughout."""
+    """Median seconds of a call whose native run is a no-op; None for a plan with host steps, whose calls are Python
+    throughout.
+    """
     context = engine.context()
     context._execute(arrays, None)
     (bound,) = context._bound.values()
@@ -157,10 +181,20 @@ def median(ordered: Sequence[float]) -> float:
 def metrics(m: Measured) -> dict[str, Any]:
     """JSON-able: throughput in calls per second, times in milliseconds."""
     ordered = sorted(m.latencies)
-    latency = {"min": ordered[0], "max": ordered[-1], "mean": sum(ordered) / len(ordered), "median": median(ordered),
-               **{f"p{p}": percentile(ordered, p) for p in (90, 95, 99)}}
-    return {"calls": len(ordered), "wall_s": m.wall, "throughput_qps": len(ordered) / m.wall,
-            "latency_ms": {k: 1e3 * v for k, v in latency.items()}, "enqueue_ms": None if m.enqueue is None else 1e3 * m.enqueue}
+    latency = {
+        "min": ordered[0],
+        "max": ordered[-1],
+        "mean": sum(ordered) / len(ordered),
+        "median": median(ordered),
+        **{f"p{p}": percentile(ordered, p) for p in (90, 95, 99)},
+    }
+    return {
+        "calls": len(ordered),
+        "wall_s": m.wall,
+        "throughput_qps": len(ordered) / m.wall,
+        "latency_ms": {k: 1e3 * v for k, v in latency.items()},
+        "enqueue_ms": None if m.enqueue is None else 1e3 * m.enqueue,
+    }
 
 
 def _check_peers(names: Sequence[str], source: Path | None) -> None:
@@ -187,13 +221,16 @@ def _pin(engine_file: Path, threads: int) -> int:
 
     if not threads and is_plan(engine_file):
         from temper.plan.format import read
+
         threads = read(engine_file).threads
     threads = min(threads or cores(), cores())
     pin(threads)
     return threads
 
 
-def _versus(engine: Engine, feeds: Mapping[str, np.ndarray], source: Path, names: Sequence[str], threads: int, seconds: float) -> list[dict[str, Any]]:
+def _versus(
+    engine: Engine, feeds: Mapping[str, np.ndarray], source: Path, names: Sequence[str], threads: int, seconds: float
+) -> list[dict[str, Any]]:
     import temper
     from temper.peers import PEERS, interleaved
 
@@ -207,8 +244,20 @@ def _versus(engine: Engine, feeds: Mapping[str, np.ndarray], source: Path, names
             runs[peer.name] = lambda runner=runner: runner(data)  # type: ignore[misc]
     timings = interleaved(runs, seconds)
     ours = timings["temper"].median
-    return [{"name": name, "version": versions[name], "median_ms": t.median, "p10_ms": t.p10, "p90_ms": t.p90, "min_ms": t.best, "calls": t.calls,
-             "others_cores": t.others, "times_temper": t.median / ours} for name, t in timings.items()]
+    return [
+        {
+            "name": name,
+            "version": versions[name],
+            "median_ms": t.median,
+            "p10_ms": t.p10,
+            "p90_ms": t.p90,
+            "min_ms": t.best,
+            "calls": t.calls,
+            "others_cores": t.others,
+            "times_temper": t.median / ours,
+        }
+        for name, t in timings.items()
+    ]
 
 
 def _prepared(peer: Any, source: Path, threads: int) -> Any:
@@ -226,8 +275,16 @@ def _layers(engine: Engine, feeds: Mapping[str, np.ndarray]) -> list[dict[str, A
     out = []
     for t in engine.profile_layers(dict(feeds)):
         row = rows[t.report] if 0 <= t.report < len(rows) else {}
-        out.append({"name": t.name, "op": "+".join(row.get("nodes", [])), "tactic": row.get("tactic", ""), "us": 1e6 * t.seconds,
-                    "gflops": row.get("operations", 0) / t.seconds / 1e9 if t.seconds else 0.0, "host": t.host})
+        out.append(
+            {
+                "name": t.name,
+                "op": "+".join(row.get("nodes", [])),
+                "tactic": row.get("tactic", ""),
+                "us": 1e6 * t.seconds,
+                "gflops": row.get("operations", 0) / t.seconds / 1e9 if t.seconds else 0.0,
+                "host": t.host,
+            }
+        )
     return out
 
 
@@ -238,22 +295,60 @@ def _print(screen: Any, out: Mapping[str, Any]) -> None:
         screen.print(f"note: {note}", markup=False)
     ms = out["latency_ms"]
     shapes = ", ".join(f"{k} {v}" for k, v in out["inputs"].items())
-    screen.print(facts([
-        ("engine", f"{out['file']}: {out['threads']} thread(s), {out['streams']} stream(s), {shapes}"),
-        ("throughput", f"{out['throughput_qps']:.2f} qps ({out['calls']} calls in {out['wall_s']:.2f} s)"),
-        ("latency", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("min", "max", "mean", "median"))),
-        ("", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("p90", "p95", "p99"))),
-        ("enqueue", "- (the plan has host steps)" if out["enqueue_ms"] is None else f"{out['enqueue_ms']:.4f} ms"),
-    ]))
+    screen.print(
+        facts(
+            [
+                ("engine", f"{out['file']}: {out['threads']} thread(s), {out['streams']} stream(s), {shapes}"),
+                ("throughput", f"{out['throughput_qps']:.2f} qps ({out['calls']} calls in {out['wall_s']:.2f} s)"),
+                ("latency", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("min", "max", "mean", "median"))),
+                ("", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("p90", "p95", "p99"))),
+                (
+                    "enqueue",
+                    "- (the plan has host steps)" if out["enqueue_ms"] is None else f"{out['enqueue_ms']:.4f} ms",
+                ),
+            ]
+        )
+    )
     if "layers" in out:
         total = sum(x["us"] for x in out["layers"]) or 1.0
-        screen.print(table(("layer", "ops", "us", "share %", "GFLOPS", "tactic"),
-                           [(x["name"], x["op"], f"{x['us']:.1f}", f"{100 * x['us'] / total:.1f}", f"{x['gflops']:.1f}", x["tactic"])
-                            for x in out["layers"]], title=f"layers, least of 20 runs, {total / 1e3:.3f} ms together"))
+        screen.print(
+            table(
+                ("layer", "ops", "us", "share %", "GFLOPS", "tactic"),
+                [
+                    (
+                        x["name"],
+                        x["op"],
+                        f"{x['us']:.1f}",
+                        f"{100 * x['us'] / total:.1f}",
+                        f"{x['gflops']:.1f}",
+                        x["tactic"],
+                    )
+                    for x in out["layers"]
+                ],
+                title=f"layers, least of 20 runs, {total / 1e3:.3f} ms together",
+            )
+        )
     if "vs" in out:
-        screen.print(table(("engine", "version", "median ms", "p10", "p90", "min", "calls", "time / Temper's"),
-                           [(v["name"], v["version"], f"{v['median_ms']:.4f}", f"{v['p10_ms']:.4f}", f"{v['p90_ms']:.4f}", f"{v['min_ms']:.4f}",
-                             v["calls"], f"{v['times_temper']:.2f}x") for v in out["vs"]],
-                           title=f"in turn, {out['threads']} thread(s) on as many cores"))
+        screen.print(
+            table(
+                ("engine", "version", "median ms", "p10", "p90", "min", "calls", "time / Temper's"),
+                [
+                    (
+                        v["name"],
+                        v["version"],
+                        f"{v['median_ms']:.4f}",
+                        f"{v['p10_ms']:.4f}",
+                        f"{v['p90_ms']:.4f}",
+                        f"{v['min_ms']:.4f}",
+                        v["calls"],
+                        f"{v['times_temper']:.2f}x",
+                    )
+                    for v in out["vs"]
+                ],
+                title=f"in turn, {out['threads']} thread(s) on as many cores",
+            )
+        )
         if out["vs"][0]["others_cores"] > 0.2:
-            screen.print(f"note: other processes used {out['vs'][0]['others_cores']:.2f} of these cores meanwhile", markup=False)
+            screen.print(
+                f"note: other processes used {out['vs'][0]['others_cores']:.2f} of these cores meanwhile", markup=False
+            )

@@ -1,4 +1,5 @@
 """`temper build`: an ONNX file becomes a plan file."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,16 +15,33 @@ def build(
     model: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan file to write.", show_default=False)],
     threads: Annotated[int, typer.Option(help="Threads the engine will use; 0: all usable cores.", min=0)] = 0,
-    effort: Annotated[int, typer.Option(help="0: no timing, the cost model chooses; 5: every candidate is timed.", min=0, max=5)] = 2,
+    effort: Annotated[
+        int, typer.Option(help="0: no timing, the cost model chooses; 5: every candidate is timed.", min=0, max=5)
+    ] = 2,
     batch: Annotated[str, typer.Option(help=BATCH, show_default=False)] = "",
     profile: Annotated[list[str] | None, typer.Option(help=PROFILE, show_default=False)] = None,
-    shape: Annotated[list[str] | None, typer.Option(help="Static shape of an input, NAME=1x3x224x224.", show_default=False)] = None,
-    isa: Annotated[str, typer.Option(help="Code level: avx512, avx2 or portable; the best of this machine if not given.", show_default=False)] = "",
-    portable: Annotated[bool, typer.Option(help="Keep the graph in the plan, so that `temper rebuild` can tune it for another machine.")] = False,
+    shape: Annotated[
+        list[str] | None, typer.Option(help="Static shape of an input, NAME=1x3x224x224.", show_default=False)
+    ] = None,
+    isa: Annotated[
+        str,
+        typer.Option(
+            help="Code level: avx512, avx2 or portable; the best of this machine if not given.", show_default=False
+        ),
+    ] = "",
+    portable: Annotated[
+        bool, typer.Option(help="Keep the graph in the plan, so that `temper rebuild` can tune it for another machine.")
+    ] = False,
     cache: Annotated[Path | None, typer.Option(help="Timing cache file.", show_default=False)] = None,
     jobs: Annotated[int, typer.Option(help="Compilers that run at once; 0: one per core.", min=0)] = 0,
-    stop_after: Annotated[str, typer.Option(help="Stop rewriting after this pass (to find the one that breaks a model).", show_default=False)] = "",
-    dump: Annotated[Path | None, typer.Option(help="Folder for the graph after every pass and all generated sources.", show_default=False)] = None,
+    stop_after: Annotated[
+        str,
+        typer.Option(help="Stop rewriting after this pass (to find the one that breaks a model).", show_default=False),
+    ] = "",
+    dump: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the graph after every pass and all generated sources.", show_default=False),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -43,8 +61,18 @@ def build(
         raise ConfigError(f"{model} is a plan already; `temper rebuild` tunes it anew")
     check_writable(output)
     shapes = parse_shapes(shape or ())
-    config = BuildConfig(threads=threads or cores(), effort=effort, isa=isa, profiles=profiles_for(model, profile or (), batch, shapes),
-                         portable_graph=portable, cache=cache, jobs=jobs, stop_after=stop_after, dump=dump, shapes=shapes)
+    config = BuildConfig(
+        threads=threads or cores(),
+        effort=effort,
+        isa=isa,
+        profiles=profiles_for(model, profile or (), batch, shapes),
+        portable_graph=portable,
+        cache=cache,
+        jobs=jobs,
+        stop_after=stop_after,
+        dump=dump,
+        shapes=shapes,
+    )
     with progress_bar(quiet) as progress:
         made = build_plan(model, config, progress=progress)
         write(made.plan, output)

@@ -1,4 +1,5 @@
-"""`temper compare`: an engine's outputs beside ONNX Runtime's and the numpy reference's, and on request every layer's."""
+"""`temper compare`: an engine's outputs beside ONNX Runtime's and the reference's, and on request every layer's."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -13,17 +14,27 @@ if TYPE_CHECKING:
     from temper.ir.graph import Graph
     from temper.plan.format import Plan
 
-TOLERANCE = "Largest error, relative to the largest value of the tensor; by default derived from dtypes, reduction lengths and depth."
+TOLERANCE = (
+    "Largest error, relative to the largest value of the tensor; "
+    "by default derived from dtypes, reduction lengths and depth."
+)
 
 
 def compare(
     model: Annotated[Path, typer.Argument(help="ONNX file the plan was built from.", show_default=False)],
     plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)],
-    data: Annotated[Path | None, typer.Option(help="Inputs: an .npz by name, or an .npy; random if not given.", show_default=False)] = None,
-    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help="One input, NAME=FILE.npy; may be repeated.", show_default=False)] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Inputs: an .npz by name, or an .npy; random if not given.", show_default=False)
+    ] = None,
+    inputs: Annotated[
+        list[str] | None,
+        typer.Option("--input", "-i", help="One input, NAME=FILE.npy; may be repeated.", show_default=False),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of random inputs.")] = 0,
     batch: Annotated[int, typer.Option(help="Batch of random inputs; 0: the profile's best size.", min=0)] = 0,
-    per_layer: Annotated[bool, typer.Option("--per-layer", help="Compare every layer, and name the first that deviates.")] = False,
+    per_layer: Annotated[
+        bool, typer.Option("--per-layer", help="Compare every layer, and name the first that deviates.")
+    ] = False,
     tolerance: Annotated[float | None, typer.Option(help=TOLERANCE, min=0, show_default=False)] = None,
     threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
@@ -53,11 +64,22 @@ def compare(
         limit = wide.outputs[k] if tolerance is None else tolerance
         pairs = [("temper", "reference", ours[name], reference[name])]
         if peer is not None:
-            pairs += [("temper", "onnxruntime", ours[name], peer[name]), ("onnxruntime", "reference", peer[name], reference[name])]
+            pairs += [
+                ("temper", "onnxruntime", ours[name], peer[name]),
+                ("onnxruntime", "reference", peer[name], reference[name]),
+            ]
         for left, right, a, b in pairs:
             d = difference(a, b, engine.plan.outputs[k].dtype)
-            out["outputs"].append({"output": name, "of": left, "against": right, **d.as_dict(), "tolerance": limit,
-                                   "deviates": left == "temper" and d.relative > limit})
+            out["outputs"].append(
+                {
+                    "output": name,
+                    "of": left,
+                    "against": right,
+                    **d.as_dict(),
+                    "tolerance": limit,
+                    "deviates": left == "temper" and d.relative > limit,
+                }
+            )
     if per_layer:
         layers = compare_layers(_after_passes(graph, engine.plan), engine, feeds, wide, tolerance)
         out["layers"] = layers
@@ -79,8 +101,11 @@ def _import(model: Path, plan: Plan) -> Graph:
     graph = import_onnx(model, shapes={b.name: b.shape for b in plan.inputs})
     have, want = sorted(v.name for v in graph.inputs), sorted(b.name for b in plan.inputs)
     if have != want or sorted(graph.output_names) != sorted(b.name for b in plan.outputs):
-        raise DataError(f"the plan was not built from {model}: its inputs are {', '.join(want)} and the model's {', '.join(have)}; outputs "
-                        f"{', '.join(b.name for b in plan.outputs)} and {', '.join(graph.output_names)}")
+        raise DataError(
+            f"the plan was not built from {model}: its inputs are {', '.join(want)} "
+            f"and the model's {', '.join(have)}; "
+            f"outputs {', '.join(b.name for b in plan.outputs)} and {', '.join(graph.output_names)}"
+        )
     return graph
 
 
@@ -93,7 +118,9 @@ def _after_passes(graph: Graph, plan: Plan) -> Graph:
     return graph
 
 
-def _onnxruntime(model: Path, feeds: Mapping[str, np.ndarray], names: Sequence[str]) -> tuple[dict[str, np.ndarray] | None, str]:
+def _onnxruntime(
+    model: Path, feeds: Mapping[str, np.ndarray], names: Sequence[str]
+) -> tuple[dict[str, np.ndarray] | None, str]:
     """ONNX Runtime's outputs by name, or None and why there are none."""
     from temper.peers import MissingPeer, OnnxRuntime
 
@@ -113,13 +140,43 @@ def _print(screen: Any, out: Mapping[str, Any]) -> None:
         screen.print(f"note: {note}", markup=False)
     if out["random_inputs"]:
         screen.print("inputs are random")
-    screen.print(table(("output", "of", "against", "max abs", "mean abs", "max / largest", "tolerance", ""),
-                       [(x["output"], x["of"], x["against"], f"{x['max_abs']:.3g}", f"{x['mean_abs']:.3g}", f"{x['relative']:.3g}", f"{x['tolerance']:.3g}",
-                         x["note"] or ("DEVIATES" if x["deviates"] else "ok" if x["of"] == "temper" else "")) for x in out["outputs"]]))
+    screen.print(
+        table(
+            ("output", "of", "against", "max abs", "mean abs", "max / largest", "tolerance", ""),
+            [
+                (
+                    x["output"],
+                    x["of"],
+                    x["against"],
+                    f"{x['max_abs']:.3g}",
+                    f"{x['mean_abs']:.3g}",
+                    f"{x['relative']:.3g}",
+                    f"{x['tolerance']:.3g}",
+                    x["note"] or ("DEVIATES" if x["deviates"] else "ok" if x["of"] == "temper" else ""),
+                )
+                for x in out["outputs"]
+            ],
+        )
+    )
     if "layers" in out:
-        screen.print(table(("layer", "ops", "own error", "tolerance", "error so far", "", "tactic"),
-                           [(x["name"], "+".join(x["ops"]), f"{x['own']:.3g}", f"{x['tolerance']:.3g}", "-" if x["total"] is None else f"{x['total']:.3g}",
-                             x["note"] or ("DEVIATES" if x["deviates"] else "ok"), x["tactic"]) for x in out["layers"]],
-                           title="layers: own error against the reference on the engine's own inputs; errors relative to the largest value"))
+        screen.print(
+            table(
+                ("layer", "ops", "own error", "tolerance", "error so far", "", "tactic"),
+                [
+                    (
+                        x["name"],
+                        "+".join(x["ops"]),
+                        f"{x['own']:.3g}",
+                        f"{x['tolerance']:.3g}",
+                        "-" if x["total"] is None else f"{x['total']:.3g}",
+                        x["note"] or ("DEVIATES" if x["deviates"] else "ok"),
+                        x["tactic"],
+                    )
+                    for x in out["layers"]
+                ],
+                title="layers: own error against the reference on the engine's own inputs; "
+                "errors relative to the largest value",
+            )
+        )
         first = out["first_deviating_layer"]
         screen.print(f"the first layer that deviates is '{first}'" if first else "no layer deviates", markup=False)

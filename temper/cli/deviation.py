@@ -1,12 +1,14 @@
 """How far two results are apart, how far they may be, and which layer is the first to be too far.
 
-Errors are relative to the largest magnitude in the tensor (in a layer: also in the values it is computed from), since float rounding
-scales with the terms of a sum, not with what is left after they cancel. Bounds are those of tune/verify.py: a float32 dot product
-of n terms is off by about eps * sqrt(n) (Higham and Mary 2019), with the constants 2 and 8 that verification uses, plus 4 eps for every
-further elementwise op, times the tactic's own error factor (Winograd). Through a network errors add up along the longest path; an
-exponential turns an absolute error of its argument into a relative one, so that Softmax and Sigmoid widen what comes in 16 times,
-which is right for arguments up to 16.
+Errors are relative to the largest magnitude in the tensor (in a layer: also in the values it is computed from), since
+float rounding scales with the terms of a sum, not with what is left after they cancel. Bounds are those of
+tune/verify.py: a float32 dot product of n terms is off by about eps * sqrt(n) (Higham and Mary 2019), with the
+constants 2 and 8 that verification uses, plus 4 eps for every further elementwise op, times the tactic's own error
+factor (Winograd). Through a network errors add up along the longest path; an exponential turns an absolute error of its
+argument into a relative one, so that Softmax and Sigmoid widen what comes in 16 times, which is right for arguments up
+to 16.
 """
+
 from __future__ import annotations
 
 import math
@@ -25,14 +27,23 @@ from temper.reference import run as run_reference
 from temper.runtime.engine import Engine
 from temper.runtime.trace import trace
 
-_EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7, "complex64": 2.0**-23, "complex128": 2.0**-52}
+_EPS = {
+    "float64": 2.0**-52,
+    "float32": 2.0**-23,
+    "float16": 2.0**-10,
+    "bfloat16": 2.0**-7,
+    "complex64": 2.0**-23,
+    "complex128": 2.0**-52,
+}
 _EXPONENTIAL = {"Softmax", "LogSoftmax", "Sigmoid", "Exp", "Tanh", "Softplus", "LogSumExp"}
 _EXPONENTIAL_GAIN = 16.0
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Errors of one tensor against another. relative: the largest one over the largest magnitude; for whole numbers the share that differs."""
+    """Errors of one tensor against another. relative: the largest one over the largest magnitude; for whole numbers the
+    share that differs.
+    """
 
     max_abs: float
     mean_abs: float
@@ -58,12 +69,19 @@ def difference(got: np.ndarray, want: np.ndarray, dtype: str, scale: float = 0.0
         return Difference(0.0, 0.0, 0.0)
     if dtype not in _EPS:
         differ = got != want
-        return Difference(float(differ.any()), float(np.mean(differ)), float(np.mean(differ)), f"{int(differ.sum())} values differ" if differ.any() else "")
+        return Difference(
+            float(differ.any()),
+            float(np.mean(differ)),
+            float(np.mean(differ)),
+            f"{int(differ.sum())} values differ" if differ.any() else "",
+        )
     a, b = as_float(got, dtype), as_float(want, dtype)
     finite = np.isfinite(a) & np.isfinite(b)
     same = finite | (np.isnan(a) & np.isnan(b)) | (a == b)
     if not same.all():
-        return Difference(math.inf, math.inf, math.inf, f"{int((~same).sum())} values are not finite in only one of the two")
+        return Difference(
+            math.inf, math.inf, math.inf, f"{int((~same).sum())} values are not finite in only one of the two"
+        )
     with np.errstate(invalid="ignore"):
         error = np.where(finite, np.abs(a - b), 0.0)
     largest = max(magnitude(want, dtype), scale)
@@ -81,7 +99,9 @@ def magnitude(array: np.ndarray, dtype: str) -> float:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Relative error bounds. rows: of each region's own arithmetic; totals: of its result from the model's inputs on; outputs: of each output."""
+    """Relative error bounds. rows: of each region's own arithmetic; totals: of its result from the model's inputs on;
+    outputs: of each output.
+    """
 
     rows: tuple[float, ...]
     totals: tuple[float, ...]
@@ -102,8 +122,14 @@ def bounds(plan: Plan) -> Bounds:
     deepest = max(totals, default=_EPS["float32"])
     outputs = []
     for i, b in enumerate(plan.outputs):
-        writers = [x.report for s in plan.programs[0] if isinstance(s, Native) for x in s.launches
-                   for k in x.writes if x.args[k].kind == "output" and x.args[k].index == i]
+        writers = [
+            x.report
+            for s in plan.programs[0]
+            if isinstance(s, Native)
+            for x in s.launches
+            for k in x.writes
+            if x.args[k].kind == "output" and x.args[k].index == i
+        ]
         limit = max((totals[w] for w in writers if 0 <= w < len(totals)), default=deepest)
         outputs.append(limit if b.dtype in _EPS else 0.0)
     return Bounds(tuple(own), tuple(totals), tuple(outputs))
@@ -131,22 +157,35 @@ def _factor(label: str) -> float:
     return 1.0
 
 
-def compare_layers(graph: Graph, engine: Engine, feeds: Mapping[str, np.ndarray], limits: Bounds, tolerance: float | None) -> list[dict[str, Any]]:
-    """A row a layer, in order of execution: its own error, on the inputs the engine gave it, and the error of its result from the model's
-    inputs on. DataError if the graph is not the one the plan was built from.
+def compare_layers(
+    graph: Graph, engine: Engine, feeds: Mapping[str, np.ndarray], limits: Bounds, tolerance: float | None
+) -> list[dict[str, Any]]:
+    """A row a layer, in order of execution: its own error, on the inputs the engine gave it, and the error of its
+    result from the model's inputs on. DataError if the graph is not the one the plan was built from.
     """
     steps = list(trace(engine, feeds))
     traced = {name: (array, step.row) for step in steps for name, array in step.tensors.items()}
     by_name = {v.name: v for v in graph.values}
     if traced and not any(_base(name) in by_name for name in traced):
-        raise DataError("no layer of the plan is found in the model: it is another model, or the plan comes from another version of Temper")
+        raise DataError(
+            "no layer of the plan is found in the model: it is another model, "
+            "or the plan comes from another version of Temper"
+        )
     whole = evaluate_values(graph, feeds, [by_name[_base(n)] for n in traced if _base(n) in by_name])
     own = _own_errors(graph, feeds, traced)
     rows = []
     for step in steps:
         r = engine.report["regions"][step.row]
-        row: dict[str, Any] = {"name": step.name, "ops": r["nodes"], "tactic": r["tactic"], "own": 0.0, "total": None, "note": "", "deviates": False,
-                               "tolerance": limits.rows[step.row] if tolerance is None else tolerance}
+        row: dict[str, Any] = {
+            "name": step.name,
+            "ops": r["nodes"],
+            "tactic": r["tactic"],
+            "own": 0.0,
+            "total": None,
+            "note": "",
+            "deviates": False,
+            "tolerance": limits.rows[step.row] if tolerance is None else tolerance,
+        }
         if r["tactic"] == "host":
             row["note"] = "reference"
         for name, array in step.tensors.items():
@@ -170,8 +209,12 @@ def _base(name: str) -> str:
     return re.sub(r"\.copy(\.\d+)?$", "", name)
 
 
-def _own_errors(graph: Graph, feeds: Mapping[str, np.ndarray], traced: Mapping[str, tuple[np.ndarray, int]]) -> dict[str, Difference]:
-    """Every traced tensor against the reference computed from traced tensors: an earlier layer's error is not counted again."""
+def _own_errors(
+    graph: Graph, feeds: Mapping[str, np.ndarray], traced: Mapping[str, tuple[np.ndarray, int]]
+) -> dict[str, Difference]:
+    """Every traced tensor against the reference computed from traced tensors: an earlier layer's error is not counted
+    again.
+    """
     env = bind(graph, feeds)
     live: dict[int, np.ndarray] = {v.id: feeds[v.name] for v in graph.inputs}
     live.update((v.id, v.const) for v in graph.constants if v.const is not None)
@@ -185,7 +228,9 @@ def _own_errors(graph: Graph, feeds: Mapping[str, np.ndarray], traced: Mapping[s
     def note(v: Value) -> None:
         for name in (v.name, *copies.get(v.name, ())):
             if name in traced and name not in out:
-                out[name] = difference(traced[name][0], live[v.id], v.type.dtype, scales.get(v.id, 0.0) if name == v.name else 0.0)
+                out[name] = difference(
+                    traced[name][0], live[v.id], v.type.dtype, scales.get(v.id, 0.0) if name == v.name else 0.0
+                )
         if v.name in traced and traced[v.name][0].shape == live[v.id].shape:
             live[v.id] = traced[v.name][0]
 
@@ -202,16 +247,30 @@ def _own_errors(graph: Graph, feeds: Mapping[str, np.ndarray], traced: Mapping[s
         for o in node.outputs:
             scales[o.id] = max(reach, magnitude(live[o.id], o.type.dtype))
             note(o)
-        for v in (*node.inputs, *node.outputs):
-            if v is not None and last.get(v.id, k) <= k:
-                live.pop(v.id, None)
+        for used in (*node.inputs, *node.outputs):
+            if used is not None and last.get(used.id, k) <= k:
+                live.pop(used.id, None)
     return out
 
 
-def _reach(node: Node, live: Mapping[int, np.ndarray], traced: Mapping[str, tuple[np.ndarray, int]], scales: Mapping[int, float]) -> float:
-    """Largest magnitude among the values inside the layer that lead to `node`: sums may cancel, their rounding errors do not."""
+def _reach(
+    node: Node,
+    live: Mapping[int, np.ndarray],
+    traced: Mapping[str, tuple[np.ndarray, int]],
+    scales: Mapping[int, float],
+) -> float:
+    """Largest magnitude among the values inside the layer that lead to `node`: sums may cancel, their rounding errors
+    do not.
+    """
     if node.op in ("Mul", "Div", "Clip", "Sigmoid", "Softmax", "Exp", "Tanh", "Erf"):
         return 0.0
-    sizes: Sequence[float] = [scales.get(v.id, 0.0) if v.name not in traced else magnitude(live[v.id], v.type.dtype)
-                              for v in node.inputs if v is not None and v.const is None and v.id in live]
-    return max(sizes, default=0.0) if node.op in ("Add", "Sub", "Sum", "Relu", "LeakyRelu") or node.op.startswith("Reduce") else 0.0
+    sizes: Sequence[float] = [
+        scales.get(v.id, 0.0) if v.name not in traced else magnitude(live[v.id], v.type.dtype)
+        for v in node.inputs
+        if v is not None and v.const is None and v.id in live
+    ]
+    return (
+        max(sizes, default=0.0)
+        if node.op in ("Add", "Sub", "Sum", "Relu", "LeakyRelu") or node.op.startswith("Reduce")
+        else 0.0
+    )

@@ -1,4 +1,5 @@
 """An engine from what a command was given, a plan or an ONNX file, and input arrays for it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -32,7 +33,9 @@ def open_engine(path: Path, threads: int, *, effort: int = 2, batch: str = "", q
 
 
 def random_feeds(engine: Engine, batch: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded inputs: normal floats, integers 0 and 1. Open dimensions take the first profile's optimum, the batch `batch` where given."""
+    """Seeded inputs: normal floats, integers 0 and 1. Open dimensions take the first profile's optimum, the batch
+    `batch` where given.
+    """
     import numpy as np
 
     from temper.plan.format import value_of
@@ -42,8 +45,11 @@ def random_feeds(engine: Engine, batch: int = 0, seed: int = 0) -> dict[str, np.
     if batch:
         open_ = [d for d in firsts if isinstance(d, str) and d in env]
         if not open_ and firsts != {batch}:
-            raise ConfigError(f"the engine's batch is fixed at {', '.join(map(str, sorted(firsts, key=str)))}; build it with --batch {batch}")
-        env.update({d: batch for d in open_})
+            raise ConfigError(
+                f"the engine's batch is fixed at {', '.join(map(str, sorted(firsts, key=str)))}; "
+                f"build it with --batch {batch}"
+            )
+        env.update(dict.fromkeys(open_, batch))
     rng = np.random.default_rng(seed)
     feeds = {}
     for spec in engine.inputs:

@@ -1,4 +1,5 @@
-"""Files the commands read and write: which kind a model file is, input arrays, and outputs written whole or not at all."""
+"""Files the commands read and write: kinds of model files, input arrays, and outputs written whole or not at all."""
+
 from __future__ import annotations
 
 import os
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
 
 
 def is_plan(path: Path) -> bool:
-    """True for a plan file, False for anything else that can be read (an ONNX file has no magic number). ModelError otherwise."""
+    """True for a plan file, False for anything else that can be read (an ONNX file has no magic number). ModelError
+    otherwise.
+    """
     from temper.plan.container import MAGIC
 
     try:
@@ -50,7 +53,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
         return {"": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as e:
         reason = getattr(e, "strerror", None) or str(e)
-        raise DataError(f"cannot read arrays from {path}: {reason}; give a file made by numpy.save or numpy.savez") from e
+        raise DataError(
+            f"cannot read arrays from {path}: {reason}; give a file made by numpy.save or numpy.savez"
+        ) from e
 
 
 def read_feeds(names: Sequence[str], inputs: Sequence[str], data: Path | None) -> dict[str, np.ndarray]:
@@ -64,7 +69,9 @@ def read_feeds(names: Sequence[str], inputs: Sequence[str], data: Path | None) -
         if len(arrays) == 1 and len(names) == 1 and not set(arrays) & set(names):
             arrays = {names[0]: next(iter(arrays.values()))}
         if "" in arrays:
-            raise DataError(f"{data} holds one array, the model has the inputs {', '.join(names)}; give an .npz with these names")
+            raise DataError(
+                f"{data} holds one array, the model has the inputs {', '.join(names)}; give an .npz with these names"
+            )
         unused = sorted(set(arrays) - set(names))
         if unused and not set(arrays) >= set(names):
             raise DataError(f"{data} holds {', '.join(unused)}, the model's inputs are {', '.join(names)}")

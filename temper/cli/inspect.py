@@ -1,7 +1,7 @@
-"""`temper inspect`: what is in a plan or a model, what every layer became, and everything that did not happen and why."""
+"""`temper inspect`: what is in a plan or a model, what every layer became, and what did not happen and why."""
+
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,22 +11,33 @@ import typer
 if TYPE_CHECKING:
     from temper.plan.format import Plan
 
-#: Reasons of tactics that compute other ops altogether: counted, not listed.
-_OTHER_OP = re.compile(r"declined: (computes|moves|maps|joins) .*(, not |does not compute )|declined: other op")
-
 
 def inspect(
     file: Annotated[Path, typer.Argument(metavar="PLAN|ONNX", show_default=False)],
-    layers: Annotated[bool, typer.Option("--layers", help="Every layer: ops fused, shapes, work, tactic, time as tuned.")] = False,
-    tactics: Annotated[bool, typer.Option("--tactics", help="Every candidate's time and every declined tactic's reason.")] = False,
-    memory: Annotated[bool, typer.Option("--memory", help="Buffers, lifetimes, arena; with --svg as a picture.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Every layer: ops fused, shapes, work, tactic, time as tuned.")
+    ] = False,
+    tactics: Annotated[
+        bool, typer.Option("--tactics", help="Every candidate's time and every declined tactic's reason.")
+    ] = False,
+    memory: Annotated[
+        bool, typer.Option("--memory", help="Buffers, lifetimes, arena; with --svg as a picture.")
+    ] = False,
     reasons: Annotated[bool, typer.Option("--reasons", help="Everything that did not happen, and why.")] = False,
-    everything: Annotated[bool, typer.Option("--all", help="Nothing left out: with --tactics also tactics for other ops.")] = False,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Nothing left out: with --tactics also tactics for other ops.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
-    svg: Annotated[Path | None, typer.Option(help="Write the graph of layers (or, with --memory, of lifetimes) to this file.", show_default=False)] = None,
+    svg: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write the graph of layers (or, with --memory, of lifetimes) to this file.", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Show what is inside a plan (or an ONNX file): overview, layers, tactics, memory, reasons."""
     from temper.cli.files import is_plan, write_whole
+    from temper.cli.rows import layer_rows, memory_rows, reason_rows, tactic_rows
     from temper.cli.show import console, print_json
     from temper.cli.summary import summarize, summary_table
     from temper.errors import ConfigError
@@ -56,7 +67,11 @@ def inspect(
     screen = console()
     if not parts:
         screen.print(summary_table(summarize(plan, file.stat().st_size)))
-        screen.print("sections: " + ", ".join(f"{k} {v}" for k, v in _sections(file).items()) + " bytes", style="dim", markup=False)
+        screen.print(
+            "sections: " + ", ".join(f"{k} {v}" for k, v in _sections(file).items()) + " bytes",
+            style="dim",
+            markup=False,
+        )
     if layers:
         _show_layers(screen, parts["layers"])
     if tactics:
@@ -86,9 +101,13 @@ def _model(file: Path, as_json: bool) -> None:
         work += 0 if unbound else evaluate(cost, once)
     out = {
         "model": graph.name,
-        "inputs": [[v.name, v.type.dtype, [d if isinstance(d, int) else str(d) for d in v.type.shape]] for v in graph.inputs],
-        "outputs": [[name, v.type.dtype, [d if isinstance(d, int) else str(d) for d in v.type.shape]]
-                    for name, v in zip(graph.output_names, graph.outputs, strict=True)],
+        "inputs": [
+            [v.name, v.type.dtype, [d if isinstance(d, int) else str(d) for d in v.type.shape]] for v in graph.inputs
+        ],
+        "outputs": [
+            [name, v.type.dtype, [d if isinstance(d, int) else str(d) for d in v.type.shape]]
+            for name, v in zip(graph.output_names, graph.outputs, strict=True)
+        ],
         "symbols": symbols,
         "nodes": len(graph.nodes),
         "ops": dict(Counter(n.op for n in graph.nodes).most_common()),
@@ -98,114 +117,61 @@ def _model(file: Path, as_json: bool) -> None:
     if as_json:
         print_json(out)
         return
-    console().print(facts([
-        ("inputs", "; ".join(binding_text(*b) for b in out["inputs"])),  # type: ignore[attr-defined]
-        ("outputs", "; ".join(binding_text(*b) for b in out["outputs"])),  # type: ignore[attr-defined]
-        ("open dimensions", ", ".join(symbols) or "none"),
-        ("graph", f"{out['nodes']} nodes: " + ", ".join(f"{k} {op}" for op, k in out["ops"].items())),  # type: ignore[attr-defined]
-        ("weights", size(sum(v.const.nbytes for v in graph.constants if v.const is not None))),
-        ("work", f"{work / 1e9:.3g} GFLOP" + (f" at {', '.join(f'{s} = 1' for s in symbols)}" if symbols else "")),
-    ]))
+    console().print(
+        facts(
+            [
+                ("inputs", "; ".join(binding_text(*b) for b in out["inputs"])),  # type: ignore[attr-defined]
+                ("outputs", "; ".join(binding_text(*b) for b in out["outputs"])),  # type: ignore[attr-defined]
+                ("open dimensions", ", ".join(symbols) or "none"),
+                ("graph", f"{out['nodes']} nodes: " + ", ".join(f"{k} {op}" for op, k in out["ops"].items())),  # type: ignore[attr-defined]
+                ("weights", size(sum(v.const.nbytes for v in graph.constants if v.const is not None))),
+                (
+                    "work",
+                    f"{work / 1e9:.3g} GFLOP" + (f" at {', '.join(f'{s} = 1' for s in symbols)}" if symbols else ""),
+                ),
+            ]
+        )
+    )
 
 
 def _sections(file: Path) -> dict[str, int]:
     from temper.plan.container import map_file, sections
+
     return {name: len(content) for name, content in sections(map_file(file), str(file))[1].items()}
 
 
-def layer_rows(plan: Plan) -> list[dict[str, Any]]:
-    """A row a region: name, ops, outputs, operations, bytes, tactic, seconds as tuned (None if untimed), GFLOPS, share of all seconds."""
-    regions = plan.report.get("regions", [])
-    total = sum(r.get("seconds") or 0.0 for r in regions)
-    rows = []
-    for r in regions:
-        seconds = r.get("seconds")
-        rows.append({"name": r["name"], "ops": r["nodes"], "origin": r["origin"], "outputs": r["outputs"], "operations": r["operations"],
-                     "bytes": r["bytes"], "tactic": r["tactic"], "seconds": seconds, "gflops": r["operations"] / seconds / 1e9 if seconds else None,
-                     "share": seconds / total if seconds and total else None, "reason": r.get("reason", "")})
-    return rows
-
-
-def tactic_rows(plan: Plan, everything: bool) -> list[dict[str, Any]]:
-    """A row a distinct workload: the layers that have it, every trial (label, seconds or None, note), the winner first."""
-    by_key: dict[str, dict[str, Any]] = {}
-    for r in plan.report.get("regions", []):
-        row = by_key.setdefault(r["workload"], {"workload": r["workload"], "op": r["op"], "layers": [], "chosen": r["tactic"],
-                                                "reason": r.get("reason", ""), "trials": [], "other_ops": 0})
-        row["layers"].append(r["name"])
-        if len(row["layers"]) == 1:
-            trials = [{"tactic": label, "seconds": seconds or None, "note": note} for label, seconds, note in r.get("trials", [])]
-            kept = [t for t in trials if everything or not _OTHER_OP.match(t["note"])]
-            row["other_ops"] = len(trials) - len(kept)
-            row["trials"] = sorted(kept, key=lambda t: (t["tactic"] != r["tactic"], t["seconds"] is None, t["seconds"] or 0.0))
-    return list(by_key.values())
-
-
-def memory_rows(plan: Plan) -> list[dict[str, Any]]:
-    """An entry a profile: arena and its lower bound, and every buffer with bytes, offset and lifetime."""
-    from temper.plan.memory import lower_bound
-
-    out = []
-    for p in plan.profiles:
-        spans = _spans(plan, p)
-        out.append({
-            "symbols": {k: list(v) for k, v in p.symbols.items()}, "arena": p.arena_bytes, "lower_bound": lower_bound(spans),
-            "sum": sum(s for s, _, _ in spans), "workspace_per_thread": p.workspace_bytes, "shared_workspace": p.shared_bytes,
-            "buffers": [{"name": b.name, "bytes": n, "offset": at, "first": first, "last": last}
-                        for b, (n, first, last), at in zip(plan.buffers, spans, p.offsets, strict=True)],
-        })
-    return out
-
-
-def _spans(plan: Plan, profile: Any) -> list[tuple[int, int, int]]:
-    from temper.plan.format import value_of
-    env = {name: high for name, (_, _, high) in profile.symbols.items()}
-    return [(value_of(b.bytes, env), b.first, b.last) for b in plan.buffers]
-
-
-def reason_rows(plan: Plan) -> list[dict[str, Any]]:
-    """What did not happen: (what, why, where), the same reason at several places once."""
-    from temper.runtime.engine import check_machine
-
-    found: dict[tuple[str, str], list[str]] = {}
-    for rule, node, reason in plan.report.get("declined", []):
-        if rule != "compile":  # told by the host steps below
-            found.setdefault((rule, _general(reason, node)), []).append(node)
-    for r in plan.report.get("regions", []):
-        if r["tactic"] == "host":
-            found.setdefault(("run on the host", r["reason"]), []).append(r["name"])
-        elif r["nodes"] == ["Identity"]:
-            found.setdefault(("avoid a copy", "the tensor needs a buffer of its own here"), []).append(r["name"])
-    for m in plan.report.get("memory", []):
-        if m["arena"] > m["lower_bound"]:
-            found[("reach the memory bound", f"arena {m['arena']} bytes, bound {m['lower_bound']}")] = [plan.report.get("model", "")]
-    for remark in check_machine(plan):
-        found[("be tuned for this machine", remark)] = [plan.report.get("model", "")]
-    order = ("run on the host", "avoid a copy", "concat without a copy", "split without a copy", "fuse epilogue", "fuse", "be tuned for this machine",
-             "reach the memory bound")
-    rows = [{"what": what, "why": why, "where": where} for (what, why), where in found.items()]
-    return sorted(rows, key=lambda r: (order.index(r["what"]) if r["what"] in order else len(order), r["what"], -len(r["where"]), r["why"]))
-
-
-def _general(reason: str, node: str) -> str:
-    """The reason without the node's own name, so that equal reasons meet."""
-    return reason.replace(f"'{node}'", "it")
-
-
 def _memory_svg(plan: Plan) -> str:
+    from temper.cli.rows import arena_spans
     from temper.plan.memory_svg import lifetimes_svg
+
     p = plan.profiles[0]
-    return lifetimes_svg(_spans(plan, p), p.offsets, p.arena_bytes, [b.name for b in plan.buffers])
+    return lifetimes_svg(arena_spans(plan, p), p.offsets, p.arena_bytes, [b.name for b in plan.buffers])
 
 
 def _graph_svg(plan: Plan) -> str:
     from temper.cli.graph_svg import Box, draw
+    from temper.cli.rows import layer_rows
     from temper.cli.show import span
 
     rows = layer_rows(plan)
-    boxes = [Box(r["name"], "+".join(r["ops"]), " · ".join(x for x in (span(r["seconds"]) if r["seconds"] else "", f"{r['gflops']:.0f} GFLOPS"
-                 if r["gflops"] and r["operations"] > 1e5 else "") if x), r["share"] or 0.0, r["tactic"] == "host",
-                 "\n".join([r["name"], *r["outputs"], r["tactic"], r["reason"]]).strip()) for r in rows]
+    boxes = [
+        Box(
+            r["name"],
+            "+".join(r["ops"]),
+            " · ".join(
+                x
+                for x in (
+                    span(r["seconds"]) if r["seconds"] else "",
+                    f"{r['gflops']:.0f} GFLOPS" if r["gflops"] and r["operations"] > 1e5 else "",
+                )
+                if x
+            ),
+            r["share"] or 0.0,
+            r["tactic"] == "host",
+            "\n".join([r["name"], *r["outputs"], r["tactic"], r["reason"]]).strip(),
+        )
+        for r in rows
+    ]
     edges = [(i, k) for k, r in enumerate(plan.report.get("regions", [])) for i in r.get("inputs", [])]
     inputs, outputs = _ends(plan)
     return draw(boxes, edges, inputs, outputs, plan.report.get("model", ""))
@@ -232,7 +198,10 @@ def _ends(plan: Plan) -> tuple[list[tuple[str, list[int]]], list[tuple[str, list
             for t in segment.outputs:
                 if t.ref.kind == "output":
                     writes[t.ref.index].add(segment.report)
-    return ([(b.name, sorted(reads[i])) for i, b in enumerate(plan.inputs)], [(b.name, sorted(writes[i])) for i, b in enumerate(plan.outputs)])
+    return (
+        [(b.name, sorted(reads[i])) for i, b in enumerate(plan.inputs)],
+        [(b.name, sorted(writes[i])) for i, b in enumerate(plan.outputs)],
+    )
 
 
 def _number(value: float | None, digits: str = ".1f") -> str:
@@ -246,11 +215,26 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 def _show_layers(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     from temper.cli.show import size, table
 
-    screen.print(table(("layer", "ops", "output", "MFLOP", "bytes", "us", "GFLOPS", "share %", "tactic"),
-                       [(r["name"], "+".join(r["ops"]), _some([o.rpartition(": ")[2] for o in r["outputs"]], 1), f"{r['operations'] / 1e6:.2f}",
-                         size(r["bytes"]), _number(None if r["seconds"] is None else 1e6 * r["seconds"]), _number(r["gflops"]),
-                         _number(None if r["share"] is None else 100 * r["share"]), r["reason"] and f"host: {r['reason']}" or r["tactic"])
-                        for r in rows], wide=("tactic",)))
+    screen.print(
+        table(
+            ("layer", "ops", "output", "MFLOP", "bytes", "us", "GFLOPS", "share %", "tactic"),
+            [
+                (
+                    r["name"],
+                    "+".join(r["ops"]),
+                    _some([o.rpartition(": ")[2] for o in r["outputs"]], 1),
+                    f"{r['operations'] / 1e6:.2f}",
+                    size(r["bytes"]),
+                    _number(None if r["seconds"] is None else 1e6 * r["seconds"]),
+                    _number(r["gflops"]),
+                    _number(None if r["share"] is None else 100 * r["share"]),
+                    r["reason"] and f"host: {r['reason']}" or r["tactic"],
+                )
+                for r in rows
+            ],
+            wide=("tactic",),
+        )
+    )
 
 
 def _show_tactics(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -262,9 +246,21 @@ def _show_tactics(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
             screen.print(f"{title}\n  host: {r['reason']}\n", markup=False)
             continue
         screen.print(title, style="bold", markup=False)
-        screen.print(table(("  ", "us", "candidate", "note"),
-                           [("->" if t["tactic"] == r["chosen"] else "", _number(None if t["seconds"] is None else 1e6 * t["seconds"], ".2f"),
-                             t["tactic"], t["note"]) for t in r["trials"]], wide=("candidate", "note")))
+        screen.print(
+            table(
+                ("  ", "us", "candidate", "note"),
+                [
+                    (
+                        "->" if t["tactic"] == r["chosen"] else "",
+                        _number(None if t["seconds"] is None else 1e6 * t["seconds"], ".2f"),
+                        t["tactic"],
+                        t["note"],
+                    )
+                    for t in r["trials"]
+                ],
+                wide=("candidate", "note"),
+            )
+        )
         screen.print(f"  {r['other_ops']} tactics compute other ops\n" if r["other_ops"] else "", style="dim")
 
 
@@ -274,11 +270,21 @@ def _show_memory(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     for m in rows:
         over = f" ({m['arena'] / m['lower_bound']:.3f}x)" if m["lower_bound"] else ""
         sizes = ", ".join(f"{k} {v[0]} to {v[2]}" for k, v in m["symbols"].items())
-        screen.print(facts([*([("profile", sizes)] if sizes else []),
-                            ("arena", f"{m['arena']} bytes, lower bound {m['lower_bound']}{over}, {m['sum']} without sharing"),
-                            ("scratch", f"{size(m['workspace_per_thread'])} per thread, {size(m['shared_workspace'])} shared")]))
-        screen.print(table(("buffer", "bytes", "offset", "first step", "last step"),
-                           [(b["name"], b["bytes"], b["offset"], b["first"], b["last"]) for b in m["buffers"]]))
+        screen.print(
+            facts(
+                [
+                    *([("profile", sizes)] if sizes else []),
+                    ("arena", f"{m['arena']} bytes, lower bound {m['lower_bound']}{over}, {m['sum']} without sharing"),
+                    ("scratch", f"{size(m['workspace_per_thread'])} per thread, {size(m['shared_workspace'])} shared"),
+                ]
+            )
+        )
+        screen.print(
+            table(
+                ("buffer", "bytes", "offset", "first step", "last step"),
+                [(b["name"], b["bytes"], b["offset"], b["first"], b["last"]) for b in m["buffers"]],
+            )
+        )
 
 
 def _show_reasons(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -287,5 +293,10 @@ def _show_reasons(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         screen.print("nothing was declined")
         return
-    screen.print(table(("did not", "times", "because", "where"), [(r["what"], len(r["where"]), r["why"], _some(r["where"], 2)) for r in rows],
-                       wide=("because", "where")))
+    screen.print(
+        table(
+            ("did not", "times", "because", "where"),
+            [(r["what"], len(r["where"]), r["why"], _some(r["where"], 2)) for r in rows],
+            wide=("because", "where"),
+        )
+    )

@@ -1,4 +1,5 @@
 """Small commands: `temper verify` and `temper knobs`."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -27,5 +28,10 @@ def knobs() -> None:
     from temper.cli.show import console, table
     from temper.config import KNOBS
 
-    console().print(table(("variable", "default", "now", "meaning"), [(k.name, k.default or "-", k.read() or "-", k.doc) for k in KNOBS],
-                          wide=("meaning",)))
+    console().print(
+        table(
+            ("variable", "default", "now", "meaning"),
+            [(k.name, k.default or "-", k.read() or "-", k.doc) for k in KNOBS],
+            wide=("meaning",),
+        )
+    )

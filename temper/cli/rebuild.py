@@ -1,4 +1,5 @@
 """`temper rebuild`: a plan tuned anew, here, from the portable graph inside it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -11,9 +12,15 @@ def rebuild(
     old: Annotated[Path, typer.Argument(help="Plan built with --portable.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan file to write.", show_default=False)],
     threads: Annotated[int, typer.Option(help="Threads of the new engine; 0: as in the old plan.", min=0)] = 0,
-    effort: Annotated[int | None, typer.Option(help="0 to 5; as in the old plan if not given.", min=0, max=5, show_default=False)] = None,
-    profile: Annotated[list[str] | None, typer.Option(help="Ranges N=1:8:32; as in the old plan if not given.", show_default=False)] = None,
-    isa: Annotated[str, typer.Option(help="Code level; the best of this machine if not given.", show_default=False)] = "",
+    effort: Annotated[
+        int | None, typer.Option(help="0 to 5; as in the old plan if not given.", min=0, max=5, show_default=False)
+    ] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Ranges N=1:8:32; as in the old plan if not given.", show_default=False)
+    ] = None,
+    isa: Annotated[
+        str, typer.Option(help="Code level; the best of this machine if not given.", show_default=False)
+    ] = "",
     cache: Annotated[Path | None, typer.Option(help="Timing cache file.", show_default=False)] = None,
     jobs: Annotated[int, typer.Option(help="Compilers that run at once; 0: one per core.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
@@ -33,8 +40,15 @@ def rebuild(
     graph = from_bytes(plan.graph)
     check_writable(output)
     ranges = parse_profiles(profile) if profile else [dict(p.symbols) for p in plan.profiles]
-    config = BuildConfig(threads=threads or plan.threads, effort=plan.report.get("effort", 2) if effort is None else effort, isa=isa,
-                         profiles=tuple(Profile.of(**r) for r in ranges if r), portable_graph=True, cache=cache, jobs=jobs)
+    config = BuildConfig(
+        threads=threads or plan.threads,
+        effort=plan.report.get("effort", 2) if effort is None else effort,
+        isa=isa,
+        profiles=tuple(Profile.of(**r) for r in ranges if r),
+        portable_graph=True,
+        cache=cache,
+        jobs=jobs,
+    )
     with progress_bar(quiet) as progress:
         made = build_plan(graph, config, progress=progress)
         write(made.plan, output)

@@ -1,4 +1,5 @@
 """`temper run`: an engine's outputs for given inputs."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -14,13 +15,17 @@ INPUT = "One input, NAME=FILE.npy; may be repeated."
 
 
 def run(
-    engine_file: Annotated[Path, typer.Argument(metavar="PLAN|ONNX", help="Plan, or ONNX file to build in memory.", show_default=False)],
+    engine_file: Annotated[
+        Path, typer.Argument(metavar="PLAN|ONNX", help="Plan, or ONNX file to build in memory.", show_default=False)
+    ],
     inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help=INPUT, show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help=DATA, show_default=False)] = None,
     save: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file.", show_default=False)] = None,
     threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
     effort: Annotated[int, typer.Option(help="Effort of the build, for an ONNX file.", min=0, max=5)] = 2,
-    batch: Annotated[str, typer.Option(help="Batch size or range of the build, for an ONNX file.", show_default=False)] = "",
+    batch: Annotated[
+        str, typer.Option(help="Batch size or range of the build, for an ONNX file.", show_default=False)
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print the statistics as JSON.")] = False,
 ) -> None:
     """Run an engine once: print every output's statistics, and save the arrays on request."""
@@ -42,8 +47,12 @@ def run(
         return
     screen = console()
     keys = ("min", "max", "mean")
-    screen.print(table(("output", "dtype", "shape", *keys),
-                       [(r["name"], r["dtype"], str(r["shape"]), *(f"{r[k]:.6g}" if k in r else "-" for k in keys)) for r in rows]))
+    screen.print(
+        table(
+            ("output", "dtype", "shape", *keys),
+            [(r["name"], r["dtype"], str(r["shape"]), *(f"{r[k]:.6g}" if k in r else "-" for k in keys)) for r in rows],
+        )
+    )
     for r in rows:
         for i, best in enumerate(r.get("top", ())):
             screen.print(f"{r['name']}[{i}] top: " + ", ".join(f"{k} ({v:.4g})" for k, v in best), markup=False)

@@ -1,4 +1,5 @@
 """Tables, units and the progress bar of the commands."""
+
 from __future__ import annotations
 
 import json
@@ -14,8 +15,13 @@ from rich.table import Table
 if TYPE_CHECKING:
     from temper.tune.select import Progress
 
-_STAGES = {"import": "reading the model", "passes": "rewriting the graph", "compile": "compiling candidates", "time": "timing candidates",
-           "plan": "laying out the plan"}
+_STAGES = {
+    "import": "reading the model",
+    "passes": "rewriting the graph",
+    "compile": "compiling candidates",
+    "time": "timing candidates",
+    "plan": "laying out the plan",
+}
 
 
 def console() -> Console:
@@ -23,13 +29,28 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
 
 
-def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", wide: Sequence[str] = ()) -> Table:
-    """A plain table; columns whose cells are all numbers are right-aligned. wide: columns that wrap rather than being cut."""
-    out = Table(box=None, pad_edge=False, title=escape(title) or None, title_justify="left", title_style="bold", header_style="dim")
+def table(
+    columns: Sequence[str], rows: Sequence[Sequence[object]], *, title: str = "", wide: Sequence[str] = ()
+) -> Table:
+    """A plain table; columns whose cells are all numbers are right-aligned. wide: columns that wrap rather than being
+    cut.
+    """
+    out = Table(
+        box=None,
+        pad_edge=False,
+        title=escape(title) or None,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+    )
     for i, name in enumerate(columns):
         numeric = all(not isinstance(r[i], str) or r[i] in ("", "-") or str(r[i])[0].isdigit() for r in rows)
-        out.add_column(escape(name), justify="right" if numeric and rows else "left", overflow="fold" if name in wide else "ellipsis",
-                       no_wrap=name not in wide)
+        out.add_column(
+            escape(name),
+            justify="right" if numeric and rows else "left",
+            overflow="fold" if name in wide else "ellipsis",
+            no_wrap=name not in wide,
+        )
     for r in rows:
         out.add_row(*(escape(str(c)) for c in r))
     return out
@@ -53,7 +74,13 @@ def size(count: float) -> str:
     """Bytes in decimal units."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.3g} {unit}" if count < 100 else f"{count:.0f} {unit}"
+            return (
+                f"{count:.0f} {unit}"
+                if unit == "B"
+                else f"{count:.3g} {unit}"
+                if count < 100
+                else f"{count:.0f} {unit}"
+            )
         count /= 1000
     return f"{count:.3g} GB"
 
@@ -79,6 +106,7 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
                 for earlier in tasks.values():

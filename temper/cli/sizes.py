@@ -1,4 +1,5 @@
 """Sizes on the command line: --batch, --profile and --shape as the values of a BuildConfig."""
+
 from __future__ import annotations
 
 import re
@@ -49,7 +50,9 @@ def parse_profiles(options: Sequence[str]) -> list[dict[str, tuple[int, int, int
     return profiles
 
 
-def profiles_for(model: Path, profiles: Sequence[str], batch: str, shapes: Mapping[str, tuple[int, ...]]) -> tuple[Profile, ...]:
+def profiles_for(
+    model: Path, profiles: Sequence[str], batch: str, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[Profile, ...]:
     """Profiles from --profile and --batch; `--batch 1,8,32` gives three, each tuned at its own size."""
     found = parse_profiles(profiles)
     if batch:
@@ -57,7 +60,7 @@ def profiles_for(model: Path, profiles: Sequence[str], batch: str, shapes: Mappi
 
         ranges = [parse_range(part, "--batch") for part in batch.split(",")]
         symbols = batch_symbols(import_onnx(model, shapes=dict(shapes)))
-        found = [{**p, **{s: r for s in symbols}} for p in (found or [{}]) for r in ranges]
+        found = [{**p, **dict.fromkeys(symbols, r)} for p in (found or [{}]) for r in ranges]
     return tuple(Profile.of(**p) for p in found)
 
 
@@ -69,6 +72,8 @@ def batch_symbols(graph: Graph) -> list[str]:
     symbols = sorted({str(d) for d in firsts if isinstance(d, Dim)})
     if not symbols:
         shapes = ", ".join(f"{v.name}: {v.type}" for v in graph.inputs)
-        raise ConfigError(f"--batch: the model's inputs have a fixed first dimension ({shapes}); export it with a dynamic batch, "
-                          "or give whole shapes with --shape")
+        raise ConfigError(
+            f"--batch: the model's inputs have a fixed first dimension ({shapes}); export it with a dynamic batch, "
+            "or give whole shapes with --shape"
+        )
     return symbols

@@ -1,4 +1,5 @@
-"""What a build did, from the plan and its report: for the end of `temper build` and the overview of `temper inspect`."""
+"""What a build did, from the plan and its report: for the end of `temper build` and for `temper inspect`."""
+
 from __future__ import annotations
 
 from collections import Counter
@@ -50,6 +51,7 @@ def binding_text(name: str, dtype: str, shape: list[Any]) -> str:
 
 def summary_table(s: Mapping[str, Any]) -> Any:
     """The same as lines for people."""
+
     def counts(pairs: Mapping[str, int], most: int = 8) -> str:
         shown = [f"{n} {name}" for name, n in list(pairs.items())[:most]]
         rest = sum(list(pairs.values())[most:])
@@ -60,15 +62,28 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         ("outputs", "; ".join(binding_text(*b) for b in s["outputs"])),
     ]
     if any(s["profiles"]):
-        rows.append(("profiles", "; ".join(", ".join(f"{k} {v[0]}:{v[1]}:{v[2]}" for k, v in p.items()) for p in s["profiles"])))
-    rows.append(("built for", f"{s['tuned_on']}, {s['isa']}, {s['threads']} thread{'s' * (s['threads'] != 1)}, effort {s['effort']}"))
+        rows.append(
+            ("profiles", "; ".join(", ".join(f"{k} {v[0]}:{v[1]}:{v[2]}" for k, v in p.items()) for p in s["profiles"]))
+        )
+    rows.append(
+        (
+            "built for",
+            f"{s['tuned_on']}, {s['isa']}, {s['threads']} thread{'s' * (s['threads'] != 1)}, effort {s['effort']}",
+        )
+    )
     if s["nodes"]:
         rows.append(("graph", f"{s['nodes'][0]} nodes read, {s['nodes'][1]} after rewriting, {s['regions']} regions"))
-    rows += [("regions", counts(s["regions_by_op"], 12)), ("fused", counts(s["fused"])), ("rules", counts(s["rules_applied"])),
-             ("tactics", counts(s["tactics"]))]
+    rows += [
+        ("regions", counts(s["regions_by_op"], 12)),
+        ("fused", counts(s["fused"])),
+        ("rules", counts(s["rules_applied"])),
+        ("tactics", counts(s["tactics"])),
+    ]
     if s["tuned_seconds"]:
         rate = s["operations"] / s["tuned_seconds"] / 1e9
-        rows.append(("work", f"{s['operations'] / 1e9:.3g} GFLOP, {span(s['tuned_seconds'])} as tuned ({rate:.3g} GFLOPS)"))
+        rows.append(
+            ("work", f"{s['operations'] / 1e9:.3g} GFLOP, {span(s['tuned_seconds'])} as tuned ({rate:.3g} GFLOPS)")
+        )
     else:
         rows.append(("work", f"{s['operations'] / 1e9:.3g} GFLOP, not timed (effort 0)"))
     rows.append(("no copies", f"{s['views']} views into wider tensors, {s['in_place']} results in place"))
@@ -80,7 +95,9 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         rows.append(("on the host", f"{count} {reason}"))
     if "seconds" in s:
         total = sum(s["seconds"].values())
-        rows.append(("time", f"{total:.1f} s: " + ", ".join(f"{k} {v:.2g} s" for k, v in s["seconds"].items() if v >= 0.005)))
+        rows.append(
+            ("time", f"{total:.1f} s: " + ", ".join(f"{k} {v:.2g} s" for k, v in s["seconds"].items() if v >= 0.005))
+        )
         hits, misses = s["cache"]["cache_hits"], s["cache"]["cache_misses"]
         rows.append(("timing cache", f"{hits} hits, {misses} misses"))
     return facts(rows)

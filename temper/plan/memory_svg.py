@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from colorsys import hls_to_rgb
 from html import escape
 
 from temper.plan.memory import lower_bound
@@ -36,14 +37,14 @@ def lifetimes_svg(
         x, w, h = left + first * sx, (last - first + 1) * sx, size * sy
         parts.append(
             f'<rect x="{x:.2f}" y="{base - at * sy - h:.2f}" width="{w:.2f}" height="{h:.2f}" '
-            f'fill="hsl({i * 137 % 360},55%,70%)" stroke="#444" stroke-width="0.4">'
+            f'fill="{_colour(i)}" stroke="#444" stroke-width="0.4">'
             f"<title>{escape(name)}: {size} bytes at {at}, steps {first} to {last}</title></rect>"
         )
-        if h >= 12 and w >= 7 * len(name):
-            parts.append(
-                f'<text x="{x + 3:.2f}" y="{base - at * sy - h / 2 + 4:.2f}" pointer-events="none">'
-                f"{escape(name)}</text>"
-            )
+        cx, cy = x + w / 2, base - at * sy - h / 2
+        if h >= 12 and w >= 6.5 * len(name):
+            parts.append(_label(name, cx, cy + 4))
+        elif w >= 12 and h >= 6.5 * len(name):
+            parts.append(_label(name, cx + 4, cy, f' transform="rotate(-90 {cx + 4:.2f} {cy:.2f})"'))
     bound = lower_bound(spans)
     y = base - bound * sy
     parts += [
@@ -55,3 +56,12 @@ def lifetimes_svg(
         "</svg>",
     ]
     return "\n".join(parts) + "\n"
+
+
+def _label(name: str, x: float, y: float, turn: str = "") -> str:
+    return f'<text x="{x:.2f}" y="{y:.2f}" text-anchor="middle" pointer-events="none"{turn}>{escape(name)}</text>'
+
+
+def _colour(i: int) -> str:
+    """Neighbouring numbers get hues far apart."""
+    return "#" + "".join(f"{round(255 * c):02x}" for c in hls_to_rgb(i * 137 % 360 / 360, 0.74, 0.55))

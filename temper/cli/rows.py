@@ -1,0 +1,147 @@
+"""A plan's build report as JSON-able rows: layers, tactics, memory, and reasons for what did not happen."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from temper.plan.format import Plan, Profile, value_of
+from temper.plan.memory import lower_bound
+from temper.runtime.engine import check_machine
+
+
+def layer_rows(plan: Plan) -> list[dict[str, Any]]:
+    """A row a region: name, ops, outputs, operations, bytes, tactic, seconds as tuned (None if untimed), GFLOPS, share
+    of all seconds.
+    """
+    regions = plan.report.get("regions", [])
+    total = sum(r.get("seconds") or 0.0 for r in regions)
+    rows = []
+    for r in regions:
+        seconds = r.get("seconds")
+        rows.append(
+            {
+                "name": r["name"],
+                "ops": r["nodes"],
+                "origin": r["origin"],
+                "outputs": r["outputs"],
+                "operations": r["operations"],
+                "bytes": r["bytes"],
+                "tactic": r["tactic"],
+                "seconds": seconds,
+                "gflops": r["operations"] / seconds / 1e9 if seconds else None,
+                "share": seconds / total if seconds and total else None,
+                "reason": r.get("reason", ""),
+            }
+        )
+    return rows
+
+
+def tactic_rows(plan: Plan, everything: bool) -> list[dict[str, Any]]:
+    """A row a distinct workload: its layers, every trial (label, seconds or None, note), the winner first."""
+    by_key: dict[str, dict[str, Any]] = {}
+    for r in plan.report.get("regions", []):
+        row = by_key.setdefault(
+            r["workload"],
+            {
+                "workload": r["workload"],
+                "op": r["op"],
+                "layers": [],
+                "chosen": r["tactic"],
+                "reason": r.get("reason", ""),
+                "trials": [],
+                "other_ops": 0,
+            },
+        )
+        row["layers"].append(r["name"])
+        if len(row["layers"]) == 1:
+            trials = [
+                {"tactic": label, "seconds": seconds or None, "note": note}
+                for label, seconds, note in r.get("trials", [])
+            ]
+            # tactics that compute other ops altogether are counted, not listed
+            other = (f", not {r['op']}", f"does not compute {r['op']}", "other op")
+            kept = [
+                t
+                for t in trials
+                if everything or not (t["note"].startswith("declined: ") and t["note"].endswith(other))
+            ]
+            row["other_ops"] = len(trials) - len(kept)
+            row["trials"] = sorted(
+                kept, key=lambda t: (t["tactic"] != r["tactic"], t["seconds"] is None, t["seconds"] or 0.0)
+            )
+    return list(by_key.values())
+
+
+def memory_rows(plan: Plan) -> list[dict[str, Any]]:
+    """An entry a profile: arena and its lower bound, and every buffer with bytes, offset and lifetime."""
+    out = []
+    for p in plan.profiles:
+        spans = arena_spans(plan, p)
+        out.append(
+            {
+                "symbols": {k: list(v) for k, v in p.symbols.items()},
+                "arena": p.arena_bytes,
+                "lower_bound": lower_bound(spans),
+                "sum": sum(s for s, _, _ in spans),
+                "workspace_per_thread": p.workspace_bytes,
+                "shared_workspace": p.shared_bytes,
+                "buffers": [
+                    {"name": b.name, "bytes": n, "offset": at, "first": first, "last": last}
+                    for b, (n, first, last), at in zip(plan.buffers, spans, p.offsets, strict=True)
+                ],
+            }
+        )
+    return out
+
+
+def arena_spans(plan: Plan, profile: Profile) -> list[tuple[int, int, int]]:
+    env = {name: high for name, (_, _, high) in profile.symbols.items()}
+    return [(value_of(b.bytes, env), b.first, b.last) for b in plan.buffers]
+
+
+def reason_rows(plan: Plan) -> list[dict[str, Any]]:
+    """What did not happen: (what, why, where), the same reason at several places once."""
+    found: dict[tuple[str, str], list[str]] = {}
+    wording: dict[tuple[str, str], set[str]] = {}
+    for rule, node, reason in plan.report.get("declined", []):
+        if rule != "compile":  # told by the host steps below
+            # names of other layers in a reason would keep equal reasons apart
+            key = (rule, re.sub(r"'[^']*'", "'...'", reason))
+            found.setdefault(key, []).append(node)
+            wording.setdefault(key, set()).add(reason)
+    for r in plan.report.get("regions", []):
+        if r["tactic"] == "host":
+            found.setdefault(("run on the host", r["reason"]), []).append(r["name"])
+        elif r["nodes"] == ["Identity"]:
+            found.setdefault(("avoid a copy", "the tensor needs a buffer of its own here"), []).append(r["name"])
+    for m in plan.report.get("memory", []):
+        if m["arena"] > m["lower_bound"]:
+            found[("reach the memory bound", f"arena {m['arena']} bytes, bound {m['lower_bound']}")] = [
+                plan.report.get("model", "")
+            ]
+    for remark in check_machine(plan):
+        found[("be tuned for this machine", remark)] = [plan.report.get("model", "")]
+    order = (
+        "run on the host",
+        "avoid a copy",
+        "concat without a copy",
+        "split without a copy",
+        "fuse epilogue",
+        "fuse",
+        "be tuned for this machine",
+        "reach the memory bound",
+    )
+    rows = [
+        {"what": key[0], "why": next(iter(w)) if len(w := wording.get(key, {key[1]})) == 1 else key[1], "where": where}
+        for key, where in found.items()
+    ]
+    return sorted(
+        rows,
+        key=lambda r: (
+            order.index(r["what"]) if r["what"] in order else len(order),
+            r["what"],
+            -len(r["where"]),
+            r["why"],
+        ),
+    )
