@@ -167,9 +167,9 @@ def enqueue_seconds(engine: Engine, arrays: Sequence[np.ndarray]) -> float | Non
     return median(sorted(durations))
 
 
-def percentile(ordered: Sequence[float], p: float) -> float:
+def percentile(ordered: Sequence[float], p: int) -> float:
     """trtexec's: the slowest (100 - p) % of the calls, rounded down, are left out."""
-    excluded = int((1 - p / 100) * len(ordered))
+    excluded = (100 - p) * len(ordered) // 100
     return ordered[max(len(ordered) - 1 - excluded, 0)]
 
 
