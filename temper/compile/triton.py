@@ -1,6 +1,7 @@
 """Triton source to machine code for NVIDIA GPUs: no GPU, no driver, no torch and no C compiler needed.
 
-Output is deterministic: no paths, line information or times, and floating-point contraction is off unless asked for. Triton's settings are per process, so one compile runs at a time in a process; use worker processes for several.
+Output is deterministic: no paths, line information or times in it, and no floating-point contraction unless asked for.
+Triton's settings are per process, so one compile runs at a time in a process; use worker processes for several.
 """
 
 from __future__ import annotations

@@ -362,15 +362,15 @@ def test_functions(interpreted: Mapping[str, Run], name: str) -> None:
     for instr, got, want in zip(instrs, run.outputs, run.want, strict=True):
         with np.errstate(invalid="ignore", over="ignore"):
             near = want.astype(got.dtype)
-            ok = np.abs(got.astype(np.float64) - want) <= 12 * eps * np.abs(want) + floor
+            off = np.abs(got.astype(np.float64) - want)
+            ok = off <= 12 * eps * np.abs(want) + floor
         ok |= (got == near) | (np.isnan(got) & np.isnan(want))
         if instr.op in ("Silu", "Mish", "Gelu"):
             ok |= np.isnan(want) | ~np.isfinite(near)  # -inf * 0: NaN or -0, depending on the form
-        if instr.op == "Gelu" and instr.attrs:
-            ok |= np.abs(got - want) < 1e-8  # its exponent grows as x^3, and the rounding error with it
+        if instr.op == "Gelu":  # its exponent grows as x^2, or x^3; not every interpreter fuses tl.fma
+            ok |= off < (1e-8 if instr.attrs else 60 * eps * np.abs(want))
         if instr.op in ("HardSwish", "HardSigmoid"):
-            with np.errstate(invalid="ignore"):  # infinity less itself
-                ok |= np.abs(near - got) < 2 * eps  # cancels where the line meets zero
+            ok |= off < 2 * eps  # cancels where the line meets zero
         assert ok.all(), (instr, got[~ok][:4], want[~ok][:4])
 
 
