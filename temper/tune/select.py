@@ -116,7 +116,27 @@ class Tuner:
             self.progress("time", len(open_), len(open_))
         for key, contest in contests.items():
             done[key] = contest.result(self.cache)
+            self._tell(contest, done[key])
         return done
+
+    def _tell(self, contest: Contest, choice: Choice) -> None:
+        """TEMPER_DEBUG lines on standard error, and the sources of all candidates into the dump folder."""
+        level, name = int(knob("TEMPER_DEBUG")), contest.task.name
+        if level >= 1:
+            best = "" if choice.seconds is None else f" in {choice.seconds * 1e6:.1f} us"
+            print(f"[temper] {name}: {choice.candidate.label}{best}", file=sys.stderr)
+        for t in choice.trials:
+            if level >= 2 and t.seconds is not None and choice.seconds is not None:
+                print(f"[temper]     {t.seconds * 1e6:9.1f} us  {t.label}", file=sys.stderr)
+            if level >= 3 and t.note:
+                print(f"[temper]     {t.label}: {t.note}", file=sys.stderr)
+        if self.dump is not None:
+            folder = self.dump / "kernels"
+            folder.mkdir(parents=True, exist_ok=True)
+            for c in contest.candidates:
+                role = "chosen" if c is choice.candidate else "not chosen"
+                text = f"// {name}: {c.label} ({role})\n// {contest.task.workload.key}\n{c.kernel.source}"
+                (folder / f"{c.kernel.entries[0]}.c").write_text(text)
 
     def _contest(self, task: Task) -> Contest:
         w = task.workload
@@ -175,10 +195,6 @@ class Tuner:
             code = self.cache.code(c.code_key)
             assert code is not None
             codes.append(code)
-        if self.dump is not None:
-            for c in todo:
-                (self.dump / "kernels").mkdir(parents=True, exist_ok=True)
-                (self.dump / "kernels" / f"{c.kernel.entries[0]}.c").write_text(f"// {task.name}: {c.label}\n{c.kernel.source}")
         library = Library(link(codes))
         bench = Bench(w, make_problem(w, task.constants, task.env, operand_constants=task.operand_constants), self._timer, w.threads, self.cold_bytes)
         running: list[tuple[Candidate, Stopwatch]] = []
@@ -189,8 +205,6 @@ class Tuner:
             wrong = bench.verify(loaded, packed, factor, max(2, w.threads))
             if wrong is not None:
                 self.cache.put_time(contest.time_key(c), Record(None, f"wrong result: {wrong}"))
-                if knob("TEMPER_DEBUG") != "0":
-                    print(f"[temper] {task.name}: {c.label}: {wrong}", file=sys.stderr)
                 continue
             if self.effort == 0:
                 self.cache.put_time(contest.time_key(c), Record(0.0))
@@ -206,11 +220,6 @@ class Tuner:
                     watch.lap(0.004)
         for c, watch in running:
             self.cache.put_time(contest.time_key(c), Record(watch.seconds))
-        for c in todo:
-            if int(knob("TEMPER_DEBUG")) >= 2:
-                r = self.cache.time(contest.time_key(c))
-                assert r is not None
-                print(f"[temper] {task.name}: {c.label}: {r.failure or f'{(r.seconds or 0) * 1e6:.1f} us'}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
