@@ -14,9 +14,16 @@ from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.softmax import Softmax
+from temper.tactics.cpu.squeeze_excite import SqueezeExcite
 from temper.tactics.cpu.winograd import WinogradConv
+from temper.tactics.cuda.conv import ConvImplicitGemm
 
 
 def cpu_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a CPU; fallbacks last."""
-    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), IndexCopy(), ResizeTaps(), GatherRows(), Gemm(), ConvTransposeFallback(), ConvFallback())
+    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), SqueezeExcite(), IndexCopy(), ResizeTaps(), GatherRows(), Gemm(), ConvTransposeFallback(), ConvFallback())
+
+
+def cuda_tactics() -> tuple[Tactic, ...]:
+    """Everything that can compute a workload on a GPU."""
+    return (ConvImplicitGemm(),)
