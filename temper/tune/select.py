@@ -22,7 +22,7 @@ from temper.tune.timing_cache import Record, TimingCache, digest
 from temper.tune.verify import make_problem
 
 #: Candidates timed per workload at each effort; 0 takes the cost model's first choice untimed.
-CANDIDATES = {0: 1, 1: 3, 2: 8, 3: 16, 4: 32, 5: 10_000}
+CANDIDATES = {0: 1, 1: 2, 2: 6, 3: 12, 4: 32, 5: 10_000}
 
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25

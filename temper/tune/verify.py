@@ -83,6 +83,12 @@ def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[
     if w.op in ("Conv", "ConvTranspose", "MatMul"):
         size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], attrs)[0], np.float64)
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
+    elif w.op == "SqueezeExcite":
+        # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product can move
+        plain = {**attrs, "activation": "Relu", "gate": "Identity"}
+        size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], plain)[0], np.float64)
+        terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
+        slack = 1.5 * _EPS * (2 * np.sqrt(terms) + 16) * (size + 1)
     elif w.op.startswith("Reduce") or w.op in ("AveragePool", "Softmax", "LogSoftmax", "LayerNormalization", "LpPool", "Resize"):
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 16) * (np.abs(acc.astype(np.float64)) + 1)
     else:
