@@ -8,8 +8,9 @@
 
 #define TILE 16
 
-INLINE void rows_copy(const T *x, T *y, int64_t r0, int64_t r1)
+INLINE void rows_copy(const T *x, T *y, const int64_t *v, int64_t r0, int64_t r1)
 {
+    (void)v; /* sizes and strides may be run-time values v[i] */
     for (int64_t r = r0; r < r1; r++) {
         const T *a = x + r * IN_R;
         T *b = y + r * OUT_R;
@@ -55,8 +56,9 @@ INLINE void block8(const T *x, int64_t xs, T *y, int64_t ys)
 #endif
 
 /* Rows r0..r1 of the output; the input's rows are contiguous (IN_R == 1), its columns IN_Q apart. */
-INLINE void tile_copy(const T *x, T *y, int64_t r0, int64_t r1)
+INLINE void tile_copy(const T *x, T *y, const int64_t *v, int64_t r0, int64_t r1)
 {
+    (void)v;
     for (int64_t q0 = 0; q0 < Q; q0 += TILE) {
         int64_t q1 = q0 + TILE < Q ? q0 + TILE : Q, r = r0;
 #ifdef HAVE_BLOCK8
@@ -86,9 +88,9 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
         int64_t at_in = 0, at_out = 0;
         OUTER_INDEX
 #if FORM == 1
-        tile_copy(x + at_in, y + at_out, r0, r1);
+        tile_copy(x + at_in, y + at_out, v, r0, r1);
 #else
-        rows_copy(x + at_in, y + at_out, r0, r1);
+        rows_copy(x + at_in, y + at_out, v, r0, r1);
 #endif
     }
 }
