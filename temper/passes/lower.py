@@ -284,6 +284,17 @@ def _as_image(graph: Graph, m: Match) -> Value:
     return build.reshape(build.add(node.op, inputs, attrs, node.name), m["y"].type.shape)
 
 
+# ---- matrix products ----
+
+
+def _transpose_left(graph: Graph, m: Match) -> Value:
+    """a.T @ b with the transpose as a node of its own: kernels read the left operand by rows."""
+    node, a = _node(m), m["x"]
+    build, rank = _Builder(graph, node), a.type.rank
+    flipped = build("Transpose", a, perm=(*range(rank - 2), rank - 1, rank - 2)) if rank > 1 else a
+    return build.add("MatMul", [flipped, m["w"]], {**node.attrs, "transA": 0}, node.name)
+
+
 # ---- normalisation ----
 
 
@@ -413,6 +424,7 @@ LOWER_RULES: Sequence[Rule] = (
     Rule("space-to-depth", op("SpaceToDepth", _X, bind="y"), _space_to_depth),
     Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), bind="y"), _conv_transpose, _can_phase),
     Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), Any_("b"), bind="y"), _conv_transpose, _can_phase),
+    Rule("transposed-left", op("MatMul", _X, Any_("w"), bind="y", transA=1), _transpose_left),
     Rule(
         "batch-norm",
         op("BatchNormalization", _X, Any_("scale"), Any_("bias"), Any_("mean"), Any_("var"), bind="y"),

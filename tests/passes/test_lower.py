@@ -41,6 +41,15 @@ def test_pixel_shuffle_between_convolutions_is_one_transpose() -> None:
     assert ops(after).count("Transpose") == 3  # at the two edges, and the shuffle
 
 
+@pytest.mark.parametrize("shape", [(7, 5), (2, N, 5)])
+def test_transposed_left_operand_is_a_transpose(shape: tuple[Any, ...]) -> None:
+    net = Net()
+    a, b = net.input(*shape), net.input(*shape[:-1], 9, name="y")
+    after, _ = check(net.done(net("MatMul", a, b, transA=1)), (LOWER,), {"N": 3} if len(shape) > 2 else {})
+    assert ops(after) == ["Transpose", "MatMul"]
+    assert not after.nodes[1].attrs["transA"]
+
+
 def transposed(
     size: tuple[Any, ...],
     kernel: tuple[int, ...],

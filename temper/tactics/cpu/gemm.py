@@ -34,6 +34,8 @@ def decline_matmul(w: Workload) -> str | None:
     a, b = w.inputs[0], w.inputs[1]
     if a is None or b is None or a.type.rank < 2 or b.type.rank < 2:
         return "a matrix product needs two operands of rank 2 or more"
+    if w.attr("transA", 0):
+        return "the left operand is transposed: lowering makes that a Transpose"
     if static(w.outputs[0].type.shape[-1]) is None:
         return "the number of columns must be known at build time"
     if w.attr("transB", 0) == 0 and static(b.type.shape[-1]) is None:
@@ -54,6 +56,8 @@ class GemmPacked:
             return "the right operand must be constant to be packed"
         if static(b.type.shape[0]) is None or static(b.type.shape[1]) is None:
             return "a packed operand has a static shape"
+        if 0 in b.type.shape:
+            return "there is nothing to pack"
         if b.type.rank != 2:
             return f"packs one right operand, not a batch of them (rank {b.type.rank})"
         return None
