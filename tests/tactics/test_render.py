@@ -142,8 +142,11 @@ def test_functions_over_the_whole_range(op: str, isa: str) -> None:
 
 @pytest.mark.parametrize("isa", ISAS)
 @pytest.mark.parametrize("op", ["Sin", "Cos"])
-def test_trigonometry_within_its_range(op: str, isa: str) -> None:
-    x = np.concatenate([rng.uniform(-10, 10, 5000), rng.uniform(-1e6, 1e6, 5000)]).astype(np.float32).reshape(-1, 4)
+def test_trigonometry_of_every_size(op: str, isa: str) -> None:
+    powers = np.exp2(rng.uniform(-10, 127.99, 20_000)) * rng.choice([-1, 1], 20_000)
+    edges = [1e6, -1e6, 2.0**20, 16367173.0 * 2.0**72, np.finfo(np.float32).max]  # the fourth is nearest to a multiple
+    x = np.concatenate([rng.uniform(-10, 10, 5000), rng.uniform(-1e6, 1e6, 5000), powers, edges, [0, -0.0, 1]])
+    x = x.astype(np.float32).reshape(-1, 4)
     (got,) = run(unary(op), isa, [x], x.shape)
     want = getattr(np, op.lower())(x.astype(np.float64))
     assert np.abs(got - want).max() < 1.2e-7
@@ -224,7 +227,7 @@ def test_parametrised_functions(op: str, attrs: tuple, isa: str) -> None:
 def test_constant_exponents(exponent: float) -> None:
     x = rng.uniform(0.1, 9, (50, 5)).astype(np.float32)
     (got,) = run(unary("Pow", (("exponent", exponent),)), "avx512", [x], x.shape)
-    assert ulps_off(got, x.astype(np.float64) ** float(np.float32(exponent))).max() <= 1.6
+    assert ulps_off(got, x.astype(np.float64) ** float(np.float32(exponent))).max() <= 3  # three roundings at most
 
 
 def test_nan_propagates_through_max_and_min() -> None:

@@ -1,7 +1,7 @@
 /* Float32 math on vectors and scalars, without libc: overloaded, so that one expression serves vf and float.
  *
  * Accuracy against the exact result, in ulp, over all finite inputs: exp 1.5, sigmoid 3 (0 below FLT_MIN), tanh 3, log 1.5, erf 2,
- * pow 1; sin and cos 1.2e-7 absolute for |x| <= 1e6. Infinities, NaN and signed zeros behave as in numpy; max, min, relu and clip
+ * pow 1; sin and cos 1.2e-7 absolute. Infinities, NaN and signed zeros behave as in numpy; max, min, relu and clip
  * propagate NaN.
  * Needs vec.h before it. Polynomial coefficients are minimax fits (Lawson iteration) on the reduced intervals named beside them. */
 #ifndef TEMPER_VMATH_H
@@ -251,14 +251,41 @@ INLINE OVL vf v_shrink(vf x, float lambd, float bias) {
 }
 INLINE OVL vf v_softsign(vf x) { return x / (1.0f + v_abs(x)); }
 
-/* Argument reduction in double: exact enough for |x| <= 1e6. quarter adds multiples of pi/2. */
+/* Finite |x| >= 2^19 less its nearest multiple of pi/2, and that multiple mod 4: with |x| = m 2^e, the product of m and the 96
+ * bits of 2/pi from weight 2^(1-e) down is |x| 2/pi mod 4, in units of 2^-94; the bits cut off are worth less than 2^-70. */
+static __attribute__((noinline)) double v_reduce_far(float x, int32_t *k) {
+  static const uint32_t two_over_pi[8] = {0, 0xA2F9836E, 0x4E441529, 0xFC2757D1, 0xF534DDC0, 0xDB629599, 0x3C439041, 0xFE5163AB};
+  uint32_t bits;
+  __builtin_memcpy(&bits, &x, 4);
+  const uint64_t m = (bits & 0x7fffff) | 0x800000;
+  const int at = (int)(bits >> 23 & 0xff) - 150 - 1 + 31, i = at / 32, s = at % 32;
+  uint32_t w[3];
+  for (int j = 0; j < 3; j++) w[j] = (uint32_t)((((uint64_t)two_over_pi[i + j] << 32 | two_over_pi[i + j + 1]) << s) >> 32);
+  const uint64_t turn = (m * w[0] << 32) + m * w[1] + (m * w[2] >> 32); /* quarters in units of 2^-62 */
+  const uint64_t n = (turn + (1ull << 61)) >> 62;
+  const double r = (double)(int64_t)(turn - (n << 62)) * 0x1.921fb54442d18p-62;
+  *k = (int32_t)(bits >> 31 ? -n : n);
+  return bits >> 31 ? -r : r;
+}
+
+/* Argument reduction in double: exact enough for |x| <= 1e6, beyond which lanes are reduced one by one. quarter adds multiples
+ * of pi/2. */
 INLINE vf v_sincos(vf x, int32_t quarter) {
   vd d = __builtin_convertvector(x, vd);
   vd magic = 6755399441055744.0 - (vd){};
   vd t = d * 0.63661977236758134 + magic;
   vd n = t - magic;
   vd rd = (d - n * 1.5707963267341256) - n * 6.0771005065061922e-11;
-  vi k = __builtin_convertvector((vl)t, vi) + quarter;
+  vi k = __builtin_convertvector((vl)t, vi);
+  vi far = (v_abs(x) > splat(1e6f)) & (v_abs(x) < splat(V_INF));
+  if (__builtin_expect(__builtin_reduce_or(far), 0))
+    for (int i = 0; i < VL; i++)
+      if (far[i]) {
+        int32_t multiple;
+        rd[i] = v_reduce_far(x[i], &multiple);
+        k[i] = multiple;
+      }
+  k += quarter;
   vf r = __builtin_convertvector(rd, vf), s = r * r;
   vf a = FMA(FMA(FMA(splat(0x1.6ccf5ep-19f), s, splat(-0x1.a00f74p-13f)), s, splat(0x1.111108p-7f)), s, splat(-0x1.555556p-3f));
   a = FMA(a * s, r, r);
