@@ -227,12 +227,33 @@ def _reshape(e: Export, s: Site) -> None:
     e.emit("Reshape", [s.inputs[0], e.ints(shape)], s.outputs, allowzero=int(0 in shape))
 
 
+def _squeeze_excite(e: Export, s: Site) -> None:
+    """The primitive ops the block stands for."""
+    rank = s.type(0).rank
+    x = s.inputs[0]
+    if s.attrs["channels_last"]:
+        x = e.emit("Transpose", [x], perm=(0, rank - 1, *range(1, rank - 1)))
+    y = e.emit("ReduceMean", [x, e.ints(range(2, rank))], keepdims=0)
+    biases = [*s.inputs, "", ""]
+    for i, op in ((1, s.attrs["activation"]), (3, s.attrs["gate"])):
+        y = e.emit("MatMul", [y, s.inputs[i]])
+        if biases[i + 1]:
+            y = e.emit("Add", [y, biases[i + 1]])
+        if op == "Silu":
+            y = e.emit("Mul", [y, e.emit("Sigmoid", [y])])
+        else:
+            more = {"alpha": s.attrs["gate_alpha"], "beta": s.attrs["gate_beta"]} if op == "HardSigmoid" else {}
+            y = e.emit(op, [y], **more)
+    e.emit("Reshape", [y, e.ints([int(str(d)) for d in s.results[0].shape])], s.outputs)
+
+
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "ceil_mode")
 _CONV = ("strides", "pads", "dilations", "group")
 _RULES: Mapping[str, Rule] = {
     "Clip": _clip,
     "Cast": _cast,
     "Silu": _silu,
+    "SqueezeExcite": _squeeze_excite,
     "MatMul": _matmul,
     "Split": _split,
     "Slice": _slice,
