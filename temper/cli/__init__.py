@@ -18,8 +18,11 @@ from typing import NoReturn
 def main() -> NoReturn:
     """Runs the command in sys.argv and exits."""
     sys.excepthook = _bug
+    sys.unraisablehook = _unraisable
     signal.signal(signal.SIGTERM, _terminated)
     try:
+        from typer.main import get_command
+
         from temper.cli.app import app
     except ModuleNotFoundError as e:
         if (e.name or "").partition(".")[0] not in ("typer", "rich", "click"):
@@ -28,13 +31,21 @@ def main() -> NoReturn:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-    app(prog_name="temper")
+    get_command(app)(prog_name="temper")  # app() itself would replace the excepthook
     sys.exit(0)
 
 
 def _bug(kind: type[BaseException], error: BaseException, where: TracebackType | None) -> None:
     traceback.print_exception(kind, error, where)
     print("this is a bug in Temper; please report it with the lines above", file=sys.stderr)
+
+
+def _unraisable(args: sys.UnraisableHookArgs) -> None:
+    """An interruption that hits a finaliser is not lost: the build's next progress report ends it (see
+    show.progress_bar).
+    """
+    if not issubclass(args.exc_type, (KeyboardInterrupt, SystemExit)):
+        sys.__unraisablehook__(args)
 
 
 def _terminated(signum: int, frame: object) -> None:

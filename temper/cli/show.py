@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -101,13 +104,15 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     if quiet or not sys.stderr.isatty():
-        yield lambda stage, done, total: None
+        with _kept_signals() as check:
+            yield lambda stage, done, total: check()
         return
     columns = (TextColumn("{task.description:<22}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    with _kept_signals() as check, Progress(*columns, console=Console(stderr=True), transient=True) as bar:
 
         def report(stage: str, done: int, total: int) -> None:
+            check()
             if stage not in tasks:
                 for earlier in tasks.values():
                     bar.update(earlier, completed=bar.tasks[earlier].total)
@@ -115,3 +120,27 @@ def progress_bar(quiet: bool = False) -> Iterator[Progress]:
             bar.update(tasks[stage], completed=done, total=total)
 
         yield report
+
+
+@contextmanager
+def _kept_signals() -> Iterator[Callable[[], None]]:
+    """A function that raises again what Ctrl-C or SIGTERM raised before: in a finaliser, Python would drop it."""
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+    before = {n: h for n in numbers if callable(h := signal.getsignal(n))}
+    seen: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        seen.append(number)
+        before[signal.Signals(number)](number, frame)
+
+    def check() -> None:
+        if seen:
+            before[signal.Signals(seen[0])](seen[0], None)
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
