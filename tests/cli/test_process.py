@@ -86,7 +86,7 @@ def test_interrupted_build_leaves_nothing(tmp_path: Path, number: int, code: int
         "-o",
         out / "a.plan",
         "--effort",
-        "4",
+        "1" if stage == "time" else "2",
         cache=cache,
         env={**env, "TEMPER_DEBUG": "2"} if stage == "time" else env,
     )
