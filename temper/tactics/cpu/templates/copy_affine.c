@@ -3,10 +3,16 @@
  * The generator emits LOOPS_OUTER .. as nested loops over all but the last two collapsed axes (rows R, columns Q). Three inner forms:
  *   FORM 0  columns contiguous on both sides: a run of Q elements is copied.
  *   FORM 1  rows contiguous in the input, columns in the output: a TILE x TILE block transpose, so that each cache line is used whole.
+ *           INTERLEAVE Q: Q planes of 32-bit elements become rows of Q (an image's channels made neighbours), a register of each at a time.
  *   FORM 2  anything else: element by element.
- * Work is shared out by flat outer index times row blocks of TILE rows. */
+ * Work is shared out by flat outer index times row blocks of ROWS rows. */
 
 #define TILE 16
+#if defined(INTERLEAVE) && VL == 16
+#define ROWS 256
+#else
+#define ROWS TILE
+#endif
 
 INLINE void rows_copy(const T *x, T *y, const int64_t *v, int64_t r0, int64_t r1)
 {
@@ -55,10 +61,33 @@ INLINE void block8(const T *x, int64_t xs, T *y, int64_t ys)
 #define HAVE_BLOCK8 1
 #endif
 
+#if defined(INTERLEAVE) && VL == 16
+/* VL rows: lane l of output register k holds plane (k*VL + l) % Q, element (k*VL + l) / Q; both fold to constants. */
+INLINE void interleave(const T *x, T *y)
+{
+    vi a[INTERLEAVE];
+    _Pragma("clang loop unroll(full)") for (int q = 0; q < INTERLEAVE; q++)
+        a[q] = ldi(x + q * IN_Q);
+    _Pragma("clang loop unroll(full)") for (int k = 0; k < INTERLEAVE; k++) {
+        const vi at = iota() + k * VL, from = at / INTERLEAVE, plane = at - from * INTERLEAVE;
+        vi b = (vi)_mm512_permutexvar_epi32((__m512i)from, (__m512i)a[0]);
+        _Pragma("clang loop unroll(full)") for (int q = 1; q < INTERLEAVE; q++) {
+            const vi m = plane == q;
+            b = ((vi)_mm512_permutexvar_epi32((__m512i)from, (__m512i)a[q]) & m) | (b & ~m);
+        }
+        sti(y + k * VL, b);
+    }
+}
+#endif
+
 /* Rows r0..r1 of the output; the input's rows are contiguous (IN_R == 1), its columns IN_Q apart. */
 INLINE void tile_copy(const T *x, T *y, const int64_t *v, int64_t r0, int64_t r1)
 {
     (void)v;
+#if defined(INTERLEAVE) && VL == 16
+    for (; r0 + VL <= r1; r0 += VL)
+        interleave(x + r0, y + r0 * INTERLEAVE);
+#endif
     for (int64_t q0 = 0; q0 < Q; q0 += TILE) {
         int64_t q1 = q0 + TILE < Q ? q0 + TILE : Q, r = r0;
 #ifdef HAVE_BLOCK8
@@ -82,9 +111,9 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
 {
     const T *x = (const T *)p[0] + (BASE);
     T *y = p[1];
-    const int64_t blocks = (R + TILE - 1) / TILE, items = (OUTER) * blocks;
+    const int64_t blocks = (R + ROWS - 1) / ROWS, items = (OUTER) * blocks;
     for (int64_t item = items * part / parts; item < items * (part + 1) / parts; item++) {
-        int64_t outer = item / blocks, r0 = item % blocks * TILE, r1 = r0 + TILE < R ? r0 + TILE : R;
+        int64_t outer = item / blocks, r0 = item % blocks * ROWS, r1 = r0 + ROWS < R ? r0 + ROWS : R;
         int64_t at_in = 0, at_out = 0;
         OUTER_INDEX
 #if FORM == 1
