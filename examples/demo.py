@@ -3,6 +3,7 @@
 Builds an engine from examples/digits/digits.onnx for batches of 1 and of 64, scores it on the perturbed held-out images, times it, and prints
 accuracy and latency beside ONNX Runtime where that is installed.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,17 +29,29 @@ def main() -> None:
     parser.add_argument("--effort", type=int, default=2)
     args = parser.parse_args()
 
-    print("1. building an engine from", MODEL_PATH.name, "(kernels are generated, compiled, checked and timed on this machine)")
+    print(
+        "1. building an engine from",
+        MODEL_PATH.name,
+        "(kernels are generated, compiled, checked and timed on this machine)",
+    )
     x, y = data.test_images()
     with tempfile.TemporaryDirectory() as folder:
         plan = Path(folder) / "digits.plan"
-        temper.build(MODEL_PATH, threads=args.threads, effort=args.effort, profiles=[temper.Profile.of(N=(1, 1, BATCH))], output=plan)
+        temper.build(
+            MODEL_PATH,
+            threads=args.threads,
+            effort=args.effort,
+            profiles=[temper.Profile.of(N=(1, 1, BATCH))],
+            output=plan,
+        )
         engine = temper.load(plan)
         regions = engine.report["regions"]
         memory = engine.report["memory"][0]
-        print(f"   {plan.stat().st_size / 1e6:.2f} MB plan, {len(regions)} regions from "
-              f"{sum(len(r['origin']) for r in regions)} source nodes, arena {memory['arena'] / 1e3:.0f} kB "
-              f"({memory['arena'] / memory['lower_bound']:.2f}x the lower bound)")
+        print(
+            f"   {plan.stat().st_size / 1e6:.2f} MB plan, {len(regions)} regions from "
+            f"{sum(len(r['origin']) for r in regions)} source nodes, arena {memory['arena'] / 1e3:.0f} kB "
+            f"({memory['arena'] / memory['lower_bound']:.2f}x the lower bound)"
+        )
 
     runners: dict[str, Run] = {"temper": engine}
     try:
@@ -57,7 +70,9 @@ def main() -> None:
     slowest = max(t.median for t in timings.values())
     for name, counts in scores.items():
         ms = timings[name].median
-        print(f"{name:14s} {np.trace(counts) / counts.sum():9.4f} {counts[6, 8]:7d} {counts[8, 6]:7d} {1e3 * ms:9.1f} us {slowest / ms:6.2f}x")
+        print(
+            f"{name:14s} {np.trace(counts) / counts.sum():9.4f} {counts[6, 8]:7d} {counts[8, 6]:7d} {1e3 * ms:9.1f} us {slowest / ms:6.2f}x"
+        )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """Temper: a trained network becomes a tuned engine, one `.plan` file that runs without compiler or training framework.
 
-    import temper
-    engine = temper.build("model.onnx", threads=2)   # or temper.load("model.plan")
-    y = engine(x)                                    # numpy in, numpy out
+import temper
+engine = temper.build("model.onnx", threads=2)   # or temper.load("model.plan")
+y = engine(x)                                    # numpy in, numpy out
 """
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -18,8 +19,15 @@ __version__ = "0.1.0"
 
 __all__ = ["BuildConfig", "Engine", "Profile", "TemperError", "build", "load", "save"]
 
-_WHERE = {"build": "temper.api", "load": "temper.api", "save": "temper.api", "BuildConfig": "temper.config", "Profile": "temper.config",
-          "TemperError": "temper.errors", "Engine": "temper.runtime.engine"}
+_WHERE = {
+    "build": "temper.api",
+    "load": "temper.api",
+    "save": "temper.api",
+    "BuildConfig": "temper.config",
+    "Profile": "temper.config",
+    "TemperError": "temper.errors",
+    "Engine": "temper.runtime.engine",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -27,4 +35,5 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'temper' has no attribute {name!r}")
     from importlib import import_module
+
     return getattr(import_module(_WHERE[name]), name)

@@ -1,4 +1,5 @@
 """The Python entry points behind `temper.build`, `temper.load` and `temper.save`."""
+
 from __future__ import annotations
 
 import os
@@ -17,9 +18,19 @@ if TYPE_CHECKING:
 Model = Union[str, Path, bytes, "Graph", Any]
 
 
-def build(model: Model, *, threads: int | None = None, effort: int = 2, profiles: Sequence[Profile] = (), shapes: Mapping[str, Sequence[int]] | None = None,
-          output: str | os.PathLike[str] | None = None, portable: bool = False, isa: str = "", cache: str | os.PathLike[str] | None = None,
-          progress: Progress | None = None) -> Engine:
+def build(
+    model: Model,
+    *,
+    threads: int | None = None,
+    effort: int = 2,
+    profiles: Sequence[Profile] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    portable: bool = False,
+    isa: str = "",
+    cache: str | os.PathLike[str] | None = None,
+    progress: Progress | None = None,
+) -> Engine:
     """Builds an engine from an ONNX file (path, bytes or ModelProto).
 
     threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed). profiles: ranges of
@@ -33,8 +44,15 @@ def build(model: Model, *, threads: int | None = None, effort: int = 2, profiles
 
     if output is not None:
         check_writable(Path(output))
-    config = BuildConfig(threads=threads or cores(), effort=effort, isa=isa, profiles=tuple(profiles), portable_graph=portable,
-                         cache=Path(cache) if cache else None, shapes={k: tuple(v) for k, v in (shapes or {}).items()})
+    config = BuildConfig(
+        threads=threads or cores(),
+        effort=effort,
+        isa=isa,
+        profiles=tuple(profiles),
+        portable_graph=portable,
+        cache=Path(cache) if cache else None,
+        shapes={k: tuple(v) for k, v in (shapes or {}).items()},
+    )
     plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
@@ -60,4 +78,5 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
 def save(engine: Engine, path: str | os.PathLike[str]) -> None:
     """Writes an engine's plan."""
     from temper.plan.format import write
+
     write(engine.plan, path)

@@ -1,4 +1,5 @@
 """The build: model file -> graph -> passes -> regions -> tuned kernels -> memory -> plan. One straight road, a call per step."""
+
 from __future__ import annotations
 
 import time
@@ -82,10 +83,16 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
 
     def declines(w: Workload) -> str | None:
         reasons = [f"{t.name}: {r}" for t in tactics if (r := t.accepts(w)) is not None]
-        return None if len(reasons) < len(tactics) else "; ".join(r for r in reasons if not r.endswith("other op")) or f"no tactic for {w.op}"
+        return (
+            None
+            if len(reasons) < len(tactics)
+            else "; ".join(r for r in reasons if not r.endswith("other op")) or f"no tactic for {w.op}"
+        )
 
     regions = _split_declined(partition(graph, log), lambda r: declines(workload(r, isa, config.threads)), log)
-    storage = assign_storage(graph, regions, lambda r, strides: declines(workload(r, isa, config.threads, strides)) is None, log)
+    storage = assign_storage(
+        graph, regions, lambda r, strides: declines(workload(r, isa, config.threads, strides)) is None, log
+    )
     watch.lap("partition")
 
     tuned_at = {name: opt for name, (_, opt, _) in ranges[0].items()}
@@ -93,10 +100,26 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     reasons = [declines(w) for w in workloads]
     cache = TimingCache(config.cache)
     try:
-        tuner = Tuner(tactics, digest(repr(sorted(machine.fingerprint().items(), key=str))), cache, config.effort, config.jobs,
-                      cold_bytes(sum(v.const.nbytes for v in graph.constants if v.const is not None), max(machine.cache_sizes().values(), default=1 << 25)),
-                      report_progress, dump)
-        choices = tuner.choose([_task(r, w, tuned_at) for r, w, reason in zip(storage.regions, workloads, reasons, strict=True) if reason is None])
+        tuner = Tuner(
+            tactics,
+            digest(repr(sorted(machine.fingerprint().items(), key=str))),
+            cache,
+            config.effort,
+            config.jobs,
+            cold_bytes(
+                sum(v.const.nbytes for v in graph.constants if v.const is not None),
+                max(machine.cache_sizes().values(), default=1 << 25),
+            ),
+            report_progress,
+            dump,
+        )
+        choices = tuner.choose(
+            [
+                _task(r, w, tuned_at)
+                for r, w, reason in zip(storage.regions, workloads, reasons, strict=True)
+                if reason is None
+            ]
+        )
         hits = (cache.hits, cache.misses)
     finally:
         cache.close()
@@ -114,7 +137,9 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
         packed = c.tactic.prepack(w, c.params, _constants(region))
         steps.append(NativeStep(region, c.kernel, packed, choice.seconds))
     program = schedule(graph, storage, steps, config.threads)
-    plan = _assemble(graph, storage, program, steps, workloads, choices, ranges, config, isa, log, portable, tuned_at, imported)
+    plan = _assemble(
+        graph, storage, program, steps, workloads, choices, ranges, config, isa, log, portable, tuned_at, imported
+    )
     watch.lap("plan")
     report_progress("plan", 1, 1)
     return Build(plan, graph, log, {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]})
@@ -140,7 +165,9 @@ def _import(model: Model, config: BuildConfig) -> tuple[Graph, list[dict[str, tu
     for p in profiles:
         unknown = set(p) - set(symbols)
         if unknown:
-            raise ConfigError(f"a profile gives a range for {', '.join(sorted(unknown))}, but the model's dimensions are: {', '.join(symbols) or 'all static'}")
+            raise ConfigError(
+                f"a profile gives a range for {', '.join(sorted(unknown))}, but the model's dimensions are: {', '.join(symbols) or 'all static'}"
+            )
     full = [{s: p.get(s, (1, 1, 1)) for s in symbols} for p in profiles]
     fixed = {s: full[0][s][0] for s in symbols if len({v for p in full for v in p[s]}) == 1}
     if fixed and not isinstance(model, Graph):
@@ -151,6 +178,7 @@ def _import(model: Model, config: BuildConfig) -> tuple[Graph, list[dict[str, tu
 
 def _portable(graph: Graph) -> bytes:
     from temper.ir.portable import to_bytes
+
     return to_bytes(graph)
 
 
@@ -159,7 +187,11 @@ def _constants(region: Region) -> dict[int, Any]:
 
 
 def _task(region: Region, w: Workload, env: Mapping[str, int]) -> Task:
-    operands = {i: _full_rank(v.const, len(w.outputs[0].type.shape)) for i, v in enumerate(region.operands) if v.const is not None}
+    operands = {
+        i: _full_rank(v.const, len(w.outputs[0].type.shape))
+        for i, v in enumerate(region.operands)
+        if v.const is not None
+    }
     return Task(w, _constants(region), operands, {s: env[s] for s in w.symbols}, region.name)
 
 
@@ -180,9 +212,21 @@ def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str 
     return order_regions(out)
 
 
-def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[PlannedStep], workloads: Sequence[Workload],
-              choices: Mapping[str, Choice], ranges: Sequence[Ranges], config: BuildConfig, isa: str, log: Log, portable: bytes,
-              tuned_at: Mapping[str, int], imported: int) -> plan_format.Plan:
+def _assemble(
+    graph: Graph,
+    storage: Storage,
+    program: Program,
+    steps: Sequence[PlannedStep],
+    workloads: Sequence[Workload],
+    choices: Mapping[str, Choice],
+    ranges: Sequence[Ranges],
+    config: BuildConfig,
+    isa: str,
+    log: Log,
+    portable: bytes,
+    tuned_at: Mapping[str, int],
+    imported: int,
+) -> plan_format.Plan:
     profiles, memory = [], []
     for symbols in ranges:
         env = {name: high for name, (_, _, high) in symbols.items()}
@@ -190,22 +234,44 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
         offsets, arena = plan_memory(spans)
         check_memory(spans, offsets, arena)
         memory.append({"arena": arena, "lower_bound": lower_bound(spans)})
-        profiles.append(plan_format.Profile(dict(symbols), offsets, arena, largest(program.workspaces, env), largest(program.shared, env)))
+        profiles.append(
+            plan_format.Profile(
+                dict(symbols), offsets, arena, largest(program.workspaces, env), largest(program.shared, env)
+            )
+        )
     chosen = sorted({w.key for w in workloads if w.key in choices})
     kernels = link([choices[k].code for k in chosen])
     rows = []
     for step, w, needs in zip(steps, workloads, dependencies([s.region for s in steps]), strict=True):
         region = step.region
-        row: dict[str, Any] = {"name": region.name, "op": region.op, "nodes": [n.op for n in region.nodes], "origin": list(region.origin),
-                               "inputs": sorted(needs),
-                               "outputs": [f"{v.name}: {v.type}" for v in region.outputs], "operations": _operations(region, tuned_at),
-                               "bytes": sum(v.type.nbytes(tuned_at) for v in (*region.inputs, *region.outputs)), "workload": w.key}
+        row: dict[str, Any] = {
+            "name": region.name,
+            "op": region.op,
+            "nodes": [n.op for n in region.nodes],
+            "origin": list(region.origin),
+            "inputs": sorted(needs),
+            "outputs": [f"{v.name}: {v.type}" for v in region.outputs],
+            "operations": _operations(region, tuned_at),
+            "bytes": sum(v.type.nbytes(tuned_at) for v in (*region.inputs, *region.outputs)),
+            "workload": w.key,
+        }
         if isinstance(step, NativeStep):
             choice = choices[w.key]
-            row |= {"tactic": choice.candidate.label, "seconds": choice.seconds,
-                    "trials": [[t.label, t.seconds, t.note] for t in choice.trials],
-                    "results": [[v.name, v.type.dtype, [str(d) if isinstance(d, Dim) else d for d in v.type.shape],
-                                 storage.places[v.id].row_stride, step.kernel.args.index(("output", i))] for i, v in enumerate(region.outputs)]}
+            row |= {
+                "tactic": choice.candidate.label,
+                "seconds": choice.seconds,
+                "trials": [[t.label, t.seconds, t.note] for t in choice.trials],
+                "results": [
+                    [
+                        v.name,
+                        v.type.dtype,
+                        [str(d) if isinstance(d, Dim) else d for d in v.type.shape],
+                        storage.places[v.id].row_stride,
+                        step.kernel.args.index(("output", i)),
+                    ]
+                    for i, v in enumerate(region.outputs)
+                ],
+            }
         else:
             row |= {"tactic": "host", "reason": step.reason}
         rows.append(row)
@@ -222,11 +288,26 @@ def _assemble(graph: Graph, storage: Storage, program: Program, steps: Sequence[
         "stop_after": config.stop_after,
         "model": graph.name,
     }
-    plan = plan_format.Plan(machine.fingerprint(), isa, tuple(sorted(ISAS[isa].needs)), config.threads, program.inputs, program.outputs,
-                            tuple(profiles), program.buffers, (program.segments,), program.constants, kernels, host_library(),
-                            report=report, graph=portable)
+    plan = plan_format.Plan(
+        machine.fingerprint(),
+        isa,
+        tuple(sorted(ISAS[isa].needs)),
+        config.threads,
+        program.inputs,
+        program.outputs,
+        tuple(profiles),
+        program.buffers,
+        (program.segments,),
+        program.constants,
+        kernels,
+        host_library(),
+        report=report,
+        graph=portable,
+    )
     if faults := plan_faults(plan):
-        raise VerificationError("the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5]))
+        raise VerificationError(
+            "the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5])
+        )
     return plan
 
 
@@ -236,4 +317,3 @@ def _operations(region: Region, env: Mapping[str, int]) -> int:
         cost = TABLE[n.op].cost([None if v is None else v.type for v in n.inputs], [o.type for o in n.outputs], n.attrs)
         total += evaluate(cost, env)
     return total
-

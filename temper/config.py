@@ -1,4 +1,5 @@
 """Options of a build, and the TEMPER_* environment knobs, each declared once."""
+
 from __future__ import annotations
 
 import os
@@ -24,7 +25,11 @@ class Knob:
 KNOBS: tuple[Knob, ...] = (
     Knob("TEMPER_DUMP", "", "folder for numbered dumps: the graph after every pass, and every generated source"),
     Knob("TEMPER_CACHE", "", "the timing cache's file; empty: ~/.cache/temper/timing.sqlite"),
-    Knob("TEMPER_DEBUG", "0", "1: a line per region while building; 2: also every candidate's time; 3: also every rejection's reason"),
+    Knob(
+        "TEMPER_DEBUG",
+        "0",
+        "1: a line per region while building; 2: also every candidate's time; 3: also every rejection's reason",
+    ),
     Knob("TEMPER_ISA", "", "code level to build for (avx512, avx2, portable); empty: the best this machine has"),
     Knob("TEMPER_SPIN_US", "200", "microseconds a worker thread spins for work before it sleeps"),
 )

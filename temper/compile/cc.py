@@ -3,6 +3,7 @@
 Objects are position-independent and freestanding; `link` makes one shared object of many. Output is deterministic: no paths, no
 debug information, no build identifiers.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -30,16 +31,39 @@ class Isa:
 
 
 ISAS: dict[str, Isa] = {
-    "avx512": Isa("avx512", ("-march=x86-64-v4", "-mprefer-vector-width=512"), 16, 32,
-                  frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "bmi2"})),
+    "avx512": Isa(
+        "avx512",
+        ("-march=x86-64-v4", "-mprefer-vector-width=512"),
+        16,
+        32,
+        frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "fma", "bmi2"}),
+    ),
     "avx2": Isa("avx2", ("-march=x86-64-v3",), 8, 16, frozenset({"avx2", "fma", "bmi2", "f16c"})),
     "portable": Isa("portable", ("-march=x86-64",), 4, 16, frozenset()),
 }
 
-_FLAGS = ("-x", "c", "-std=gnu17", "-O3", "-fPIC", "-ffreestanding", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math",
-          "-g0", "-fno-ident", "-fvisibility=hidden", "-fno-stack-protector", "-fno-asynchronous-unwind-tables",
-          "-Wall", "-Werror=implicit-function-declaration", "-Wno-unused-function", "-Wno-unknown-pragmas", "-Wno-pass-failed",
-          "-nostdinc")
+_FLAGS = (
+    "-x",
+    "c",
+    "-std=gnu17",
+    "-O3",
+    "-fPIC",
+    "-ffreestanding",
+    "-ffp-contract=off",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-g0",
+    "-fno-ident",
+    "-fvisibility=hidden",
+    "-fno-stack-protector",
+    "-fno-asynchronous-unwind-tables",
+    "-Wall",
+    "-Werror=implicit-function-declaration",
+    "-Wno-unused-function",
+    "-Wno-unknown-pragmas",
+    "-Wno-pass-failed",
+    "-nostdinc",
+)
 
 
 @cache
@@ -72,8 +96,18 @@ def _intrinsics(isa: str) -> tuple[str, ...]:
             with tempfile.TemporaryDirectory(prefix="temper-pch-", dir=target.parent) as folder:
                 out = Path(folder) / "immintrin.pch"
                 flags = ["c-header" if f == "c" else f for f in _FLAGS]
-                command = [str(zig), "clang", "--target=x86_64-linux-gnu", *flags, *ISAS[isa].flags, "-isystem",
-                           str(zig.parent / "lib" / "include"), "-", "-o", str(out)]
+                command = [
+                    str(zig),
+                    "clang",
+                    "--target=x86_64-linux-gnu",
+                    *flags,
+                    *ISAS[isa].flags,
+                    "-isystem",
+                    str(zig.parent / "lib" / "include"),
+                    "-",
+                    "-o",
+                    str(out),
+                ]
                 text = "#include <stddef.h>\n#include <stdint.h>\n#include <immintrin.h>\n"
                 if subprocess.run(command, input=text, text=True, capture_output=True, check=False).returncode:
                     return ()
@@ -83,7 +117,9 @@ def _intrinsics(isa: str) -> tuple[str, ...]:
     return ("-include-pch", str(target))
 
 
-def compile_object(source: str, isa: str, *, defines: tuple[str, ...] = (), optimize: str = "-O3", processes: Processes | None = None) -> bytes:
+def compile_object(
+    source: str, isa: str, *, defines: tuple[str, ...] = (), optimize: str = "-O3", processes: Processes | None = None
+) -> bytes:
     """Relocatable object code of one C translation unit. BuildError carries the compiler's diagnostics.
 
     processes: where the compiler runs, for callers that may have to end it early.
@@ -92,8 +128,21 @@ def compile_object(source: str, isa: str, *, defines: tuple[str, ...] = (), opti
     flags = [f for f in _FLAGS if f != "-O3"] + [optimize]
     with tempfile.TemporaryDirectory(prefix="temper-cc-") as folder:
         out = Path(folder) / "k.o"
-        command = [str(zig), "clang", "--target=x86_64-linux-gnu", *flags, *ISAS[isa].flags, "-isystem", str(zig.parent / "lib" / "include"),
-                   *(_intrinsics(isa) if "immintrin.h" in source and not defines and optimize == "-O3" else ()), *(f"-D{d}" for d in defines), "-c", "-", "-o", str(out)]
+        command = [
+            str(zig),
+            "clang",
+            "--target=x86_64-linux-gnu",
+            *flags,
+            *ISAS[isa].flags,
+            "-isystem",
+            str(zig.parent / "lib" / "include"),
+            *(_intrinsics(isa) if "immintrin.h" in source and not defines and optimize == "-O3" else ()),
+            *(f"-D{d}" for d in defines),
+            "-c",
+            "-",
+            "-o",
+            str(out),
+        ]
         done = (processes or Processes()).run(command, input=source, cwd=folder)
         if done.returncode:
             raise BuildError(f"the C compiler failed (exit {done.returncode}):\n{done.stderr[-4000:]}")
@@ -108,8 +157,23 @@ def link(objects: list[bytes]) -> bytes:
             (Path(folder) / f"{i}.o").write_bytes(data)
             names.append(f"{i}.o")
         (Path(folder) / "rsp").write_text("\n".join(names))
-        command = [str(_zig()), "ld.lld", "-shared", "--build-id=none", "--hash-style=gnu", "-O1", "--gc-sections", "-z", "noexecstack",
-                   "-z", "separate-code", "-s", "@rsp", "-o", "out.so"]
+        command = [
+            str(_zig()),
+            "ld.lld",
+            "-shared",
+            "--build-id=none",
+            "--hash-style=gnu",
+            "-O1",
+            "--gc-sections",
+            "-z",
+            "noexecstack",
+            "-z",
+            "separate-code",
+            "-s",
+            "@rsp",
+            "-o",
+            "out.so",
+        ]
         done = Processes().run(command, cwd=folder)
         if done.returncode:
             raise BuildError(f"the linker failed (exit {done.returncode}):\n{done.stderr[-4000:]}")

@@ -3,6 +3,7 @@
 A dimension is a plain `int` wherever its value is known, and a `Dim` otherwise. `Dim` keeps a canonical polynomial, so that
 two expressions that are equal after expansion compare equal; floor division, modulo, min and max are opaque atoms.
 """
+
 from __future__ import annotations
 
 import ast
@@ -15,7 +16,10 @@ Atom = Union[str, "Opaque"]
 Monomial = tuple[tuple[str, int], ...]  # ((printed atom, power), ...) sorted
 
 _OPAQUE: Mapping[str, Callable[[int, int], int]] = {
-    "//": lambda a, b: a // b, "%": lambda a, b: a % b, "min": min, "max": max,
+    "//": lambda a, b: a // b,
+    "%": lambda a, b: a % b,
+    "min": min,
+    "max": max,
 }
 
 
@@ -112,7 +116,7 @@ class Dim:
         return opaque("//", self, other)
 
     def _monomial_quotient(self, other: Dim) -> DimLike | None:
-        (by, coefficient), = other.terms.items()
+        ((by, coefficient),) = other.terms.items()
         terms: dict[Monomial, int] = {}
         for m, c in self.terms.items():
             powers = dict(m)
@@ -143,8 +147,10 @@ class Dim:
 
     def evaluate(self, env: Mapping[str, int]) -> int:
         """The value with every symbol bound; KeyError names an unbound one."""
+
         def atom(a: Atom) -> int:
             return env[a] if isinstance(a, str) else _OPAQUE[a.fn](evaluate(a.a, env), evaluate(a.b, env))
+
         total = 0
         for m, c in self.terms.items():
             for a, p in m:
@@ -203,6 +209,7 @@ def product(dims: tuple[DimLike, ...]) -> DimLike:
 
 def parse_dim(text: str) -> DimLike:
     """Inverse of `str(dim)`; ValueError on anything but integers, names, + - * // % min max."""
+
     def walk(n: ast.AST) -> DimLike:
         if isinstance(n, ast.Expression):
             return walk(n.body)
@@ -224,9 +231,15 @@ def parse_dim(text: str) -> DimLike:
                 return a // b
             if isinstance(n.op, ast.Mod):
                 return a % b
-        if isinstance(n, ast.Call) and isinstance(n.func, ast.Name) and n.func.id in ("min", "max") and len(n.args) == 2:
+        if (
+            isinstance(n, ast.Call)
+            and isinstance(n.func, ast.Name)
+            and n.func.id in ("min", "max")
+            and len(n.args) == 2
+        ):
             return opaque(n.func.id, walk(n.args[0]), walk(n.args[1]))
         raise ValueError(f"not a dimension expression: {text!r}")
+
     try:
         return walk(ast.parse(text.strip(), mode="eval"))
     except SyntaxError as e:

@@ -3,6 +3,7 @@
 Order is not stored: `Graph.nodes` is a topological order, stable in order of creation, computed when needed, so that a rewrite
 never has to say where its nodes go.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -155,8 +156,17 @@ class Graph:
         kind = dtype or ("string" if array.dtype.kind in "OUS" else str(array.dtype))
         return self._value(name, TensorType(kind, array.shape), array)
 
-    def add_node(self, op: str, inputs: Sequence[Value | None], types: Sequence[TensorType], attrs: Attrs | None = None, *,
-                 name: str = "", origin: tuple[str, ...] = (), output_names: Sequence[str] = ()) -> Node:
+    def add_node(
+        self,
+        op: str,
+        inputs: Sequence[Value | None],
+        types: Sequence[TensorType],
+        attrs: Attrs | None = None,
+        *,
+        name: str = "",
+        origin: tuple[str, ...] = (),
+        output_names: Sequence[str] = (),
+    ) -> Node:
         """A new node whose outputs have the given types. Use `ir.ops.make` to infer the types from the op table."""
         node = Node(self._next, op, attrs or {}, name or f"{op}_{self._next}", origin)
         self._next += 1
@@ -167,7 +177,9 @@ class Graph:
                 v.uses.append((node, i))
             node.inputs.append(v)
         for i, t in enumerate(types):
-            out = self._value(output_names[i] if i < len(output_names) else (f"{node.name}" if i == 0 else f"{node.name}:{i}"), t)
+            out = self._value(
+                output_names[i] if i < len(output_names) else (f"{node.name}" if i == 0 else f"{node.name}:{i}"), t
+            )
             out.producer, out.index = node, i
             node.outputs.append(out)
         self._nodes[node.id] = node
@@ -251,8 +263,15 @@ class Graph:
             assert v.const is not None
             at[v.id] = out.add_constant(v.const, v.name, v.type.dtype)
         for n in self.nodes:
-            m = out.add_node(n.op, [None if v is None else at[v.id] for v in n.inputs], [o.type for o in n.outputs], n.attrs,
-                             name=n.name, origin=n.origin, output_names=[o.name for o in n.outputs])
+            m = out.add_node(
+                n.op,
+                [None if v is None else at[v.id] for v in n.inputs],
+                [o.type for o in n.outputs],
+                n.attrs,
+                name=n.name,
+                origin=n.origin,
+                output_names=[o.name for o in n.outputs],
+            )
             for o, p in zip(n.outputs, m.outputs, strict=True):
                 at[o.id] = p
         out.set_outputs([at[v.id] for v in self.outputs], self.output_names)

@@ -3,6 +3,7 @@
 Entries stand in temper/ir/ops/, one module per family; `ops.TABLE` joins them. An op's semantics are ONNX's newest, with operands
 that describe shapes or axes turned into attributes by the frontend (see ir/ops/__init__.py for the list).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,19 +21,19 @@ if TYPE_CHECKING:
 
 AttrValue = Union[int, float, str, Dim, tuple["AttrValue", ...], np.ndarray, "Graph"]
 Attrs = Mapping[str, AttrValue]
-InferFn = Callable[[Sequence[Union[TensorType, None]], Attrs], list[TensorType]]
-ReferenceFn = Callable[[Sequence[Union[np.ndarray, None]], Attrs], list[np.ndarray]]
-CostFn = Callable[[Sequence[Union[TensorType, None]], Sequence[TensorType], Attrs], DimLike]
+InferFn = Callable[[Sequence[TensorType | None], Attrs], list[TensorType]]
+ReferenceFn = Callable[[Sequence[np.ndarray | None], Attrs], list[np.ndarray]]
+CostFn = Callable[[Sequence[TensorType | None], Sequence[TensorType], Attrs], DimLike]
 
 
 class Kind(Enum):
     """How an op may take part in a region."""
 
     ELEMENTWISE = "elementwise"  # each output element depends on one element of each (broadcast) input
-    MOVEMENT = "movement"        # output elements are copies of input elements (transpose, slice, concat, resize-nearest ...)
-    REDUCTION = "reduction"      # reduces axes (sum, max, softmax, normalisations, pooling)
+    MOVEMENT = "movement"  # output elements are copies of input elements (transpose, slice, concat, resize-nearest ...)
+    REDUCTION = "reduction"  # reduces axes (sum, max, softmax, normalisations, pooling)
     CONTRACTION = "contraction"  # multiplies and accumulates (conv, matmul): the usual anchors
-    OPAQUE = "opaque"            # anything else
+    OPAQUE = "opaque"  # anything else
 
 
 @dataclass(frozen=True)

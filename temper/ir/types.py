@@ -3,6 +3,7 @@
 There is no layout field: a channels-last tensor simply has its channels in the last axis, and spatial ops carry
 `channels_last=1` (see passes/layout.py).
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -13,8 +14,24 @@ import numpy as np
 from temper.ir.dims import Dim, DimLike, evaluate, product, symbols_of
 
 #: The element types of the IR: ONNX's names, which are numpy's where numpy has them. "string" appears on host values only.
-DTYPES = ("float32", "float16", "bfloat16", "float64", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64",
-          "uint64", "bool", "complex64", "complex128", "string")
+DTYPES = (
+    "float32",
+    "float16",
+    "bfloat16",
+    "float64",
+    "int8",
+    "uint8",
+    "int16",
+    "uint16",
+    "int32",
+    "uint32",
+    "int64",
+    "uint64",
+    "bool",
+    "complex64",
+    "complex128",
+    "string",
+)
 
 _ITEMSIZE = {"bfloat16": 2, "string": 8}
 

@@ -1,4 +1,5 @@
 """Cleanup: dead code, common subexpressions, constant folding, and nodes that do nothing or undo each other."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -62,8 +63,14 @@ CLEANUP_RULES: Sequence[Rule] = (
     Rule("drop-reshape", op("Reshape", _X, bind="y"), _drop, _same_type),
     Rule("drop-expand", op("Expand", _X, bind="y"), _drop, _same_type),
     Rule("drop-cast", op("Cast", _X, bind="y"), _drop, _same_type),
-    Rule("drop-slice", op("Slice", _X, bind="y"), _drop,
-         lambda g, m: _same_type(g, m) or (None if all(s == 1 for s in _source(m["y"]).attrs.get("steps", ())) else "it reverses")),  # type: ignore[union-attr]
+    Rule(
+        "drop-slice",
+        op("Slice", _X, bind="y"),
+        _drop,
+        lambda g, m: (
+            _same_type(g, m) or (None if all(s == 1 for s in _source(m["y"]).attrs.get("steps", ())) else "it reverses")
+        ),
+    ),  # type: ignore[union-attr]
     Rule("drop-tile", op("Tile", _X, bind="y"), _drop, _same_type),
     Rule("drop-pad", op("Pad", _X, bind="y"), _drop, _no_pads),
     Rule("drop-concat", op("Concat", _X), _drop),
@@ -118,7 +125,12 @@ def merge_common(graph: Graph, log: Log) -> int:
         if not TABLE[node.op].deterministic:
             continue
         attrs = ";".join(f"{k}={attr_text(a)}" for k, a in sorted(node.attrs.items()))
-        key = (node.op, tuple(None if v is None else v.id for v in node.inputs), attrs, tuple(str(o.type) for o in node.outputs))
+        key = (
+            node.op,
+            tuple(None if v is None else v.id for v in node.inputs),
+            attrs,
+            tuple(str(o.type) for o in node.outputs),
+        )
         if key in seen:
             for mine, theirs in zip(node.outputs, seen[key].outputs, strict=True):
                 graph.replace_uses(mine, theirs)
@@ -142,10 +154,17 @@ def concat_of_split(graph: Graph, log: Log) -> int:
             if s is None or s.op != "Split" or v.index != 0 or int(s.attrs["axis"]) % v.type.rank != axis:  # type: ignore[arg-type]
                 continue
             n = len(s.outputs)
-            if [x.id for x in inputs[i:i + n]] == [o.id for o in s.outputs]:
+            if [x.id for x in inputs[i : i + n]] == [o.id for o in s.outputs]:
                 whole = s.inputs[0]
                 assert whole is not None
-                new = make(graph, "Concat", [*inputs[:i], whole, *inputs[i + n:]], node.attrs, name=node.name, origin=node.origin)
+                new = make(
+                    graph,
+                    "Concat",
+                    [*inputs[:i], whole, *inputs[i + n :]],
+                    node.attrs,
+                    name=node.name,
+                    origin=node.origin,
+                )
                 graph.replace_uses(node.output, new.output)
                 log.did("concat-of-split", node.name)
                 count += 1
@@ -157,7 +176,12 @@ def concat_of_split(graph: Graph, log: Log) -> int:
 def cleanup(graph: Graph, log: Log) -> None:
     """All of the above until nothing changes."""
     graph.prune()
-    while apply_rules(graph, CLEANUP_RULES, log) + fold_constants(graph, log) + merge_common(graph, log) + concat_of_split(graph, log):
+    while (
+        apply_rules(graph, CLEANUP_RULES, log)
+        + fold_constants(graph, log)
+        + merge_common(graph, log)
+        + concat_of_split(graph, log)
+    ):
         pass
 
 

@@ -3,6 +3,7 @@
 Weights are still in the framework's layout here (channels first): [OC, IC/group, k..] for Conv, [IC, OC/group, k..] for ConvTranspose.
 Folded products are computed in float64 and rounded once.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +12,6 @@ import numpy as np
 
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
-from temper.passes.manager import Pass
 from temper.passes.rewrite import Any_, Const, Match, Rule, only_user, op, rules_pass
 
 _X, _C = Any_("x"), Const("c")
@@ -61,10 +61,20 @@ def _bn_to_affine(graph: Graph, m: Match) -> Value:
     s, t = _bn_affine(node)
     shape = (-1, *(1,) * (m["y"].type.rank - 2)) if m["y"].type.rank > 1 else (-1,)
     dtype = _array(node.inputs[1]).dtype
-    scaled = make(graph, "Mul", [node.inputs[0], graph.add_constant(s.astype(dtype).reshape(shape), f"{node.name}.scale")],
-                  name=f"{node.name}.mul", origin=node.origin or (node.name,))
-    return make(graph, "Add", [scaled.output, graph.add_constant(t.astype(dtype).reshape(shape), f"{node.name}.shift")],
-                name=node.name, origin=node.origin or (node.name,)).output
+    scaled = make(
+        graph,
+        "Mul",
+        [node.inputs[0], graph.add_constant(s.astype(dtype).reshape(shape), f"{node.name}.scale")],
+        name=f"{node.name}.mul",
+        origin=node.origin or (node.name,),
+    )
+    return make(
+        graph,
+        "Add",
+        [scaled.output, graph.add_constant(t.astype(dtype).reshape(shape), f"{node.name}.shift")],
+        name=node.name,
+        origin=node.origin or (node.name,),
+    ).output
 
 
 def _conv_parts(v: Value) -> tuple[Node, np.ndarray, int]:
@@ -104,7 +114,9 @@ def _scale_weights(node: Node, w: np.ndarray, s: np.ndarray) -> np.ndarray:
         return (wide * s.reshape(-1, *(1,) * (w.ndim - 1))).astype(w.dtype)
     group = int(node.attrs["group"])  # type: ignore[arg-type]
     per = w.shape[1]
-    blocks = wide.reshape(group, w.shape[0] // group, per, *w.shape[2:]) * s.reshape(group, 1, per, *(1,) * (w.ndim - 2))
+    blocks = wide.reshape(group, w.shape[0] // group, per, *w.shape[2:]) * s.reshape(
+        group, 1, per, *(1,) * (w.ndim - 2)
+    )
     return blocks.reshape(w.shape).astype(w.dtype)
 
 
@@ -217,11 +229,13 @@ def _fold_pad(graph: Graph, m: Match) -> Value:
     rank = m["x"].type.rank
     outer, inner = pad.attrs["pads"], node.attrs["pads"]
     assert isinstance(outer, tuple) and isinstance(inner, tuple)
-    spatial = [*outer[2:rank], *outer[rank + 2:]]
+    spatial = [*outer[2:rank], *outer[rank + 2 :]]
     attrs = {**node.attrs, "pads": tuple(int(a) + int(b) for a, b in zip(inner, spatial, strict=True))}  # type: ignore[call-overload]
     if node.op == "AveragePool":
         attrs["count_include_pad"] = 1
-    return make(graph, node.op, [m["x"], *node.inputs[1:]], attrs, name=node.name, origin=node.origin or (node.name,)).output
+    return make(
+        graph, node.op, [m["x"], *node.inputs[1:]], attrs, name=node.name, origin=node.origin or (node.name,)
+    ).output
 
 
 def _matmul_scale(graph: Graph, m: Match) -> str | None:
@@ -244,27 +258,48 @@ def _fold_matmul_mul(graph: Graph, m: Match) -> Value:
     node = _node(m["mm"])
     w = _array(node.inputs[1])
     scaled = (w.astype(np.float64) * _array(m["c"]).reshape(-1)).astype(w.dtype)
-    return make(graph, "MatMul", [node.inputs[0], _vector(graph, node.inputs[1], scaled)], node.attrs,  # type: ignore[arg-type]
-                name=node.name, origin=node.origin or (node.name,)).output
+    return make(
+        graph,
+        "MatMul",
+        [node.inputs[0], _vector(graph, node.inputs[1], scaled)],
+        node.attrs,  # type: ignore[arg-type]
+        name=node.name,
+        origin=node.origin or (node.name,),
+    ).output
 
 
 def _rules() -> list[Rule]:
-    rules = [Rule("batchnorm-to-affine", op("BatchNormalization", _X, Any_("s"), Any_("b"), Any_("m"), Any_("v"), bind="y"), _bn_to_affine,
-                  _bn_constant)]
+    rules = [
+        Rule(
+            "batchnorm-to-affine",
+            op("BatchNormalization", _X, Any_("s"), Any_("b"), Any_("m"), Any_("v"), bind="y"),
+            _bn_to_affine,
+            _bn_constant,
+        )
+    ]
     for kind in ("Conv", "ConvTranspose"):
         for conv in (op(kind, _X, Any_("w"), bind="conv"), op(kind, _X, Any_("w"), Any_("b"), bind="conv")):
-            rules += [Rule(f"{kind.lower()}-mul", op("Mul", conv, _C), _fold_mul, _channelwise),
-                      Rule(f"{kind.lower()}-add", op("Add", conv, _C), _fold_add, _channelwise),
-                      Rule(f"{kind.lower()}-sub", op("Sub", conv, _C), _fold_sub, _channelwise),
-                      Rule(f"{kind.lower()}-div", op("Div", conv, _C), _fold_div, _channelwise)]
+            rules += [
+                Rule(f"{kind.lower()}-mul", op("Mul", conv, _C), _fold_mul, _channelwise),
+                Rule(f"{kind.lower()}-add", op("Add", conv, _C), _fold_add, _channelwise),
+                Rule(f"{kind.lower()}-sub", op("Sub", conv, _C), _fold_sub, _channelwise),
+                Rule(f"{kind.lower()}-div", op("Div", conv, _C), _fold_div, _channelwise),
+            ]
     scaled = op("Mul", _X, _C, bind="scaled")
     padded = op("Pad", _X, bind="padded")
-    rules += [Rule("scale-conv", op("Conv", scaled, Any_("w"), bind="y"), _fold_input_scale, _scaled_input),
-              Rule("scale-conv", op("Conv", scaled, Any_("w"), Any_("b"), bind="y"), _fold_input_scale, _scaled_input),
-              Rule("pad-conv", op("Conv", padded, Any_("w"), bind="y"), _fold_pad, _zero_spatial_pad),
-              Rule("pad-conv", op("Conv", padded, Any_("w"), Any_("b"), bind="y"), _fold_pad, _zero_spatial_pad),
-              Rule("pad-pool", op("AveragePool", padded, bind="y"), _fold_pad, _zero_spatial_pad),
-              Rule("matmul-mul", op("Mul", op("MatMul", _X, Any_("w"), bind="mm"), _C, bind="y"), _fold_matmul_mul, _matmul_scale)]
+    rules += [
+        Rule("scale-conv", op("Conv", scaled, Any_("w"), bind="y"), _fold_input_scale, _scaled_input),
+        Rule("scale-conv", op("Conv", scaled, Any_("w"), Any_("b"), bind="y"), _fold_input_scale, _scaled_input),
+        Rule("pad-conv", op("Conv", padded, Any_("w"), bind="y"), _fold_pad, _zero_spatial_pad),
+        Rule("pad-conv", op("Conv", padded, Any_("w"), Any_("b"), bind="y"), _fold_pad, _zero_spatial_pad),
+        Rule("pad-pool", op("AveragePool", padded, bind="y"), _fold_pad, _zero_spatial_pad),
+        Rule(
+            "matmul-mul",
+            op("Mul", op("MatMul", _X, Any_("w"), bind="mm"), _C, bind="y"),
+            _fold_matmul_mul,
+            _matmul_scale,
+        ),
+    ]
     return rules
 
 

@@ -1,4 +1,5 @@
 """Runs passes in order; after each one the verifier checks the graph and, on request, a numbered dump is written."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence

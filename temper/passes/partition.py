@@ -5,6 +5,7 @@ and a pointwise region for the rest, which is what happens when no tactic accept
 
 Growth follows Hidet's vocabulary (anchor, prologue, epilogue); legality is one rule: absorbing a node must not make a cycle between regions.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -99,8 +100,10 @@ class Region:
             return tuple(Region(None, (n,), (n.output,)) for n in self.nodes) if len(self.nodes) > 1 else (self,)
         if not self.program:
             return (self,)
-        return (Region(self.anchor, (self.anchor,), tuple(self.anchor.outputs)),
-                Region(None, self.program, tuple(v for v in self.outputs if v is not self.anchor.outputs[0])))
+        return (
+            Region(self.anchor, (self.anchor,), tuple(self.anchor.outputs)),
+            Region(None, self.program, tuple(v for v in self.outputs if v is not self.anchor.outputs[0])),
+        )
 
 
 def _plain(value: object) -> Attr:
@@ -133,18 +136,42 @@ def partition(graph: Graph, log: Log) -> list[Region]:
     regions = []
     for nodes in members:
         ids = {n.id for n in nodes}
-        outputs = tuple(o for n in nodes for o in n.outputs
-                        if graph.is_output(o) or any(u.id not in ids for u, _ in o.uses) or (len(n.outputs) > 1))
+        outputs = tuple(
+            o
+            for n in nodes
+            for o in n.outputs
+            if graph.is_output(o) or any(u.id not in ids for u, _ in o.uses) or (len(n.outputs) > 1)
+        )
         # the template stores the first result; keep the chain's last value there
-        outputs = tuple(sorted(outputs, key=lambda o: o.producer is not nodes[-1])) if len(nodes[0].outputs) == 1 else outputs
+        outputs = (
+            tuple(sorted(outputs, key=lambda o: o.producer is not nodes[-1])) if len(nodes[0].outputs) == 1 else outputs
+        )
         anchor = nodes[0] if TABLE[nodes[0].op].kind is not Kind.ELEMENTWISE else None
         regions.append(Region(anchor, tuple(nodes), outputs))
     return order_regions(regions)
 
 
 #: Anchors whose kernels store copies only: fusing arithmetic into them would need a template for each.
-_NO_EPILOGUE = frozenset({"Concat", "Split", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND", "TopK",
-                          "NonMaxSuppression", "Slice", "Pad", "Transpose", "Expand", "Tile", "Shape", "Size"})
+_NO_EPILOGUE = frozenset(
+    {
+        "Concat",
+        "Split",
+        "Gather",
+        "GatherElements",
+        "GatherND",
+        "ScatterElements",
+        "ScatterND",
+        "TopK",
+        "NonMaxSuppression",
+        "Slice",
+        "Pad",
+        "Transpose",
+        "Expand",
+        "Tile",
+        "Shape",
+        "Size",
+    }
+)
 
 
 def _copies(node: Node) -> bool:
@@ -164,11 +191,19 @@ def _grow(graph: Graph, members: list[list[Node]], owner: dict[int, int], me: in
             if user.id in owner or len(user.outputs) != 1 or TABLE[user.op].kind is not Kind.ELEMENTWISE:
                 continue
             if user.output.type.shape != shape:
-                log.did_not("fuse", user.name, f"its shape {user.output.type} is not that of {nodes[0]!r} ({nodes[0].outputs[0].type})")
+                log.did_not(
+                    "fuse",
+                    user.name,
+                    f"its shape {user.output.type} is not that of {nodes[0]!r} ({nodes[0].outputs[0].type})",
+                )
                 continue
-            others = [v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside]
+            others = [
+                v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside
+            ]
             if any(_depends(v, inside, owner, members) for v in others):
-                log.did_not("fuse", user.name, f"another of its inputs depends on {nodes[0]!r}: fusing would make a cycle")
+                log.did_not(
+                    "fuse", user.name, f"another of its inputs depends on {nodes[0]!r}: fusing would make a cycle"
+                )
                 continue
             nodes.append(user)
             owner[user.id] = me

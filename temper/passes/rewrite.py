@@ -1,4 +1,5 @@
 """Rewrite rules: a pattern, a check that answers with a reason, and a rewrite. Rules are data; `rules_pass` applies them to a fixpoint."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
@@ -84,7 +85,11 @@ def match(pattern: Pattern, value: Value, found: Match | None = None) -> Match |
 
 
 def _near(array: np.ndarray, number: float) -> bool:
-    return array.size > 0 and array.dtype.kind in "fiu" and bool(np.all(np.abs(array - number) <= 1e-3 * max(abs(number), 1e-6)))
+    return (
+        array.size > 0
+        and array.dtype.kind in "fiu"
+        and bool(np.all(np.abs(array - number) <= 1e-3 * max(abs(number), 1e-6)))
+    )
 
 
 def _equal(a: object, b: object) -> bool:
@@ -163,6 +168,8 @@ def _try(graph: Graph, rule: Rule, node: Node, log: Log) -> bool:
 
 def rules_pass(name: str, rules: Sequence[Rule]) -> Pass:
     """A pass that applies rules to a fixpoint."""
+
     def run(graph: Graph, log: Log) -> None:
         apply_rules(graph, rules, log)
+
     return Pass(name, run)

@@ -1,4 +1,5 @@
 """From chosen kernels and places to the plan's program: constants pooled, buffers with lifetimes, launches with their arguments."""
+
 from __future__ import annotations
 
 import hashlib
@@ -12,7 +13,18 @@ from temper.ir.dims import Dim, DimLike, evaluate, opaque
 from temper.ir.graph import Graph, Value
 from temper.ir.types import itemsize
 from temper.passes.partition import Region
-from temper.plan.format import (ArenaBuffer, Binding, DimText, HostStep, Launch, Native, Ref, Segment, TypedRef, pack_attrs)
+from temper.plan.format import (
+    ArenaBuffer,
+    Binding,
+    DimText,
+    HostStep,
+    Launch,
+    Native,
+    Ref,
+    Segment,
+    TypedRef,
+    pack_attrs,
+)
 from temper.plan.storage import Storage
 from temper.tactics.base import Kernel
 
@@ -119,8 +131,14 @@ class _Scheduler:
         return Program(
             tuple(self._binding(v, v.name) for v in self.graph.inputs),
             tuple(self._binding(v, n) for v, n in zip(self.graph.outputs, self.graph.output_names, strict=True)),
-            tuple(segments), buffers, sizes, self.pool.bytes,
-            tuple(s.kernel.workspace for s in native), tuple(s.kernel.shared_workspace for s in native), self.in_place)
+            tuple(segments),
+            buffers,
+            sizes,
+            self.pool.bytes,
+            tuple(s.kernel.workspace for s in native),
+            tuple(s.kernel.shared_workspace for s in native),
+            self.in_place,
+        )
 
     @staticmethod
     def _binding(v: Value, name: str) -> Binding:
@@ -150,12 +168,19 @@ class _Scheduler:
             out = region.outputs[0]
             if not self._owns(out) or self.first[out.id] != i:
                 continue
-            anchor_inputs = {self.storage.places[v.id].root for v in region.anchor_inputs if v is not None and v.const is None}
+            anchor_inputs = {
+                self.storage.places[v.id].root for v in region.anchor_inputs if v is not None and v.const is None
+            }
             start = 0 if region.anchor is None else 1
             for o, v in list(zip(region.epilogue.operands, region.operands, strict=True))[start:]:
                 if v.const is not None or o.kind != "full" or itemsize(o.dtype) != itemsize(out.type.dtype):
                     continue
-                if self._owns(v) and self.last[v.id] == i and v.type.count == out.type.count and v.id not in anchor_inputs:
+                if (
+                    self._owns(v)
+                    and self.last[v.id] == i
+                    and v.type.count == out.type.count
+                    and v.id not in anchor_inputs
+                ):
                     self.lender[out.id] = v.id
                     self.in_place.append(region.name)
                     break
@@ -210,12 +235,28 @@ class _Scheduler:
             else:
                 args.append(Ref(kind))
         small = step.seconds is not None and step.seconds * self.threads < SMALL_SECONDS
-        return Launch(kernel.entries, tuple(args), kernel.symbols, 1 if small else self.threads, True, tuple(writes), region.name, row)
+        return Launch(
+            kernel.entries,
+            tuple(args),
+            kernel.symbols,
+            1 if small else self.threads,
+            True,
+            tuple(writes),
+            region.name,
+            row,
+        )
 
     def _host(self, step: ReferenceStep, row: int) -> HostStep:
         node = step.region.nodes[0]
-        return HostStep(node.op, pack_attrs(node.attrs), tuple(None if v is None else self._typed(v) for v in node.inputs),
-                        tuple(self._typed(v) for v in node.outputs), step.reason, node.name, row)
+        return HostStep(
+            node.op,
+            pack_attrs(node.attrs),
+            tuple(None if v is None else self._typed(v) for v in node.inputs),
+            tuple(self._typed(v) for v in node.outputs),
+            step.reason,
+            node.name,
+            row,
+        )
 
     def _typed(self, v: Value) -> TypedRef:
         return TypedRef(self._ref(v), v.type.dtype, tuple(_text(d) for d in v.type.shape))

@@ -3,6 +3,7 @@
 A Concat or Split along the last axis, or along an axis with nothing but ones before it, moves no data: producers write and consumers read
 rows of a wider buffer. Where a kernel at either end cannot do that, an Identity (a copy) is put between, and the reason is logged.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -104,8 +105,8 @@ class _Assigner:
         """Elements from one index of `axis` to the next."""
         shape = whole.type.shape
         if stride is None or axis == len(shape) - 1:
-            return product(shape[axis + 1:])
-        return product(shape[axis + 1:-1]) * stride
+            return product(shape[axis + 1 :])
+        return product(shape[axis + 1 : -1]) * stride
 
     def _can_stride(self, v: Value, stride: int, producer_too: bool) -> str | None:
         """None if every kernel that touches `v` can deal with rows `stride` apart, else who cannot."""

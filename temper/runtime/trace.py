@@ -1,4 +1,5 @@
 """Runs a plan one step at a time and hands out what each step wrote: for comparing layers, not for speed."""
+
 from __future__ import annotations
 
 import ctypes
@@ -28,9 +29,14 @@ def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]
     plan = engine.plan
     if "regions" not in plan.report:
         raise PlanError("this plan carries no build report, so its steps cannot be named; build it anew")
-    single = tuple(tuple(Native((launch,)) if isinstance(s, Native) else s for s in program
-                         for launch in (s.launches if isinstance(s, Native) else (None,)))
-                   for program in plan.programs)
+    single = tuple(
+        tuple(
+            Native((launch,)) if isinstance(s, Native) else s
+            for s in program
+            for launch in (s.launches if isinstance(s, Native) else (None,))
+        )
+        for program in plan.programs
+    )
     stepper = Engine(replace(plan, programs=single), threads=engine.threads)  # type: ignore[arg-type]
     context = stepper.context()
     arrays = context._checked(stepper._arguments((feeds,), {}))
@@ -73,4 +79,8 @@ def _read(address: int, dtype: np.dtype, shape: tuple[int, ...], row_stride: int
         return np.empty(shape, dtype)
     nbytes = ((rows - 1) * stride + row) * dtype.itemsize
     flat = np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype)
-    return np.lib.stride_tricks.as_strided(flat, (rows, row), (stride * dtype.itemsize, dtype.itemsize)).copy().reshape(shape)
+    return (
+        np.lib.stride_tricks.as_strided(flat, (rows, row), (stride * dtype.itemsize, dtype.itemsize))
+        .copy()
+        .reshape(shape)
+    )

@@ -1,9 +1,10 @@
 """What every tactic answers, on every device: Workload in, candidates out; no timing and no compiling happens here."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol, Union
+from typing import Protocol
 
 import numpy as np
 
@@ -60,7 +61,9 @@ class Workload:
     @property
     def key(self) -> str:
         """Canonical text of everything above."""
-        ins = ",".join(("=" if c else "") + str(s) if s else "-" for s, c in zip(self.inputs, self.constant, strict=True))
+        ins = ",".join(
+            ("=" if c else "") + str(s) if s else "-" for s, c in zip(self.inputs, self.constant, strict=True)
+        )
         outs = ",".join(str(s) for s in self.outputs)
         attrs = ",".join(f"{k}={v}" for k, v in self.attrs)
         return f"{self.op}{{{attrs}}}({ins})->({outs})|{self.epilogue.key}|{self.isa}|t{self.threads}"

@@ -1,4 +1,5 @@
 """From workloads to chosen kernels: collect legal candidates, predict, compile the best few, verify, time, remember."""
+
 from __future__ import annotations
 
 import os
@@ -26,6 +27,7 @@ CANDIDATES = {0: 1, 1: 2, 2: 6, 3: 12, 4: 32, 5: 10_000}
 
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25
+
 
 def cold_bytes(constants: int, cache: int) -> int:
     """Bytes of constants to rotate over for a model with that many, on a machine with that last-level cache: the next power of two, since
@@ -173,7 +175,8 @@ class Tuner:
         with ThreadPoolExecutor(jobs) as pool:
             try:
                 futures: dict[str, Future[bytes]] = {
-                    k: pool.submit(compile_object, c.kernel.source, c.isa, processes=processes) for k, c in todo.items()}
+                    k: pool.submit(compile_object, c.kernel.source, c.isa, processes=processes) for k, c in todo.items()
+                }
                 for i, (key, f) in enumerate(futures.items()):
                     self.progress("compile", i, len(futures))
                     self.cache.put_code(key, f.result())
@@ -196,7 +199,13 @@ class Tuner:
             assert code is not None
             codes.append(code)
         library = Library(link(codes))
-        bench = Bench(w, make_problem(w, task.constants, task.env, operand_constants=task.operand_constants), self._timer, w.threads, self.cold_bytes)
+        bench = Bench(
+            w,
+            make_problem(w, task.constants, task.env, operand_constants=task.operand_constants),
+            self._timer,
+            w.threads,
+            self.cold_bytes,
+        )
         running: list[tuple[Candidate, Stopwatch]] = []
         for c in todo:
             loaded = Loaded(c.kernel, tuple(library.function(e) for e in c.kernel.entries))
@@ -234,7 +243,9 @@ class Contest:
 
     def time_key(self, c: Candidate) -> str:
         sizes = ",".join(f"{k}={v}" for k, v in sorted(self.task.env.items()) if k in self.task.workload.symbols)
-        return digest(c.code_key, self.task.workload.key, c.label, self.machine, sizes, "untimed" if self.effort == 0 else "timed")
+        return digest(
+            c.code_key, self.task.workload.key, c.label, self.machine, sizes, "untimed" if self.effort == 0 else "timed"
+        )
 
     def missing(self, cache: TimingCache) -> list[Candidate]:
         return [c for c in self.candidates if cache.time(self.time_key(c)) is None]
@@ -260,4 +271,3 @@ class Contest:
         code = cache.code(winner[0].code_key)
         assert code is not None
         return Choice(winner[0], code, winner[1].seconds if self.effort else None, (*trials, *self.declined))
-

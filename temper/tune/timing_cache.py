@@ -3,6 +3,7 @@
 Code is keyed by what it was compiled from (source, flags, compiler); a time also by the machine and the sizes it was measured at.
 Nothing is ever looked up by name or date, so a stale entry cannot be hit: a changed template is a new key.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -51,10 +52,14 @@ class TimingCache:
             self._db.execute("PRAGMA synchronous=NORMAL")
             v = _SCHEMA_VERSION
             self._times, self._code = f"times_v{v}", f"code_v{v}"
-            self._db.execute(f"CREATE TABLE IF NOT EXISTS {self._times} (key TEXT PRIMARY KEY, seconds REAL, failure TEXT NOT NULL)")
+            self._db.execute(
+                f"CREATE TABLE IF NOT EXISTS {self._times} (key TEXT PRIMARY KEY, seconds REAL, failure TEXT NOT NULL)"
+            )
             self._db.execute(f"CREATE TABLE IF NOT EXISTS {self._code} (key TEXT PRIMARY KEY, object BLOB NOT NULL)")
         except (OSError, sqlite3.Error) as e:
-            raise BuildError(f"the timing cache {self.path} cannot be used ({e}); set TEMPER_CACHE to another file or delete it") from e
+            raise BuildError(
+                f"the timing cache {self.path} cannot be used ({e}); set TEMPER_CACHE to another file or delete it"
+            ) from e
         self.hits = self.misses = 0
 
     def time(self, key: str) -> Record | None:
@@ -76,7 +81,9 @@ class TimingCache:
         try:
             self._db.execute(sql, row)
         except sqlite3.Error as e:
-            raise BuildError(f"the timing cache {self.path} cannot be written ({e}); set TEMPER_CACHE to a writable file") from e
+            raise BuildError(
+                f"the timing cache {self.path} cannot be written ({e}); set TEMPER_CACHE to a writable file"
+            ) from e
 
     def close(self) -> None:
         self._db.close()

@@ -4,6 +4,7 @@ The error bound of the anchor is the standard one of a dot product computed in f
 Algorithms, 2nd ed., section 3.1): |got - want| <= gamma(K) * (|x| * |w|), with gamma(K) = eps * (2 sqrt(K) + 8), the probabilistic form for
 K independent roundings (Higham and Mary 2019), times a tactic's stated error factor (Winograd). It is carried through the epilogue by evaluating the epilogue at both ends.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -57,11 +58,19 @@ def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
     return 1
 
 
-def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[str, int], seed: int = 0,
-                 operand_constants: Mapping[int, np.ndarray] | None = None) -> Problem:
+def make_problem(
+    w: Workload,
+    constants: Mapping[int, np.ndarray],
+    env: Mapping[str, int],
+    seed: int = 0,
+    operand_constants: Mapping[int, np.ndarray] | None = None,
+) -> Problem:
     """Random inputs (constants as given), the reference's outputs, and the elementwise error bounds."""
     rng = np.random.default_rng(seed)
-    inputs = tuple(None if s is None else constants[i] if i in constants else sample(s.type, env, rng) for i, s in enumerate(w.inputs))
+    inputs = tuple(
+        None if s is None else constants[i] if i in constants else sample(s.type, env, rng)
+        for i, s in enumerate(w.inputs)
+    )
     out_shape = tuple(evaluate(d, env) for d in w.outputs[0].type.shape)
     operands: list[np.ndarray | None] = []
     for i, o in enumerate(w.epilogue.operands):
@@ -89,11 +98,21 @@ def make_problem(w: Workload, constants: Mapping[int, np.ndarray], env: Mapping[
         size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], plain)[0], np.float64)
         terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
         slack = 1.5 * _EPS * (2 * np.sqrt(terms) + 16) * (size + 1)
-    elif w.op.startswith("Reduce") or w.op in ("AveragePool", "Softmax", "LogSoftmax", "LayerNormalization", "LpPool", "Resize"):
+    elif w.op.startswith("Reduce") or w.op in (
+        "AveragePool",
+        "Softmax",
+        "LogSoftmax",
+        "LayerNormalization",
+        "LpPool",
+        "Resize",
+    ):
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 16) * (np.abs(acc.astype(np.float64)) + 1)
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
-    ends = [epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]]) for d in (-slack, 0 * slack, slack)]
+    ends = [
+        epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]])
+        for d in (-slack, 0 * slack, slack)
+    ]
     bounds = []
     inner = _program_bounds(w, [acc, *operands[1:]], ends[1])
     for low, mid, high, own in zip(*ends, inner, strict=True):
@@ -142,5 +161,7 @@ def mismatch(got: np.ndarray, want: np.ndarray, bound: np.ndarray, factor: float
             bad = ~((error <= factor * bound) | (got == want) | (np.isnan(got) & np.isnan(want)))
     if not bad.any():
         return None
-    at = tuple(int(i) for i in np.unravel_index(int(np.argmax(np.where(bad, np.nan_to_num(error, nan=np.inf), -1))), bad.shape))
+    at = tuple(
+        int(i) for i in np.unravel_index(int(np.argmax(np.where(bad, np.nan_to_num(error, nan=np.inf), -1))), bad.shape)
+    )
     return f"{int(bad.sum())} of {bad.size} elements differ; worst at {at}: got {got[at]}, reference {want[at]}"

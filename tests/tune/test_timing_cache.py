@@ -1,4 +1,5 @@
 """The timing cache: keys, persistence, sharing between processes, and files that cannot be used."""
+
 from __future__ import annotations
 
 import multiprocessing
@@ -22,7 +23,11 @@ def test_times_and_code_survive_reopening(tmp_path: Path) -> None:
     first.put_code("c", b"\x7fELF\0code")
     first.close()
     again = TimingCache(path)
-    assert again.time("t") == Record(1.5e-6) and again.time("bad") == Record(None, "wrong result") and again.time("other") is None
+    assert (
+        again.time("t") == Record(1.5e-6)
+        and again.time("bad") == Record(None, "wrong result")
+        and again.time("other") is None
+    )
     assert again.code("c") == b"\x7fELF\0code" and again.code("other") is None
     assert (again.hits, again.misses) == (2, 1)
 

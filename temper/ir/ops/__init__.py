@@ -9,6 +9,7 @@ attribute `count`. Silu, Gelu and HardSwish are ops; Gemm is MatMul + Add, Sum a
 MaxPoolIndices is MaxPool with its second output. Spatial ops carry channels_last (0 or 1); with 1 the data is
 [N, spatial.., C] and convolution weights are [spatial.., C/group, OC].
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -19,13 +20,21 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Attrs, OpDef
 from temper.ir.ops import blocks, contraction, control, elementwise, movement, reduction
 
-TABLE: Mapping[str, OpDef] = MappingProxyType({
-    d.name: d for family in (elementwise, movement, reduction, contraction, blocks, control) for d in family.OPS
-})
+TABLE: Mapping[str, OpDef] = MappingProxyType(
+    {d.name: d for family in (elementwise, movement, reduction, contraction, blocks, control) for d in family.OPS}
+)
 
 
-def make(graph: Graph, op: str, inputs: Sequence[Value | None], attrs: Attrs | None = None, *, name: str = "",
-         origin: tuple[str, ...] = (), output_names: Sequence[str] = ()) -> Node:
+def make(
+    graph: Graph,
+    op: str,
+    inputs: Sequence[Value | None],
+    attrs: Attrs | None = None,
+    *,
+    name: str = "",
+    origin: tuple[str, ...] = (),
+    output_names: Sequence[str] = (),
+) -> Node:
     """Adds a node, filling in default attributes and inferring its output types. ShapeError names the node."""
     definition = TABLE[op]
     label = name or op

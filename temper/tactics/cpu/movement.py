@@ -2,6 +2,7 @@
 
 Used where a movement could not become a view. Any element type: elements are moved as 1, 2, 4 or 8 byte integers.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +52,13 @@ def affine(w: Workload) -> Affine | str:
     if w.op == "Expand":
         shape = source.type.shape
         lead = len(out) - len(shape)
-        return Affine(out, 0, tuple(0 if i < lead or (shape[i - lead] == 1 and out[i] != 1) else steps[i - lead] for i in range(len(out))))
+        return Affine(
+            out,
+            0,
+            tuple(
+                0 if i < lead or (shape[i - lead] == 1 and out[i] != 1) else steps[i - lead] for i in range(len(out))
+            ),
+        )
     if w.op == "Slice":
         starts = _tuple(w, "starts")
         attrs = dict(w.attrs)
@@ -102,14 +109,20 @@ class CopyAffine:
         a = affine(w)
         assert isinstance(a, Affine)
         loops = collapse(a.shape, [a.steps, _dense(w.outputs[0])])
-        return Kernel(affine_source(loops.shape, loops.strides[0], loops.strides[1], a.base, w, entry), (entry,),
-                      (("input", 0), ("output", 0)), w.symbols)
+        return Kernel(
+            affine_source(loops.shape, loops.strides[0], loops.strides[1], a.base, w, entry),
+            (entry,),
+            (("input", 0), ("output", 0)),
+            w.symbols,
+        )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
 
 
-def affine_source(shape: Sequence[DimLike], ins: Sequence[DimLike], outs: Sequence[DimLike], base: DimLike, w: Workload, entry: str) -> str:
+def affine_source(
+    shape: Sequence[DimLike], ins: Sequence[DimLike], outs: Sequence[DimLike], base: DimLike, w: Workload, entry: str
+) -> str:
     """C of an affine copy over collapsed axes (at least two)."""
     size = itemsize(w.outputs[0].type.dtype)
     order = list(range(len(shape)))
@@ -126,11 +139,22 @@ def affine_source(shape: Sequence[DimLike], ins: Sequence[DimLike], outs: Sequen
     left = "outer"
     for k in reversed(range(len(dims) - 2)):
         d = c_dim(dims[k], w.symbols)
-        index.append(f"{{ int64_t i = {left} % {d}; at_in += i * {c_dim(ins[k], w.symbols)}; at_out += i * {c_dim(outs[k], w.symbols)}; outer /= {d}; }}")
-    values = {"ENTRY": entry, "T": _INTEGER[size], "FORM": form, "BASE": c_dim(base, w.symbols), "R": c_dim(dims[-2], w.symbols),
-              "Q": c_dim(dims[-1], w.symbols), "IN_R": c_dim(ins[-2], w.symbols), "IN_Q": c_dim(ins[-1], w.symbols),
-              "OUT_R": c_dim(outs[-2], w.symbols), "OUTER": c_dim(product(tuple(dims[:-2])), w.symbols),
-              "OUTER_INDEX": " ".join(index) or "(void)outer;"}
+        index.append(
+            f"{{ int64_t i = {left} % {d}; at_in += i * {c_dim(ins[k], w.symbols)}; at_out += i * {c_dim(outs[k], w.symbols)}; outer /= {d}; }}"
+        )
+    values = {
+        "ENTRY": entry,
+        "T": _INTEGER[size],
+        "FORM": form,
+        "BASE": c_dim(base, w.symbols),
+        "R": c_dim(dims[-2], w.symbols),
+        "Q": c_dim(dims[-1], w.symbols),
+        "IN_R": c_dim(ins[-2], w.symbols),
+        "IN_Q": c_dim(ins[-1], w.symbols),
+        "OUT_R": c_dim(outs[-2], w.symbols),
+        "OUTER": c_dim(product(tuple(dims[:-2])), w.symbols),
+        "OUTER_INDEX": " ".join(index) or "(void)outer;",
+    }
     if size == 4:
         values["T_IS_32"] = 1
         if form == 1 and dims[-1] in (2, 3, 4) and outs[-2] == dims[-1]:
@@ -172,13 +196,18 @@ class CopyBlocks:
         lines, before = [], 0 * row
         for i, piece in enumerate(pieces):
             run = product(piece.type.shape[axis:]) * size
-            a, b = f"(char *)p[0] + o * {c_dim(row, w.symbols)} + {c_dim(before, w.symbols)}", f"(char *)p[{i + 1}] + o * {c_dim(run, w.symbols)}"
+            a, b = (
+                f"(char *)p[0] + o * {c_dim(row, w.symbols)} + {c_dim(before, w.symbols)}",
+                f"(char *)p[{i + 1}] + o * {c_dim(run, w.symbols)}",
+            )
             to, source = (a, b) if join else (b, a)
             lines.append(f"        __builtin_memcpy({to}, {source}, (size_t){c_dim(run, w.symbols)});\n")
             before = run + before
-        body = (f"EXPORT void {entry}(void *const *p, const int64_t *v, int32_t part, int32_t parts)\n{{\n"
-                f"    const int64_t outer = {outer};\n"
-                f"    for (int64_t o = outer * part / parts; o < outer * (part + 1) / parts; o++) {{\n{''.join(lines)}    }}\n}}\n")
+        body = (
+            f"EXPORT void {entry}(void *const *p, const int64_t *v, int32_t part, int32_t parts)\n{{\n"
+            f"    const int64_t outer = {outer};\n"
+            f"    for (int64_t o = outer * part / parts; o < outer * (part + 1) / parts; o++) {{\n{''.join(lines)}    }}\n}}\n"
+        )
         whole_arg: ArgRef = ("output", 0) if join else ("input", 0)
         # p[0] is the whole, p[1..] the pieces
         refs = [("input" if join else "output", i) for i in range(len(pieces))]
