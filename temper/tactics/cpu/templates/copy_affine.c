@@ -63,8 +63,9 @@ INLINE void block8(const T *x, int64_t xs, T *y, int64_t ys)
 
 #if defined(INTERLEAVE) && VL == 16
 /* VL rows: lane l of output register k holds plane (k*VL + l) % Q, element (k*VL + l) / Q; both fold to constants. */
-INLINE void interleave(const T *x, T *y)
+INLINE void interleave(const T *x, T *y, const int64_t *v)
 {
+    (void)v;
     vi a[INTERLEAVE];
     _Pragma("clang loop unroll(full)") for (int q = 0; q < INTERLEAVE; q++)
         a[q] = ldi(x + q * IN_Q);
@@ -86,7 +87,7 @@ INLINE void tile_copy(const T *x, T *y, const int64_t *v, int64_t r0, int64_t r1
     (void)v;
 #if defined(INTERLEAVE) && VL == 16
     for (; r0 + VL <= r1; r0 += VL)
-        interleave(x + r0, y + r0 * INTERLEAVE);
+        interleave(x + r0, y + r0 * INTERLEAVE, v);
 #endif
     for (int64_t q0 = 0; q0 < Q; q0 += TILE) {
         int64_t q1 = q0 + TILE < Q ? q0 + TILE : Q, r = r0;
