@@ -1,6 +1,7 @@
 """The demo of `make demo`: a trained digits classifier becomes an engine and classifies held-out digits.
 
-Builds an engine from examples/digits/digits.onnx for batches of 1 and of 64, scores it on the perturbed held-out images, times it, and prints
+Builds an engine from examples/digits/digits.onnx for batches of 1 and of 64, scores it on the perturbed held-out
+images, times it, and prints
 accuracy and latency beside ONNX Runtime where that is installed.
 """
 

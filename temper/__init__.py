@@ -31,7 +31,8 @@ _WHERE = {
 
 
 def __getattr__(name: str) -> Any:
-    """Public names are imported on first use, so that `import temper` stays cheap and the runtime needs no build packages."""
+    """Public names are imported on first use, so that `import temper` stays cheap and the runtime needs no build
+    packages."""
     if name not in _WHERE:
         raise AttributeError(f"module 'temper' has no attribute {name!r}")
     from importlib import import_module

@@ -33,8 +33,10 @@ def build(
 ) -> Engine:
     """Builds an engine from an ONNX file (path, bytes or ModelProto).
 
-    threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed). profiles: ranges of
-    symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. shapes: input name -> static shape.
+    threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed).
+    profiles: ranges of
+    symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. shapes: input name ->
+    static shape.
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
     Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, BuildError.
     """

@@ -1,4 +1,5 @@
-"""The build: model file -> graph -> passes -> regions -> tuned kernels -> memory -> plan. One straight road, a call per step."""
+"""The build: model file -> graph -> passes -> regions -> tuned kernels -> memory -> plan. One straight road, a call per
+step."""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ class Build:
 
 
 def best_isa(chosen: str = "") -> str:
-    """The highest code level this machine can run, or the one `chosen`, or TEMPER_ISA, asks for. ConfigError if it cannot run that one."""
+    """The highest code level this machine can run, or the one `chosen`, or TEMPER_ISA, asks for. ConfigError if it
+    cannot run that one."""
     flags = machine.cpu_flags()
     chosen = chosen or knob("TEMPER_ISA")
     if chosen:

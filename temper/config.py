@@ -42,7 +42,8 @@ def knob(name: str) -> str:
 
 @dataclass(frozen=True)
 class Profile:
-    """Range of one input's shape: each dimension min <= opt <= max; the engine is tuned at opt and can run from min to max.
+    """Range of one input's shape: each dimension min <= opt <= max; the engine is tuned at opt and can run from min to
+    max.
 
     Shapes are given per input name, or for the symbols directly: Profile.of(N=(1, 8, 32)).
     """
@@ -65,8 +66,10 @@ class Profile:
 class BuildConfig:
     """What a build aims at.
 
-    threads: threads the engine will use (results do not depend on it). effort 0: no timing, the cost model chooses; 1..5: ever
-    more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions; symbols left out
+    threads: threads the engine will use (results do not depend on it). effort 0: no timing, the cost model chooses;
+    1..5: ever
+    more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions; symbols
+    left out
     get (1, 1, 1). portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere.
     stop_after: name of the pass after which the pass pipeline stops (bisection).
     """

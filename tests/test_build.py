@@ -1,4 +1,5 @@
-"""From an ONNX model to answers: what a user of `temper.build` sees, on small networks, against ONNX Runtime and the references."""
+"""From an ONNX model to answers: what a user of `temper.build` sees, on small networks, against ONNX Runtime and the
+references."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """C to machine code with the clang and lld inside the `ziglang` wheel: no system compiler, headers or libc needed.
 
-Objects are position-independent and freestanding; `link` makes one shared object of many. Output is deterministic: no paths, no
+Objects are position-independent and freestanding; `link` makes one shared object of many. Output is deterministic: no
+paths, no
 debug information, no build identifiers.
 """
 
@@ -21,7 +22,8 @@ from temper.errors import BuildError
 
 @dataclass(frozen=True)
 class Isa:
-    """A code level: clang's flags, float lanes per vector register, and the CPU flags (as in /proc/cpuinfo) it needs."""
+    """A code level: clang's flags, float lanes per vector register, and the CPU flags (as in /proc/cpuinfo) it
+    needs."""
 
     name: str
     flags: tuple[str, ...]
@@ -85,7 +87,8 @@ def compiler_version() -> str:
 def _intrinsics(isa: str) -> tuple[str, ...]:
     """Flags that bring in immintrin.h precompiled: parsing it would be a third of a kernel's compile time.
 
-    Kept beside the timing cache under a name that changes with the compiler and its place; () where that folder cannot be written.
+    Kept beside the timing cache under a name that changes with the compiler and its place; () where that folder cannot
+    be written.
     """
     zig = _zig()
     stamp = f"{zig}:{zig.stat().st_mtime_ns}:{compiler_version()}:{isa}:{_FLAGS}:{ISAS[isa].flags}"
@@ -150,7 +153,8 @@ def compile_object(
 
 
 def link(objects: list[bytes]) -> bytes:
-    """One shared object from relocatable objects; undefined symbols resolve against the process (libc) when it is loaded."""
+    """One shared object from relocatable objects; undefined symbols resolve against the process (libc) when it is
+    loaded."""
     with tempfile.TemporaryDirectory(prefix="temper-ld-") as folder:
         names = []
         for i, data in enumerate(objects):

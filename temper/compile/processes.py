@@ -1,4 +1,5 @@
-"""Compiler processes started from several threads that can all be ended at once, so that an interrupted build leaves none."""
+"""Compiler processes started from several threads that can all be ended at once, so that an interrupted build leaves
+none."""
 from __future__ import annotations
 
 import os

@@ -1,6 +1,7 @@
 """Symbolic dimensions: integers built from named variables (batch, height ...) by + - * // % min max.
 
-A dimension is a plain `int` wherever its value is known, and a `Dim` otherwise. `Dim` keeps a canonical polynomial, so that
+A dimension is a plain `int` wherever its value is known, and a `Dim` otherwise. `Dim` keeps a canonical polynomial, so
+that
 two expressions that are equal after expansion compare equal; floor division, modulo, min and max are opaque atoms.
 """
 

@@ -1,6 +1,7 @@
 """The graph: values and nodes in SSA form, edited only through `Graph`'s methods.
 
-Order is not stored: `Graph.nodes` is a topological order, stable in order of creation, computed when needed, so that a rewrite
+Order is not stored: `Graph.nodes` is a topological order, stable in order of creation, computed when needed, so that a
+rewrite
 never has to say where its nodes go.
 """
 
@@ -279,7 +280,8 @@ class Graph:
         return out
 
     def hash(self) -> str:
-        """SHA-256 of the computation: structure, types, attributes and constants; independent of inner names and ids."""
+        """SHA-256 of the computation: structure, types, attributes and constants; independent of inner names and
+        ids."""
         h = hashlib.sha256()
         number: dict[int, int] = {}
 

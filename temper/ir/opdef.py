@@ -1,6 +1,7 @@
 """The op table's row type: everything Temper knows about an op, as data and plain functions.
 
-Entries stand in temper/ir/ops/, one module per family; `ops.TABLE` joins them. An op's semantics are ONNX's newest, with operands
+Entries stand in temper/ir/ops/, one module per family; `ops.TABLE` joins them. An op's semantics are ONNX's newest,
+with operands
 that describe shapes or axes turned into attributes by the frontend (see ir/ops/__init__.py for the list).
 """
 
@@ -47,10 +48,12 @@ class AttrSpec:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Error bound of one op in units of the output dtype's epsilon: |got - want| <= eps * (relative*|want| + reduction term).
+    """Error bound of one op in units of the output dtype's epsilon: |got - want| <= eps * (relative*|want| + reduction
+    term).
 
     relative: ulps of the result itself. reduction: True where the error grows with the reduction length (bound
-    eps * sqrt-free worst case `length` is loose; verification uses gamma = reduction_growth(length), see tune/verify.py).
+    eps * sqrt-free worst case `length` is loose; verification uses gamma = reduction_growth(length), see
+    tune/verify.py).
     """
 
     relative: float = 4.0
@@ -61,8 +64,10 @@ class Tolerance:
 class OpDef:
     """One op.
 
-    inputs: (least, most) number of inputs; most None for any. infer: output types from input types and attributes, raising
-    ShapeError with a reason on contradictions. reference: numpy arrays to numpy arrays, the op's meaning; no in-place edits of inputs.
+    inputs: (least, most) number of inputs; most None for any. infer: output types from input types and attributes,
+    raising
+    ShapeError with a reason on contradictions. reference: numpy arrays to numpy arrays, the op's meaning; no in-place
+    edits of inputs.
     cost: arithmetic operations as an int or Dim. deterministic: False for random ops (never folded or merged).
     """
 

@@ -1,4 +1,5 @@
-"""A graph as bytes that any machine can read back: its text form and its constants, zipped. `temper rebuild` starts from it."""
+"""A graph as bytes that any machine can read back: its text form and its constants, zipped. `temper rebuild` starts
+from it."""
 
 from __future__ import annotations
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from temper.ir.dims import Dim, DimLike, evaluate, product, symbols_of
 
-#: The element types of the IR: ONNX's names, which are numpy's where numpy has them. "string" appears on host values only.
+#: The element types of the IR: ONNX's names, which are numpy's where numpy has them. "string" appears on host values
+#: only.
 DTYPES = (
     "float32",
     "float16",

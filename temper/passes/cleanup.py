@@ -142,7 +142,8 @@ def merge_common(graph: Graph, log: Log) -> int:
 
 
 def concat_of_split(graph: Graph, log: Log) -> int:
-    """concat(.., split(x).0, split(x).1, ..) along the split's axis = concat(.., x, ..): the pieces need not be taken apart."""
+    """concat(.., split(x).0, split(x).1, ..) along the split's axis = concat(.., x, ..): the pieces need not be taken
+    apart."""
     count = 0
     for node in graph.nodes:
         if node.op != "Concat":

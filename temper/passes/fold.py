@@ -1,6 +1,8 @@
-"""Arithmetic folded into weights: BatchNorm, scale, bias and padding become part of the convolution or matrix product beside them.
+"""Arithmetic folded into weights: BatchNorm, scale, bias and padding become part of the convolution or matrix product
+beside them.
 
-Weights are still in the framework's layout here (channels first): [OC, IC/group, k..] for Conv, [IC, OC/group, k..] for ConvTranspose.
+Weights are still in the framework's layout here (channels first): [OC, IC/group, k..] for Conv, [IC, OC/group, k..] for
+ConvTranspose.
 Folded products are computed in float64 and rounded once.
 """
 

@@ -1,9 +1,11 @@
 """Splits the graph into regions: one anchor with the elementwise program that follows it, or a pointwise chain alone.
 
-Views (Reshape) belong to no region: they rename a buffer. A region can always be split back: `Region.split` gives the anchor alone
+Views (Reshape) belong to no region: they rename a buffer. A region can always be split back: `Region.split` gives the
+anchor alone
 and a pointwise region for the rest, which is what happens when no tactic accepts the epilogue.
 
-Growth follows Hidet's vocabulary (anchor, prologue, epilogue); legality is one rule: absorbing a node must not make a cycle between regions.
+Growth follows Hidet's vocabulary (anchor, prologue, epilogue); legality is one rule: absorbing a node must not make a
+cycle between regions.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ MAX_INSTRS = 24
 class Region:
     """A partition element. `nodes` are in topological order; the anchor, if any, comes first.
 
-    inputs: values read from outside by the anchor, then by the program, without repetition. outputs: values read outside.
+    inputs: values read from outside by the anchor, then by the program, without repetition. outputs: values read
+    outside.
     """
 
     anchor: Node | None
@@ -113,7 +116,8 @@ def _plain(value: object) -> Attr:
 
 
 def _mask(shape: tuple[DimLike, ...], out: tuple[DimLike, ...]) -> tuple[bool, ...]:
-    """Which axes of `out` the operand has. An axis of size 1 on both sides counts as absent unless the shapes are equal."""
+    """Which axes of `out` the operand has. An axis of size 1 on both sides counts as absent unless the shapes are
+    equal."""
     padded = (1,) * (len(out) - len(shape)) + tuple(shape)
     return tuple(padded == out or (a == b and b != 1) for a, b in zip(padded, out, strict=True))
 
@@ -231,11 +235,13 @@ def _depends(value: Value, inside: set[int], owner: dict[int, int], members: lis
 
 
 def dependencies(regions: Sequence[Region]) -> list[set[int]]:
-    """For every region the indices of those whose results it reads, also where views and joined or split rows lie between."""
+    """For every region the indices of those whose results it reads, also where views and joined or split rows lie
+    between."""
     made = {o.id: i for i, r in enumerate(regions) for n in r.nodes for o in n.outputs}
 
     def sources(value: Value) -> set[int]:
-        """Regions that write the bytes of `value`; ops outside every region (views, joined and split rows) are looked through."""
+        """Regions that write the bytes of `value`; ops outside every region (views, joined and split rows) are looked
+        through."""
         found: set[int] = set()
         stack, seen = [value], {value.id}
         while stack:

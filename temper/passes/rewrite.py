@@ -1,4 +1,5 @@
-"""Rewrite rules: a pattern, a check that answers with a reason, and a rewrite. Rules are data; `rules_pass` applies them to a fixpoint."""
+"""Rewrite rules: a pattern, a check that answers with a reason, and a rewrite. Rules are data; `rules_pass` applies
+them to a fixpoint."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ class Any_:
 
 @dataclass(frozen=True)
 class Const:
-    """Matches a constant; with `near`, one whose elements all equal that number within a relative 1e-3 (exporters round 1/6, sqrt(2) ...)."""
+    """Matches a constant; with `near`, one whose elements all equal that number within a relative 1e-3 (exporters round
+    1/6, sqrt(2) ...)."""
 
     name: str = ""
     near: float | None = None
@@ -30,7 +32,8 @@ class Const:
 
 @dataclass(frozen=True)
 class Op:
-    """Matches a node's (first) output. commutes: the operands may come in any order. bind: name under which the node's output is kept."""
+    """Matches a node's (first) output. commutes: the operands may come in any order. bind: name under which the node's
+    output is kept."""
 
     op: str
     args: tuple[Pattern, ...]
@@ -102,7 +105,8 @@ def _equal(a: object, b: object) -> bool:
 class Rule:
     """One rewrite. The docstring of `rewrite` states the algebra.
 
-    check: None when legal, else the reason it is not. rewrite: adds nodes and returns the value that replaces the matched one.
+    check: None when legal, else the reason it is not. rewrite: adds nodes and returns the value that replaces the
+    matched one.
     """
 
     name: str

@@ -1,7 +1,10 @@
-"""Squeeze-excite recovered: gate(dense(activation(dense(mean of x over its spatial axes))))  =  SqueezeExcite(x, weights).
+"""Squeeze-excite recovered: gate(dense(activation(dense(mean of x over its spatial axes))))  =  SqueezeExcite(x,
+weights).
 
-`dense` is a 1x1 convolution, or a matrix product with its bias, both with constant weights; views between [N, C] and [N, C, 1, 1] are
-looked through. Runs before layout, which then treats the op like any spatial one. The product with the map stays outside.
+`dense` is a 1x1 convolution, or a matrix product with its bias, both with constant weights; views between [N, C] and
+[N, C, 1, 1] are
+looked through. Runs before layout, which then treats the op like any spatial one. The product with the map stays
+outside.
 """
 from __future__ import annotations
 
@@ -105,7 +108,8 @@ def _spatial_mean(v: Value) -> Union[Value, str]:
 
 
 def _match(graph: Graph, gate: Node) -> Union[tuple[Value, _Dense, str, _Dense], str]:
-    """The map, the first layer, its activation and the second layer of a block that ends in `gate`; or why there is none."""
+    """The map, the first layer, its activation and the second layer of a block that ends in `gate`; or why there is
+    none."""
     inner: list[Value] = []
     out = gate.inputs[0]
     assert out is not None

@@ -1,4 +1,5 @@
-"""From chosen kernels and places to the plan's program: constants pooled, buffers with lifetimes, launches with their arguments."""
+"""From chosen kernels and places to the plan's program: constants pooled, buffers with lifetimes, launches with their
+arguments."""
 
 from __future__ import annotations
 
@@ -28,13 +29,15 @@ from temper.plan.format import (
 from temper.plan.storage import Storage
 from temper.tactics.base import Kernel
 
-#: A launch whose whole work takes less than this is not shared out: waking and joining threads would cost more than it saves.
+#: A launch whose whole work takes less than this is not shared out: waking and joining threads would cost more than it
+#: saves.
 SMALL_SECONDS = 6e-6
 
 
 @dataclass(frozen=True)
 class NativeStep:
-    """A region computed by a kernel. packed: constants the tactic rearranged. seconds: measured time, None if untimed."""
+    """A region computed by a kernel. packed: constants the tactic rearranged. seconds: measured time, None if
+    untimed."""
 
     region: Region
     kernel: Kernel
@@ -160,7 +163,8 @@ class _Scheduler:
         return p.root == v.id and p.row_stride is None and v.id not in self.inputs and v.id not in self.outputs
 
     def _share_buffers(self) -> None:
-        """In place: output 0 takes over the buffer of an operand that dies here and that the kernel reads element by element."""
+        """In place: output 0 takes over the buffer of an operand that dies here and that the kernel reads element by
+        element."""
         for i, step in enumerate(self.steps):
             if not isinstance(step, NativeStep) or not step.kernel.in_place:
                 continue

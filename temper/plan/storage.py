@@ -1,7 +1,9 @@
 """Where every value lives: which ones are views (slices of wider rows, renamed shapes) and which ones own a buffer.
 
-A Concat or Split along the last axis, or along an axis with nothing but ones before it, moves no data: producers write and consumers read
-rows of a wider buffer. Where a kernel at either end cannot do that, an Identity (a copy) is put between, and the reason is logged.
+A Concat or Split along the last axis, or along an axis with nothing but ones before it, moves no data: producers write
+and consumers read
+rows of a wider buffer. Where a kernel at either end cannot do that, an Identity (a copy) is put between, and the reason
+is logged.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ Accepts = Callable[[Region, Mapping[int, int]], bool]
 
 @dataclass(frozen=True)
 class Place:
-    """A value's bytes: `offset` bytes (int or Dim) into the buffer owned by value `root`; rows `row_stride` elements apart, None when dense."""
+    """A value's bytes: `offset` bytes (int or Dim) into the buffer owned by value `root`; rows `row_stride` elements
+    apart, None when dense."""
 
     root: int
     offset: DimLike = 0
@@ -31,7 +34,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Storage:
-    """regions: in execution order, copies included, view-only ones gone. places: by value id, for all non-constant values."""
+    """regions: in execution order, copies included, view-only ones gone. places: by value id, for all non-constant
+    values."""
 
     regions: list[Region]
     places: dict[int, Place]
@@ -58,7 +62,8 @@ class _Assigner:
         self._replaced: list[Region] = []  # kept alive: `gone` holds their ids
 
     def run(self) -> Storage:
-        # a piece's stride is its whole's, so wholes come first: outer concats before inner ones, and splits of both after them
+        # a piece's stride is its whole's, so wholes come first: outer concats before inner ones, and splits of both
+        # after them
         for region in reversed(list(self.regions)):
             if region.op == "Concat" and self._viewed(region):
                 self._concat(region)

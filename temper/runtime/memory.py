@@ -16,7 +16,8 @@ _HUGE = 2 << 20
 
 
 def _data_address() -> Callable[[np.ndarray], int]:
-    """A function giving an array's data address. `array.ctypes.data` takes over a microsecond, most of a small call; numpy's
+    """A function giving an array's data address. `array.ctypes.data` takes over a microsecond, most of a small call;
+    numpy's
     C ABI fixes the pointer right behind the object's head, so CPython can read it there.
     """
     head, read = object.__basicsize__, ctypes.c_size_t.from_address

@@ -15,7 +15,8 @@ from temper.tactics.epilogue import Attr, Epilogue
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor as a kernel sees it. row_stride: elements between rows (last axis) of a view into a wider buffer, else None."""
+    """A tensor as a kernel sees it. row_stride: elements between rows (last axis) of a view into a wider buffer, else
+    None."""
 
     type: TensorType
     row_stride: int | None = None
@@ -80,11 +81,14 @@ Params = tuple[tuple[str, int], ...]
 class Kernel:
     """Source text and its calling convention.
 
-    source: a full translation unit. entries: exported functions, launched in order with a barrier between them, all with
+    source: a full translation unit. entries: exported functions, launched in order with a barrier between them, all
+    with
     the same arguments `void entry(void *const *p, const int64_t *v, int32_t part, int32_t parts)`.
     args: meaning of p[0], p[1], ...; symbols: meaning of v[0], v[1], ...
-    workspace: bytes of scratch per thread (an int or a Dim); shared_workspace: bytes shared by all threads, ("shared", 0).
-    in_place: True if an output element is written once, after every full epilogue operand at that element has been read, so that
+    workspace: bytes of scratch per thread (an int or a Dim); shared_workspace: bytes shared by all threads, ("shared",
+    0).
+    in_place: True if an output element is written once, after every full epilogue operand at that element has been
+    read, so that
     output 0 may share its buffer with such an operand; False for a kernel that keeps partial sums in the output.
     """
 

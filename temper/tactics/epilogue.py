@@ -1,9 +1,11 @@
 """The epilogue: a short straight-line program applied to each element an anchor produces, before it is stored.
 
-The same program serves a region without an anchor (a pointwise chain). It is data; three renderers give it to the devices:
+The same program serves a region without an anchor (a pointwise chain). It is data; three renderers give it to the
+devices:
 `reference` (numpy), `render_c` (here) and `render_triton` (tactics/cuda/epilogue_triton.py).
 
-Values are numbered: operand 0 is the anchor's result (or the first input of a pointwise chain), operands 1.. are further
+Values are numbered: operand 0 is the anchor's result (or the first input of a pointwise chain), operands 1.. are
+further
 tensors broadcast against the output, then come the instructions in order. Every instruction is rounded separately: the
 C compiler runs with -ffp-contract=off, so no renderer fuses a multiply and an add.
 """
@@ -30,7 +32,8 @@ class Operand:
 
     @property
     def kind(self) -> str:
-        """`full`, `channel`, `image_channel`, `pixel` (one value a row), `image`, `scalar`, or `general` for the rest."""
+        """`full`, `channel`, `image_channel`, `pixel` (one value a row), `image`, `scalar`, or `general` for the
+        rest."""
         if all(self.mask):
             return "full"
         if not any(self.mask):
@@ -61,7 +64,8 @@ class Instr:
 
 @dataclass(frozen=True)
 class Epilogue:
-    """operands[0] is the accumulator; `results` are the value numbers stored, the first of them by the anchor's template."""
+    """operands[0] is the accumulator; `results` are the value numbers stored, the first of them by the anchor's
+    template."""
 
     operands: tuple[Operand, ...]
     instrs: tuple[Instr, ...]

@@ -12,7 +12,8 @@ from temper.tactics.epilogue import Attr
 
 
 def workload(region: Region, isa: str, threads: int, strides: Mapping[int, int] | None = None) -> Workload:
-    """The workload of `region`. strides: row stride in elements of every value (by id) that is a view into a wider buffer."""
+    """The workload of `region`. strides: row stride in elements of every value (by id) that is a view into a wider
+    buffer."""
     strides = strides or {}
 
     def slot(v: Value | None) -> Slot | None:

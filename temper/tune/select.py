@@ -30,7 +30,8 @@ _DROP = 1.25
 
 
 def cold_bytes(constants: int, cache: int) -> int:
-    """Bytes of constants to rotate over for a model with that many, on a machine with that last-level cache: the next power of two, since
+    """Bytes of constants to rotate over for a model with that many, on a machine with that last-level cache: the next
+    power of two, since
     times are kept per value, and no more than twice the cache, beyond which nothing changes."""
     return 1 << max(20, min(constants, 2 * cache) - 1).bit_length() if constants > 1 << 20 else 1 << 20
 
@@ -88,7 +89,8 @@ class Choice:
 class Tuner:
     """Chooses kernels for workloads on the machine at hand.
 
-    machine: fingerprint that times are kept under. cold_bytes: how many bytes of constants pass through the caches between two uses of a
+    machine: fingerprint that times are kept under. cold_bytes: how many bytes of constants pass through the caches
+    between two uses of a
     layer's weights (see `cold_bytes`): part of the key of a time. jobs: compilers at once, 0 for one per core.
     """
 

@@ -1,8 +1,11 @@
 """Checks a candidate once against the numpy reference, with guard bytes around its buffers, before it may be timed.
 
-The error bound of the anchor is the standard one of a dot product computed in float32 (Higham, Accuracy and Stability of Numerical
-Algorithms, 2nd ed., section 3.1): |got - want| <= gamma(K) * (|x| * |w|), with gamma(K) = eps * (2 sqrt(K) + 8), the probabilistic form for
-K independent roundings (Higham and Mary 2019), times a tactic's stated error factor (Winograd). It is carried through the epilogue by evaluating the epilogue at both ends.
+The error bound of the anchor is the standard one of a dot product computed in float32 (Higham, Accuracy and Stability
+of Numerical
+Algorithms, 2nd ed., section 3.1): |got - want| <= gamma(K) * (|x| * |w|), with gamma(K) = eps * (2 sqrt(K) + 8), the
+probabilistic form for
+K independent roundings (Higham and Mary 2019), times a tactic's stated error factor (Winograd). It is carried through
+the epilogue by evaluating the epilogue at both ends.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ _EPS = float(np.finfo(np.float32).eps)
 
 @dataclass(frozen=True)
 class Problem:
-    """Concrete data for a workload: anchor inputs, epilogue operands (index 0 is None with an anchor), wanted outputs and bounds."""
+    """Concrete data for a workload: anchor inputs, epilogue operands (index 0 is None with an anchor), wanted outputs
+    and bounds."""
 
     env: Mapping[str, int]
     inputs: tuple[np.ndarray | None, ...]
@@ -93,7 +97,8 @@ def make_problem(
         size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], attrs)[0], np.float64)
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
     elif w.op == "SqueezeExcite":
-        # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product can move
+        # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
+        # can move
         plain = {**attrs, "activation": "Relu", "gate": "Identity"}
         size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], plain)[0], np.float64)
         terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
@@ -121,7 +126,8 @@ def make_problem(
 
 
 def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Bounds of a program's own rounding: every inner value may be off by 4 units in the last place, seen through the rest of the program
+    """Bounds of a program's own rounding: every inner value may be off by 4 units in the last place, seen through the
+    rest of the program
     (which matters where later steps cancel), and the result by 8."""
     bounds = [_rounding(y, 8.0) for y in want]
     first = len(w.epilogue.operands)

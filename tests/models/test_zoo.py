@@ -1,4 +1,5 @@
-"""Trained models of the zoo, scored with its own scorer: the engine must reach ONNX Runtime's figure. Skipped where the zoo is absent."""
+"""Trained models of the zoo, scored with its own scorer: the engine must reach ONNX Runtime's figure. Skipped where the
+zoo is absent."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ import temper
 
 ZOO = Path(os.environ.get("TEMPER_ZOO", Path(__file__).parents[3] / "shared" / "zoo"))
 
-#: Case -> (score of the model in float32, allowed difference: samples whose two best classes are within rounding, as a fraction).
+#: Case -> (score of the model in float32, allowed difference: samples whose two best classes are within rounding, as a
+#: fraction).
 CASES = {
     "squeezenet": 0.5925,
     "mobilenetv2": 0.8975,

@@ -1,4 +1,5 @@
-"""Squeeze-excite in one kernel: both forms against the reference, tails, views, symbolic sizes, any number of shares."""
+"""Squeeze-excite in one kernel: both forms against the reference, tails, views, symbolic sizes, any number of
+shares."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Squeeze-excite in one kernel (templates/squeeze_excite.c): means, two matrix-vector products, activation and gate; float32.
+"""Squeeze-excite in one kernel (templates/squeeze_excite.c): means, two matrix-vector products, activation and gate;
+float32.
 
 Bound by reading the map (64 bytes a cycle from L1, 30-40 from L2) and streaming both weight matrices once an image.
 """
@@ -21,7 +22,8 @@ _STREAM = 40e9
 #: A further entry costs waking and joining the threads.
 _BARRIER = 2e-6
 
-#: Hidden sums and vectors of gates computed side by side: eight chains of multiply-adds with the two partial sums of each.
+#: Hidden sums and vectors of gates computed side by side: eight chains of multiply-adds with the two partial sums of
+#: each.
 _ROWS = _VECTORS = 4
 
 
@@ -130,7 +132,8 @@ class SqueezeExcite:
                       4 * (hidden if split else floats), 4 * floats * s.n if split else 0)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """w1 [rows block][channel vector][row][lane], b1, w2 [column block][hidden][column], b2; zeros behind the ends."""
+        """w1 [rows block][channel vector][row][lane], b1, w2 [column block][hidden][column], b2; zeros behind the
+        ends."""
         s, lanes = _accepted(w), ISAS[w.isa].lanes
         width = _VECTORS * lanes
         rows, columns = _round_up(s.hidden, _ROWS), _round_up(s.features, width)
