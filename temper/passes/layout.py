@@ -94,7 +94,10 @@ Sink = Callable[[Graph, Node, Node, Perm], bool]
 
 
 def _sink_all(graph: Graph, log: Log) -> None:
-    """Until nothing moves: cancel pairs of transposes, then sink the first that can."""
+    """Until nothing moves: cancel pairs of transposes, then sink the first that can. What stays and only renames becomes a Reshape.
+
+    Renaming comes last: a transpose of [N, C, 1, 1] still sinks and cancels, a Reshape would stand between an op and its epilogue.
+    """
     moved = True
     while moved:
         moved = False
@@ -104,7 +107,7 @@ def _sink_all(graph: Graph, log: Log) -> None:
             x = node.inputs[0]
             assert x is not None
             perm = _perm(node)
-            if _as_reshape(graph, node, perm):
+            if x.type.count == 1 and _as_reshape(graph, node, perm):  # a scalar asks for nothing in return: it would sink forever
                 moved = True
                 continue
             if x.producer is not None and x.producer.op == "Transpose":
@@ -128,17 +131,24 @@ def _sink_all(graph: Graph, log: Log) -> None:
             if not node.output.uses and not graph.is_output(node.output):
                 graph.remove_node(node)
                 moved = True
+    for node in graph.nodes:
+        if node.op == "Transpose":
+            _as_reshape(graph, node, _perm(node))
 
 
 def _not_worth_sinking(node: Node, user: Node, perm: Perm) -> str | None:
-    """None if the transpose `node` may sink through `user`; the reason if more transposes would come than go."""
+    """None if the transpose `node` may sink through `user`; the reason if more transposes would come than go.
+
+    "To first" sinks always, but for rank 3, where it is its own inverse and the transposes it leaves behind would sink again. Others sink
+    where no input needs a transpose in return: a majority is not enough, since what comes in return may be "to first".
+    """
     gone = come = 0
     for v in user.inputs:
         if v is None or v.const is not None or v.type.count == 1:
             continue
         same = v is node.output or (v.producer is not None and v.producer.op == "Transpose" and _perm(v.producer) == perm)
         gone, come = gone + same, come + (not same)
-    if come == 0 or come < gone or (len(perm) > 3 and perm == to_first(len(perm))):
+    if come == 0 or (come < gone if len(perm) < 4 else perm == to_first(len(perm))):
         return None
     return f"{come} of its other inputs would need a transpose in return"
 

@@ -10,6 +10,8 @@ import pytest
 from temper.ir.dims import Dim
 from temper.ir.graph import Graph, Node, Value
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT, compose, factor_groups, inverse, to_first, to_last
+from temper.passes.manager import Log
+from temper.passes.partition import partition
 from temper.passes.pipeline import PIPELINE
 from tests.passes.nets import Net, applied, assert_text, check, ops, text_graph
 
@@ -150,6 +152,15 @@ def test_global_pool_and_classifier_is_a_renaming() -> None:
     y = net("MatMul", net("Reshape", x, shape=(N, 6)), net.weights(6, 10))
     after, _ = check(net.done(y), PIPELINE, {"N": 2})
     assert ops(after) == ["Transpose", "Conv", "ReduceMean", "Reshape", "MatMul"]
+
+
+def test_no_view_stands_between_a_convolution_and_its_activation() -> None:
+    net = Net()
+    graph = net.done(squeeze_excite(net, net.input(2, 3, 8, 9)))
+    after, _ = check(graph, (LAYOUT,))
+    assert "Reshape" not in ops(after)
+    regions = [[n.op for n in r.nodes] for r in partition(after, Log()) if r.op != "Transpose"]
+    assert regions == [["Conv"], ["ReduceMean"], ["Conv", "Relu"], ["Conv", "HardSigmoid"], ["Mul"], ["Conv"]]
 
 
 def test_channel_shuffle_is_one_transpose() -> None:
