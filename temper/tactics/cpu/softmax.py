@@ -56,7 +56,8 @@ class Softmax:
         workspace = shape[axis] * (4 * lanes) if axis != last else (shape[last] + lanes) * 4
         args: tuple[ArgRef, ...] = (("input", 0), ("output", 0), *epilogue_args(w.epilogue), ("workspace", 0))
         text = defines({
-            "ENTRY": entry, "LAST_AXIS": int(axis == last), "LOG": int(w.op == "LogSoftmax"),
+            "ENTRY": entry, "LAST_AXIS": int(axis == last), "SHORT": int(not isinstance(shape[axis], Dim) and shape[axis] <= lanes),
+            "LOG": int(w.op == "LogSoftmax"),
             "COUNT": c_dim(shape[axis], symbols), "STEP": c_dim(strides[axis], symbols),
             "WIDTH": c_dim(shape[last], symbols), "INNER": c_dim(product(shape[axis + 1:last]), symbols),
             "OUTPUTS": c_dim(product(tuple(a.size for a in kept)), symbols),
