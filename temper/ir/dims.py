@@ -138,6 +138,9 @@ class Dim:
             return 0
         return opaque("%", self, other)
 
+    def __rmod__(self, other: DimLike) -> DimLike:
+        return opaque("%", other, self)
+
     @property
     def symbols(self) -> frozenset[str]:
         """Names of the variables this dimension depends on."""

@@ -58,6 +58,12 @@ def _is_identity_perm(graph: Graph, m: Match) -> str | None:
     return None if _attr(m["y"], "perm") == tuple(range(m["x"].type.rank)) else "it moves axes"
 
 
+def _reverses(m: Match) -> str | None:
+    steps = _source(m["y"]).attrs.get("steps", ())
+    assert isinstance(steps, tuple)
+    return None if all(s == 1 for s in steps) else "it reverses"
+
+
 CLEANUP_RULES: Sequence[Rule] = (
     Rule("drop-identity", op("Identity", _X), _drop),
     Rule("drop-reshape", op("Reshape", _X, bind="y"), _drop, _same_type),
@@ -67,10 +73,8 @@ CLEANUP_RULES: Sequence[Rule] = (
         "drop-slice",
         op("Slice", _X, bind="y"),
         _drop,
-        lambda g, m: (
-            _same_type(g, m) or (None if all(s == 1 for s in _source(m["y"]).attrs.get("steps", ())) else "it reverses")
-        ),
-    ),  # type: ignore[union-attr]
+        lambda g, m: _same_type(g, m) or _reverses(m),
+    ),
     Rule("drop-tile", op("Tile", _X, bind="y"), _drop, _same_type),
     Rule("drop-pad", op("Pad", _X, bind="y"), _drop, _no_pads),
     Rule("drop-concat", op("Concat", _X), _drop),

@@ -13,7 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from temper.ir.graph import Graph, Node, Value
+from temper.ir.opdef import AttrValue
 from temper.ir.ops import make
+from temper.ir.ops.rules import ints
 from temper.passes.rewrite import Any_, Const, Match, Rule, only_user, op, rules_pass
 
 _X, _C = Any_("x"), Const("c")
@@ -229,10 +231,9 @@ def _fold_pad(graph: Graph, m: Match) -> Value:
     """conv(pad0(x, p), w, pads=q) = conv(x, w, pads=p+q); an average pool then counts the zeros."""
     pad, node = _node(m["padded"]), _node(m["y"])
     rank = m["x"].type.rank
-    outer, inner = pad.attrs["pads"], node.attrs["pads"]
-    assert isinstance(outer, tuple) and isinstance(inner, tuple)
+    outer, inner = ints(pad.attrs, "pads"), ints(node.attrs, "pads")
     spatial = [*outer[2:rank], *outer[rank + 2 :]]
-    attrs = {**node.attrs, "pads": tuple(int(a) + int(b) for a, b in zip(inner, spatial, strict=True))}  # type: ignore[call-overload]
+    attrs: dict[str, AttrValue] = {**node.attrs, "pads": tuple(a + b for a, b in zip(inner, spatial, strict=True))}
     if node.op == "AveragePool":
         attrs["count_include_pad"] = 1
     return make(
@@ -258,13 +259,15 @@ def _matmul_scale(graph: Graph, m: Match) -> str | None:
 def _fold_matmul_mul(graph: Graph, m: Match) -> Value:
     """(x @ w) * c = x @ (w * c) for a factor per column."""
     node = _node(m["mm"])
-    w = _array(node.inputs[1])
+    weights = node.inputs[1]
+    assert weights is not None
+    w = _array(weights)
     scaled = (w.astype(np.float64) * _array(m["c"]).reshape(-1)).astype(w.dtype)
     return make(
         graph,
         "MatMul",
-        [node.inputs[0], _vector(graph, node.inputs[1], scaled)],
-        node.attrs,  # type: ignore[arg-type]
+        [node.inputs[0], _vector(graph, weights, scaled)],
+        node.attrs,
         name=node.name,
         origin=node.origin or (node.name,),
     ).output

@@ -202,7 +202,8 @@ class _Scheduler:
             o = self._owner(root)
             low, high = spans.get(o, (self.first[root], self.last[root]))
             spans[o] = (min(low, self.first[root]), max(high, self.last[root]))
-        buffers, sizes = [], []
+        buffers: list[ArenaBuffer] = []
+        sizes: list[DimLike] = []
         for root, (first, last) in sorted(spans.items(), key=lambda kv: (kv[1], kv[0])):
             v = self.values[root]
             nbytes = v.type.count * itemsize(v.type.dtype)

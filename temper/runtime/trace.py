@@ -30,14 +30,10 @@ def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]
     if "regions" not in plan.report:
         raise PlanError("this plan carries no build report, so its steps cannot be named; build it anew")
     single = tuple(
-        tuple(
-            Native((launch,)) if isinstance(s, Native) else s
-            for s in program
-            for launch in (s.launches if isinstance(s, Native) else (None,))
-        )
+        tuple(part for s in program for part in ([Native((x,)) for x in s.launches] if isinstance(s, Native) else [s]))
         for program in plan.programs
     )
-    stepper = Engine(replace(plan, programs=single), threads=engine.threads)  # type: ignore[arg-type]
+    stepper = Engine(replace(plan, programs=single), threads=engine.threads)
     context = stepper.context()
     arrays = context._checked(stepper._arguments((feeds,), {}))
     bound = context._bind(tuple(a.shape for a in arrays))
@@ -78,7 +74,7 @@ def _read(address: int, dtype: np.dtype, shape: tuple[int, ...], row_stride: int
     if not rows or not row:
         return np.empty(shape, dtype)
     nbytes = ((rows - 1) * stride + row) * dtype.itemsize
-    flat = np.frombuffer((ctypes.c_char * nbytes).from_address(address), dtype)
+    flat = np.frombuffer(memoryview((ctypes.c_char * nbytes).from_address(address)), dtype)
     return (
         np.lib.stride_tricks.as_strided(flat, (rows, row), (stride * dtype.itemsize, dtype.itemsize))
         .copy()

@@ -160,8 +160,8 @@ class Tuner:
         chosen = ranked[:budget]
         if self.effort:
             # predictions of different tactics err differently: each one gets its best two into the contest
-            for tactic in {r[1] for r in ranked}:
-                own = [r for r in ranked if r[1] == tactic][:2]
+            for number in sorted({r[1] for r in ranked}):
+                own = [r for r in ranked if r[1] == number][:2]
                 if own and own[0][0] < 4 * ranked[0][0]:
                     chosen += [r for r in own if r not in chosen]
         candidates = []

@@ -37,7 +37,7 @@ def _dense(slot: Slot) -> list[DimLike]:
 def _tuple(w: Workload, name: str) -> tuple[DimLike, ...]:
     value = w.attr(name)
     assert isinstance(value, tuple)
-    return value
+    return value  # type: ignore[return-value]  # the op table admits ints and dimensions only
 
 
 def affine(w: Workload) -> Affine | str:
@@ -62,8 +62,8 @@ def affine(w: Workload) -> Affine | str:
     if w.op == "Slice":
         starts = _tuple(w, "starts")
         attrs = dict(w.attrs)
-        axes, strides = attrs.get("axes", tuple(range(len(starts)))), attrs.get("steps", (1,) * len(starts))
-        assert isinstance(axes, tuple) and isinstance(strides, tuple)
+        axes = _tuple(w, "axes") if "axes" in attrs else tuple(range(len(starts)))
+        strides = _tuple(w, "steps") if "steps" in attrs else (1,) * len(starts)
         base: DimLike = 0
         for start, axis, stride in zip(starts, axes, strides, strict=True):
             a = int(str(axis)) % source.type.rank
@@ -142,7 +142,7 @@ def affine_source(
         index.append(
             f"{{ int64_t i = {left} % {d}; at_in += i * {c_dim(ins[k], w.symbols)}; at_out += i * {c_dim(outs[k], w.symbols)}; outer /= {d}; }}"
         )
-    values = {
+    values: dict[str, int | str] = {
         "ENTRY": entry,
         "T": _INTEGER[size],
         "FORM": form,
