@@ -40,12 +40,12 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance."""
-    from temper.cli.deviation import bounds, compare_layers, difference
+    from temper.cli.deviation import bounds, compare_layers, difference, exponentials, magnitude
     from temper.cli.engines import random_feeds
     from temper.cli.files import is_plan, read_feeds
     from temper.cli.show import console, print_json
     from temper.errors import ConfigError
-    from temper.ir.evaluate import evaluate
+    from temper.ir.evaluate import evaluate_values
     from temper.runtime.engine import Engine
 
     if not is_plan(plan) or is_plan(model):
@@ -56,9 +56,13 @@ def compare(
     graph = _import(model, engine.plan)
     names = [s.name for s in engine.outputs]
     ours = dict(zip(names, engine.run(feeds), strict=True))
-    reference = dict(zip(graph.output_names, evaluate(graph, feeds), strict=True))
+    arguments = exponentials(graph)
+    values = evaluate_values(graph, feeds, [*graph.outputs, *arguments.values()])
+    reference = {name: values[v.id] for name, v in zip(graph.output_names, graph.outputs, strict=True)}
+    ops = {n.name: n.op for n in graph.nodes}
     peer, note = _onnxruntime(model, feeds, names)
-    wide = bounds(engine.plan)
+    largest = {k: (ops[k], magnitude(values[v.id], v.type.dtype)) for k, v in arguments.items()}
+    wide = bounds(engine.plan, largest)
     out: dict[str, Any] = {"random_inputs": not given, "notes": [note] if note else [], "outputs": []}
     for k, name in enumerate(names):
         limit = wide.outputs[k] if tolerance is None else tolerance

@@ -4,9 +4,9 @@ Errors are relative to the largest magnitude in the tensor (in a layer: also in 
 float rounding scales with the terms of a sum, not with what is left after they cancel. Bounds are those of
 tune/verify.py: a float32 dot product of n terms is off by about eps * sqrt(n) (Higham and Mary 2019), with the
 constants 2 and 8 that verification uses, plus 4 eps for every further elementwise op, times the tactic's own error
-factor (Winograd). Through a network errors add up along the longest path; an exponential turns an absolute error of its
-argument into a relative one, so that Softmax and Sigmoid widen what comes in 16 times, which is right for arguments up
-to 16.
+factor (Winograd). Through a network errors add up along the longest path. An exponential turns the absolute error of
+its argument into a relative one, so it multiplies what comes in by its largest argument in the data at hand: twice for
+Softmax, whose result depends on differences, a quarter for Sigmoid.
 """
 
 from __future__ import annotations
@@ -35,8 +35,7 @@ _EPS = {
     "complex64": 2.0**-23,
     "complex128": 2.0**-52,
 }
-_EXPONENTIAL = {"Softmax", "LogSoftmax", "Sigmoid", "Exp", "Tanh", "Softplus", "LogSumExp"}
-_EXPONENTIAL_GAIN = 16.0
+_EXPONENTIAL = {"Softmax": 2.0, "Exp": 1.0, "Tanh": 1.0, "Sigmoid": 0.25}
 
 
 @dataclass(frozen=True)
@@ -108,15 +107,21 @@ class Bounds:
     outputs: tuple[float, ...]
 
 
-def bounds(plan: Plan) -> Bounds:
-    """Bounds of a plan with a build report; PlanError comes from the trace of one without."""
+def exponentials(graph: Graph) -> dict[str, Value]:
+    """The argument of every exponential of the imported graph, by node name."""
+    return {n.name: n.inputs[0] for n in graph.nodes if n.op in _EXPONENTIAL and n.inputs[0] is not None}
+
+
+def bounds(plan: Plan, arguments: Mapping[str, tuple[str, float]]) -> Bounds:
+    """Bounds of a plan with a build report. arguments: op and largest argument of every exponential, by source node."""
     env = {name: best for name, (_, best, _) in plan.profiles[0].symbols.items()}
     own: list[float] = []
     totals: list[float] = []
     for r in plan.report.get("regions", []):
         incoming = max((totals[i] for i in r.get("inputs", [])), default=0.0)
-        if set(r["nodes"]) & _EXPONENTIAL:
-            incoming *= _EXPONENTIAL_GAIN
+        incoming *= max(
+            [1.0, *(_EXPONENTIAL[op] * x for op, x in (arguments[o] for o in r["origin"] if o in arguments))]
+        )
         own.append(_own(r, env))
         totals.append(incoming + own[-1])
     deepest = max(totals, default=_EPS["float32"])

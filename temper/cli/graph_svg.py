@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT = 200, 40
+_WIDTH, _HEIGHT = 236, 40
 _GAP_X, _GAP_Y, _LANE, _GUTTER = 22, 26, 26, 70
 _MARGIN, _TOP = 24, 74
 #: Rows of one column at least, before a second column is begun.
@@ -209,12 +209,13 @@ class _Picture:
 
     def _legend(self) -> list[str]:
         most = max((b.share for b in self.boxes), default=0.0)
+        what = "share of the time:" if most else "not timed (built with effort 0)"
         parts = [
             f'<text x="{_MARGIN}" y="26" font-size="15" font-weight="bold">{escape(self.title)}</text>',
-            f'<text x="{_MARGIN}" y="50">{self.regions} layers; share of the time:</text>',
+            f'<text x="{_MARGIN}" y="50">{self.regions} layers; {what}</text>',
         ]
-        x = _MARGIN + 175
-        for share in (0.0, 0.25, 0.5, 1.0):
+        x = _MARGIN + (175 if most else 250)
+        for share in (0.0, 0.25, 0.5, 1.0) if most else ():
             parts += [
                 f'<rect x="{x}" y="40" width="14" height="12" rx="2" stroke="#556" '
                 f'fill="{self._colour(share * most)}"/>',

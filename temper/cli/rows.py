@@ -106,8 +106,8 @@ def reason_rows(plan: Plan) -> list[dict[str, Any]]:
     wording: dict[tuple[str, str], set[str]] = {}
     for rule, node, reason in plan.report.get("declined", []):
         if rule != "compile":  # told by the host steps below
-            # names of other layers in a reason would keep equal reasons apart
-            key = (rule, re.sub(r"'[^']*'", "'...'", reason))
+            # names and types of other tensors in a reason would keep equal reasons apart
+            key = (rule, re.sub(r"'[^']*'|%\S+(?=: )|\w+\[[^\]]*\]", "...", reason))
             found.setdefault(key, []).append(node)
             wording.setdefault(key, set()).add(reason)
     for r in plan.report.get("regions", []):
