@@ -84,12 +84,11 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     tactics = cpu_tactics()
 
     def declines(w: Workload) -> str | None:
-        reasons = [f"{t.name}: {r}" for t in tactics if (r := t.accepts(w)) is not None]
-        return (
-            None
-            if len(reasons) < len(tactics)
-            else "; ".join(r for r in reasons if not r.endswith("other op")) or f"no tactic for {w.op}"
-        )
+        able = [t for t in tactics if w.op in t.ops]
+        reasons = [f"{t.name}: {r}" for t in able if (r := t.accepts(w)) is not None]
+        if len(reasons) < len(able):
+            return None
+        return "; ".join(reasons) or f"there is no kernel for {w.op}"
 
     regions = _split_declined(partition(graph, log), lambda r: declines(workload(r, isa, config.threads)), log)
     storage = assign_storage(

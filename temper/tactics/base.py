@@ -107,9 +107,10 @@ class Kernel:
 
 
 class Tactic(Protocol):
-    """One way to compute a family of workloads."""
+    """One way to compute a family of workloads. ops: the workload ops it is asked about at all."""
 
     name: str
+    ops: frozenset[str]
 
     def accepts(self, w: Workload) -> str | None:
         """None if this tactic can compute `w`; otherwise the reason it declines."""

@@ -147,6 +147,8 @@ class Tuner:
         ranked: list[tuple[float, int, Tactic, Params]] = []
         declined = []
         for order, tactic in enumerate(self.tactics):
+            if w.op not in tactic.ops:
+                continue
             reason = tactic.accepts(w)
             if reason is not None:
                 declined.append(Trial(tactic.name, None, f"declined: {reason}"))

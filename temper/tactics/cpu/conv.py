@@ -182,6 +182,7 @@ class ConvGemm:
     """Any 2-D convolution with constant float32 weights, dense or grouped, by register tiles over packed weights."""
 
     name = "cpu.conv_gemm"
+    ops = frozenset({"Conv"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Conv":
@@ -238,6 +239,7 @@ class ConvFallback:
     """Every 2-D float32 convolution: any group, dilation, stride; weights as they are, even if not constant. Slow."""
 
     name = "cpu.conv_fallback"
+    ops = frozenset({"Conv"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Conv":

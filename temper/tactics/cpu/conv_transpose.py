@@ -58,6 +58,7 @@ class ConvTransposeFallback:
     """Every 2-D float32 transposed convolution."""
 
     name = "cpu.conv_transpose"
+    ops = frozenset({"ConvTranspose"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "ConvTranspose":

@@ -112,6 +112,7 @@ class Depthwise:
     """Depthwise convolution by register tiles of columns x channel vectors."""
 
     name = "cpu.depthwise"
+    ops = frozenset({"Conv"})
 
     def accepts(self, w: Workload) -> str | None:
         s = depthwise_shape(w)

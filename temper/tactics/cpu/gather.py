@@ -28,6 +28,7 @@ class GatherRows:
     """
 
     name = "cpu.gather"
+    ops = frozenset({"Gather"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Gather":

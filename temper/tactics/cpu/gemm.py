@@ -47,6 +47,7 @@ class GemmPacked:
     """a [..., M, K] times a constant b [K, N], packed at build time (transB: b is [N, K])."""
 
     name = "cpu.gemm_packed"
+    ops = frozenset({"MatMul"})
 
     def accepts(self, w: Workload) -> str | None:
         if reason := decline_matmul(w):
@@ -129,6 +130,7 @@ class Gemm:
     """a [..., M, K] times any b [..., K, N] (transB: [..., N, K]), leading axes broadcast; b is packed at each run."""
 
     name = "cpu.gemm"
+    ops = frozenset({"MatMul"})
 
     def accepts(self, w: Workload) -> str | None:
         return decline_matmul(w)

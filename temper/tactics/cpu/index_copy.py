@@ -264,6 +264,7 @@ class IndexCopy:
     """Pad, Tile, Slice, Expand, nearest Resize, and Gather with constant indices, of elements of 1, 2, 4 or 8 bytes."""
 
     name = "cpu.index_copy"
+    ops = frozenset({"Pad", "Tile", "Slice", "Expand", "Resize", "Gather"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("Pad", "Tile", "Slice", "Expand", "Resize", "Gather"):

@@ -86,6 +86,7 @@ class CopyAffine:
     """Transpose, Slice and Expand."""
 
     name = "cpu.copy_affine"
+    ops = frozenset({"Transpose", "Slice", "Expand"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("Transpose", "Slice", "Expand"):
@@ -166,6 +167,7 @@ class CopyBlocks:
     """Concat and Split that could not become views: runs of contiguous elements, one affine copy per piece."""
 
     name = "cpu.copy_blocks"
+    ops = frozenset({"Concat", "Split"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("Concat", "Split"):

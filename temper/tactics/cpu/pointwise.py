@@ -69,6 +69,7 @@ class Pointwise:
     """Any chain of elementwise ops that has a C form."""
 
     name = "cpu.pointwise"
+    ops = frozenset({"Pointwise"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Pointwise":

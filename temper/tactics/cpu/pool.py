@@ -39,6 +39,7 @@ class Pool:
     """MaxPool and AveragePool with any window, stride, dilation and padding."""
 
     name = "cpu.pool"
+    ops = frozenset({"MaxPool", "AveragePool"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("MaxPool", "AveragePool"):

@@ -97,6 +97,7 @@ class Reduce:
     """ReduceSum, Mean, Max, Min, Prod, L1, L2, SumSquare, LogSum and LogSumExp of float32."""
 
     name = "cpu.reduce"
+    ops = frozenset(_KINDS)
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in _KINDS:
@@ -173,6 +174,7 @@ class ArgExtreme:
     """ArgMax and ArgMin along one axis, of any numeric type; NaN counts as the extreme, as in numpy."""
 
     name = "cpu.arg_extreme"
+    ops = frozenset({"ArgMax", "ArgMin"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("ArgMax", "ArgMin"):

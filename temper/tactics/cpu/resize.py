@@ -139,6 +139,7 @@ class ResizeTaps:
     """Resize with mode linear or cubic, float32."""
 
     name = "cpu.resize"
+    ops = frozenset({"Resize"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Resize":

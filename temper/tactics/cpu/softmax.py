@@ -20,6 +20,7 @@ class Softmax:
     """One line at a time along the last axis, a vector of lines at a time along any other."""
 
     name = "cpu.softmax"
+    ops = frozenset({"Softmax", "LogSoftmax"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("Softmax", "LogSoftmax"):

@@ -86,6 +86,7 @@ class SqueezeExcite:
     """Parameters. split: 1 = three entries shared out over channels, 0 = one entry shared out over images."""
 
     name = "cpu.squeeze_excite"
+    ops = frozenset({"SqueezeExcite"})
 
     def accepts(self, w: Workload) -> str | None:
         s = _shape(w)

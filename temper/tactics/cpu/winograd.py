@@ -203,6 +203,7 @@ class WinogradConv:
     """F(mh x mw, 3 x 3); parameters are the fields of `_Plan`."""
 
     name = "cpu.conv.winograd"
+    ops = frozenset({"Conv"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Conv":

@@ -95,6 +95,7 @@ class ConvImplicitGemm:
     """Conv with constant weights in one group: any kernel size, stride, dilation and padding."""
 
     name = "cuda.conv_implicit_gemm"
+    ops = frozenset({"Conv"})
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Conv":
