@@ -50,6 +50,15 @@ def assign_storage(graph: Graph, regions: list[Region], accepts: Accepts, log: L
     return _Assigner(graph, regions, accepts, log).run()
 
 
+def _renamed(v: Value) -> Value:
+    """The value that `v` is another name of."""
+    while v.producer is not None and v.producer.op in VIEW_OPS:
+        source = v.producer.inputs[0]
+        assert source is not None
+        v = source
+    return v
+
+
 class _Assigner:
     def __init__(self, graph: Graph, regions: list[Region], accepts: Accepts, log: Log) -> None:
         self.graph, self.accepts, self.log = graph, accepts, log
@@ -160,8 +169,9 @@ class _Assigner:
         before: DimLike = 0
         for i, v in enumerate(list(node.inputs)):
             assert v is not None
-            piece = v
-            reason = self._placeable(v, node)
+            # contiguous pieces stay dense, so a renamed tensor can be placed by its first name
+            piece = _renamed(v) if stride is None else v
+            reason = self._placeable(piece, node)
             if reason is None and stride is not None:
                 reason = self._can_stride(v, stride, producer_too=True)
             if reason is not None:

@@ -227,6 +227,26 @@ def test_concat_and_split_cost_no_copy() -> None:
         assert not any(r.op in ("Concat", "Split") for r in storage.regions)
 
 
+def test_renamed_pieces_of_one_row_are_placed() -> None:
+    """A detector's heads: [1, H, W, C] maps, flattened to [1, H W, C] and joined."""
+    net = Net()
+    x = net.input(1, 4, 6, 4)
+    heads = [net("Reshape", last(net, x, 8, 3, s), shape=(1, 24 // s // s, 8)) for s in (1, 2)]
+    again = net("Reshape", heads[0], shape=(1, 12, 16))
+    storage, _ = check_storage(net.done(net("Relu", net("Concat", *heads, axis=1)), net("Exp", again)))
+    assert copies(storage) == 0
+    net = Net()
+    y = last(net, net.input(1, 4, 6, 4), 8)
+    twice = [
+        net("Reshape", y, shape=(1, 24, 8)),
+        net("Reshape", y, shape=(1, 24, 8)),
+        net("Reshape", y, shape=(1, 192, 1)),
+    ]
+    parts = [*twice[:2], net("Reshape", twice[2], shape=(1, 24, 8))]
+    storage, _ = check_storage(net.done(net("Concat", *parts, axis=1)))
+    assert copies(storage) == 2
+
+
 def test_copies_have_reasons() -> None:
     net = Net()
     storage, log = check_storage(net.done(inputs_and_repeats(net, net.input(2, 4, 5, 6))))
