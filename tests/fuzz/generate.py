@@ -298,6 +298,26 @@ class Fuzzer:
             )
         return self.net("Reshape", x, shape=(n, h, w, c))
 
+    def op_sequence(self, x: Value) -> Value | None:
+        """Tokens, as attention and box decoders have them: in rank 3 "to first" and "to last" are one permutation."""
+        n, c, h, w = self.shape(x)
+        net = self.net
+        tokens = net("Transpose", net("Reshape", x, shape=(n, c, h * w)), perm=(0, 2, 1))
+        y = net(self.choose(["Relu", "Sigmoid"]), tokens)
+        if self.chance(0.5):
+            y = net("MatMul", y, net.weights(c, c))
+        if self.chance(0.5):
+            y = net("Softmax", y, axis=self.choose([1, 2]))
+        if self.chance(0.6):
+            y = net(self.choose(["Add", "Mul"]), y, tokens)
+        if self.chance(0.3):
+            y = net("Concat", y, tokens, axis=self.choose([1, 2]))
+            y = net.many("Split", y, axis=2, sizes=(c, c))[1] if y.type.shape[2] != c else y
+        if y.type.shape != tokens.type.shape:
+            y = net.many("Split", y, axis=1, sizes=(h * w, h * w))[0]
+        y = net("Transpose", y, perm=(0, 2, 1))
+        return net("Reshape", y, shape=(n, c, h, w))
+
     def op_softmax(self, x: Value) -> Value:
         return self.net("Softmax", x, axis=self.choose([1, 2, 3, -1]))
 

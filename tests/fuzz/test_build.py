@@ -15,7 +15,7 @@ from temper.runtime.engine import Engine
 from tests.fuzz.generate import random_graph
 from tests.passes.nets import assert_same, feeds
 
-SEEDS = range(16)
+SEEDS = range(24)
 ISAS = ("avx512", "avx2", "portable")
 
 

@@ -16,7 +16,7 @@ from tests.passes.nets import assert_same, feeds
 from tests.passes.test_partition import check_partition
 from tests.plan.test_storage import check_storage, nothing_strided
 
-SEEDS = range(120)
+SEEDS = range(300)
 ENV = {"N": 2}
 
 
