@@ -10,6 +10,8 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from temper.frontends.onnx.load import ModelSource, load_model
 from temper.ir.graph import Graph
 
@@ -21,12 +23,14 @@ def import_onnx(
     dims: Mapping[str, int] | None = None,
     folder: str | os.PathLike[str] | None = None,
     check_value_info: bool = True,
+    values: Mapping[str, np.ndarray] | None = None,
 ) -> Graph:
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
     shapes: input name -> shape, replacing the file's; a string names an open dimension. dims: dimension name -> its
     fixed size. folder: where external data lies, by default the folder of the file. check_value_info: compare the types
-    that the file states for its values with the inferred ones.
+    that the file states for its values with the inferred ones. values: input name -> its value, for inputs that
+    describe shapes (Reshape's shape, Slice's bounds); such an input is a constant then and no input of the graph.
 
     ModelError: the file is damaged or contradicts itself. UnsupportedError: it uses what Temper lacks; every such node
     is listed. ShapeError: operands of a node do not fit together.
@@ -36,7 +40,7 @@ def import_onnx(
 
     model, own, label = load_model(source)
     place = Path(folder).resolve() if folder is not None else own
-    graph = Importer(model, place, label, shapes or {}, dims or {}, check_value_info).run()
+    graph = Importer(model, place, label, shapes or {}, dims or {}, check_value_info, values).run()
     verify(graph)
     return graph
 

@@ -18,7 +18,30 @@ from temper.ir.symbolic import LIMIT, known_outputs
 
 
 class Refusal(Exception):
-    """A node cannot be imported; the message is the reason. The importer collects these."""
+    """A node cannot be imported; the message is the reason. The importer collects these.
+
+    needs: names of the model's inputs whose values would have to be known for the node to be imported.
+    """
+
+    def __init__(self, reason: str, needs: Sequence[str] = ()) -> None:
+        super().__init__(reason)
+        self.needs = tuple(needs)
+
+
+def unknown(reason: str, value: Value) -> Refusal:
+    """A Refusal for want of `value`: it names the model's inputs that `value` is computed from."""
+    found: dict[str, None] = {}
+    stack, seen = [value], {value.id}
+    while stack:
+        v = stack.pop()
+        if v.producer is None:
+            found[v.name] = None
+            continue
+        for u in v.producer.inputs:
+            if u is not None and u.const is None and u.id not in seen:
+                seen.add(u.id)
+                stack.append(u)
+    return Refusal(reason, sorted(found))
 
 
 @dataclass
@@ -105,7 +128,7 @@ class Context:
         if found is None and const is not None:
             found = const
         if found is None or found.dtype == object:
-            raise Refusal(f"{what} (input {i}, '{self.input(i).name}') is not constant")
+            raise unknown(f"{what} (input {i}, '{self.input(i).name}') is not constant", self.input(i))
         return found
 
     def dims(self, i: int, what: str, fractions: bool = False) -> tuple[DimLike, ...]:
@@ -116,7 +139,7 @@ class Context:
         v = self.input(i)
         found = self.known(v)
         if found is None:
-            raise Refusal(f"data-dependent shape: {what} (input {i}, '{v.name}') is computed from the data")
+            raise unknown(f"data-dependent shape: {what} (input {i}, '{v.name}') is computed from the data", v)
         if found.ndim > 1:
             raise ShapeError(f"{self}: {what} (input {i}, '{v.name}') must be a vector, not {v.type}")
         flat = found.reshape(-1).tolist()

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from temper.errors import ModelError, ShapeError, UnsupportedError
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
 from temper.frontends.onnx.load import opsets
@@ -23,7 +25,7 @@ from temper.frontends.onnx.schema import (
     read_attributes,
 )
 from temper.frontends.onnx.table import find_row
-from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor
+from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor, storage
 from temper.ir.dims import Dim, DimLike
 from temper.ir.graph import Graph, Value
 from temper.ir.types import TensorType
@@ -63,9 +65,10 @@ class Importer:
         shapes: Mapping[str, Sequence[DimOverride]],
         dims: Mapping[str, int],
         check_value_info: bool,
+        values: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.model, self.folder, self.label = model, folder, label
-        self.shapes, self.dims = shapes, dims
+        self.shapes, self.dims, self.values = shapes, dims, values or {}
         self.check_value_info = check_value_info and not shapes and not dims
         self.builder = Builder(Graph(model.graph.name))
         self.problems: list[Problem] = []
@@ -129,10 +132,24 @@ class Importer:
             if constant is not None:
                 self._contradiction(info, scope)
                 continue
+            if info.name in self.values:
+                scope.values[info.name] = self._fixed(info)
+                continue
             scope.values[info.name] = self.builder.graph.add_input(self._free(info.name), self._input_type(info))
+        absent = sorted(set(self.values) - seen)
+        if absent:
+            raise ModelError(f"{self.label}: values are given for {absent}, but the inputs are {sorted(seen)}")
         unknown = sorted(set(self.shapes) - seen)
         if unknown:
             raise ModelError(f"{self.label}: shapes are given for {unknown}, but the inputs are {sorted(seen)}")
+
+    def _fixed(self, info: Any) -> Value:
+        """An input whose value the caller fixes: a constant, checked against the stated type."""
+        array, stated = self.values[info.name], info.type.tensor_type
+        dtype = dtype_of(stated.elem_type, f"{self.label}: input '{info.name}'")
+        if array.dtype != storage(dtype) and dtype != "string":
+            raise ModelError(f"{self.label}: the value given for input '{info.name}' is {array.dtype}, not {dtype}")
+        return self.builder.constant(array, self._free(info.name), dtype)
 
     def _free(self, name: str) -> str:
         """Makes room for an input's name, which callers see, should a constant have been renamed to it."""
@@ -240,7 +257,7 @@ class Importer:
             else:
                 results = self._emit(node, domain, opset, inputs, broken, body, label, where)
         except Refusal as e:
-            self.problems.append(Problem(node.op_type, domain, opset, label, str(e)))
+            self.problems.append(Problem(node.op_type, domain, opset, label, str(e), e.needs))
             results = [None] * len(node.output)
         for name, value in zip(node.output, results, strict=True):
             if name:

@@ -10,13 +10,14 @@ from temper.errors import UnsupportedError
 
 @dataclass(frozen=True)
 class Problem:
-    """One node that cannot be imported."""
+    """One node that cannot be imported. needs: the model's inputs whose values, if known, would let it be imported."""
 
     op: str
     domain: str
     opset: int
     node: str
     reason: str
+    needs: tuple[str, ...] = ()
 
 
 class UnsupportedNodesError(UnsupportedError):

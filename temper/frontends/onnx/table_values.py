@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from temper.errors import ModelError, ShapeError
-from temper.frontends.onnx.context import Context, Refusal, Row
+from temper.frontends.onnx.context import Context, Refusal, Row, unknown
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.dims import Dim, ceil_div
 from temper.ir.graph import Value
@@ -68,7 +68,8 @@ def _range(c: Context) -> Value:
     for i, what in enumerate(("start", "limit", "delta")):
         known = c.known(c.input(i))
         if known is None:
-            raise Refusal(f"data-dependent shape: {what} (input {i}, '{c.input(i).name}') is computed from the data")
+            reason = f"data-dependent shape: {what} (input {i}, '{c.input(i).name}') is computed from the data"
+            raise unknown(reason, c.input(i))
         if known.size != 1:
             raise ShapeError(f"{c}: {what} (input {i}) must be a scalar, not {c.input(i).type}")
         values.append(known.reshape(-1)[0])
