@@ -40,7 +40,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance."""
-    from temper.cli.deviation import bounds, compare_layers, difference, exponentials, magnitude
+    from temper.cli.deviation import bounds, compare_layers, condition_bound, difference, exponentials, magnitude
     from temper.cli.engines import random_feeds
     from temper.cli.files import is_plan, read_feeds
     from temper.cli.show import console, print_json
@@ -65,7 +65,12 @@ def compare(
     wide = bounds(engine.plan, largest)
     out: dict[str, Any] = {"random_inputs": not given, "notes": [note] if note else [], "outputs": []}
     for k, name in enumerate(names):
-        limit = wide.outputs[k] if tolerance is None else tolerance
+        dtype = engine.plan.outputs[k].dtype
+        limit = wide.outputs[k]
+        if peer is not None:
+            limit = min(limit, condition_bound(difference(peer[name], reference[name], dtype), dtype))
+        if tolerance is not None:
+            limit = tolerance
         pairs = [("temper", "reference", ours[name], reference[name])]
         if peer is not None:
             pairs += [
@@ -73,7 +78,7 @@ def compare(
                 ("onnxruntime", "reference", peer[name], reference[name]),
             ]
         for left, right, a, b in pairs:
-            d = difference(a, b, engine.plan.outputs[k].dtype)
+            d = difference(a, b, dtype)
             out["outputs"].append(
                 {
                     "output": name,

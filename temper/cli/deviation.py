@@ -140,6 +140,15 @@ def bounds(plan: Plan, arguments: Mapping[str, tuple[str, float]]) -> Bounds:
     return Bounds(tuple(own), tuple(totals), tuple(outputs))
 
 
+def condition_bound(between_others: Difference, dtype: str) -> float:
+    """Bound of an output's relative error from how far two other correct implementations are apart on the same data.
+
+    Both round about as often, so their distance measures how much this network, on this data, magnifies rounding; the
+    factor 100 leaves room for other orders of summation and Winograd, and 100 eps for distances that are small by luck.
+    """
+    return 100 * max(between_others.relative, _EPS[dtype]) if dtype in _EPS else 0.0
+
+
 def _own(row: Mapping[str, Any], env: Mapping[str, int]) -> float:
     """Bound of one region's own arithmetic."""
     if row["tactic"] == "host" or not row.get("results"):
