@@ -8,15 +8,17 @@ from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
 from temper.passes.lower import LOWER
 from temper.passes.manager import Pass
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
+from temper.passes.strength import STRENGTH
 
 PIPELINE: tuple[Pass, ...] = (
     CLEANUP,
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
     FOLD,
     Pass("cleanup-2", CLEANUP.run),
-    SQUEEZE_EXCITE,   # after fold: biases stand with their convolutions; before layout, which would put views between
+    SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
     LOWER,            # after layout: a block of channels is contiguous then, and layout knows ops better than their parts
+    STRENGTH,         # last: the rules before it know Pow and Div as exporters write them
     Pass("cleanup-3", CLEANUP.run),
 )

@@ -6,10 +6,10 @@ weights).
 looked through. Runs before layout, which then treats the op like any spatial one. The product with the map stays
 outside.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
 import numpy as np
 
@@ -44,7 +44,7 @@ def _through_views(v: Value, inner: list[Value]) -> Value:
     return v
 
 
-def _dense(v: Value, inner: list[Value]) -> Union[_Dense, str]:
+def _dense(v: Value, inner: list[Value]) -> _Dense | str:
     """`v` as a dense layer of an earlier value, or why it is none."""
     v = _through_views(v, inner)
     inner.append(v)
@@ -76,7 +76,7 @@ def _dense(v: Value, inner: list[Value]) -> Union[_Dense, str]:
     return _Dense(x, np.ascontiguousarray(matrix), None if bias is None else bias.reshape(-1))
 
 
-def _conv_matrix(node: Node, x: Value, w: np.ndarray) -> Union[np.ndarray, str]:
+def _conv_matrix(node: Node, x: Value, w: np.ndarray) -> np.ndarray | str:
     """[in, out] weights of a convolution that sees one pixel through a 1x1 window."""
     last = bool(node.attrs.get("channels_last"))
     kernel, spatial = (w.shape[:-2], x.type.shape[1:-1]) if last else (w.shape[2:], x.type.shape[2:])
@@ -88,13 +88,13 @@ def _conv_matrix(node: Node, x: Value, w: np.ndarray) -> Union[np.ndarray, str]:
     return flat
 
 
-def _product_matrix(node: Node, w: np.ndarray) -> Union[np.ndarray, str]:
+def _product_matrix(node: Node, w: np.ndarray) -> np.ndarray | str:
     if w.ndim != 2 or node.attrs.get("transA"):
         return f"{node!r} is not a product with one matrix"
     return w.T if node.attrs.get("transB") else w
 
 
-def _spatial_mean(v: Value) -> Union[Value, str]:
+def _spatial_mean(v: Value) -> Value | str:
     """The map [N, C, spatial..] whose spatial mean `v` is, or why there is none."""
     node = v.producer
     if node is None or node.op != "ReduceMean":
@@ -107,7 +107,7 @@ def _spatial_mean(v: Value) -> Union[Value, str]:
     return x
 
 
-def _match(graph: Graph, gate: Node) -> Union[tuple[Value, _Dense, str, _Dense], str]:
+def _match(graph: Graph, gate: Node) -> tuple[Value, _Dense, str, _Dense] | str:
     """The map, the first layer, its activation and the second layer of a block that ends in `gate`; or why there is
     none."""
     inner: list[Value] = []
@@ -129,7 +129,11 @@ def _match(graph: Graph, gate: Node) -> Union[tuple[Value, _Dense, str, _Dense],
     x = _spatial_mean(mean)
     if isinstance(x, str):
         return x
-    if x.type.dtype != "float32" or x.type.shape[1] != first.weights.shape[0] or first.weights.shape[1] != second.weights.shape[0]:
+    if (
+        x.type.dtype != "float32"
+        or x.type.shape[1] != first.weights.shape[0]
+        or first.weights.shape[1] != second.weights.shape[0]
+    ):
         return f"no kernel takes {x.type} with weights {first.weights.shape} and {second.weights.shape}"
     if any(d == 0 for d in x.type.shape):
         return f"{x!r} is empty"
@@ -148,7 +152,10 @@ def _run(graph: Graph, log: Log) -> None:
             log.did_not(_NAME, node.name, found)
             continue
         x, first, activation, second = found
-        weights = [None if a is None else graph.add_constant(a, node.name) for a in (first.weights, first.bias, second.weights, second.bias)]
+        weights = [
+            None if a is None else graph.add_constant(a, node.name)
+            for a in (first.weights, first.bias, second.weights, second.bias)
+        ]
         attrs: dict[str, int | float | str] = {"activation": activation, "gate": node.op}
         if node.op == "HardSigmoid":
             attrs |= {"gate_alpha": float(node.attrs["alpha"]), "gate_beta": float(node.attrs["beta"])}  # type: ignore[arg-type]

@@ -45,7 +45,14 @@ def workload(
     **attrs: Any,
 ) -> Workload:
     h, w, c, r, f = shape
-    named = {"activation": "Silu", "gate": "Sigmoid", "gate_alpha": 1 / 6, "gate_beta": 0.5, "channels_last": 1, **attrs}
+    named = {
+        "activation": "Silu",
+        "gate": "Sigmoid",
+        "gate_alpha": 1 / 6,
+        "gate_beta": 0.5,
+        "channels_last": 1,
+        **attrs,
+    }
     e = e or Epilogue.identity("float32", 4)
     biases = (f32(r), f32(f)) if bias else (None, None)
     ins = (f32(n, h, w, c, stride=xs), f32(c, r), biases[0], f32(r, f), biases[1])

@@ -1,4 +1,5 @@
 """Softmax and LogSoftmax of float32 over any axis (templates/softmax.c): about 12 cycles a vector, the cost of e^x."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -56,15 +57,22 @@ class Softmax:
         lanes = ISAS[w.isa].lanes
         workspace = shape[axis] * (4 * lanes) if axis != last else (shape[last] + lanes) * 4
         args: tuple[ArgRef, ...] = (("input", 0), ("output", 0), *epilogue_args(w.epilogue), ("workspace", 0))
-        text = defines({
-            "ENTRY": entry, "LAST_AXIS": int(axis == last), "SHORT": int(not isinstance(shape[axis], Dim) and shape[axis] <= lanes),
-            "LOG": int(w.op == "LogSoftmax"),
-            "COUNT": c_dim(shape[axis], symbols), "STEP": c_dim(strides[axis], symbols),
-            "WIDTH": c_dim(shape[last], symbols), "INNER": c_dim(product(shape[axis + 1:last]), symbols),
-            "OUTPUTS": c_dim(product(tuple(a.size for a in kept)), symbols),
-            "OLD": c_dim(out.row_stride or shape[last], symbols), "PIXELS": c_dim(product(shape[1:-1]), symbols),
-            "P_WS": len(args) - 1,
-        })
+        text = defines(
+            {
+                "ENTRY": entry,
+                "LAST_AXIS": int(axis == last),
+                "SHORT": int(not isinstance(shape[axis], Dim) and shape[axis] <= lanes),
+                "LOG": int(w.op == "LogSoftmax"),
+                "COUNT": c_dim(shape[axis], symbols),
+                "STEP": c_dim(strides[axis], symbols),
+                "WIDTH": c_dim(shape[last], symbols),
+                "INNER": c_dim(product(shape[axis + 1 : last]), symbols),
+                "OUTPUTS": c_dim(product(tuple(a.size for a in kept)), symbols),
+                "OLD": c_dim(out.row_stride or shape[last], symbols),
+                "PIXELS": c_dim(product(shape[1:-1]), symbols),
+                "P_WS": len(args) - 1,
+            }
+        )
         epilogue = _identity_c() if isinstance(shape[last], Dim) else workload_epilogue_c(w, 2)
         text += origin_c(kept, symbols)
         source = template_text("vec.h", "vmath.h") + epilogue + text + template_text("softmax.c")
@@ -76,9 +84,11 @@ class Softmax:
 
 def _identity_c() -> str:
     """The empty epilogue, which needs no channel count."""
-    return ("typedef struct { char none; } epi_t;\n"
-            "INLINE void epi_init(epi_t *e, void *const *p) { (void)e; (void)p; }\n"
-            "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) { return v0; }\n")
+    return (
+        "typedef struct { char none; } epi_t;\n"
+        "INLINE void epi_init(epi_t *e, void *const *p) { (void)e; (void)p; }\n"
+        "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) { return v0; }\n"
+    )
 
 
 TACTICS: tuple[Softmax, ...] = (Softmax(),)

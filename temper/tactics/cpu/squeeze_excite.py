@@ -3,6 +3,7 @@ float32.
 
 Bound by reading the map (64 bytes a cycle from L1, 30-40 from L2) and streaming both weight matrices once an image.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,14 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import anchor_declines, body_c, body_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.render import (
+    anchor_declines,
+    body_c,
+    body_declines,
+    epilogue_args,
+    template_text,
+    workload_epilogue_c,
+)
 from temper.tactics.cpu.source import c_dim, defines
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 
@@ -54,14 +62,18 @@ def _shape(w: Workload) -> _Shape | str:
     if any(s is not None and not c for s, c in zip(w.inputs[1:], w.constant[1:], strict=True)):
         return "weights and biases must be constant to be packed"
     channels, (rows, hidden), (_, features) = x.type.shape[-1], w1.type.shape, w2.type.shape
-    if not (isinstance(channels, int) and isinstance(rows, int) and isinstance(hidden, int) and isinstance(features, int)):
+    if not (
+        isinstance(channels, int) and isinstance(rows, int) and isinstance(hidden, int) and isinstance(features, int)
+    ):
         return "channel counts must be known at build"
     if min(channels, hidden, features) < 1:
         return "there are no channels"
     pixels = product(x.type.shape[1:-1])
     if pixels == 0:
         return "the map has no pixels"
-    return _Shape(x.type.shape[0], pixels, channels, hidden, features, x.row_stride or channels, out.row_stride or features)
+    return _Shape(
+        x.type.shape[0], pixels, channels, hidden, features, x.row_stride or channels, out.row_stride or features
+    )
 
 
 def _function(instr: Instr) -> Epilogue:
@@ -74,8 +86,10 @@ def _programs(w: Workload) -> dict[str, Epilogue]:
     attrs: tuple[tuple[str, Attr], ...] = ()
     if gate == "HardSigmoid":
         attrs = (("alpha", w.attr("gate_alpha")), ("beta", w.attr("gate_beta")))
-    return {"activation": _function(Instr(str(w.attr("activation")), (0,), "float32")),
-            "gate": _function(Instr(gate, (0,), "float32", attrs))}
+    return {
+        "activation": _function(Instr(str(w.attr("activation")), (0,), "float32")),
+        "gate": _function(Instr(gate, (0,), "float32", attrs)),
+    }
 
 
 def _round_up(n: int, step: int) -> int:
@@ -118,19 +132,44 @@ class SqueezeExcite:
             args.append(("shared", 0))
         first = len(args)
         names = {"MEAN_ENTRY": f"{entry}_mean", "HIDDEN_ENTRY": f"{entry}_hidden"} if split else {}
-        text = defines({
-            "ENTRY": entry, **names, "SPLIT": split, "BATCH": c_dim(s.n, symbols), "PIXELS": c_dim(s.pixels, symbols),
-            "C": s.channels, "R": s.hidden, "F": s.features, "XLD": s.x_stride, "OLD": s.out_stride,
-            "CB": 4 if ISAS[w.isa].registers > 16 else 2, "RB": _ROWS, "FB": _VECTORS,
-        })
-        functions = "".join(f"INLINE vf {name}(vf v0) {{\n{body_c(program, vector=True)}\n  return v1;\n}}\n"
-                            for name, program in _programs(w).items())
-        source = (template_text("vec.h", "vmath.h") + text + functions + workload_epilogue_c(w, first)
-                  + template_text("squeeze_excite.c"))
+        text = defines(
+            {
+                "ENTRY": entry,
+                **names,
+                "SPLIT": split,
+                "BATCH": c_dim(s.n, symbols),
+                "PIXELS": c_dim(s.pixels, symbols),
+                "C": s.channels,
+                "R": s.hidden,
+                "F": s.features,
+                "XLD": s.x_stride,
+                "OLD": s.out_stride,
+                "CB": 4 if ISAS[w.isa].registers > 16 else 2,
+                "RB": _ROWS,
+                "FB": _VECTORS,
+            }
+        )
+        functions = "".join(
+            f"INLINE vf {name}(vf v0) {{\n{body_c(program, vector=True)}\n  return v1;\n}}\n"
+            for name, program in _programs(w).items()
+        )
+        source = (
+            template_text("vec.h", "vmath.h")
+            + text
+            + functions
+            + workload_epilogue_c(w, first)
+            + template_text("squeeze_excite.c")
+        )
         hidden = _round_up(s.hidden, lanes)
         floats = _round_up(s.channels, lanes) + hidden
-        return Kernel(source, (*names.values(), entry), tuple((*args, *epilogue_args(w.epilogue))), symbols,
-                      4 * (hidden if split else floats), 4 * floats * s.n if split else 0)
+        return Kernel(
+            source,
+            (*names.values(), entry),
+            (*args, *epilogue_args(w.epilogue)),
+            symbols,
+            4 * (hidden if split else floats),
+            4 * floats * s.n if split else 0,
+        )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """w1 [rows block][channel vector][row][lane], b1, w2 [column block][hidden][column], b2; zeros behind the
@@ -139,14 +178,14 @@ class SqueezeExcite:
         width = _VECTORS * lanes
         rows, columns = _round_up(s.hidden, _ROWS), _round_up(s.features, width)
         w1 = np.zeros((rows, _round_up(s.channels, lanes)), np.float32)
-        w1[:s.hidden, :s.channels] = constants[1].T
+        w1[: s.hidden, : s.channels] = constants[1].T
         w2 = np.zeros((s.hidden, columns), np.float32)
-        w2[:, :s.features] = constants[3]
+        w2[:, : s.features] = constants[3]
         b1, b2 = np.zeros(_round_up(s.hidden, lanes), np.float32), np.zeros(columns, np.float32)
         if 2 in constants:
-            b1[:s.hidden] = constants[2]
+            b1[: s.hidden] = constants[2]
         if 4 in constants:
-            b2[:s.features] = constants[4]
+            b2[: s.features] = constants[4]
         first = w1.reshape(rows // _ROWS, _ROWS, -1, lanes).transpose(0, 2, 1, 3)
         second = w2.reshape(s.hidden, -1, width).transpose(1, 0, 2)
         return np.ascontiguousarray(first), b1, np.ascontiguousarray(second), b2
