@@ -18,7 +18,7 @@ PIPELINE: tuple[Pass, ...] = (
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
-    LOWER,            # after layout: a block of channels is contiguous then, and layout knows ops better than their parts
+    LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts
     STRENGTH,         # last: the rules before it know Pow and Div as exporters write them
     Pass("cleanup-3", CLEANUP.run),
 )

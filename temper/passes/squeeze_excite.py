@@ -102,7 +102,7 @@ def _spatial_mean(v: Value) -> Value | str:
     x, axes = node.inputs[0], node.attrs["axes"]
     assert x is not None and isinstance(axes, tuple)
     rank = x.type.rank
-    if rank < 3 or sorted(int(a) % rank for a in axes) != list(range(2, rank)):  # type: ignore[call-overload]
+    if rank < 3 or sorted(int(str(a)) % rank for a in axes) != list(range(2, rank)):
         return f"{node!r} averages axes {axes} of {x.type}, not its spatial ones"
     return x
 

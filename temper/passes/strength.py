@@ -26,7 +26,7 @@ _KEEPING = frozenset({"ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "Resh
 
 
 def non_negative(v: Value, depth: int = 4) -> bool:
-    """True if no element of `v` can be negative or -0: squares, magnitudes, exponentials, and sums and means of such."""
+    """True if no element of `v` can be negative or -0: squares, magnitudes, exponentials, their sums and means."""
     if v.const is not None:
         return v.const.dtype.kind == "f" and bool(np.all(v.const >= 0) and not np.any(np.signbit(v.const)))
     node = v.producer

@@ -19,7 +19,7 @@ def _apply(op: str, x: np.ndarray, **attrs: float) -> np.ndarray:
 
 def _squeeze_excite(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """gate(activation(mean(x) @ w1 + b1) @ w2 + b2), the mean over the spatial axes."""
-    x, w1, b1, w2, b2 = (*arrays, *(None,) * (5 - len(arrays)))
+    x, w1, b1, w2, b2 = [*arrays, None][:5]
     assert x is not None and w1 is not None and w2 is not None
     data = widen(to_channels_last(x, attrs))
     gate = attrs["gate"]

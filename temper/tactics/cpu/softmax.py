@@ -54,14 +54,14 @@ class Softmax:
         strides = strides_of(shape, (True,) * len(shape), x.row_stride)
         last = len(shape) - 1
         kept = [Axis(d, s, False) for i, (d, s) in enumerate(zip(shape, strides, strict=True)) if i not in (axis, last)]
-        lanes = ISAS[w.isa].lanes
+        lanes, length = ISAS[w.isa].lanes, shape[axis]
         workspace = shape[axis] * (4 * lanes) if axis != last else (shape[last] + lanes) * 4
         args: tuple[ArgRef, ...] = (("input", 0), ("output", 0), *epilogue_args(w.epilogue), ("workspace", 0))
         text = defines(
             {
                 "ENTRY": entry,
                 "LAST_AXIS": int(axis == last),
-                "SHORT": int(not isinstance(shape[axis], Dim) and shape[axis] <= lanes),
+                "SHORT": int(isinstance(length, int) and length <= lanes),
                 "LOG": int(w.op == "LogSoftmax"),
                 "COUNT": c_dim(shape[axis], symbols),
                 "STEP": c_dim(strides[axis], symbols),
