@@ -72,7 +72,8 @@ def main() -> None:
     for name, counts in scores.items():
         ms = timings[name].median
         print(
-            f"{name:14s} {np.trace(counts) / counts.sum():9.4f} {counts[6, 8]:7d} {counts[8, 6]:7d} {1e3 * ms:9.1f} us {slowest / ms:6.2f}x"
+            f"{name:14s} {np.trace(counts) / counts.sum():9.4f} {counts[6, 8]:7d} {counts[8, 6]:7d} "
+            f"{1e3 * ms:9.1f} us {slowest / ms:6.2f}x"
         )
 
 

@@ -167,7 +167,8 @@ def _import(model: Model, config: BuildConfig) -> tuple[Graph, list[dict[str, tu
         unknown = set(p) - set(symbols)
         if unknown:
             raise ConfigError(
-                f"a profile gives a range for {', '.join(sorted(unknown))}, but the model's dimensions are: {', '.join(symbols) or 'all static'}"
+                f"a profile gives a range for {', '.join(sorted(unknown))}, "
+                f"but the model's dimensions are: {', '.join(symbols) or 'all static'}"
             )
     full = [{s: p.get(s, (1, 1, 1)) for s in symbols} for p in profiles]
     fixed = {s: full[0][s][0] for s in symbols if len({v for p in full for v in p[s]}) == 1}

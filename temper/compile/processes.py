@@ -1,5 +1,6 @@
 """Compiler processes started from several threads that can all be ended at once, so that an interrupted build leaves
 none."""
+
 from __future__ import annotations
 
 import os
@@ -21,13 +22,22 @@ class Processes:
         self._running: set[subprocess.Popen[str]] = set()
         self._killed = False
 
-    def run(self, command: Sequence[str], *, input: str = "", cwd: str | Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, command: Sequence[str], *, input: str = "", cwd: str | Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """As subprocess.run with captured text. BuildError once `kill` was called."""
         with self._lock:
             if self._killed:
                 raise BuildError("the build was interrupted")
-            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd,
-                                       start_new_session=True)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=cwd,
+                start_new_session=True,
+            )
             self._running.add(process)
         try:
             out, err = process.communicate(input)

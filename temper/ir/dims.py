@@ -163,7 +163,7 @@ class Dim:
         return total
 
 
-DimLike = Union[int, Dim]
+DimLike = int | Dim
 
 
 def _lift(d: DimLike) -> Dim:

@@ -1,9 +1,11 @@
 """Channels-last: every spatial op works on [N, spatial.., C]; transposes move to the edges and cancel.
 
-Each channels-first spatial op is rewritten between two Transposes. These then sink through their readers until they meet one that undoes
-them, or the edge of the graph. A reader whose other inputs would need a transpose in return lets only "to first" ones of rank 4 and more
-through (at rank 3 "to first" and "to last" are the same permutation), or those that leave fewer than they take: so sinking ends.
+Each channels-first spatial op is rewritten between two Transposes. These then sink through their readers until they
+meet one that undoes them, or the edge of the graph. A reader whose other inputs would need a transpose in return lets
+only "to first" ones of rank 4 and more through (at rank 3 "to first" and "to last" are the same permutation), or those
+that leave fewer than they take: so sinking ends.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -77,7 +79,9 @@ def _convert(graph: Graph, log: Log) -> None:
         if node.op == "Resize" and not _resize_knows(node):
             log.did_not("channels-last", node.name, "its sizes are not constants")
             continue
-        new = make(graph, node.op, inputs, attrs, name=node.name, origin=(*(node.origin or (node.name,)), "rule:channels-last"))
+        new = make(
+            graph, node.op, inputs, attrs, name=node.name, origin=(*(node.origin or (node.name,)), "rule:channels-last")
+        )
         for old, out in zip(node.outputs, new.outputs, strict=True):
             graph.replace_uses(old, transpose(graph, out, to_first(rank)) if out.type.rank == rank else out)
         graph.remove_node(node)
@@ -94,9 +98,10 @@ Sink = Callable[[Graph, Node, Node, Perm], bool]
 
 
 def _sink_all(graph: Graph, log: Log) -> None:
-    """Until nothing moves: cancel pairs of transposes, then sink the first that can. What stays and only renames becomes a Reshape.
+    """Until nothing moves: cancel pairs of transposes, then sink the first that can.
 
-    Renaming comes last: a transpose of [N, C, 1, 1] still sinks and cancels, a Reshape would stand between an op and its epilogue.
+    What stays and only renames becomes a Reshape. That comes last: a transpose of [N, C, 1, 1] still sinks and
+    cancels, a Reshape would stand between an op and its epilogue.
     """
     moved = True
     while moved:
@@ -107,7 +112,9 @@ def _sink_all(graph: Graph, log: Log) -> None:
             x = node.inputs[0]
             assert x is not None
             perm = _perm(node)
-            if x.type.count == 1 and _as_reshape(graph, node, perm):  # a scalar asks for nothing in return: it would sink forever
+            if x.type.count == 1 and _as_reshape(
+                graph, node, perm
+            ):  # a scalar asks for nothing in return: it would sink forever
                 moved = True
                 continue
             if x.producer is not None and x.producer.op == "Transpose":
@@ -139,14 +146,17 @@ def _sink_all(graph: Graph, log: Log) -> None:
 def _not_worth_sinking(node: Node, user: Node, perm: Perm) -> str | None:
     """None if the transpose `node` may sink through `user`; the reason if more transposes would come than go.
 
-    "To first" sinks always, but for rank 3, where it is its own inverse and the transposes it leaves behind would sink again. Others sink
-    where no input needs a transpose in return: a majority is not enough, since what comes in return may be "to first".
+    "To first" sinks always, but for rank 3, where it is its own inverse and the transposes it leaves behind would sink
+    again. Others sink where no input needs a transpose in return: a majority is not enough, since what comes in return
+    may be "to first".
     """
     gone = come = 0
     for v in user.inputs:
         if v is None or v.const is not None or v.type.count == 1:
             continue
-        same = v is node.output or (v.producer is not None and v.producer.op == "Transpose" and _perm(v.producer) == perm)
+        same = v is node.output or (
+            v.producer is not None and v.producer.op == "Transpose" and _perm(v.producer) == perm
+        )
         gone, come = gone + same, come + (not same)
     if come == 0 or (come < gone if len(perm) < 4 else perm == to_first(len(perm))):
         return None
@@ -168,7 +178,9 @@ def _as_reshape(graph: Graph, node: Node, perm: Perm) -> bool:
         return False
     if not _shape_ok(node.output.type.shape):
         return False
-    graph.replace_uses(node.output, make(graph, "Reshape", [x], {"shape": node.output.type.shape}, origin=node.origin).output)
+    graph.replace_uses(
+        node.output, make(graph, "Reshape", [x], {"shape": node.output.type.shape}, origin=node.origin).output
+    )
     graph.remove_node(node)
     return True
 
@@ -177,7 +189,9 @@ def _shape_ok(shape: tuple[DimLike, ...]) -> bool:
     return len(shape) > 0
 
 
-def _rewire(graph: Graph, user: Node, inputs: list[Value | None], attrs: Mapping[str, AttrValue], perm: Perm | None) -> bool:
+def _rewire(
+    graph: Graph, user: Node, inputs: list[Value | None], attrs: Mapping[str, AttrValue], perm: Perm | None
+) -> bool:
     """`user` again on other inputs; each output goes back through `perm` (None: as it is)."""
     new = make(graph, user.op, inputs, attrs, name=user.name, origin=user.origin or (user.name,))
     for old, out in zip(user.outputs, new.outputs, strict=True):
@@ -203,8 +217,13 @@ def _elementwise(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
                     inputs.append(v)
                     continue
                 shape = (1,) * (rank - v.type.rank) + v.type.shape
-                v = (graph.add_constant(v.const.reshape(shape), v.name, v.type.dtype) if v.const is not None
-                     else make(graph, "Reshape", [v], {"shape": shape}).output)
+                v = (
+                    graph.add_constant(
+                        v.const.reshape((1,) * (rank - v.type.rank) + v.const.shape), v.name, v.type.dtype
+                    )
+                    if v.const is not None
+                    else make(graph, "Reshape", [v], {"shape": shape}).output
+                )
             inputs.append(transpose(graph, v, inverse(perm)))
     return _rewire(graph, user, inputs, user.attrs, perm)
 
@@ -214,7 +233,10 @@ def _axis_op(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     axis = user.attrs.get("axis")
     if not isinstance(axis, int):
         return False
-    inputs = [None if v is None else node.inputs[0] if v is node.output else transpose(graph, v, inverse(perm)) for v in user.inputs]
+    inputs = [
+        None if v is None else node.inputs[0] if v is node.output else transpose(graph, v, inverse(perm))
+        for v in user.inputs
+    ]
     return _rewire(graph, user, inputs, {**user.attrs, "axis": perm[axis % len(perm)]}, perm)
 
 
@@ -223,7 +245,7 @@ def _reduce(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     if not isinstance(axes, tuple):
         return False
     rank = len(perm)
-    chosen = {perm[int(a) % rank] for a in axes} if axes else set(range(rank))  # type: ignore[call-overload]
+    chosen = {perm[int(str(a)) % rank] for a in axes} if axes else set(range(rank))
     attrs = {**user.attrs, "axes": tuple(sorted(chosen))}
     if user.attrs.get("keepdims", 1):
         return _rewire(graph, user, [node.inputs[0], *user.inputs[1:]], attrs, perm)
@@ -247,7 +269,13 @@ def _pad(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
         return False
     back = inverse(perm)
     n = len(perm)
-    return _rewire(graph, user, [node.inputs[0]], {**user.attrs, "pads": tuple(pads[i] for i in back) + tuple(pads[n + i] for i in back)}, perm)
+    return _rewire(
+        graph,
+        user,
+        [node.inputs[0]],
+        {**user.attrs, "pads": tuple(pads[i] for i in back) + tuple(pads[n + i] for i in back)},
+        perm,
+    )
 
 
 def _slice(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
@@ -255,14 +283,15 @@ def _slice(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     assert isinstance(starts, tuple)
     axes = user.attrs.get("axes", tuple(range(len(starts))))
     assert isinstance(axes, tuple)
-    renamed = tuple(perm[int(a) % len(perm)] for a in axes)  # type: ignore[call-overload]
+    renamed = tuple(perm[int(str(a)) % len(perm)] for a in axes)
     return _rewire(graph, user, [node.inputs[0]], {**user.attrs, "axes": renamed}, perm)
 
 
 def _reshape(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     """A reshape that only splits and merges axes inside units the transpose keeps together can come first.
 
-    Where the transpose tears units apart (channel shuffle, depth to space), it is split in two if that leaves a "to first" to sink:
+    Where the transpose tears units apart (channel shuffle, depth to space), it is split in two if that leaves a "to
+    first" to sink:
     the first part brings each unit together, the second moves whole units.
     """
     x = node.inputs[0]
@@ -288,8 +317,13 @@ def _reshape(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     return True
 
 
-def factor_groups(before: tuple[DimLike, ...], after: tuple[DimLike, ...]) -> list[tuple[tuple[int, ...], tuple[int, ...]]] | None:
-    """Smallest runs of axes with equal products on both sides: [(axes before, axes after), ..]; None if the shapes do not line up."""
+def factor_groups(
+    before: tuple[DimLike, ...], after: tuple[DimLike, ...]
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]] | None:
+    """Smallest runs of axes with equal products on both sides: [(axes before, axes after), ..].
+
+    None if the shapes do not line up.
+    """
     out = []
     i = j = 0
     while i < len(before) or j < len(after):
@@ -321,7 +355,10 @@ def factor_groups(before: tuple[DimLike, ...], after: tuple[DimLike, ...]) -> li
 
 
 def _matmul_rows(graph: Graph, log: Log) -> None:
-    """flatten(T(x)) @ W = flatten(x) @ W with rows permuted: a classifier after a channels-last feature map needs no transpose."""
+    """flatten(T(x)) @ W = flatten(x) @ W with rows permuted.
+
+    A classifier after a channels-last feature map needs no transpose.
+    """
     for node in graph.nodes:
         if node.op != "MatMul" or node.attrs.get("transA") or node.attrs.get("transB"):
             continue
@@ -340,7 +377,12 @@ def _matmul_rows(graph: Graph, log: Log) -> None:
             log.did_not("permute classifier weights", node.name, f"the flattened shape {flat.type} is not static")
             continue
         perm = _perm(t)
-        rows = np.arange(w.const.shape[0]).reshape(tuple(int(str(d)) for d in inner)).transpose([inverse(perm)[i] - 1 for i in range(1, len(perm))]).reshape(-1)
+        rows = (
+            np.arange(w.const.shape[0])
+            .reshape(tuple(int(str(d)) for d in inner))
+            .transpose([inverse(perm)[i] - 1 for i in range(1, len(perm))])
+            .reshape(-1)
+        )
         source = t.inputs[0]
         assert source is not None
         x = make(graph, "Reshape", [source], {"shape": a.type.shape}, origin=reshape.origin).output
@@ -352,9 +394,13 @@ def _matmul_rows(graph: Graph, log: Log) -> None:
 
 _SINKS: Mapping[str, Sink] = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "Hardmax", "Concat", "Split", "CumSum"), _axis_op),
-    **{op: _reduce for op in ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2",
-                              "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp")},
-    "QuantizeLinear": _quantize, "DequantizeLinear": _quantize, "Pad": _pad, "Slice": _slice, "Reshape": _reshape,
+    **dict.fromkeys(("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1"), _reduce),
+    **dict.fromkeys(("ReduceL2", "ReduceSumSquare", "ReduceLogSum", "ReduceLogSumExp"), _reduce),
+    "QuantizeLinear": _quantize,
+    "DequantizeLinear": _quantize,
+    "Pad": _pad,
+    "Slice": _slice,
+    "Reshape": _reshape,
 }
 
 LAYOUT = Pass("layout", _convert)

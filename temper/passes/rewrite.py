@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import permutations
-from typing import Union
 
 import numpy as np
 
@@ -42,7 +41,7 @@ class Op:
     bind: str = ""
 
 
-Pattern = Union[Any_, Const, Op]
+Pattern = Any_ | Const | Op
 Match = dict[str, Value]
 
 _COMMUTATIVE = frozenset({"Add", "Mul", "Max", "Min"})

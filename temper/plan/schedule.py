@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Union
 
 import numpy as np
 
@@ -53,7 +52,7 @@ class ReferenceStep:
     reason: str
 
 
-PlannedStep = Union[NativeStep, ReferenceStep]
+PlannedStep = NativeStep | ReferenceStep
 
 
 class ConstantPool:

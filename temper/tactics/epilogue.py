@@ -9,12 +9,12 @@ further
 tensors broadcast against the output, then come the instructions in order. Every instruction is rounded separately: the
 C compiler runs with -ffp-contract=off, so no renderer fuses a multiply and an add.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Union
 
-Attr = Union[int, float, str, tuple[int, ...], tuple[float, ...]]
+Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,13 @@ class Epilogue:
     @property
     def key(self) -> str:
         """Canonical text: part of the timing-cache key and of the artifact's identity."""
-        ops = ",".join(f"{o.dtype}:{''.join('01'[m] for m in o.mask)}{'/' + str(o.row_stride) if o.row_stride else ''}"
-                       for o in self.operands)
-        body = ";".join(f"{i.op}({','.join(map(str, i.args))}){dict(i.attrs) if i.attrs else ''}:{i.dtype}" for i in self.instrs)
+        ops = ",".join(
+            f"{o.dtype}:{''.join('01'[m] for m in o.mask)}{'/' + str(o.row_stride) if o.row_stride else ''}"
+            for o in self.operands
+        )
+        body = ";".join(
+            f"{i.op}({','.join(map(str, i.args))}){dict(i.attrs) if i.attrs else ''}:{i.dtype}" for i in self.instrs
+        )
         return f"{ops}|{body}|{','.join(map(str, self.results))}"
 
     @staticmethod

@@ -1,4 +1,5 @@
 """The epilogue program evaluated by the ops' numpy references: what every device's rendering is checked against."""
+
 from __future__ import annotations
 
 from collections.abc import Sequence

@@ -1,4 +1,5 @@
 """The tactics of every device, in one list each. A new tactic is one class and one line here."""
+
 from __future__ import annotations
 
 from temper.tactics.base import Tactic
@@ -9,8 +10,8 @@ from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
-from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.pointwise import Pointwise
+from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.softmax import Softmax
@@ -21,7 +22,26 @@ from temper.tactics.cuda.conv import ConvImplicitGemm
 
 def cpu_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a CPU; fallbacks last."""
-    return (ConvGemm(), WinogradConv(), Depthwise(), GemmPacked(), Pointwise(), CopyAffine(), CopyBlocks(), Pool(), Softmax(), Reduce(), ArgExtreme(), SqueezeExcite(), IndexCopy(), ResizeTaps(), GatherRows(), Gemm(), ConvTransposeFallback(), ConvFallback())
+    return (
+        ConvGemm(),
+        WinogradConv(),
+        Depthwise(),
+        GemmPacked(),
+        Pointwise(),
+        CopyAffine(),
+        CopyBlocks(),
+        Pool(),
+        Softmax(),
+        Reduce(),
+        ArgExtreme(),
+        SqueezeExcite(),
+        IndexCopy(),
+        ResizeTaps(),
+        GatherRows(),
+        Gemm(),
+        ConvTransposeFallback(),
+        ConvFallback(),
+    )
 
 
 def cuda_tactics() -> tuple[Tactic, ...]:

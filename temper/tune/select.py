@@ -223,7 +223,7 @@ class Tuner:
                 self.cache.put_time(contest.time_key(c), Record(0.0))
                 continue
             running.append((c, bench.stopwatch(loaded, packed)))
-        for c, watch in running:
+        for _, watch in running:
             watch.lap(0.002)
         if running:
             best = min(s.seconds for _, s in running)

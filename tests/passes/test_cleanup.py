@@ -31,7 +31,8 @@ RULES: dict[str, tuple[str, str]] = {
     "drop-transpose": (X + '%y: float32[2, 3, 4] = Transpose(%x) {perm=(0, 1, 2)}\noutput %y "y"', SAME),
     "merge-reshapes": (
         X
-        + '%a: float32[6, 4] = Reshape(%x) {shape=(6, 4)}\n%y: float32[8, 3] = Reshape(%a) {shape=(8, 3)}\noutput %y "y"',
+        + "%a: float32[6, 4] = Reshape(%x) {shape=(6, 4)}\n"
+        + '%y: float32[8, 3] = Reshape(%a) {shape=(8, 3)}\noutput %y "y"',
         X + '%y: float32[8, 3] = Reshape(%x) {shape=(8, 3)}\noutput %y "y"',
     ),
     "merge-transposes": (

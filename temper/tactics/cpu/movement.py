@@ -141,7 +141,8 @@ def affine_source(
     for k in reversed(range(len(dims) - 2)):
         d = c_dim(dims[k], w.symbols)
         index.append(
-            f"{{ int64_t i = {left} % {d}; at_in += i * {c_dim(ins[k], w.symbols)}; at_out += i * {c_dim(outs[k], w.symbols)}; outer /= {d}; }}"
+            f"{{ int64_t i = {left} % {d}; at_in += i * {c_dim(ins[k], w.symbols)}; "
+            f"at_out += i * {c_dim(outs[k], w.symbols)}; outer /= {d}; }}"
         )
     values: dict[str, int | str] = {
         "ENTRY": entry,
@@ -208,7 +209,8 @@ class CopyBlocks:
         body = (
             f"EXPORT void {entry}(void *const *p, const int64_t *v, int32_t part, int32_t parts)\n{{\n"
             f"    const int64_t outer = {outer};\n"
-            f"    for (int64_t o = outer * part / parts; o < outer * (part + 1) / parts; o++) {{\n{''.join(lines)}    }}\n}}\n"
+            f"    for (int64_t o = outer * part / parts; o < outer * (part + 1) / parts; o++) {{\n"
+            f"{''.join(lines)}    }}\n}}\n"
         )
         whole_arg: ArgRef = ("output", 0) if join else ("input", 0)
         # p[0] is the whole, p[1..] the pieces
