@@ -34,8 +34,8 @@ def _drop(graph: Graph, m: Match) -> Value:
     return m["x"]
 
 
-def _same_type(graph: Graph, m: Match) -> str | None:
-    return None if m["x"].type == m["y"].type else "it changes the type"
+def _same_type(m: Match) -> bool:
+    return m["x"].type == m["y"].type
 
 
 def _merge_reshapes(graph: Graph, m: Match) -> Value:
@@ -49,36 +49,31 @@ def _merge_transposes(graph: Graph, m: Match) -> Value:
     return transpose(graph, m["x"], compose(p, q))  # type: ignore[arg-type]
 
 
-def _no_pads(graph: Graph, m: Match) -> str | None:
+def _no_pads(m: Match) -> bool:
     pads = _attr(m["y"], "pads")
-    return None if isinstance(pads, tuple) and not any(pads) else "it pads"
+    return isinstance(pads, tuple) and not any(pads)
 
 
-def _is_identity_perm(graph: Graph, m: Match) -> str | None:
-    return None if _attr(m["y"], "perm") == tuple(range(m["x"].type.rank)) else "it moves axes"
+def _is_identity_perm(m: Match) -> bool:
+    return _attr(m["y"], "perm") == tuple(range(m["x"].type.rank))
 
 
-def _reverses(m: Match) -> str | None:
+def _keeps_all(m: Match) -> bool:
     steps = _source(m["y"]).attrs.get("steps", ())
     assert isinstance(steps, tuple)
-    return None if all(s == 1 for s in steps) else "it reverses"
+    return _same_type(m) and all(s == 1 for s in steps)
 
 
 CLEANUP_RULES: Sequence[Rule] = (
     Rule("drop-identity", op("Identity", _X), _drop),
-    Rule("drop-reshape", op("Reshape", _X, bind="y"), _drop, _same_type),
-    Rule("drop-expand", op("Expand", _X, bind="y"), _drop, _same_type),
-    Rule("drop-cast", op("Cast", _X, bind="y"), _drop, _same_type),
-    Rule(
-        "drop-slice",
-        op("Slice", _X, bind="y"),
-        _drop,
-        lambda g, m: _same_type(g, m) or _reverses(m),
-    ),
-    Rule("drop-tile", op("Tile", _X, bind="y"), _drop, _same_type),
-    Rule("drop-pad", op("Pad", _X, bind="y"), _drop, _no_pads),
+    Rule("drop-reshape", op("Reshape", _X, bind="y"), _drop, when=_same_type),
+    Rule("drop-expand", op("Expand", _X, bind="y"), _drop, when=_same_type),
+    Rule("drop-cast", op("Cast", _X, bind="y"), _drop, when=_same_type),
+    Rule("drop-slice", op("Slice", _X, bind="y"), _drop, when=_keeps_all),
+    Rule("drop-tile", op("Tile", _X, bind="y"), _drop, when=_same_type),
+    Rule("drop-pad", op("Pad", _X, bind="y"), _drop, when=_no_pads),
     Rule("drop-concat", op("Concat", _X), _drop),
-    Rule("drop-transpose", op("Transpose", _X, bind="y"), _drop, _is_identity_perm),
+    Rule("drop-transpose", op("Transpose", _X, bind="y"), _drop, when=_is_identity_perm),
     Rule("merge-reshapes", op("Reshape", op("Reshape", _X), bind="y"), _merge_reshapes),
     Rule("merge-transposes", op("Transpose", op("Transpose", _X, bind="inner"), bind="y"), _merge_transposes),
     Rule("relu-relu", op("Relu", op("Relu", _X, bind="y")), lambda g, m: m["y"]),

@@ -259,10 +259,12 @@ def _conv_transpose(graph: Graph, m: Match) -> Value:
 _PER_AXIS = {"strides": 1, "dilations": 1, "kernel_shape": 1, "output_padding": 0}
 
 
+def _is_line(m: Match) -> bool:
+    return m["x"].type.rank == 3
+
+
 def _one_axis(graph: Graph, m: Match) -> str | None:
     node = _node(m)
-    if m["x"].type.rank != 3:
-        return f"it has {m['x'].type.rank - 2} spatial axes"
     return None if node.attrs["channels_last"] else "it is not channels-last"
 
 
@@ -415,7 +417,7 @@ def _windowed(name: str) -> list[Rule]:
     """A rule for every number of operands of a convolution or pool."""
     operands = {"Conv": (2, 3), "ConvTranspose": (2, 3)}.get(name, (1,))
     rest = (Any_("w"), Any_("b"))
-    return [Rule(f"{name.lower()}-1d", op(name, _X, *rest[: n - 1], bind="y"), _as_image, _one_axis) for n in operands]
+    return [Rule(f"{name.lower()}-1d", op(name, _X, *rest[: n - 1], bind="y"), _as_image, _one_axis, _is_line) for n in operands]
 
 
 LOWER_RULES: Sequence[Rule] = (

@@ -126,6 +126,7 @@ def partition(graph: Graph, log: Log) -> list[Region]:
     """Regions covering every node but views, in an order in which each region's inputs come first."""
     owner: dict[int, int] = {}
     members: list[list[Node]] = []
+    refused: list[tuple[Node, str]] = []
     for anchored in (True, False):
         for n in graph.nodes:
             if n.op in VIEW_OPS or n.id in owner:
@@ -136,7 +137,10 @@ def partition(graph: Graph, log: Log) -> list[Region]:
             members.append([n])
             owner[n.id] = len(members) - 1
             if len(n.outputs) == 1 and n.op not in _NO_EPILOGUE and not _copies(n):
-                _grow(graph, members, owner, len(members) - 1, log)
+                _grow(graph, members, owner, len(members) - 1, refused)
+    for node, reason in refused:
+        if members[owner[node.id]][0] is node:  # no other anchor took it either
+            log.did_not("fuse", node.name, reason)
     regions = []
     for nodes in members:
         ids = {n.id for n in nodes}
@@ -183,7 +187,9 @@ def _copies(node: Node) -> bool:
     return node.op == "Resize" and node.attrs["mode"] == "nearest"
 
 
-def _grow(graph: Graph, members: list[list[Node]], owner: dict[int, int], me: int, log: Log) -> None:
+def _grow(
+    graph: Graph, members: list[list[Node]], owner: dict[int, int], me: int, refused: list[tuple[Node, str]]
+) -> None:
     """Absorbs elementwise users of the region's values while that is legal."""
     nodes = members[me]
     shape = nodes[0].outputs[0].type.shape
@@ -195,19 +201,15 @@ def _grow(graph: Graph, members: list[list[Node]], owner: dict[int, int], me: in
             if user.id in owner or len(user.outputs) != 1 or TABLE[user.op].kind is not Kind.ELEMENTWISE:
                 continue
             if user.output.type.shape != shape:
-                log.did_not(
-                    "fuse",
-                    user.name,
-                    f"its shape {user.output.type} is not that of {nodes[0]!r} ({nodes[0].outputs[0].type})",
-                )
+                of = f"{nodes[0]!r} ({nodes[0].outputs[0].type})"
+                refused.append((user, f"its shape {user.output.type} is not that of {of}"))
                 continue
             others = [
                 v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside
             ]
             if any(_depends(v, inside, owner, members) for v in others):
-                log.did_not(
-                    "fuse", user.name, f"another of its inputs depends on {nodes[0]!r}: fusing would make a cycle"
-                )
+                cycle = "fusing would make a cycle"
+                refused.append((user, f"another of its inputs depends on {nodes[0]!r}: {cycle}"))
                 continue
             nodes.append(user)
             owner[user.id] = me

@@ -104,6 +104,7 @@ def _equal(a: object, b: object) -> bool:
 class Rule:
     """One rewrite. The docstring of `rewrite` states the algebra.
 
+    when: part of the pattern that structure cannot state (a rank, an unchanged type); False is no match and no event.
     check: None when legal, else the reason it is not. rewrite: adds nodes and returns the value that replaces the
     matched one.
     """
@@ -112,6 +113,7 @@ class Rule:
     pattern: Pattern
     rewrite: Callable[[Graph, Match], Value]
     check: Callable[[Graph, Match], str | None] = lambda graph, m: None
+    when: Callable[[Match], bool] = lambda m: True
 
 
 def only_user(value: Value, graph: Graph) -> str | None:
@@ -150,7 +152,7 @@ def _try(graph: Graph, rule: Rule, node: Node, log: Log) -> bool:
     if not out.uses and not graph.is_output(out):
         return False
     found = match(rule.pattern, out)
-    if found is None:
+    if found is None or not rule.when(found):
         return False
     reason = rule.check(graph, found)
     if reason is not None:
