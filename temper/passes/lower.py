@@ -417,7 +417,10 @@ def _windowed(name: str) -> list[Rule]:
     """A rule for every number of operands of a convolution or pool."""
     operands = {"Conv": (2, 3), "ConvTranspose": (2, 3)}.get(name, (1,))
     rest = (Any_("w"), Any_("b"))
-    return [Rule(f"{name.lower()}-1d", op(name, _X, *rest[: n - 1], bind="y"), _as_image, _one_axis, _is_line) for n in operands]
+    return [
+        Rule(f"{name.lower()}-1d", op(name, _X, *rest[: n - 1], bind="y"), _as_image, _one_axis, _is_line)
+        for n in operands
+    ]
 
 
 LOWER_RULES: Sequence[Rule] = (
