@@ -242,7 +242,7 @@ def _assemble(
             )
         )
     chosen = sorted({w.key for w in workloads if w.key in choices})
-    kernels = link([choices[k].code for k in chosen])
+    kernels = link([choices[k].code for k in chosen]) if chosen else b""
     rows = []
     for step, w, needs in zip(steps, workloads, dependencies([s.region for s in steps]), strict=True):
         region = step.region

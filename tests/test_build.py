@@ -213,3 +213,29 @@ def test_portable_graph_rebuilds(cache: Path) -> None:
     again = build_plan(from_bytes(plan.graph), BuildConfig(effort=0, cache=cache, portable_graph=True)).plan
     assert bytes(plan.constants) == bytes(again.constants) and bytes(plan.kernels) == bytes(again.kernels)
     np.testing.assert_array_equal(temper.Engine(plan)(image(1))["logits"], temper.Engine(again)(image(1))["logits"])
+
+
+def test_a_model_without_any_kernel_builds(cache: Path) -> None:
+    nodes = [oh.make_node("Equal", ["a", "b"], ["y"])]
+    texts = [oh.make_tensor_value_info(n, TensorProto.STRING, [3]) for n in "ab"]
+    graph = oh.make_graph(nodes, "g", texts, [oh.make_tensor_value_info("y", TensorProto.BOOL, [3])])
+    engine = temper.build(oh.make_model(graph, opset_imports=[oh.make_opsetid("", 19)]), effort=0, cache=cache)
+    a, b = np.array(["x", "y", "z"], object), np.array(["x", "", "z"], object)
+    assert engine(a, b).tolist() == [True, False, True]
+
+
+def test_bfloat16_on_the_host_and_in_kernels(cache: Path) -> None:
+    nodes = [oh.make_node("Transpose", ["x"], ["t"], perm=[1, 0]), oh.make_node("Softplus", ["t"], ["y"])]
+    graph = oh.make_graph(
+        nodes,
+        "half",
+        [oh.make_tensor_value_info("x", TensorProto.BFLOAT16, [3, 5])],
+        [oh.make_tensor_value_info("y", TensorProto.BFLOAT16, [5, 3])],
+    )
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 22)], ir_version=10)
+    engine = temper.build(model, threads=1, effort=0, cache=cache)
+    x = (np.random.default_rng(5).standard_normal((3, 5)).astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
+    got = engine(x)
+    assert isinstance(got, np.ndarray)
+    wide = (x.T.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_allclose((got.astype(np.uint32) << 16).view(np.float32), np.log1p(np.exp(wide)), rtol=2**-8)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
@@ -272,8 +273,9 @@ def _placed(a: np.ndarray) -> np.ndarray:
     return out
 
 
+@cache
 def timer_library() -> Library:
-    """The C timing loop, compiled for this machine."""
+    """The C timing loop, compiled for this machine once a process."""
     from importlib.resources import files
 
     source = files("temper.tune").joinpath("timer.c").read_text()

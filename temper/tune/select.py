@@ -194,9 +194,11 @@ class Tuner:
     def _run(self, contest: Contest) -> None:
         """Verifies and times what the cache does not know about one contest."""
         task, w = contest.task, contest.task.workload
+        todo = [c for c in contest.candidates if self.cache.time(contest.time_key(c)) is None]
+        if not todo:  # another process has measured them in the meantime
+            return
         if self._timer is None:
             self._timer = timer_library()
-        todo = [c for c in contest.candidates if self.cache.time(contest.time_key(c)) is None]
         codes = []
         for c in todo:
             code = self.cache.code(c.code_key)

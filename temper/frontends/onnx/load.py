@@ -9,7 +9,7 @@ from typing import Any, Union
 from temper.errors import ModelError, UnsupportedError
 
 #: oldest opset of the default domain that is read
-OLDEST_OPSET = 7
+OLDEST_OPSET = 6
 #: protobuf cannot hold more
 _MOST_BYTES = (1 << 31) - 1
 

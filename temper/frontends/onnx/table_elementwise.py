@@ -22,6 +22,30 @@ def _chain(op: str) -> Emit:
     return emit
 
 
+def _aligned(op: str) -> Emit:
+    """Before opset 7 the second operand's axes stood where `axis` says, or at the end."""
+
+    def emit(c: Context) -> Value:
+        a, b = c.input(0), c.input(1)
+        if c.attr("broadcast", 0) and c.attrs.get("axis") is not None and b.type.rank < a.type.rank:
+            axis = c.axis(a.type.rank)
+            tail = a.type.rank - axis - b.type.rank
+            if tail < 0:
+                raise ShapeError(f"{c}: {b.type} at axis {axis} reaches beyond {a.type}")
+            b = c.reshape(b, (*b.type.shape, *(1,) * tail))
+        return c.emit(op, a, b)
+
+    return emit
+
+
+def _prelu_by_channel(c: Context) -> Value:
+    """Before opset 7 a vector of slopes was one per channel."""
+    x, slope = c.input(0), c.input(1)
+    if slope.type.rank == 1 and x.type.rank > 2:
+        slope = c.reshape(slope, (slope.type.shape[0], *(1,) * (x.type.rank - 2)))
+    return c.emit("PRelu", x, slope)
+
+
 def _mean(c: Context) -> Value:
     total = _chain("Add")(c)
     assert isinstance(total, Value)
@@ -70,6 +94,8 @@ def _identity(c: Context) -> Value:
 
 
 def _dropout(c: Context) -> list[Value]:
+    if c.opset < 7 and not c.attr("is_test", 0):
+        raise Refusal("training mode (is_test=0) is not supported; export the model for inference")
     if c.has(2) and c.array(2, "training_mode").any():
         raise Refusal("training mode is not supported; export the model for inference")
     x = c.input(0)
@@ -138,8 +164,14 @@ _PLAIN = (
     "BitwiseNot",
 )
 
+#: ops whose operands were broadcast by attributes before opset 7
+_BROADCAST_SINCE_7 = ("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Less", "Greater")
+
 ROWS: tuple[Row, ...] = (
-    *(Row(op, same(op)) for op in _PLAIN),
+    *(Row(op, same(op)) for op in _PLAIN if op not in (*_BROADCAST_SINCE_7, "PRelu")),
+    *(Row(op, _aligned(op)) for op in _BROADCAST_SINCE_7),
+    *(Row(op, same(op), 7) for op in (*_BROADCAST_SINCE_7, "PRelu")),
+    Row("PRelu", _prelu_by_channel),
     Row("Mod", same("Mod", "fmod")),
     Row("BitShift", same("BitShift", "direction")),
     Row("LeakyRelu", same("LeakyRelu", "alpha")),

@@ -8,7 +8,7 @@ from temper.ir.graph import Value
 
 
 def _batch_normalization(c: Context) -> Value:
-    if c.attr("training_mode", 0):
+    if c.attr("training_mode", 0) or (c.opset < 7 and not c.attr("is_test", 0)):
         raise Refusal("training mode is not supported; export the model for inference")
     if c.attr("spatial", 1) != 1:
         raise Refusal("spatial=0 is not supported")
