@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from math import inf, log2
-from typing import Any
 
 import numpy as np
 
 from temper.errors import InputError, PlanError
-from temper.plan.format import Binding, HostStep, Launch, Native, Plan, Profile, Ref, TypedRef, unpack_attrs, value_of
+from temper.plan.format import (
+    Binding,
+    DimText,
+    HostStep,
+    Launch,
+    Native,
+    Plan,
+    Profile,
+    Ref,
+    TypedRef,
+    unpack_attrs,
+    value_of,
+)
 from temper.runtime.cpu import ADDRESS, BINDING, WORKSPACE, Argument, Call, Host, Library, NativeContext
 from temper.runtime.memory import address, allocate, view
 
@@ -87,20 +95,6 @@ def choose_profile(profiles: Sequence[Profile], env: Mapping[str, int]) -> int:
     return best
 
 
-@cache
-def reference(op: str) -> Callable[[list[np.ndarray | None], dict[str, Any]], list[np.ndarray]]:
-    """The numpy reference of an op. PlanError if this Temper has none."""
-    package = importlib.import_module("temper.reference")
-    for info in pkgutil.iter_modules(package.__path__):
-        table = getattr(importlib.import_module(f"temper.reference.{info.name}"), "REFERENCES", {})
-        if op in table:
-            found: Callable[[list[np.ndarray | None], dict[str, Any]], list[np.ndarray]] = table[op]
-            return found
-    raise PlanError(
-        f"the plan has a host step {op}, which this Temper has no reference for; build the plan anew with this version"
-    )
-
-
 class Memory:
     """One context's memory for one profile: arena, shared scratch and every thread's scratch in one block."""
 
@@ -135,12 +129,20 @@ class HostCall:
     def __init__(
         self, step: HostStep, env: Mapping[str, int], resolve: Callable[[TypedRef], np.ndarray | None]
     ) -> None:
+        from temper.reference import REFERENCES, run  # only plans with host steps load the references
+
+        if step.op not in REFERENCES:
+            raise PlanError(
+                f"the plan has a host step {step.op}, which this Temper has no reference for; "
+                "build the plan anew with this version"
+            )
         self.step = step
-        self._function = reference(step.op)
+        self._reference = run
         self._attrs = unpack_attrs(step.attrs, env)
         self._env = env
         self._inputs = [(t, None if t is None else resolve(t)) for t in step.inputs]
         self._outputs = [(t, resolve(t)) for t in step.outputs]
+        self._dtypes = [None if t is None else t.dtype for t in step.inputs], [t.dtype for t in step.outputs]
 
     def _moving(
         self, t: TypedRef, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]
@@ -158,7 +160,7 @@ class HostCall:
             None if t is None else fixed if fixed is not None else self._moving(t, arrays, outputs, hosts)
             for t, fixed in self._inputs
         ]
-        results = self._function(ins, self._attrs)
+        results = self._reference(self.step.op, ins, self._attrs, *self._dtypes)
         for (t, fixed), y in zip(self._outputs, results, strict=True):
             if t.ref.kind == "host":
                 hosts[t.ref.index] = np.asarray(y)
@@ -186,9 +188,10 @@ class Bound:
         self.pointers = (ctypes.c_void_p * max(1, count))()
         self.bindings = ctypes.addressof(self.pointers)
         self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in plan.outputs)
+        #: the plan's steps, and what runs each of them
+        self.program = plan.programs[profile.program]
         self.steps = tuple(
-            self._native(s) if isinstance(s, Native) else HostCall(s, env, self._fixed)
-            for s in plan.programs[profile.program]
+            self._native(s) if isinstance(s, Native) else HostCall(s, env, self._fixed) for s in self.program
         )
         self.copies = plan.copies
         #: the native context's handle when the program is one native segment and nothing needs copying, the common case
@@ -199,7 +202,8 @@ class Bound:
         if isinstance(first, NativeContext) and not self.copies and len(self.fresh) == len(self.outputs):
             self.single = first.handle
 
-    def _value(self, d: int | str) -> int:
+    def value(self, d: DimText) -> int:
+        """A dimension or offset at the bound sizes."""
         if isinstance(d, int):
             return d
         if d not in self._values:
@@ -209,12 +213,12 @@ class Bound:
     def _shape(self, b: Binding) -> tuple[int, ...] | None:
         """None if the shape depends on data."""
         try:
-            return tuple(self._value(d) for d in b.shape)
+            return tuple(self.value(d) for d in b.shape)
         except KeyError:
             return None
 
     def _argument(self, r: Ref) -> Argument:
-        offset = self._value(r.offset)
+        offset = self.value(r.offset)
         if r.kind == "arena":
             return ADDRESS, 0, self._memory.arena + self._profile.offsets[r.index] + offset
         if r.kind == "const":
@@ -231,9 +235,16 @@ class Bound:
             f"a kernel's argument is of kind '{r.kind}', which only host steps may use; build the plan anew"
         )
 
+    def address(self, r: Ref) -> int:
+        """Where a kernel's argument lies: in this context's memory, the constants, or an array of the current run."""
+        kind, index, value = self._argument(r)
+        if kind == WORKSPACE:
+            raise PlanError("every thread has its own workspace")
+        return value + (int(self.pointers[index] or 0) if kind == BINDING else 0)
+
     def _calls(self, launch: Launch) -> list[Call]:
         arguments = tuple(self._argument(a) for a in launch.args)
-        values = tuple(self._value(s) for s in launch.symbols)
+        values = tuple(self.value(s) for s in launch.symbols)
         return [
             Call(self._code.function(e), arguments, values, launch.parts, launch.barrier or i > 0)
             for i, e in enumerate(launch.entries)
@@ -254,15 +265,15 @@ class Bound:
     def _fixed(self, t: TypedRef) -> np.ndarray | None:
         if t.ref.kind not in ("arena", "const"):
             return None
-        shape, dtype = tuple(self._value(d) for d in t.shape), numpy_dtype(t.dtype)
+        shape, dtype = tuple(self.value(d) for d in t.shape), numpy_dtype(t.dtype)
         if t.ref.kind == "const":
-            return view(np.frombuffer(self._plan.constants, np.uint8), self._value(t.ref.offset), dtype, shape)
-        return view(self._memory.block, self._profile.offsets[t.ref.index] + self._value(t.ref.offset), dtype, shape)
+            return view(np.frombuffer(self._plan.constants, np.uint8), self.value(t.ref.offset), dtype, shape)
+        return view(self._memory.block, self._profile.offsets[t.ref.index] + self.value(t.ref.offset), dtype, shape)
 
     def finish(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray], hosts: Mapping[int, np.ndarray]) -> None:
         """Fills the outputs that are copies."""
         for c in self.copies:
-            kind, index, offset = c.source.kind, c.source.index, self._value(c.source.offset)
+            kind, index, offset = c.source.kind, c.source.index, self.value(c.source.offset)
             target = outputs[c.output]
             if kind == "host":
                 source = hosts[index]

@@ -225,6 +225,22 @@ class Context:
         results = self._execute(engine._arguments(args, named), engine._targets(out))
         return results[0] if engine._only is not None else dict(zip(engine._names, results, strict=True))
 
+    def prepare(self, *args: Any, **named: Any) -> tuple[Bound, list[np.ndarray], list[Any]]:
+        """The plan bound to these inputs, given as to __call__, without running it; the arrays it reads and writes.
+
+        For whoever runs `Bound.steps` one by one. An output whose shape depends on data is None.
+        """
+        return self._prepared(self._engine._arguments(args, named))
+
+    def _prepared(self, given: Sequence[Any]) -> tuple[Bound, list[np.ndarray], list[Any]]:
+        arrays = self._checked(given)
+        shapes = tuple(a.shape for a in arrays)
+        bound = self._bound.get(shapes) or self._bind(shapes)
+        outputs = self._outputs(bound, arrays, None)
+        for i, a in enumerate((*arrays, *outputs)):
+            bound.pointers[i] = data_address(a) if a is not None else 0
+        return bound, arrays, outputs
+
     def _checked(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         """Arrays as they can be used: the same where possible, contiguous copies otherwise."""
         out = []
@@ -330,12 +346,8 @@ class Context:
 
     def _profile(self, arrays: Sequence[Any], repeats: int) -> list[LayerTime]:
         self._execute(arrays, None)
-        arrays = self._checked(arrays)
-        bound = self._bound[tuple(a.shape for a in arrays)]
-        outputs = self._outputs(bound, arrays, None)
-        for i, a in enumerate([*arrays, *outputs]):
-            bound.pointers[i] = a.ctypes.data if a is not None else 0
-        segments = self._engine.plan.programs[bound._profile.program]
+        bound, arrays, outputs = self._prepared(arrays)
+        segments = bound.program
         times: list[list[float]] = []
         for _ in range(max(1, repeats)):
             hosts: dict[int, np.ndarray] = {}

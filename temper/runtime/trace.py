@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from temper.errors import PlanError
-from temper.plan.format import HostStep, Launch, Native, Ref, value_of
+from temper.plan.format import HostStep, Launch, Native
 from temper.runtime.binding import Bound, numpy_dtype
 from temper.runtime.cpu import NativeContext
 from temper.runtime.engine import Engine
@@ -35,14 +35,9 @@ def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]
     )
     stepper = Engine(replace(plan, programs=single), threads=engine.threads)
     context = stepper.context()
-    arrays = context._checked(stepper._arguments((feeds,), {}))
-    bound = context._bind(tuple(a.shape for a in arrays))
-    outputs = context._outputs(bound, arrays, None)
-    for i, a in enumerate((*arrays, *outputs)):
-        bound.pointers[i] = a.ctypes.data if a is not None else 0
+    bound, arrays, outputs = context.prepare(feeds)
     hosts: dict[int, np.ndarray] = {}
-    program = stepper.plan.programs[bound._profile.program]
-    for step, segment in zip(bound.steps, program, strict=True):
+    for step, segment in zip(bound.steps, bound.program, strict=True):
         if isinstance(step, NativeContext):
             step.run(bound.bindings)
             assert isinstance(segment, Native)
@@ -57,14 +52,9 @@ def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]
 def _native_results(engine: Engine, bound: Bound, launch: Launch) -> dict[str, np.ndarray]:
     out = {}
     for name, dtype, shape, row_stride, arg in engine.plan.report["regions"][launch.report]["results"]:
-        sizes = tuple(value_of(d, bound._env) for d in shape)
-        out[name] = _read(_address(bound, launch.args[arg]), numpy_dtype(dtype), sizes, row_stride)
+        sizes = tuple(bound.value(d) for d in shape)
+        out[name] = _read(bound.address(launch.args[arg]), numpy_dtype(dtype), sizes, row_stride)
     return out
-
-
-def _address(bound: Bound, ref: Ref) -> int:
-    kind, index, value = bound._argument(ref)
-    return value if kind == 0 else int(bound.pointers[index] or 0) + value
 
 
 def _read(address: int, dtype: np.dtype, shape: tuple[int, ...], row_stride: int | None) -> np.ndarray:
