@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from temper.reference.elementwise import REFERENCES
+from temper.reference import run
 from temper.tactics.epilogue import Epilogue
 
 
@@ -36,9 +36,10 @@ def epilogue_reference(
             args.append(np.asarray(attrs.pop("exponent"), instr.dtype))
         if instr.op in ("Max", "Min") and len(args) > 2:
             for a in args[1:]:
-                args[0] = REFERENCES[instr.op]([args[0], a], attrs)[0]
+                args[0] = run(instr.op, [args[0], a], attrs, [instr.dtype] * 2, [instr.dtype])[0]
             values.append(np.asarray(args[0]))
             continue
-        values.append(REFERENCES[instr.op](args, attrs)[0])
+        dtypes = [*map(epilogue.dtype_of, instr.args), *[instr.dtype] * (len(args) - len(instr.args))]
+        values.append(run(instr.op, args, attrs, dtypes, [instr.dtype])[0])
     shape = np.broadcast_shapes(*(a.shape for a in values)) if values else ()
     return [np.ascontiguousarray(np.broadcast_to(values[r], shape)) for r in epilogue.results]

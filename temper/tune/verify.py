@@ -12,13 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from temper.ir.dims import evaluate
 from temper.ir.evaluate import bind_attr
+from temper.ir.opdef import Attrs
 from temper.ir.types import TensorType
-from temper.reference import REFERENCES
+from temper.reference import REFERENCES, run
+from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload
 from temper.tactics.epilogue_reference import epilogue_reference
 
@@ -46,7 +49,8 @@ def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> n
         return rng.random(shape) < 0.5
     if t.dtype.startswith(("int", "uint")):
         return rng.integers(0, 2, shape).astype(t.dtype)
-    return rng.standard_normal(shape, np.float32).astype(t.dtype)
+    normal = rng.standard_normal(shape, np.float32)
+    return float32_to_bfloat16(normal) if t.dtype == "bfloat16" else normal.astype(t.dtype)
 
 
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
@@ -89,25 +93,28 @@ def make_problem(
         want = tuple(epilogue_reference(w.epilogue, operands))
         return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
     attrs = {k: bind_attr(v, env) for k, v in w.attrs}
-    results = REFERENCES[w.op](inputs, attrs)
+    results = _anchor(w, inputs, attrs)
     if len(results) > 1 or results[0].dtype != np.float32:
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]
     if w.op in ("Conv", "ConvTranspose", "MatMul"):
-        size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], attrs)[0], np.float64)
+        size = _anchor(w, [None if x is None else np.abs(x) for x in inputs], attrs)[0].astype(np.float64)
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
     elif w.op == "SqueezeExcite":
         # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
         # can move
         plain = {**attrs, "activation": "Relu", "gate": "Identity"}
-        size = np.asarray(REFERENCES[w.op]([None if x is None else np.abs(x) for x in inputs], plain)[0], np.float64)
+        size = _anchor(w, [None if x is None else np.abs(x) for x in inputs], plain)[0].astype(np.float64)
         terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
         slack = 1.5 * _EPS * (2 * np.sqrt(terms) + 16) * (size + 1)
+    elif w.op == "Attention":
+        slack = attention_slack(inputs, attrs)
     elif w.op.startswith("Reduce") or w.op in (
         "AveragePool",
         "Softmax",
         "LogSoftmax",
         "LayerNormalization",
+        "RMSNormalization",
         "LpPool",
         "Resize",
     ):
@@ -123,6 +130,25 @@ def make_problem(
     for low, mid, high, own in zip(*ends, inner, strict=True):
         bounds.append(2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own)
     return Problem(env, inputs, tuple(operands), tuple(ends[1]), tuple(bounds))
+
+
+def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    """What the anchor alone gives."""
+    made = [s.type.dtype for s in w.outputs] if not w.epilogue.instrs else [w.epilogue.operands[0].dtype]
+    return run(w.op, inputs, attrs, [None if s is None else s.type.dtype for s in w.inputs], made)
+
+
+def attention_slack(inputs: Arrays, attrs: Mapping[str, Any]) -> np.ndarray:
+    """Error bound of attention: a score is off by gamma of its products, which moves its weight by as much relatively."""
+    q, k, v = inputs[:3]
+    assert q is not None and k is not None and v is not None
+    weighted = np.nan_to_num(np.abs(REFERENCES["Attention"]([q, k, np.abs(v), *inputs[3:]], attrs)[0].astype(np.float64)))
+    width = int(q.shape[-1]) // (attrs["heads"] if attrs["layout"][0] == "r" else 1)
+    keys = int(k.shape[1 if attrs["layout"][1] == "r" else 2])
+    score = width * float(np.abs(q).max(initial=0)) * float(np.abs(k).max(initial=0)) * abs(attrs["scale"])
+    shifted = max((float(np.abs(m[np.isfinite(m)]).max(initial=0)) for m in inputs[3:] if m is not None), default=0.0)
+    bound: np.ndarray = _EPS * (4 * (2 * np.sqrt(width) + 8) * (score + shifted) + 2 * np.sqrt(keys) + 16) * (weighted + 1e-3)
+    return bound
 
 
 def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -> list[np.ndarray]:
