@@ -110,8 +110,13 @@ def test_views_epilogue_and_symbols(split: int) -> None:
 
 
 def test_split_is_offered_to_several_threads_and_agrees() -> None:
+    def splits(threads: int, *shape: int) -> set[int]:
+        w = workload(shape, threads=threads, n=1)  # type: ignore[arg-type]
+        return {dict(p)["split"] for p in SqueezeExcite().candidates(w)}
+
+    assert splits(2, 7, 7, 1152, 48, 1152) == {0, 1} and splits(1, 7, 7, 1152, 48, 1152) == {0}
+    assert splits(2, 7, 7, 96, 24, 96) == {0}, "two barriers would cost more than half of the work"
     w = workload((7, 7, 96, 24, 96), threads=2, n=1)
-    assert {dict(p)["split"] for p in SqueezeExcite().candidates(w)} == {0, 1}
     ins = arrays(w, {})
     one, two = (Runner(SqueezeExcite(), w, (("split", k),))(ins, parts=2)[0] for k in (0, 1))
     assert one.tobytes() == two.tobytes()

@@ -112,8 +112,11 @@ class SqueezeExcite:
         return anchor_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        splits = (0, 1) if w.threads > 1 else (0,)
-        return sorted(((("split", k),) for k in splits), key=lambda q: self.predict(w, q))
+        whole, split = (("split", 0),), (("split", 1),)
+        # barriers are not part of a kernel's measured time, so a split that they would eat up is not offered
+        if w.threads > 1 and self.predict(w, split) < self.predict(w, whole):
+            return [split, whole]
+        return [whole]
 
     def predict(self, w: Workload, params: Params) -> float:
         s = _accepted(w)
