@@ -10,7 +10,7 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, shape_inference
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One Conv, Gemm or MatMul node: multiply-accumulates (count) for batch 1, and its geometry in words."""
+    """One Conv, Gemm, MatMul or Einsum node: multiply-accumulates (count) for batch 1, and its geometry in words."""
 
     name: str
     output: str
@@ -53,7 +53,20 @@ def layer_costs(model: ModelProto) -> list[LayerCost]:
             inner = source[-2] if attributes.get("transA", 0) else source[-1]
             geometry = f"{_dims(source)} -> {_dims(result)}"
             costs.append(LayerCost(node.name, node.output[0], node.op_type, math.prod(result) * inner, geometry))
+        elif node.op_type == "Einsum":
+            equation = attributes["equation"].decode().replace(" ", "")
+            macs = _einsum_macs(equation, [shapes[name] for name in node.input])
+            costs.append(LayerCost(node.name, node.output[0], node.op_type, macs, equation))
     return costs
+
+
+def _einsum_macs(equation: str, shapes: list[list[int]]) -> int:
+    """Multiply-accumulates of a contraction without ellipsis: the product of all labels' sizes."""
+    terms = equation.split("->")[0].split(",")
+    sizes: dict[str, int] = {}
+    for term, shape in zip(terms, shapes, strict=True):
+        sizes.update(zip(term, shape, strict=True))
+    return math.prod(sizes.values())
 
 
 def model_cost(model: ModelProto) -> ModelCost:
