@@ -9,6 +9,7 @@ from temper.tactics.cpu.depthwise import Depthwise
 from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.index_copy import IndexCopy
+from temper.tactics.cpu.indexed import Indexed
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.pool import Pool
@@ -38,6 +39,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         IndexCopy(),
         ResizeTaps(),
         GatherRows(),
+        Indexed(),
         Gemm(),
         ConvTransposeFallback(),
         ConvFallback(),

@@ -53,6 +53,23 @@ def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> n
     return float32_to_bfloat16(normal) if t.dtype == "bfloat16" else normal.astype(t.dtype)
 
 
+#: ops whose second operand holds positions in the first
+_INDEXED = frozenset({"Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"})
+
+
+def _indices(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Random legal indices."""
+    assert w.inputs[0] is not None
+    data, shape = w.inputs[0].type.bind(env).shape, t.bind(env).shape
+    sizes = tuple(d for d in data if isinstance(d, int))
+    if w.op.endswith("ND"):
+        batch = int(str(w.attr("batch_dims", 0)))
+        limit: int | np.ndarray = np.array(sizes[batch : batch + int(str(shape[-1]))])
+    else:
+        limit = sizes[int(str(w.attr("axis", 0)))]
+    return rng.integers(0, np.maximum(limit, 1), shape).astype(t.dtype)
+
+
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
     """How many terms one output element sums."""
     if w.op in ("Conv", "ConvTranspose") and w.inputs[1] is not None:
@@ -76,7 +93,13 @@ def make_problem(
     """Random inputs (constants as given), the reference's outputs, and the elementwise error bounds."""
     rng = np.random.default_rng(seed)
     inputs = tuple(
-        None if s is None else constants[i] if i in constants else sample(s.type, env, rng)
+        None
+        if s is None
+        else constants[i]
+        if i in constants
+        else _indices(w, s.type, env, rng)
+        if i == 1 and w.op in _INDEXED
+        else sample(s.type, env, rng)
         for i, s in enumerate(w.inputs)
     )
     out_shape = tuple(evaluate(d, env) for d in w.outputs[0].type.shape)
