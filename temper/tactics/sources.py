@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from temper.tactics.base import Tactic
+from temper.tactics.cpu.attention import Attention
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.conv_transpose import ConvTransposeFallback
 from temper.tactics.cpu.depthwise import Depthwise
@@ -10,6 +11,7 @@ from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.indexed import Indexed
+from temper.tactics.cpu.layernorm import LayerNorm
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.pool import Pool
@@ -36,6 +38,8 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Reduce(),
         ArgExtreme(),
         SqueezeExcite(),
+        Attention(),
+        LayerNorm(),
         IndexCopy(),
         ResizeTaps(),
         GatherRows(),

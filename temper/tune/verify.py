@@ -162,15 +162,16 @@ def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def attention_slack(inputs: Arrays, attrs: Mapping[str, Any]) -> np.ndarray:
-    """Error bound of attention: a score is off by gamma of its products, which moves its weight by as much relatively."""
+    """Error bound of attention: a score is off by gamma of its products, and moves its weight by as much relatively."""
     q, k, v = inputs[:3]
     assert q is not None and k is not None and v is not None
-    weighted = np.nan_to_num(np.abs(REFERENCES["Attention"]([q, k, np.abs(v), *inputs[3:]], attrs)[0].astype(np.float64)))
+    weighted = np.nan_to_num(REFERENCES["Attention"]([q, k, np.abs(v), *inputs[3:]], attrs)[0].astype(np.float64))
     width = int(q.shape[-1]) // (attrs["heads"] if attrs["layout"][0] == "r" else 1)
     keys = int(k.shape[1 if attrs["layout"][1] == "r" else 2])
     score = width * float(np.abs(q).max(initial=0)) * float(np.abs(k).max(initial=0)) * abs(attrs["scale"])
     shifted = max((float(np.abs(m[np.isfinite(m)]).max(initial=0)) for m in inputs[3:] if m is not None), default=0.0)
-    bound: np.ndarray = _EPS * (4 * (2 * np.sqrt(width) + 8) * (score + shifted) + 2 * np.sqrt(keys) + 16) * (weighted + 1e-3)
+    gamma = _EPS * (4 * (2 * np.sqrt(width) + 8) * (score + shifted) + 2 * np.sqrt(keys) + 16)
+    bound: np.ndarray = gamma * (weighted + 1e-3)
     return bound
 
 

@@ -6,12 +6,28 @@ channels that fill no vector, 1x1 spatial sizes, empty axes, broadcasting on eit
 
 from __future__ import annotations
 
-from tests.ops import cases_blocks, cases_contraction, cases_control, cases_elementwise, cases_movement, cases_reduction
+from tests.ops import (
+    cases_attention,
+    cases_blocks,
+    cases_contraction,
+    cases_control,
+    cases_elementwise,
+    cases_movement,
+    cases_reduction,
+)
 from tests.ops.case import Arrays, Case, type_of
 
 __all__ = ["CASES", "Arrays", "Case", "cases_of", "type_of"]
 
-_FAMILIES = (cases_elementwise, cases_contraction, cases_reduction, cases_movement, cases_blocks, cases_control)
+_FAMILIES = (
+    cases_elementwise,
+    cases_contraction,
+    cases_reduction,
+    cases_movement,
+    cases_blocks,
+    cases_attention,
+    cases_control,
+)
 
 CASES: tuple[Case, ...] = tuple(case for family in _FAMILIES for case in family.cases())
 

@@ -247,6 +247,41 @@ def _squeeze_excite(e: Export, s: Site) -> None:
     e.emit("Reshape", [y, e.ints([int(str(d)) for d in s.results[0].shape])], s.outputs)
 
 
+def _attention(e: Export, s: Site) -> None:
+    """Products, softmax and the moves between rows and heads, as exporters write attention."""
+    heads, groups, layout = s.attrs["heads"], s.attrs["kv_heads"], s.attrs["layout"]
+    split: list[str] = []
+    sizes: list[tuple[int, ...]] = []
+    for i, n in enumerate((heads, groups, groups)):
+        shape, x = tuple(int(str(d)) for d in s.type(i).shape), s.inputs[i]
+        if layout[i] == "r":
+            shape = (shape[0], shape[1], n, shape[2] // n)
+            x = e.emit("Transpose", [e.emit("Reshape", [x, e.ints(shape)])], perm=(0, 2, 1, 3))
+            shape = (shape[0], n, shape[1], shape[3])
+        if n != heads:
+            wide = (shape[0], n, heads // n, *shape[2:])
+            x = e.emit("Expand", [e.emit("Unsqueeze", [x, e.ints((2,))]), e.ints(wide)])
+            x = e.emit("Reshape", [x, e.ints((shape[0], heads, *shape[2:]))])
+        split.append(x)
+        sizes.append(shape)
+    scores = e.emit("MatMul", [split[0], e.emit("Transpose", [split[1]], perm=(0, 1, 3, 2))])
+    scores = e.emit("Mul", [scores, e.constant(np.asarray(s.attrs["scale"], np.float32))])
+    if len(s.inputs) > 3:
+        scores = e.emit("Add", [scores, s.inputs[3]])
+    if s.attrs["causal"]:
+        n, t = sizes[0][2], sizes[1][2]
+        seen = np.arange(t) <= np.arange(n)[:, None] + (t - n)
+        scores = e.emit("Add", [scores, e.constant(np.where(seen, 0, -np.inf).astype(np.float32))])
+    p = e.emit("Softmax", [scores], axis=-1)
+    if s.attrs["safe"]:
+        p = e.emit("Where", [e.emit("IsNaN", [p]), e.constant(np.zeros((), np.float32)), p])
+    if layout[3] == "h":
+        e.emit("MatMul", [p, split[2]], s.outputs)
+        return
+    y = e.emit("Transpose", [e.emit("MatMul", [p, split[2]])], perm=(0, 2, 1, 3))
+    e.emit("Reshape", [y, e.ints([int(str(d)) for d in s.results[0].shape])], s.outputs)
+
+
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "ceil_mode")
 _CONV = ("strides", "pads", "dilations", "group")
 _RULES: Mapping[str, Rule] = {
@@ -254,6 +289,7 @@ _RULES: Mapping[str, Rule] = {
     "Cast": _cast,
     "Silu": _silu,
     "SqueezeExcite": _squeeze_excite,
+    "Attention": _attention,
     "MatMul": _matmul,
     "Split": _split,
     "Slice": _slice,

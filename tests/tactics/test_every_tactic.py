@@ -128,7 +128,7 @@ _HOST_ONLY = frozenset(
     """Reshape Shape Size Squeeze Unsqueeze
     Acos Acosh Asin Asinh Atan Atanh Cosh Sinh Tan BitShift IsInf
     Compress ConstantOfShape ConvInteger CumProd CumSum DequantizeLinear DynamicQuantizeLinear Einsum GridSample Hardmax
-    LayerNormalization MatMulInteger MaxPoolIndices NonMaxSuppression NonZero OneHot QuantizeLinear RMSNormalization
+    MatMulInteger MaxPoolIndices NonMaxSuppression NonZero OneHot QuantizeLinear
     Range ReverseSequence TopK Trilu Unique""".split()
 )
 

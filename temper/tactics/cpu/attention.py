@@ -1,0 +1,163 @@
+"""Attention in one kernel (templates/attention.c): a block of queries at a time, within L2; float32.
+
+Heads are read and written through strides, so that splitting and merging them costs nothing. Work is shared out over
+(batch, head, query block). Bound by its multiply-adds, plus about 12 cycles for each vector of exponentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from temper.compile.cc import ISAS
+from temper.errors import ShapeError
+from temper.ir.dims import Dim, DimLike, ceil_div
+from temper.ir.ops.attention import by_heads
+from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
+from temper.tactics.cpu.render import anchor_declines, epilogue_args, literal, template_text, workload_epilogue_c
+from temper.tactics.cpu.source import c_dim, defines
+
+_TYPICAL_KEYS = 128
+_BLOCKS = (16, 32, 64)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """An operand by heads: sizes, and the elements from one row to the next."""
+
+    b: DimLike
+    heads: int
+    s: DimLike
+    d: int
+    letter: str
+    row: DimLike
+
+    def at(self, symbols: tuple[str, ...]) -> str:
+        """C expression of the place of row (b, h, s), in elements."""
+        s, row = c_dim(self.s, symbols), c_dim(self.row, symbols)
+        if self.letter == "h":
+            return f"((((int64_t)(b) * {self.heads} + (h)) * {s} + (s)) * {row})"
+        return f"(((int64_t)(b) * {s} + (s)) * {row} + (h) * {self.d})"
+
+
+def _tensor(slot: Slot | None, heads: int, letter: str) -> _Tensor | str:
+    if slot is None:
+        return "attention needs queries, keys and values"
+    try:
+        b, _, s, d = by_heads(slot.type, heads, letter)
+    except ShapeError as e:
+        return str(e)
+    if isinstance(d, Dim) or d < 1:
+        return f"the width of a head must be known at build time, not {d}"
+    return _Tensor(b, heads, s, d, letter, slot.row_stride or slot.type.shape[-1])
+
+
+def _tensors(w: Workload) -> list[_Tensor] | str:
+    """q, k, v and the output, or the reason there is no kernel."""
+    if w.op != "Attention":
+        return f"computes Attention, not {w.op}"
+    if w.isa not in ISAS:
+        return f"no such CPU level: {w.isa}"
+    if any(s is not None and s.type.dtype != "float32" for s in (*w.inputs, w.outputs[0])):
+        return "computes in float32 only"
+    heads, groups, layout = _integer(w, "heads"), _integer(w, "kv_heads"), str(w.attr("layout"))
+    out: list[_Tensor] = []
+    for slot, n, letter in zip((*w.inputs[:3], w.outputs[0]), (heads, groups, groups, heads), layout, strict=True):
+        t = _tensor(slot, n, letter)
+        if isinstance(t, str):
+            return t
+        out.append(t)
+    if out[1].s == 0:
+        return "there are no keys"
+    return out
+
+
+def _integer(w: Workload, name: str) -> int:
+    value = w.attr(name)
+    assert isinstance(value, int)
+    return value
+
+
+def _accepted(w: Workload) -> list[_Tensor]:
+    t = _tensors(w)
+    if isinstance(t, str):
+        raise ValueError(f"workload was not accepted: {t}")
+    return t
+
+
+def _mask_at(slot: Slot, symbols: tuple[str, ...]) -> str:
+    """C expression of the place of the mask's row (b, h, s), in elements."""
+    shape = (1,) * (4 - slot.type.rank) + tuple(slot.type.shape)
+    terms, step = ["0"], slot.row_stride or shape[3]
+    for name, size in zip("shb", (shape[2], shape[1], shape[0]), strict=True):
+        if size != 1:
+            terms.append(f"(int64_t)({name}) * {c_dim(step, symbols)}")
+            step = step * size
+    return "(" + " + ".join(terms) + ")"
+
+
+class Attention:
+    """Parameters. qb: queries of a block. packv: values of a head are copied into dense rows."""
+
+    name = "cpu.attention"
+    ops = frozenset({"Attention"})
+
+    def accepts(self, w: Workload) -> str | None:
+        t = _tensors(w)
+        return t if isinstance(t, str) else anchor_declines(w.epilogue)
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        q = _accepted(w)[0]
+        blocks = [n for n in _BLOCKS if isinstance(q.s, Dim) or n < q.s + 16] or [_BLOCKS[0]]
+        params: list[Params] = [(("qb", qb), ("packv", k)) for qb in blocks for k in (0, 1)]
+        return sorted(params, key=lambda p: self.predict(w, p))
+
+    def predict(self, w: Workload, params: Params) -> float:
+        q, k, v, _ = _accepted(w)
+        p, isa = dict(params), ISAS[w.isa]
+        b, s, t = (_TYPICAL_KEYS if isinstance(d, Dim) else d for d in (1 if isinstance(q.b, Dim) else q.b, q.s, k.s))
+        products = b * q.heads * s * t * (q.d + v.d) / isa.lanes / 1.6
+        passes = -(-s // p["qb"])
+        moved = b * q.heads * t * (q.d + v.d) / isa.lanes * (1 + 0.3 * passes * (1 - p["packv"]) + p["packv"])
+        large = p["qb"] * t * 4 > 1 << 18
+        cycles = products * (1.2 if large else 1.0) + b * q.heads * s * t / isa.lanes * 16 + moved
+        return 5e-7 + cycles / 3.8e9 / w.threads
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        q, k, v, out = _accepted(w)
+        p, symbols, lanes = dict(params), w.symbols, ISAS[w.isa].lanes
+        mask = w.inputs[3] if len(w.inputs) > 3 else None
+        args: list[ArgRef] = [("input", 0), ("input", 1), ("input", 2), ("output", 0)]
+        if mask is not None:
+            args.append(("input", 3))
+        first = len(args)
+        args += [*epilogue_args(w.epilogue), ("workspace", 0)]
+        channels = out.d * (out.heads if out.letter == "r" else 1)
+        out_pix = _Tensor(out.b, out.heads, out.s, 0, out.letter, 1)
+        text = defines({
+            "ENTRY": entry, "BATCH": c_dim(q.b, symbols), "SQ": c_dim(q.s, symbols), "SK": c_dim(k.s, symbols),
+            "HEADS": q.heads, "KV_HEADS": k.heads, "D": q.d, "E": v.d, "QB": p["qb"], "PACKV": p["packv"],
+            "MR": 8 if ISAS[w.isa].registers > 16 else 4, "LDQ": c_dim(q.row, symbols), "LDK": c_dim(k.row, symbols),
+            "LDV": c_dim(v.row, symbols), "OLD": w.outputs[0].row_stride or channels,
+            "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
+            "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
+            "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else _mask_at(mask, symbols),
+            "SCALE": literal(w.attr("scale")), "CAUSAL": _integer(w, "causal"), "SAFE": _integer(w, "safe"),
+            "P_OUT": 3, "P_MASK": 4, "P_WS": len(args) - 1,
+        })  # fmt: skip
+        width = 2 * lanes
+        keys = ceil_div(k.s, width) * width
+        floats = keys * (p["qb"] + q.d) + (p["qb"] + 15) // 16 * 16
+        if p["packv"]:
+            floats = k.s * (-(-v.d // lanes) * lanes) + floats
+        before, after = template_text("vec.h", "vmath.h", "lanes.h"), template_text("attention.c")
+        source = before + text + workload_epilogue_c(w, first) + after
+        return Kernel(source, (entry,), tuple(args), symbols, floats * 4, in_place=False)
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ()
+
+
+TACTICS: tuple[Attention, ...] = (Attention(),)

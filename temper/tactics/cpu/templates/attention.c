@@ -1,0 +1,181 @@
+/* Attention: softmax(scale * Q K^T + mask) V for each (batch, head, block of QB queries), all in this thread's workspace.
+ *
+ * Scores of a block are whole rows of TP = keys rounded up, so softmax needs one pass for the maximum and one for e^x and the sum;
+ * rows are divided by their sums when they are stored. Keys are packed once a head as [block][D][NB*VL], and values as [T][E] where
+ * PACKV says so; heads that share keys are neighbours and reuse both. Q_AT K_AT V_AT OUT_PIX MASK_AT(b, h, s) are given by the
+ * tactic: places of a row in elements, for OUT_PIX and OUT_C the row and column of the output.
+ * CAUSAL: query i sees keys j <= i + T - S; blocks stop at the last key they see. SAFE: rows without a key become 0, else NaN. */
+#define UNROLL _Pragma("clang loop unroll(full)")
+#define NB 2
+#define W (NB * VL)
+#define EV ((E + VL - 1) / VL)
+#define ROUND_UP(n, by) (((n) + (by) - 1) / (by) * (by))
+#define LEAST(a, b) ((a) < (b) ? (a) : (b))
+
+/* acc[i][j] += a[i*lda + k] * b[k*ldb + j*VL]; the last of the nb vectors has nl lanes. */
+INLINE void product(vf acc[MR][NB], const float *a, int64_t lda, const float *b, int64_t ldb, int64_t len, const int mr, const int nb,
+                    const int nl) {
+#pragma clang loop unroll_count(4)
+  for (int64_t k = 0; k < len; k++) {
+    vf w[NB];
+    UNROLL for (int j = 0; j < nb; j++) w[j] = ldx(b + k * ldb + j * VL, j == nb - 1 ? nl : VL);
+    UNROLL for (int i = 0; i < mr; i++) {
+      vf x = splat(a[i * lda + k]);
+      UNROLL for (int j = 0; j < nb; j++) acc[i][j] = FMA(x, w[j], acc[i][j]);
+    }
+  }
+}
+
+INLINE void clear(vf acc[MR][NB]) {
+  UNROLL for (int i = 0; i < MR; i++) UNROLL for (int j = 0; j < NB; j++) acc[i][j] = (vf){};
+}
+
+/* Scores of mr queries against the W keys of one packed block. */
+INLINE void scores(float *s, int64_t tp, const float *q, const float *keys, const int mr) {
+  vf acc[MR][NB];
+  clear(acc);
+  product(acc, q, LDQ, keys, W, D, mr, NB, VL);
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < NB; j++) st(s + i * tp + j * VL, acc[i][j]);
+}
+
+typedef struct {
+  const epi_t *e;
+  float *out;
+  int64_t img, pix, c;
+} place_t;
+
+/* mr rows of the result, nb vectors of columns: weights times values, divided by the rows' sums. */
+INLINE void values(const place_t *to, const float *s, int64_t tp, const float *v, int64_t ldv, int64_t keys, const float *inverse,
+                   const int mr, const int nb, const int nl) {
+  vf acc[MR][NB];
+  clear(acc);
+  product(acc, s, tp, v, ldv, keys, mr, nb, nl);
+  UNROLL for (int i = 0; i < mr; i++)
+    UNROLL for (int j = 0; j < nb; j++) {
+      const int n = j == nb - 1 ? nl : VL;
+      const int64_t pix = to->pix + i, c = to->c + j * VL;
+      stx(to->out + pix * OLD + c, epilogue(acc[i][j] * splat(inverse[i]), to->e, to->img, pix, c, n), n);
+    }
+}
+
+#define ELAST (E - (EV - 1) * VL)
+#define EODD (EV % NB)
+
+INLINE void values_row(place_t to, const float *s, int64_t tp, const float *v, int64_t ldv, int64_t keys, const float *inverse,
+                       const int mr) {
+  const int whole = EODD ? EV / NB : (ELAST < VL ? EV / NB - 1 : EV / NB);
+  for (int b = 0; b < whole; b++, to.c += W) values(&to, s, tp, v + b * W, ldv, keys, inverse, mr, NB, VL);
+  if (whole * NB < EV) values(&to, s, tp, v + whole * W, ldv, keys, inverse, mr, EV - whole * NB, ELAST);
+}
+
+/* Weights of one query before division; returns what to multiply by. seen: how many keys it sees; width: lanes to fill. */
+INLINE float weigh(float *s, const float *mask, int64_t seen, int64_t t, int64_t width) {
+  (void)mask;
+  vf top[2] = {splat(-V_INF), splat(-V_INF)}, sum[2] = {(vf){}, (vf){}};
+  for (int64_t j = 0; j < width; j += VL) {
+    vf x = ld(s + j) * splat(SCALE);
+#if MASK
+    const int n = (int)LEAST(t - j, VL);
+    x += ldx(mask + j, n < 0 ? 0 : n);
+#endif
+    if (j + VL > seen) x = sel(iota() < splati((int)(seen - j)), x, splat(-V_INF));
+    st(s + j, x);
+    top[j / VL & 1] = v_max(top[j / VL & 1], x);
+  }
+  vf m = lanes_max(v_max(top[0], top[1]));
+  m = sel(m == splat(-V_INF), (vf){}, m);
+  for (int64_t j = 0; j < width; j += VL) {
+    vf x = v_exp(ld(s + j) - m);
+    st(s + j, x);
+    sum[j / VL & 1] += x;
+  }
+  const float total = hsum(sum[0] + sum[1]);
+  (void)t;
+  return SAFE && total == 0.0f ? 0.0f : 1.0f / total;
+}
+
+/* VL rows of VL columns turned: log2(VL) rounds of interleaving the halves. */
+INLINE void turn(vf r[VL]) {
+  UNROLL for (int round = 1; round < VL; round *= 2) {
+    vf t[VL];
+    UNROLL for (int i = 0; i < VL / 2; i++) {
+      vf a = r[i], b = r[i + VL / 2];
+#if VL == 16
+      t[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+      t[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+#elif VL == 8
+      t[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
+      t[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
+#else
+      t[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
+      t[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+#endif
+    }
+    UNROLL for (int i = 0; i < VL; i++) r[i] = t[i];
+  }
+}
+
+/* Keys as [block][D][W]; those behind the last are zeros. */
+INLINE void pack_keys(float *to, const float *k, int64_t t) {
+  for (int64_t j = 0; j < t; j += VL) {
+    float *block = to + j / W * (D * W) + j % W;
+    for (int d = 0; d < D; d += VL) {
+      const int n = D - d < VL ? D - d : VL;
+      vf r[VL];
+      UNROLL for (int i = 0; i < VL; i++) r[i] = j + i < t ? ldx(k + (j + i) * LDK + d, n) : (vf){};
+      turn(r);
+      UNROLL for (int i = 0; i < VL; i++) if (i < n) st(block + (d + i) * W, r[i]);
+    }
+  }
+  if (t % W != 0 && t % W <= W - VL)
+    for (int64_t j = ROUND_UP(t, VL); j < ROUND_UP(t, W); j += VL)
+      for (int d = 0; d < D; d++) st(to + j / W * (D * W) + j % W + d * W, (vf){});
+}
+
+INLINE void pack_values(float *to, const float *v, int64_t t) {
+  for (int64_t j = 0; j < t; j++)
+    UNROLL for (int e = 0; e < EV; e++) st(to + (j * EV + e) * VL, ldx(v + j * LDV + e * VL, e == EV - 1 ? ELAST : VL));
+}
+
+EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
+  (void)v;
+  epi_t e;
+  epi_init(&e, p);
+  const int64_t rows = SQ, t = SK, tp = ROUND_UP(t, W), blocks = (rows + QB - 1) / QB;
+  float *s = p[P_WS], *inverse = s + QB * tp, *keys = inverse + ROUND_UP(QB, 16), *vals = keys + D * tp;
+  const float *q = p[0], *k = p[1], *val = p[2];
+  int64_t lo, hi, packed = -1;
+  share((int64_t)(BATCH) * HEADS * blocks, part, parts, &lo, &hi);
+  for (int64_t u = lo; u < hi; u++) {
+    const int64_t b = u / blocks / HEADS, h = u / blocks % HEADS, first = u % blocks * QB, n = LEAST(rows - first, QB);
+    const int64_t g = h / (HEADS / KV_HEADS);
+    if (packed != b * KV_HEADS + g) {
+      packed = b * KV_HEADS + g;
+      pack_keys(keys, k + K_AT(b, g, 0), t);
+      if (PACKV) pack_values(vals, val + V_AT(b, g, 0), t);
+    }
+    const float *vh = PACKV ? vals : val + V_AT(b, g, 0);
+    const int64_t ldv = PACKV ? EV * VL : LDV, shift = t - rows + 1;
+    int64_t seen = CAUSAL ? LEAST(t, first + n + t - rows) : t;
+    if (seen < 0) seen = 0;
+    for (int64_t j = 0; j < seen; j += W) {
+      const float *qr = q + Q_AT(b, h, first), *kb = keys + j * D;
+      int64_t i = 0;
+      for (; i + MR <= n; i += MR) scores(s + i * tp + j, tp, qr + i * LDQ, kb, MR);
+      if (MR > 4 && n - i >= 4) scores(s + i * tp + j, tp, qr + i * LDQ, kb, 4), i += 4;
+      if (n - i >= 2) scores(s + i * tp + j, tp, qr + i * LDQ, kb, 2), i += 2;
+      if (n - i >= 1) scores(s + i * tp + j, tp, qr + i * LDQ, kb, 1);
+    }
+    for (int64_t i = 0; i < n; i++) {
+      const int64_t mine = CAUSAL ? LEAST(t, first + i + shift) : t;
+      const float *mask = MASK ? (const float *)p[P_MASK] + MASK_AT(b, h, first + i) : 0;
+      inverse[i] = weigh(s + i * tp, mask, mine, t, ROUND_UP(seen, VL));
+    }
+    place_t to = {&e, (float *)p[P_OUT], b, OUT_PIX(b, h, first), OUT_C(h)};
+    int64_t i = 0;
+    for (; i + MR <= n; i += MR, to.pix += MR) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, MR);
+    if (MR > 4 && n - i >= 4) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, 4), i += 4, to.pix += 4;
+    if (n - i >= 2) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, 2), i += 2, to.pix += 2;
+    if (n - i >= 1) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, 1);
+  }
+}
