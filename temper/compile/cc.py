@@ -1,8 +1,7 @@
 """C to machine code with the clang and lld inside the `ziglang` wheel: no system compiler, headers or libc needed.
 
 Objects are position-independent and freestanding; `link` makes one shared object of many. Output is deterministic: no
-paths, no
-debug information, no build identifiers.
+paths, no debug information, no build identifiers.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ import hashlib
 import importlib.util
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import metadata
@@ -83,6 +83,13 @@ def compiler_version() -> str:
     return f"ziglang {metadata.version('ziglang')}"
 
 
+def _clang(isa: str, flags: Sequence[str]) -> list[str]:
+    """The compiler's command up to the input."""
+    zig = _zig()
+    headers = str(zig.parent / "lib" / "include")
+    return [str(zig), "clang", "--target=x86_64-linux-gnu", *flags, *ISAS[isa].flags, "-isystem", headers]
+
+
 @cache
 def _intrinsics(isa: str) -> tuple[str, ...]:
     """Flags that bring in immintrin.h precompiled: parsing it would be a third of a kernel's compile time.
@@ -99,18 +106,7 @@ def _intrinsics(isa: str) -> tuple[str, ...]:
             with tempfile.TemporaryDirectory(prefix="temper-pch-", dir=target.parent) as folder:
                 out = Path(folder) / "immintrin.pch"
                 flags = ["c-header" if f == "c" else f for f in _FLAGS]
-                command = [
-                    str(zig),
-                    "clang",
-                    "--target=x86_64-linux-gnu",
-                    *flags,
-                    *ISAS[isa].flags,
-                    "-isystem",
-                    str(zig.parent / "lib" / "include"),
-                    "-",
-                    "-o",
-                    str(out),
-                ]
+                command = [*_clang(isa, flags), "-", "-o", str(out)]
                 text = "#include <stddef.h>\n#include <stdint.h>\n#include <immintrin.h>\n"
                 if subprocess.run(command, input=text, text=True, capture_output=True, check=False).returncode:
                     return ()
@@ -127,18 +123,11 @@ def compile_object(
 
     processes: where the compiler runs, for callers that may have to end it early.
     """
-    zig = _zig()
     flags = [f for f in _FLAGS if f != "-O3"] + [optimize]
     with tempfile.TemporaryDirectory(prefix="temper-cc-") as folder:
         out = Path(folder) / "k.o"
         command = [
-            str(zig),
-            "clang",
-            "--target=x86_64-linux-gnu",
-            *flags,
-            *ISAS[isa].flags,
-            "-isystem",
-            str(zig.parent / "lib" / "include"),
+            *_clang(isa, flags),
             *(_intrinsics(isa) if "immintrin.h" in source and not defines and optimize == "-O3" else ()),
             *(f"-D{d}" for d in defines),
             "-c",

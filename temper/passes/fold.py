@@ -8,7 +8,7 @@ Folded products are computed in float64 and rounded once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -135,24 +135,24 @@ def _bias_of(node: Node) -> np.ndarray | None:
     return _array(node.inputs[2]).astype(np.float64) if len(node.inputs) > 2 and node.inputs[2] is not None else None
 
 
-def _fold_mul(graph: Graph, m: Match) -> Value:
-    """conv(x, w, b) * c = conv(x, w * c, b * c) for a factor per output channel."""
+def _scaled(graph: Graph, m: Match, factor: Callable[[np.ndarray], np.ndarray]) -> Value:
+    """The convolution with weights and bias times factor(c), in float64."""
     node, w, oc = _conv_parts(m["conv"])
     c = _per_channel(_array(m["c"]), m["conv"].type.rank, oc)
     assert c is not None
-    s = c.astype(np.float64)
+    s = factor(c.astype(np.float64))
     bias = _bias_of(node)
     return _rebuilt(graph, node, _scale_weights(node, w, s), None if bias is None else bias * s)
+
+
+def _fold_mul(graph: Graph, m: Match) -> Value:
+    """conv(x, w, b) * c = conv(x, w * c, b * c) for a factor per output channel."""
+    return _scaled(graph, m, lambda c: c)
 
 
 def _fold_div(graph: Graph, m: Match) -> Value:
     """conv(x, w, b) / c = conv(x, w / c, b / c) for a divisor per output channel."""
-    node, w, oc = _conv_parts(m["conv"])
-    c = _per_channel(_array(m["c"]), m["conv"].type.rank, oc)
-    assert c is not None
-    s = 1.0 / c.astype(np.float64)
-    bias = _bias_of(node)
-    return _rebuilt(graph, node, _scale_weights(node, w, s), None if bias is None else bias * s)
+    return _scaled(graph, m, np.reciprocal)
 
 
 def _fold_add(graph: Graph, m: Match) -> Value:

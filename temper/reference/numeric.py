@@ -120,31 +120,29 @@ _FAR_Q = (
 )
 
 
+def _erfc_tail(a: np.ndarray) -> np.ndarray:
+    """1 - erf(a) for a >= 0.46875."""
+    middle = np.clip(a, 0.46875, 4.0)
+    tail = np.exp(-middle * middle) * _polynomial(middle, _MID_P) / _polynomial(middle, _MID_Q)
+    far = np.clip(a, 4.0, 30.0)
+    inverse = 1.0 / (far * far)
+    series = inverse * _polynomial(inverse, _FAR_P) / _polynomial(inverse, _FAR_Q)
+    far_tail = np.exp(-far * far) / far * (1.0 / np.sqrt(np.pi) - series)
+    return np.where(a <= 4.0, tail, far_tail)
+
+
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function of float64 values, to about 1e-16 relative."""
     a = np.abs(x)
     square = a * a
     near = x * _polynomial(square, _ERF_P) / _polynomial(square, _ERF_Q)
-    middle = np.clip(a, 0.46875, 4.0)
-    tail = np.exp(-middle * middle) * _polynomial(middle, _MID_P) / _polynomial(middle, _MID_Q)
-    far = np.clip(a, 4.0, 30.0)
-    inverse = 1.0 / (far * far)
-    series = inverse * _polynomial(inverse, _FAR_P) / _polynomial(inverse, _FAR_Q)
-    far_tail = np.exp(-far * far) / far * (1.0 / np.sqrt(np.pi) - series)
-    outer = np.sign(x) * (1.0 - np.where(a <= 4.0, tail, far_tail))
+    outer = np.sign(x) * (1.0 - _erfc_tail(a))
     return np.where(np.isnan(x), x, np.where(a <= 0.46875, near, outer))
 
 
 def erfc_negative(x: np.ndarray) -> np.ndarray:
     """1 + erf(x), without cancellation for negative x: what Gelu needs in its left tail."""
-    a = np.abs(x)
-    middle = np.clip(a, 0.46875, 4.0)
-    tail = np.exp(-middle * middle) * _polynomial(middle, _MID_P) / _polynomial(middle, _MID_Q)
-    far = np.clip(a, 4.0, 30.0)
-    inverse = 1.0 / (far * far)
-    series = inverse * _polynomial(inverse, _FAR_P) / _polynomial(inverse, _FAR_Q)
-    far_tail = np.exp(-far * far) / far * (1.0 / np.sqrt(np.pi) - series)
-    return np.where(x < -0.46875, np.where(a <= 4.0, tail, far_tail), 1.0 + erf(x))
+    return np.where(x < -0.46875, _erfc_tail(np.abs(x)), 1.0 + erf(x))
 
 
 def round_bfloat16(x: np.ndarray) -> np.ndarray:

@@ -7,14 +7,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import Dim, DimLike, product
+from temper.ir.dims import DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 _INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
-_TYPICAL_DIM = 16
 
 
 def _axis(w: Workload) -> int:
@@ -51,9 +50,7 @@ class GatherRows:
         return [()]
 
     def predict(self, w: Workload, params: Params) -> float:
-        count = 1
-        for d in w.outputs[0].type.shape:
-            count *= _TYPICAL_DIM if isinstance(d, Dim) else d
+        count = typical_count(w.outputs[0].type.shape, 16)
         return 1e-6 + count * itemsize(w.outputs[0].type.dtype) / 5e9 / w.threads
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:

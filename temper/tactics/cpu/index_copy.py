@@ -21,7 +21,7 @@ from temper.reference.movement import REFERENCES
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 _INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 
@@ -291,9 +291,7 @@ class IndexCopy:
     def predict(self, w: Workload, params: Params) -> float:
         layout = copy_layout(w)
         assert isinstance(layout, Layout)
-        count = 1
-        for d in w.outputs[0].type.shape:
-            count *= _TYPICAL_DIM if isinstance(d, Dim) else d
+        count = typical_count(w.outputs[0].type.shape, _TYPICAL_DIM)
         run = layout.run if isinstance(layout.run, int) else _TYPICAL_DIM
         size = itemsize(w.outputs[0].type.dtype)
         per_run = 0.0 if _segmented(layout, size) else 1.5e-9

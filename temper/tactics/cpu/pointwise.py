@@ -3,6 +3,7 @@
 Programs over 32-bit lanes (float32, int32, bool) become explicit vector code; any other mix of types becomes a typed
 scalar loop that the compiler vectorises where it can. Elements are independent: results do not depend on the split.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -11,15 +12,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import Dim, DimLike
+from temper.ir.dims import DimLike
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.render import C_TYPES, body_c, body_declines, lanes_only, load_c, store_c, template_text
-from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 #: Elements of a block: small enough to share a few thousand elements among threads, large enough to amortise indexing.
 _BLOCK = 4096
-_TYPICAL_DIM = 64
 
 
 def strides_of(shape: Sequence[DimLike], mask: Sequence[bool], row_stride: int | None) -> list[DimLike]:
@@ -88,9 +88,7 @@ class Pointwise:
         return [()]
 
     def predict(self, w: Workload, params: Params) -> float:
-        count = 1
-        for d in w.outputs[0].type.shape:
-            count *= _TYPICAL_DIM if isinstance(d, Dim) else int(d)
+        count = typical_count(w.outputs[0].type.shape)
         nbytes = sum(itemsize(o.dtype) for o in w.epilogue.operands if o.kind == "full")
         nbytes += sum(itemsize(s.type.dtype) for s in w.outputs)
         per_vector = 2.0 * len(w.epilogue.instrs) + len(w.epilogue.operands)
@@ -104,8 +102,11 @@ class Pointwise:
         strides = [strides_of(shape, o.mask, o.row_stride) for o in e.operands]
         strides += [strides_of(shape, full, s.row_stride) for s in w.outputs]
         loops = collapse(shape, strides)
-        vector = lanes_only(e) and all(isinstance(s[-1], int) and s[-1] in (0, 1) for s in loops.strides) and all(
-            s[-1] == 1 for s in loops.strides[len(e.operands):])
+        vector = (
+            lanes_only(e)
+            and all(isinstance(s[-1], int) and s[-1] in (0, 1) for s in loops.strides)
+            and all(s[-1] == 1 for s in loops.strides[len(e.operands) :])
+        )
         args: list[ArgRef] = [("operand", i) for i in range(len(e.operands))]
         args += [("output", k) for k in range(len(w.outputs))]
         text = template_text("vec.h", "vmath.h") + defines({"ENTRY": entry}) + _loops_c(w, loops, vector)
@@ -145,21 +146,38 @@ def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:
     stores = []
     for k, value in enumerate(e.results):
         dtype, step = dtypes[n + k], c_dim(loops.strides[n + k][-1], symbols)
-        stores.append(store_c(dtype, f"a{n + k}", "i", f"v{value}") if vector
-                      else f"a{n + k}[{'i' if step == '1' else f'i * {step}'}] = v{value};")
+        stores.append(
+            store_c(dtype, f"a{n + k}", "i", f"v{value}")
+            if vector
+            else f"a{n + k}[{'i' if step == '1' else f'i * {step}'}] = v{value};"
+        )
     body = "\n".join([*inner, body_c(e, vector=vector), *stores])
     if vector:
-        loop = ("    int64_t i = i0;\n    for (; i + VL <= i1; i += VL) {\n    enum { n = VL };\n" + body + "\n    }\n"
-                "    if (i < i1) {\n    const int n = (int)(i1 - i);\n" + body + "\n    }")
+        loop = (
+            "    int64_t i = i0;\n    for (; i + VL <= i1; i += VL) {\n    enum { n = VL };\n" + body + "\n    }\n"
+            "    if (i < i1) {\n    const int n = (int)(i1 - i);\n" + body + "\n    }"
+        )
     else:
         loop = "    for (int64_t i = i0; i < i1; i++) {\n" + body + "\n    }"
-    outer = "*".join(["(int64_t)1", *dims[:last - 1]])
-    return "\n".join([
-        f"#define OUTER ({outer})", f"#define ROWS ((int64_t){dims[-2]})", f"#define INNER ((int64_t){dims[-1]})",
-        f"#define BLOCK {_BLOCK}",
-        "INLINE void rows(void *const *p, const int64_t *v, int64_t block, int64_t r0, int64_t r1, int64_t i0,",
-        "                 int64_t i1) {",
-        *lines, "  for (int64_t r = r0; r < r1; r++) {", *row, *("    " + h for h in hoisted), loop, "  }", "}", ""])
+    outer = "*".join(["(int64_t)1", *dims[: last - 1]])
+    return "\n".join(
+        [
+            f"#define OUTER ({outer})",
+            f"#define ROWS ((int64_t){dims[-2]})",
+            f"#define INNER ((int64_t){dims[-1]})",
+            f"#define BLOCK {_BLOCK}",
+            "INLINE void rows(void *const *p, const int64_t *v, int64_t block, int64_t r0, int64_t r1, int64_t i0,",
+            "                 int64_t i1) {",
+            *lines,
+            "  for (int64_t r = r0; r < r1; r++) {",
+            *row,
+            *("    " + h for h in hoisted),
+            loop,
+            "  }",
+            "}",
+            "",
+        ]
+    )
 
 
 TACTICS: tuple[Pointwise, ...] = (Pointwise(),)

@@ -3,6 +3,7 @@
 Axes are collapsed to alternating kept and reduced ones. Work is split over outputs only, so the order of additions
 depends on the shape alone. Bound by reading the input: 64 bytes a cycle from L1, 30-40 from L2.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,7 @@ from temper.tactics.cpu.render import (
     template_text,
     workload_epilogue_c,
 )
-from temper.tactics.cpu.source import c_dim, defines
-
-_TYPICAL_DIM = 64
+from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 #: Kind of accumulation, and how the result follows from the total `t`, the shift `s` and the element count ELEMENTS.
 _KINDS: Mapping[str, tuple[str, str]] = {
@@ -126,9 +125,7 @@ class Reduce:
     def predict(self, w: Workload, params: Params) -> float:
         x = w.inputs[0]
         assert x is not None
-        count = 1
-        for d in x.type.shape:
-            count *= _TYPICAL_DIM if isinstance(d, Dim) else int(d)
+        count = typical_count(x.type.shape)
         cost = 10.0 if w.op == "ReduceLogSumExp" else 1.0
         cb = dict(params)["cb"]
         return 5e-7 + count * 4 * (cost + 0.2 / cb) / 30e9 / w.threads
@@ -147,14 +144,24 @@ class Reduce:
         width = axes[-1].size if keep_inner else 1
         rows = product(tuple(a.size for a in kept[:-1])) if keep_inner else product(tuple(a.size for a in kept))
         args: tuple[ArgRef, ...] = (("input", 0), ("output", 0), *epilogue_args(w.epilogue))
-        text = defines({
-            "ENTRY": entry, "KEEP_INNER": int(keep_inner), "KIND": kind, "FINISH(t, s)": finish,
-            "ELEMENTS": c_dim(product(tuple(a.size for a in reduced)), symbols), "COUNT": c_dim(inner.size, symbols),
-            "STEP": c_dim(inner.stride, symbols), "WIDTH": c_dim(width, symbols), "OUTPUTS": c_dim(rows, symbols),
-            "OLD": c_dim(out.row_stride or last, symbols), "LAST": c_dim(last, symbols),
-            "PIXELS": c_dim(product(shape[1:-1]) if len(shape) > 1 else 1, symbols), "CB": dict(params)["cb"],
-            "NEST(at, ...)": _nest_c(outer, symbols),
-        })
+        text = defines(
+            {
+                "ENTRY": entry,
+                "KEEP_INNER": int(keep_inner),
+                "KIND": kind,
+                "FINISH(t, s)": finish,
+                "ELEMENTS": c_dim(product(tuple(a.size for a in reduced)), symbols),
+                "COUNT": c_dim(inner.size, symbols),
+                "STEP": c_dim(inner.stride, symbols),
+                "WIDTH": c_dim(width, symbols),
+                "OUTPUTS": c_dim(rows, symbols),
+                "OLD": c_dim(out.row_stride or last, symbols),
+                "LAST": c_dim(last, symbols),
+                "PIXELS": c_dim(product(shape[1:-1]) if len(shape) > 1 else 1, symbols),
+                "CB": dict(params)["cb"],
+                "NEST(at, ...)": _nest_c(outer, symbols),
+            }
+        )
         origin = origin_c(kept[:-1] if keep_inner else kept, symbols)
         source = template_text("vec.h", "vmath.h") + _epilogue(w) + text + origin + template_text("reduce.c")
         return Kernel(source, (entry,), args, symbols)
@@ -196,9 +203,7 @@ class ArgExtreme:
     def predict(self, w: Workload, params: Params) -> float:
         x = w.inputs[0]
         assert x is not None
-        count = 1
-        for d in x.type.shape:
-            count *= _TYPICAL_DIM if isinstance(d, Dim) else int(d)
+        count = typical_count(x.type.shape)
         return 5e-7 + count * 1e-9 / w.threads
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
@@ -208,11 +213,17 @@ class ArgExtreme:
         axis = int(w.attr("axis", 0)) % len(shape)  # type: ignore[arg-type]
         strides = strides_of(shape, (True,) * len(shape), x.row_stride)
         kept = [Axis(d, s, False) for i, (d, s) in enumerate(zip(shape, strides, strict=True)) if i != axis]
-        text = defines({
-            "ENTRY": entry, "TYPE": C_TYPES[x.type.dtype], "BETTER": ">" if w.op == "ArgMax" else "<",
-            "LAST_INDEX": int(w.attr("select_last_index", 0)), "COUNT": c_dim(shape[axis], symbols),  # type: ignore[arg-type]
-            "STEP": c_dim(strides[axis], symbols), "OUTPUTS": c_dim(product(tuple(a.size for a in kept)), symbols),
-        })
+        text = defines(
+            {
+                "ENTRY": entry,
+                "TYPE": C_TYPES[x.type.dtype],
+                "BETTER": ">" if w.op == "ArgMax" else "<",
+                "LAST_INDEX": str(w.attr("select_last_index", 0)),
+                "COUNT": c_dim(shape[axis], symbols),
+                "STEP": c_dim(strides[axis], symbols),
+                "OUTPUTS": c_dim(product(tuple(a.size for a in kept)), symbols),
+            }
+        )
         source = template_text("vec.h") + text + origin_c(kept, symbols) + template_text("argmax.c")
         return Kernel(source, (entry,), (("input", 0), ("output", 0)), symbols)
 

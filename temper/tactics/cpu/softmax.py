@@ -12,9 +12,7 @@ from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.reduce import Axis, origin_c
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
-from temper.tactics.cpu.source import c_dim, defines
-
-_TYPICAL_DIM = 64
+from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 
 class Softmax:
@@ -41,9 +39,7 @@ class Softmax:
         return [()]
 
     def predict(self, w: Workload, params: Params) -> float:
-        count = 1
-        for d in w.outputs[0].type.shape:
-            count *= _TYPICAL_DIM if isinstance(d, Dim) else int(d)
+        count = typical_count(w.outputs[0].type.shape)
         return 5e-7 + count / ISAS[w.isa].lanes * 16 / 3.8e9 / w.threads
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:

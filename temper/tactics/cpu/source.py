@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 
 from temper.ir.dims import Dim, DimLike, Opaque
 
@@ -31,6 +32,11 @@ def _opaque(o: Opaque, symbols: tuple[str, ...]) -> str:
         return f"({a} {'<' if o.fn == 'min' else '>'} {b} ? {a} : {b})"
     op = "/" if o.fn == "//" else "%"
     return f"({a} {op} {b})"
+
+
+def typical_count(shape: Sequence[DimLike], unknown: int = 64) -> int:
+    """Number of elements, a run-time dimension taken as `unknown`: what predictions count with."""
+    return prod(unknown if isinstance(d, Dim) else d for d in shape)
 
 
 def defines(values: Mapping[str, int | str]) -> str:
