@@ -1,4 +1,4 @@
-"""Gathers and scatters by element and by tuple: types, symbolic sizes, negative and illegal indices, updates that meet."""
+"""Gathers and scatters by element and by tuple: types, symbolic sizes, odd indices, updates that meet."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ class Indexed:
     """One element, or one run of contiguous elements, for each index or tuple of indices."""
 
     name = "cpu.indexed"
+    ops = frozenset(_OPS)
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in _OPS:
