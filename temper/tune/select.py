@@ -25,6 +25,9 @@ from temper.tune.verify import make_problem
 #: Candidates timed per workload at each effort; 0 takes the cost model's first choice untimed.
 CANDIDATES = {0: 1, 1: 2, 2: 6, 3: 12, 4: 32, 5: 10_000}
 
+#: Seconds that threads lose at a barrier inside a kernel: shares are timed one after another and do not see it.
+_BARRIER = 1.5e-6
+
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25
 
@@ -234,7 +237,8 @@ class Tuner:
                 for _, watch in finalists:
                     watch.lap(0.004)
         for c, watch in running:
-            self.cache.put_time(contest.time_key(c), Record(watch.seconds))
+            barriers = (len(c.kernel.entries) - 1) * _BARRIER if w.threads > 1 else 0.0
+            self.cache.put_time(contest.time_key(c), Record(watch.seconds + barriers))
 
 
 @dataclass(frozen=True)
