@@ -211,8 +211,11 @@ def product(dims: tuple[DimLike, ...]) -> DimLike:
     return out
 
 
-def parse_dim(text: str) -> DimLike:
-    """Inverse of `str(dim)`; ValueError on anything but integers, names, + - * // % min max."""
+def parse_dim(text: str, named: Callable[[str], DimLike] = Dim.symbol) -> DimLike:
+    """Inverse of `str(dim)`, with `named` giving a name's dimension.
+
+    ValueError on anything but integers, names, + - * // % min max.
+    """
 
     def walk(n: ast.AST) -> DimLike:
         if isinstance(n, ast.Expression):
@@ -220,7 +223,7 @@ def parse_dim(text: str) -> DimLike:
         if isinstance(n, ast.Constant) and type(n.value) is int:
             return n.value
         if isinstance(n, ast.Name):
-            return Dim.symbol(n.id)
+            return named(n.id)
         if isinstance(n, ast.UnaryOp) and isinstance(n.op, ast.USub):
             return walk(n.operand) * -1
         if isinstance(n, ast.BinOp):

@@ -26,13 +26,14 @@ from temper.frontends.onnx.schema import (
 )
 from temper.frontends.onnx.table import find_row
 from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor, storage
-from temper.ir.dims import Dim, DimLike
+from temper.ir.dims import Dim, DimLike, parse_dim, symbols_of
 from temper.ir.graph import Graph, Value
 from temper.ir.types import TensorType
 
 #: nodes after inlining functions; nested functions can otherwise multiply a small file without end
 NODE_LIMIT = 200_000
 _DEPTH_LIMIT = 64
+_EXPRESSION_LIMIT = 100
 
 DimOverride = int | str
 
@@ -73,6 +74,8 @@ class Importer:
         self.builder = Builder(Graph(model.graph.name))
         self.problems: list[Problem] = []
         self.symbols: dict[str, str] = {}
+        #: names that are a whole dimension of some input: sizes of inputs bind them
+        self.bound: set[str] = set()
         self.schemas: dict[tuple[str, str, int], Any] = {}
         self.functions: dict[tuple[str, str], Any] = {}
         self.count = 0
@@ -124,6 +127,10 @@ class Importer:
 
     def _inputs(self, proto: Any, scope: Scope) -> None:
         seen: set[str] = set()
+        for info in proto.input:
+            if info.name not in scope.values and info.name not in self.values:
+                stated = (d.dim_param for d in info.type.tensor_type.shape.dim)
+                self.bound.update(d for d in self.shapes.get(info.name, stated) if isinstance(d, str) and d)
         for info in proto.input:
             if not info.name or info.name in seen:
                 raise ModelError(f"{self.label}: input '{info.name}' has no name or is listed twice")
@@ -199,6 +206,8 @@ class Importer:
         """The dimension of that name: a fixed value where one was given, else a symbol whose name is an identifier."""
         if original in self.dims:
             return self.dims[original]
+        if (derived := self._derived(original)) is not None:
+            return derived
         if original not in self.symbols:
             name = re.sub(r"\W", "_", original, flags=re.ASCII)
             if not name.isidentifier():
@@ -210,6 +219,16 @@ class Importer:
                 self.builder.graph.dim_names[name] = original
         name = self.symbols[original]
         return self.dims[name] if name in self.dims else Dim.symbol(name)
+
+    def _derived(self, text: str) -> DimLike | None:
+        """`past + 1`, as exporters name the mask's length: arithmetic on names that other dimensions bind."""
+        if text.isidentifier() or len(text) > _EXPRESSION_LIMIT:
+            return None
+        try:
+            names = symbols_of(parse_dim(text))
+            return parse_dim(text, self._symbol) if names and names <= self.bound else None
+        except (ValueError, ZeroDivisionError):
+            return None
 
     def _contradiction(self, info: Any, scope: Scope) -> None:
         """ModelError if the type the file states for a value cannot be the one its nodes give it."""
