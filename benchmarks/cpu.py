@@ -1,7 +1,7 @@
 """FP32 latency on a CPU: Temper against ONNX Runtime and OpenVINO, taking turns within one run.
 
     python -m benchmarks.cpu                                 # the four generated models, 1 and 2 threads
-    python -m benchmarks.cpu --threads 1 --models resnet50
+    python -m benchmarks.cpu --threads 1 --models resnet50,bert_base_s128
     python -m benchmarks.cpu my.onnx other.onnx              # given files instead
 
 Every thread count runs in a fresh process pinned to as many cores. Prints a table of medians (ms) and of Temper's speed
@@ -113,6 +113,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def write(name: str, folder: Path) -> Path:
+    """The file of a generated model: one of the networks in models.py or transformers.py."""
+    from benchmarks import models, transformers
+
+    if name in models.MODELS:
+        return models.save(name, folder)
+    if name in transformers.TRANSFORMERS:
+        return transformers.save(name, folder)
+    sys.exit(f"there is no model '{name}'; choose from {', '.join((*models.MODELS, *transformers.TRANSFORMERS))}")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, help="ONNX files; none: the generated models")
@@ -129,9 +140,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         files = args.files
         if not files:
-            from benchmarks.models import save
-
-            files = [Path(save(name, Path(folder))) for name in args.models.split(",")]
+            files = [write(name, Path(folder)) for name in args.models.split(",")]
         rows = []
         for threads in args.threads.split(","):
             for file in files:

@@ -229,7 +229,10 @@ def pin(threads: int, first_core: int | None = None) -> None:
 
 
 def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
-    """Random arrays for a model's inputs: normal for floats, zeros for integers; symbolic sizes become 1."""
+    """Random arrays for a model's inputs: normal for floats; for integers zeros, and ones where the name says mask.
+
+    Symbolic sizes become 1.
+    """
     import onnx
 
     graph = onnx.load(str(model_path), load_external_data=False).graph
@@ -242,5 +245,6 @@ def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
         shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         floating = np.issubdtype(dtype, np.floating)
-        inputs[value.name] = rng.standard_normal(shape).astype(dtype) if floating else np.zeros(shape, dtype)
+        constant = np.full(shape, "mask" in value.name.lower(), dtype)
+        inputs[value.name] = rng.standard_normal(shape).astype(dtype) if floating else constant
     return inputs
