@@ -60,11 +60,10 @@ _INDEXED = frozenset({"Gather", "GatherElements", "GatherND", "ScatterElements",
 def _indices(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
     """Random legal indices."""
     assert w.inputs[0] is not None
-    data, shape = w.inputs[0].type.bind(env).shape, t.bind(env).shape
-    sizes = tuple(d for d in data if isinstance(d, int))
+    sizes, shape = (tuple(evaluate(d, env) for d in x.shape) for x in (w.inputs[0].type, t))
     if w.op.endswith("ND"):
         batch = int(str(w.attr("batch_dims", 0)))
-        limit: int | np.ndarray = np.array(sizes[batch : batch + int(str(shape[-1]))])
+        limit: int | np.ndarray = np.array(sizes[batch : batch + shape[-1]])
     else:
         limit = sizes[int(str(w.attr("axis", 0)))]
     return rng.integers(0, np.maximum(limit, 1), shape).astype(t.dtype)

@@ -21,7 +21,11 @@ from temper.ir.opdef import Attrs, OpDef
 from temper.ir.ops import attention, blocks, contraction, control, elementwise, movement, reduction
 
 TABLE: Mapping[str, OpDef] = MappingProxyType(
-    {d.name: d for family in (elementwise, movement, reduction, contraction, blocks, attention, control) for d in family.OPS}
+    {
+        d.name: d
+        for family in (elementwise, movement, reduction, contraction, blocks, attention, control)
+        for d in family.OPS
+    }
 )
 
 
