@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Union
 from temper.compile.cc import ISAS, link
 from temper.compile.host import host_library
 from temper.config import BuildConfig, knob
-from temper.errors import ConfigError, VerificationError
+from temper.errors import ConfigError, ShapeError, VerificationError
 from temper.ir.dims import Dim, evaluate
+from temper.ir.evaluate import bind_attr
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
@@ -81,6 +82,7 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     log = run_passes(graph, PIPELINE, dump=dump, stop_after=config.stop_after)
     watch.lap("passes")
 
+    _check_profiles(graph, ranges)
     tactics = cpu_tactics()
 
     def declines(w: Workload) -> str | None:
@@ -144,6 +146,28 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     watch.lap("plan")
     report_progress("plan", 1, 1)
     return Build(plan, graph, log, {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]})
+
+
+def _check_profiles(graph: Graph, ranges: Sequence[Ranges]) -> None:
+    """Shapes inferred with symbols must hold at both ends of every profile: ShapeError names the node where they do not."""
+    for symbols in ranges:
+        for end in (0, 2):
+            env = {name: r[end] for name, r in symbols.items()}
+            for node in graph.nodes if env else ():
+                if not frozenset().union(*(o.type.symbols for o in node.outputs)) <= set(env):
+                    continue  # a length that depends on data: the host finds it
+                attrs = {k: bind_attr(v, env) for k, v in node.attrs.items()}
+                at = ", ".join(f"{k} = {v}" for k, v in sorted(env.items()))
+                try:
+                    found = TABLE[node.op].infer([None if v is None else v.type.bind(env) for v in node.inputs], attrs)
+                except (ShapeError, KeyError) as e:
+                    raise ShapeError(f"node '{node.name}' ({node.op}) does not work with {at}: {e}") from e
+                want = [o.type.bind(env) for o in node.outputs]
+                if list(found) != want:
+                    raise ShapeError(
+                        f"node '{node.name}' ({node.op}) gives {found[0]} with {at}, not {want[0]} as in the rest of the "
+                        "profile: choose a profile in which it keeps its form"
+                    )
 
 
 class _Watch:

@@ -15,7 +15,7 @@ from onnx import helper as oh
 import temper
 from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
-from temper.errors import ConfigError, InputError
+from temper.errors import ConfigError, InputError, ShapeError
 from temper.plan.format import to_bytes
 
 
@@ -239,3 +239,19 @@ def test_bfloat16_on_the_host_and_in_kernels(cache: Path) -> None:
     assert isinstance(got, np.ndarray)
     wide = (x.T.astype(np.uint32) << 16).view(np.float32)
     np.testing.assert_allclose((got.astype(np.uint32) << 16).view(np.float32), np.log1p(np.exp(wide)), rtol=2**-8)
+
+
+def test_a_profile_too_small_for_a_slice_is_refused(cache: Path) -> None:
+    graph = oh.make_graph(
+        [oh.make_node("Slice", ["x", "s", "e"], ["y"])],
+        "slice",
+        [oh.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 8])],
+        [oh.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([-5]), "s"), numpy_helper.from_array(np.array([2**31 - 1]), "e")],
+    )
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+    engine = temper.build(model, threads=1, effort=0, profiles=[Profile.of(N=(5, 6, 9))], cache=cache)
+    x = np.random.default_rng(0).standard_normal((7, 8)).astype(np.float32)
+    np.testing.assert_array_equal(engine(x), x[-5:])
+    with pytest.raises(ShapeError, match="N = 3"):
+        temper.build(model, threads=1, effort=0, profiles=[Profile.of(N=(3, 6, 9))], cache=cache)
