@@ -149,7 +149,8 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
 
 
 def _check_profiles(graph: Graph, ranges: Sequence[Ranges]) -> None:
-    """Shapes inferred with symbols must hold at both ends of every profile: ShapeError names the node where they do not."""
+    """Shapes inferred with symbols must hold at both ends of every profile: ShapeError names the node where they do
+    not."""
     for symbols in ranges:
         for end in (0, 2):
             env = {name: r[end] for name, r in symbols.items()}
