@@ -166,8 +166,8 @@ def _check_profiles(graph: Graph, ranges: Sequence[Ranges]) -> None:
                 want = [o.type.bind(env) for o in node.outputs]
                 if list(found) != want:
                     raise ShapeError(
-                        f"node '{node.name}' ({node.op}) gives {found[0]} with {at}, not {want[0]} as in the rest of the "
-                        "profile: choose a profile in which it keeps its form"
+                        f"node '{node.name}' ({node.op}) gives {found[0]} with {at}, not {want[0]} as in the "
+                        "rest of the profile: choose a profile in which it keeps its form"
                     )
 
 
