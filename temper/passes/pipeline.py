@@ -1,20 +1,26 @@
 """The pass list of a build, in order."""
 from __future__ import annotations
 
+from temper.passes.attention import ATTENTION
 from temper.passes.cleanup import CLEANUP
 from temper.passes.fold import FOLD
 from temper.passes.idioms import IDIOMS
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
 from temper.passes.lower import LOWER
 from temper.passes.manager import Pass
+from temper.passes.merge_products import MERGE_PRODUCTS
+from temper.passes.normalization import NORMALIZATION
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
 
 PIPELINE: tuple[Pass, ...] = (
     CLEANUP,
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
+    NORMALIZATION,
+    ATTENTION,        # before fold and layout: heads are split and merged as exporters write it
     FOLD,
     Pass("cleanup-2", CLEANUP.run),
+    MERGE_PRODUCTS,   # after cleanup: renamings between projections and attention are gone
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
