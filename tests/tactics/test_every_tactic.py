@@ -126,7 +126,6 @@ def _check(trials: Sequence[Trial]) -> list[str]:
 #: Ops that no CPU kernel computes: views, shapes, and known gaps that run on the host. An op with a tactic leaves it.
 _HOST_ONLY = frozenset(
     """Reshape Shape Size Squeeze Unsqueeze
-    Acos Acosh Asin Asinh Atan Atanh Cosh Sinh Tan BitShift IsInf
     Compress ConstantOfShape ConvInteger CumProd CumSum DequantizeLinear DynamicQuantizeLinear Einsum GridSample Hardmax
     MatMulInteger MaxPoolIndices NonMaxSuppression NonZero OneHot QuantizeLinear
     Range ReverseSequence TopK Trilu Unique""".split()

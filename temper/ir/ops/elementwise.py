@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from temper.errors import ShapeError
 from temper.ir.opdef import Attrs, AttrSpec, InferFn, Kind, OpDef, Tolerance
 from temper.ir.ops import rules
-from temper.ir.ops.rules import BOOL, FLOATS, INTS, NUMBERS, SIGNED, UNSIGNED, Types, allow, default, need
+from temper.ir.ops.rules import BOOL, FLOATS, INTS, NUMBERS, SIGNED, Types, allow, default, need
 from temper.ir.types import DTYPES, TensorType
 from temper.reference.elementwise import REFERENCES
 
@@ -220,7 +220,7 @@ OPS: tuple[OpDef, ...] = (
     ),
     *(_binary(name, INTS) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")),
     _unary("BitwiseNot", INTS, tolerance=_EXACT),
-    _binary("BitShift", UNSIGNED, attrs={"direction": AttrSpec(str, required=True)}),
+    _binary("BitShift", INTS, attrs={"direction": AttrSpec(str, required=True)}),
     _row("QuantizeLinear", 3, _quantize, least=2, ops=4, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
     _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs=_AXIS, tolerance=_EXACT),
 )

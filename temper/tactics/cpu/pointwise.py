@@ -15,8 +15,18 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import C_TYPES, body_c, body_declines, lanes_only, load_c, store_c, template_text
+from temper.tactics.cpu.rare import needs_rare
+from temper.tactics.cpu.render import (
+    SCALAR_TYPES,
+    body_c,
+    body_declines,
+    lanes_only,
+    load_c,
+    store_c,
+    template_text,
+)
 from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.epilogue import Epilogue
 
 #: Elements of a block: small enough to share a few thousand elements among threads, large enough to amortise indexing.
 _BLOCK = 4096
@@ -80,7 +90,7 @@ class Pointwise:
         for k, slot in enumerate(w.outputs):
             if slot.type.shape != shape:
                 return f"result {k} is {slot.type}, not the shape of result 0"
-            if slot.type.dtype not in C_TYPES:
+            if slot.type.dtype not in SCALAR_TYPES:
                 return f"result {k} is {slot.type.dtype}"
         return body_declines(w.epilogue, vector=False)
 
@@ -109,11 +119,16 @@ class Pointwise:
         )
         args: list[ArgRef] = [("operand", i) for i in range(len(e.operands))]
         args += [("output", k) for k in range(len(w.outputs))]
-        text = template_text("vec.h", "vmath.h") + defines({"ENTRY": entry}) + _loops_c(w, loops, vector)
+        text = _headers(e) + defines({"ENTRY": entry}) + _loops_c(w, loops, vector)
         return Kernel(text + template_text("pointwise.c"), (entry,), tuple(args), w.symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
+
+
+def _headers(e: Epilogue) -> str:
+    rare = ("rare.h",) if needs_rare(body_c(e, vector=lanes_only(e))) else ()
+    return template_text("vec.h", "vmath.h", *rare)
 
 
 def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:
@@ -132,8 +147,8 @@ def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:
         const = "const " if t < n else ""
         steps = [c_dim(s, symbols) for s in loops.strides[t]]
         offset = " + ".join(["0"] + [f"j{a} * {steps[a]}" for a in range(last - 1) if steps[a] != "0"])
-        lines.append(f"  {const}{C_TYPES[dtype]} *b{t} = ({const}{C_TYPES[dtype]} *)p[{t}] + {offset};")
-        row.append(f"    {const}{C_TYPES[dtype]} *a{t} = b{t}{'' if steps[-2] == '0' else f' + r * {steps[-2]}'};")
+        lines.append(f"  {const}{SCALAR_TYPES[dtype]} *b{t} = ({const}{SCALAR_TYPES[dtype]} *)p[{t}] + {offset};")
+        row.append(f"    {const}{SCALAR_TYPES[dtype]} *a{t} = b{t}{'' if steps[-2] == '0' else f' + r * {steps[-2]}'};")
         if t >= n:
             continue
         if vector:
@@ -142,7 +157,7 @@ def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:
             (hoisted if steps[-1] == "0" else inner).append(f"const {ctype} v{t} = {load};")
         else:
             index = "0" if steps[-1] == "0" else "i" if steps[-1] == "1" else f"i * {steps[-1]}"
-            (hoisted if steps[-1] == "0" else inner).append(f"const {C_TYPES[dtype]} v{t} = a{t}[{index}];")
+            (hoisted if steps[-1] == "0" else inner).append(f"const {SCALAR_TYPES[dtype]} v{t} = a{t}[{index}];")
     stores = []
     for k, value in enumerate(e.results):
         dtype, step = dtypes[n + k], c_dim(loops.strides[n + k][-1], symbols)

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.tactics.base import ArgRef, Workload
+from temper.tactics.cpu.rare import BIT_TYPES, cast_c, rare_c
 from temper.tactics.epilogue import Attr, Epilogue, Instr
 
 C_TYPES: Mapping[str, str] = {
@@ -21,6 +22,8 @@ C_TYPES: Mapping[str, str] = {
     "uint16": "uint16_t", "int32": "int32_t", "uint32": "uint32_t", "int64": "int64_t", "uint64": "uint64_t",
     "bool": "uint8_t",
 }
+#: Types of typed scalar loops: also those that only travel and convert.
+SCALAR_TYPES: Mapping[str, str] = {**C_TYPES, **BIT_TYPES}
 #: Types whose values fit the 32-bit lanes of a float vector: programs over these only are rendered with vectors.
 LANE_DTYPES = frozenset({"float32", "int32", "bool"})
 
@@ -141,6 +144,8 @@ def _cast(source: str, target: str, vector: bool) -> str | None:
     if source == target:
         return "{0}"
     if not vector:
+        if source in BIT_TYPES or target in BIT_TYPES:
+            return cast_c(source, target, C_TYPES)
         return "({0}) != 0" if target == "bool" else f"({C_TYPES[target]})({{0}})"
     return _LANE_CASTS.get((source, target))
 
@@ -158,6 +163,12 @@ def _clip(instr: Instr, arg: str, dtype: str) -> str:
 
 def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: bool) -> str | None:
     """The C expression of one instruction, or None if there is none."""
+    text = _common_c(instr, args, dtypes, vector)
+    return text if text is not None or vector else rare_c(instr, args, dtypes, C_TYPES)
+
+
+def _common_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: bool) -> str | None:
+    """As `_instr_c`, of what the table `OPS` and the forms below have."""
     if instr.op == "Constant":
         text = literal(instr.attr("value"), instr.dtype)
         if not vector:
@@ -211,11 +222,11 @@ def lanes_only(e: Epilogue) -> bool:
 def body_declines(e: Epilogue, *, vector: bool) -> str | None:
     """Why the program has no C form (with vectors, or with typed scalars); None if it has."""
     for operand in e.operands:
-        if operand.dtype not in (LANE_DTYPES if vector else C_TYPES):
+        if operand.dtype not in (LANE_DTYPES if vector else SCALAR_TYPES):
             return f"an operand is {operand.dtype}"
     for instr in e.instrs:
         dtypes = [e.dtype_of(a) for a in instr.args]
-        if instr.dtype not in (LANE_DTYPES if vector else C_TYPES):
+        if instr.dtype not in (LANE_DTYPES if vector else SCALAR_TYPES):
             return f"{instr.op} gives {instr.dtype}"
         if _instr_c(instr, [f"v{a}" for a in instr.args], dtypes, vector) is None:
             return f"{instr.op} on ({', '.join(dtypes)}) has no C form"
@@ -232,7 +243,7 @@ def body_c(e: Epilogue, *, vector: bool) -> str:
     lines = []
     for i, instr in enumerate(e.instrs, len(e.operands)):
         text = _instr_c(instr, [f"v{a}" for a in instr.args], [e.dtype_of(a) for a in instr.args], vector)
-        ctype = C_TYPES[instr.dtype] if not vector else "vf" if instr.dtype == "float32" else "vi"
+        ctype = SCALAR_TYPES[instr.dtype] if not vector else "vf" if instr.dtype == "float32" else "vi"
         lines.append(f"  const {ctype} v{i} = {text};")
     return "\n".join(lines)
 
