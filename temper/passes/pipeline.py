@@ -3,6 +3,7 @@ from __future__ import annotations
 
 from temper.passes.attention import ATTENTION
 from temper.passes.cleanup import CLEANUP
+from temper.passes.decompose import DECOMPOSE
 from temper.passes.fold import FOLD
 from temper.passes.idioms import IDIOMS
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
@@ -12,9 +13,11 @@ from temper.passes.merge_products import MERGE_PRODUCTS
 from temper.passes.normalization import NORMALIZATION
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
+from temper.passes.widen import WIDEN
 
 PIPELINE: tuple[Pass, ...] = (
     CLEANUP,
+    WIDEN,            # before all that knows float32 only
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
     NORMALIZATION,
     ATTENTION,        # before fold and layout: heads are split and merged as exporters write it
@@ -24,6 +27,7 @@ PIPELINE: tuple[Pass, ...] = (
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
+    DECOMPOSE,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts
     STRENGTH,         # last: the rules before it know Pow and Div as exporters write them
     Pass("cleanup-3", CLEANUP.run),
