@@ -24,7 +24,7 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 from temper.builder import build_plan
 from temper.config import BuildConfig
 from temper.errors import InputError, TemperError
-from temper.frontends.onnx import import_onnx
+from temper.frontends.onnx import Members, import_onnx, import_structured
 from temper.frontends.onnx.problems import UnsupportedNodesError
 from temper.frontends.onnx.tensors import DTYPES, storage
 from temper.plan.format import HostStep, Native, Plan
@@ -40,10 +40,14 @@ _KEPT = 16
 
 @dataclass(frozen=True)
 class Prepared:
-    """An engine for certain sizes and values. fixed: the inputs whose values are part of it."""
+    """An engine for certain sizes and values. fixed: the inputs whose values are part of it.
+
+    counts: of every output of the model, as of `import_structured`.
+    """
 
     engine: Engine
     fixed: Mapping[str, np.ndarray]
+    counts: tuple[int | None, ...]
 
     @property
     def host_steps(self) -> tuple[str, ...]:
@@ -83,14 +87,38 @@ class TemperRep(BackendRep):
 
     def run(self, inputs: Any, **kwargs: Any) -> tuple[Any, ...]:
         """Outputs in order, from arrays in input order or by name. InputError, or an error of the build."""
-        arrays = self._by_name(inputs)
-        feeds = {i.name: _plain(arrays[i.name], i) for i in self._inputs if i.name in arrays}
-        self.last = prepared = self._engine(feeds)
-        results = prepared.engine.run({n: a for n, a in feeds.items() if n not in prepared.fixed})
-        shown = [_shown(y, o) for y, o in zip(results, self._outputs, strict=True)]
+        feeds, members = self._feeds(self._by_name(inputs))
+        self.last = prepared = self._engine(feeds, members)
+        results = iter(prepared.engine.run({n: a for n, a in feeds.items() if n not in prepared.fixed}))
+        shown: list[Any] = []
+        for count, info in zip(prepared.counts, self._outputs, strict=True):
+            code = _element(info.type)
+            if count is not None and count < 0:
+                shown.append(None)
+                continue
+            taken = [_shown(next(results), code) for _ in range(1 if count is None else count)]
+            shown.append(taken[0] if count is None else taken)
         names = [o.name for o in self._outputs]
         outputs: tuple[Any, ...] = namedtupledict("Outputs", names)(*shown)
         return outputs
+
+    def _feeds(self, given: Mapping[str, Any]) -> tuple[dict[str, np.ndarray], Members]:
+        """Arrays by the names of the graph's inputs, and the shapes of sequences' members."""
+        feeds: dict[str, np.ndarray] = {}
+        members: dict[str, Sequence[tuple[int, ...]] | None] = {}
+        for info in self._inputs:
+            value = given.get(info.name)
+            if info.name not in given:
+                continue
+            if value is None:
+                members[info.name] = None
+            elif isinstance(value, (list, tuple)):
+                parts = [_plain(v, info) for v in value]
+                members[info.name] = [p.shape for p in parts]
+                feeds.update((f"{info.name}.{i}", p) for i, p in enumerate(parts))
+            else:
+                feeds[info.name] = _plain(value, info)
+        return feeds, members
 
     def _by_name(self, inputs: Any) -> dict[str, Any]:
         if isinstance(inputs, Mapping):
@@ -100,19 +128,25 @@ class TemperRep(BackendRep):
             raise InputError(f"{len(given)} inputs given; the model has {[i.name for i in self._inputs]}")
         return {i.name: a for i, a in zip(self._inputs, given, strict=False)}
 
-    def _engine(self, feeds: Mapping[str, np.ndarray]) -> Prepared:
+    def _engine(self, feeds: Mapping[str, np.ndarray], members: Members) -> Prepared:
         while True:
             fixed = {n: feeds[n] for n in sorted(self._needs)}
             key = (
                 tuple((n, a.shape) for n, a in feeds.items()),
                 tuple((n, a.tolist().__repr__()) for n, a in fixed.items()),
+                repr(members),
             )
             if key in self._prepared:
                 return self._prepared[key]
             try:
-                shapes = {n: a.shape for n, a in feeds.items() if n not in fixed}
-                graph = import_onnx(
-                    self._model, shapes=shapes, folder=self._folder, check_value_info=False, values=fixed
+                names = {i.name for i in self._inputs}
+                graph, counts = import_structured(
+                    self._model,
+                    shapes={n: a.shape for n, a in feeds.items() if n in names},
+                    folder=self._folder,
+                    check_value_info=False,
+                    values=fixed,
+                    members=members,
                 )
             except UnsupportedNodesError as e:
                 more = {n for p in e.problems for n in p.needs} - self._needs
@@ -120,7 +154,7 @@ class TemperRep(BackendRep):
                     raise
                 self._needs |= more
                 continue
-            prepared = Prepared(Engine(build_plan(graph, self._config).plan), fixed)
+            prepared = Prepared(Engine(build_plan(graph, self._config).plan), fixed, counts)
             if len(self._prepared) >= _KEPT:
                 del self._prepared[next(iter(self._prepared))]
             self._prepared[key] = prepared
@@ -142,9 +176,16 @@ def _plain(value: Any, info: Any) -> np.ndarray:
     return array
 
 
-def _shown(array: np.ndarray, info: Any) -> np.ndarray:
+def _element(kind: Any) -> int:
+    """Element type of a tensor, of a sequence's members, or of an optional's value."""
+    which = kind.WhichOneof("value")
+    if which == "tensor_type":
+        return int(kind.tensor_type.elem_type)
+    return _element(getattr(kind, which).elem_type) if which in ("sequence_type", "optional_type") else 0
+
+
+def _shown(array: np.ndarray, code: int) -> np.ndarray:
     """The array as the onnx package has it: bfloat16 as ml_dtypes' type, which the package depends on."""
-    code = info.type.tensor_type.elem_type
     if DTYPES.get(code) != "bfloat16" or array.dtype != storage("bfloat16"):
         return array
     return array.view(onnx.helper.tensor_dtype_to_np_dtype(code))
@@ -155,7 +196,11 @@ class TemperBackend(Backend):
 
     @classmethod
     def is_compatible(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> bool:
-        """True if every node can be imported. Models that need values of inputs count as compatible."""
+        """True if every node can be imported. Models that need inputs' values or shapes count as compatible."""
+        constants = {t.name for t in model.graph.initializer}
+        inputs = [i.type for i in model.graph.input if i.name not in constants]
+        if any(not t.HasField("tensor_type") or not t.tensor_type.HasField("shape") for t in inputs):
+            return True
         try:
             import_onnx(model, check_value_info=False)
         except UnsupportedNodesError as e:

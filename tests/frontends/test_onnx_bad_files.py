@@ -519,7 +519,7 @@ def test_input_without_type() -> None:
 def test_sequence_input() -> None:
     proto = _input([1])
     proto.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = FLOAT
-    refused(proto, UnsupportedError, "'x'", "sequence_type")
+    refused(proto, UnsupportedError, "'x'", "is a sequence")
 
 
 def test_shape_for_an_unknown_input() -> None:

@@ -745,9 +745,13 @@ def test_if_on_a_shape() -> None:
     assert ops(import_onnx(model(nodes, {"x": ["N"]}, constants={"one": np.array(1)}))) == ["Relu", "Add"]
 
 
-def test_if_on_data_is_refused() -> None:
-    with pytest.raises(UnsupportedError, match=r"condition.*'choice'"):
-        import_onnx(model([_if("c")], {"x": [3], "c": (np.bool_, [])}))
+def test_if_on_data_computes_both_branches() -> None:
+    graph = import_onnx(model([_if("c")], {"x": [3], "c": (np.bool_, [])}))
+    assert ops(graph).count("Where") == 1
+    x = np.float32([-1, 0, 2])
+    for c in (True, False):
+        (y,) = evaluate(graph, {"x": x, "c": np.array(c)})
+        np.testing.assert_array_equal(y, (np.maximum(x, 0) if c else -x) + 2)
 
 
 def test_functions_are_inlined() -> None:

@@ -15,6 +15,8 @@ import numpy as np
 from temper.frontends.onnx.load import ModelSource, load_model
 from temper.ir.graph import Graph
 
+Members = Mapping[str, "Sequence[Sequence[int | str]] | None"]
+
 
 def import_onnx(
     source: ModelSource,
@@ -24,6 +26,7 @@ def import_onnx(
     folder: str | os.PathLike[str] | None = None,
     check_value_info: bool = True,
     values: Mapping[str, np.ndarray] | None = None,
+    members: Members | None = None,
 ) -> Graph:
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
@@ -31,18 +34,39 @@ def import_onnx(
     fixed size. folder: where external data lies, by default the folder of the file. check_value_info: compare the types
     that the file states for its values with the inferred ones. values: input name -> its value, for inputs that
     describe shapes (Reshape's shape, Slice's bounds); such an input is a constant then and no input of the graph.
+    members: for inputs that are sequences, the shapes of their members, which become inputs NAME.0, NAME.1 ..; for
+    optionals that are left out, None. An output that is a sequence becomes outputs NAME.0, NAME.1 ..
 
     ModelError: the file is damaged or contradicts itself. UnsupportedError: it uses what Temper lacks; every such node
     is listed. ShapeError: operands of a node do not fit together.
     """
+    return import_structured(
+        source, shapes=shapes, dims=dims, folder=folder, check_value_info=check_value_info, values=values,
+        members=members,
+    )[0]  # fmt: skip
+
+
+def import_structured(
+    source: ModelSource,
+    *,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+    dims: Mapping[str, int] | None = None,
+    folder: str | os.PathLike[str] | None = None,
+    check_value_info: bool = True,
+    values: Mapping[str, np.ndarray] | None = None,
+    members: Members | None = None,
+) -> tuple[Graph, tuple[int | None, ...]]:
+    """As `import_onnx`, and for each of the model's outputs: None for a tensor, -1 for an empty optional, or how many
+    of the graph's outputs a sequence consists of."""
     from temper.frontends.onnx.importer import Importer
     from temper.ir.verify import verify
 
     model, own, label = load_model(source)
     place = Path(folder).resolve() if folder is not None else own
-    graph = Importer(model, place, label, shapes or {}, dims or {}, check_value_info, values).run()
+    importer = Importer(model, place, label, shapes or {}, dims or {}, check_value_info, values, members)
+    graph = importer.run()
     verify(graph)
-    return graph
+    return graph, tuple(importer.counts)
 
 
-__all__ = ["import_onnx"]
+__all__ = ["import_onnx", "import_structured"]

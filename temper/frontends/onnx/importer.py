@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ import numpy as np
 
 from temper.errors import ModelError, ShapeError, UnsupportedError
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
+from temper.frontends.onnx.control_flow import Held, Items, Nothing, Site, resolver
 from temper.frontends.onnx.load import opsets
 from temper.frontends.onnx.order import Scope, free_names, label_of, ordered
 from temper.frontends.onnx.problems import Problem, UnsupportedNodesError
@@ -67,9 +68,12 @@ class Importer:
         dims: Mapping[str, int],
         check_value_info: bool,
         values: Mapping[str, np.ndarray] | None = None,
+        members: Mapping[str, Sequence[Sequence[DimOverride]] | None] | None = None,
     ) -> None:
         self.model, self.folder, self.label = model, folder, label
-        self.shapes, self.dims, self.values = shapes, dims, values or {}
+        self.shapes, self.dims, self.values, self.members = shapes, dims, values or {}, members or {}
+        #: per declared output: how many of the graph's outputs stand for a sequence, None for a tensor, -1 for nothing
+        self.counts: list[int | None] = []
         self.check_value_info = check_value_info and not shapes and not dims
         self.builder = Builder(Graph(model.graph.name))
         self.problems: list[Problem] = []
@@ -102,12 +106,28 @@ class Importer:
                 raise ModelError(f"{self.label}: the output '{name}' is defined by no node")
         if self.problems:
             raise UnsupportedNodesError(self.label, self.problems)
-        graph.set_outputs([v for v in (body.scope.find(name) for name in outputs) if v is not None], outputs)
+        self._outputs(outputs, body.scope)
         if self.check_value_info:
             for info in (*proto.value_info, *proto.output):
                 self._contradiction(info, body.scope)
         graph.prune()
         return graph
+
+    def _outputs(self, names: Sequence[str], scope: Scope) -> None:
+        values: list[Value] = []
+        shown: list[str] = []
+        for name in names:
+            held = scope.find(name)
+            if isinstance(held, Value):
+                values.append(held)
+                shown.append(name)
+                self.counts.append(None)
+                continue
+            members = held.values if isinstance(held, Items) else ()
+            values += members
+            shown += [f"{name}.{i}" for i in range(len(members))]
+            self.counts.append(len(members) if isinstance(held, Items) else -1)
+        self.builder.graph.set_outputs(values, shown)
 
     # ---- inputs, initializers ----
 
@@ -139,10 +159,8 @@ class Importer:
             if constant is not None:
                 self._contradiction(info, scope)
                 continue
-            if info.name in self.values:
-                scope.values[info.name] = self._fixed(info)
-                continue
-            scope.values[info.name] = self.builder.graph.add_input(self._free(info.name), self._input_type(info))
+            scope.values[info.name] = self._input(info)
+            seen.update(f"{info.name}.{i}" for i in range(len(self.members.get(info.name) or ())))
         absent = sorted(set(self.values) - seen)
         if absent:
             raise ModelError(f"{self.label}: values are given for {absent}, but the inputs are {sorted(seen)}")
@@ -150,13 +168,32 @@ class Importer:
         if unknown:
             raise ModelError(f"{self.label}: shapes are given for {unknown}, but the inputs are {sorted(seen)}")
 
-    def _fixed(self, info: Any) -> Value:
-        """An input whose value the caller fixes: a constant, checked against the stated type."""
-        array, stated = self.values[info.name], info.type.tensor_type
-        dtype = dtype_of(stated.elem_type, f"{self.label}: input '{info.name}'")
+    def _input(self, info: Any) -> Held:
+        """What an input stands for: a tensor, the members of a sequence, or nothing where an optional is left out."""
+        kind = info.type
+        if kind.WhichOneof("value") == "optional_type":
+            kind = kind.optional_type.elem_type
+            if info.name in self.members and self.members[info.name] is None:
+                return Nothing()
+        if kind.WhichOneof("value") != "sequence_type":
+            return self._tensor(info.name, kind, self.shapes.get(info.name))
+        shapes = self.members.get(info.name)
+        if shapes is None:
+            raise UnsupportedError(
+                f"{self.label}: input '{info.name}' is a sequence; state its members, for example "
+                f"members={{'{info.name}': [(2, 3), (2, 3)]}}"
+            )
+        element = kind.sequence_type.elem_type
+        values = tuple(self._tensor(f"{info.name}.{i}", element, shape) for i, shape in enumerate(shapes))
+        return Items(values, dtype_of(element.tensor_type.elem_type, f"{self.label}: input '{info.name}'"))
+
+    def _tensor(self, name: str, kind: Any, shape: Sequence[DimOverride] | None) -> Value:
+        if name not in self.values:
+            return self.builder.graph.add_input(self._free(name), self._input_type(name, kind, shape))
+        array, dtype = self.values[name], dtype_of(kind.tensor_type.elem_type, f"{self.label}: input '{name}'")
         if array.dtype != storage(dtype) and dtype != "string":
-            raise ModelError(f"{self.label}: the value given for input '{info.name}' is {array.dtype}, not {dtype}")
-        return self.builder.constant(array, self._free(info.name), dtype)
+            raise ModelError(f"{self.label}: the value given for input '{name}' is {array.dtype}, not {dtype}")
+        return self.builder.constant(array, self._free(name), dtype)
 
     def _free(self, name: str) -> str:
         """Makes room for an input's name, which callers see, should a constant have been renamed to it."""
@@ -165,19 +202,18 @@ class Importer:
                 self.builder.graph.rename(v, f"{name}.const")
         return name
 
-    def _input_type(self, info: Any) -> TensorType:
-        where = f"{self.label}: input '{info.name}'"
-        kind = info.type.WhichOneof("value")
+    def _input_type(self, name: str, stated: Any, given: Sequence[DimOverride] | None) -> TensorType:
+        where = f"{self.label}: input '{name}'"
+        kind = stated.WhichOneof("value")
         if kind != "tensor_type":
             raise (
-                UnsupportedError(f"{where}: {kind or 'a value without type'} is not supported, only dense tensors")
+                UnsupportedError(f"{where}: {kind} is not supported, only dense tensors and sequences of them")
                 if kind
                 else ModelError(f"{where} has no type")
             )
-        tensor = info.type.tensor_type
+        tensor = stated.tensor_type
         dtype = dtype_of(tensor.elem_type, where)
-        if info.name in self.shapes:
-            given = self.shapes[info.name]
+        if given is not None:
             if tensor.HasField("shape") and len(tensor.shape.dim) != len(given):
                 raise ModelError(
                     f"{where} has {len(tensor.shape.dim)} dimensions, but the shape given for it is {list(given)}"
@@ -185,7 +221,7 @@ class Importer:
             return TensorType(dtype, tuple(d if isinstance(d, int) else self._symbol(d) for d in given))
         if not tensor.HasField("shape"):
             raise UnsupportedError(
-                f"{where} has no shape; give one, for example shapes={{'{info.name}': (1, 3, 224, 224)}}"
+                f"{where} has no shape; give one, for example shapes={{'{name}': (1, 3, 224, 224)}}"
             )
         if len(tensor.shape.dim) > 32:
             raise ModelError(f"{where}: {len(tensor.shape.dim)} dimensions; at most 32 are possible")
@@ -198,7 +234,7 @@ class Importer:
                 shape.append(d.dim_value)
             else:
                 shape.append(
-                    self._symbol(d.dim_param if which == "dim_param" and d.dim_param else f"{info.name}_{axis}")
+                    self._symbol(d.dim_param if which == "dim_param" and d.dim_param else f"{name}_{axis}")
                 )
         return TensorType(dtype, tuple(shape))
 
@@ -233,7 +269,7 @@ class Importer:
     def _contradiction(self, info: Any, scope: Scope) -> None:
         """ModelError if the type the file states for a value cannot be the one its nodes give it."""
         value = scope.values.get(info.name)
-        if value is None or info.type.WhichOneof("value") != "tensor_type":
+        if not isinstance(value, Value) or info.type.WhichOneof("value") != "tensor_type":
             return
         tensor = info.type.tensor_type
         where = f"{self.label}: value '{info.name}'"
@@ -270,7 +306,7 @@ class Importer:
         broken = any(name and v is None for name, v in zip(node.input, inputs, strict=True))
         opset = body.opsets.get(domain, 0)
         try:
-            results: Sequence[Value | None]
+            results: Sequence[Held]
             if (domain, node.op_type) in self.functions:
                 results = self._call(self.functions[domain, node.op_type], node, inputs, body, label)
             else:
@@ -287,12 +323,12 @@ class Importer:
         node: Any,
         domain: str,
         opset: int,
-        inputs: list[Value | None],
+        inputs: list[Held],
         broken: bool,
         body: Body,
         label: str,
         where: str,
-    ) -> Sequence[Value | None]:
+    ) -> Sequence[Held]:
         if domain not in body.opsets:
             raise Refusal(f"the domain '{domain or 'ai.onnx'}' is not among the model's opset imports")
         schema = self._schema(node.op_type, domain, opset)
@@ -307,8 +343,11 @@ class Importer:
             raise Refusal(f"the operator is deprecated in opset {opset}")
         check_counts(schema, node.input, node.output, where)
         given = read_attributes(node.attribute, where, body.attributes)
+        resolve = resolver(node.op_type, inputs) if domain == "" else None
+        if resolve is not None:
+            return self._resolve(resolve, node, inputs, attributes_by_schema(schema, given, where), opset, body, label)
         row = find_row(domain, node.op_type, opset)
-        if row is None and node.op_type != "If":
+        if row is None:
             function = function_body(schema, node, inputs, given, where) if not broken else None
             if function is not None:
                 return self._call(function, node, inputs, body, label, schema)
@@ -320,11 +359,10 @@ class Importer:
         attrs = attributes_by_schema(schema, given, where)
         if broken:
             return [None] * len(node.output)
-        check_types(schema, inputs, where)
-        if row is None:
-            return self._branch(node, attrs, inputs, body, label)
+        tensors = _tensors(inputs)
+        check_types(schema, tensors, where)
         try:
-            return self._apply(row, node, inputs, attrs, opset, label, body.prefix, where, body.used)
+            return self._apply(row, node, tensors, attrs, opset, label, body.prefix, where, body.used)
         except MissingOutputError:
             function = function_body(schema, node, inputs, given, where)
             if function is None:
@@ -378,8 +416,8 @@ class Importer:
     # ---- functions and branches ----
 
     def _call(
-        self, function: Any, node: Any, inputs: list[Value | None], body: Body, label: str, schema: Any = None
-    ) -> Sequence[Value | None]:
+        self, function: Any, node: Any, inputs: list[Held], body: Body, label: str, schema: Any = None
+    ) -> Sequence[Held]:
         """Inlines a model-local function, or the body that ONNX gives for an operator."""
         key = (function.domain, function.name)
         where = f"{self.label}: node '{label}' ({function.name})"
@@ -415,29 +453,55 @@ class Importer:
             for name, used in zip(function.output, node.output, strict=False)
         ]
 
-    def _result(self, scope: Scope, name: str, where: str) -> Value | None:
+    def _result(self, scope: Scope, name: str, where: str) -> Held:
         if not scope.holds(name):
             raise ModelError(f"{where}: the output '{name}' is defined by no node of the body")
         return scope.find(name)
 
-    def _branch(
-        self, node: Any, attrs: Mapping[str, Any], inputs: list[Value | None], body: Body, label: str
-    ) -> Sequence[Value | None]:
-        condition = inputs[0]
-        known = None if condition is None else self.builder.known.get(condition.id)
-        if known is None or known.dtype == object or known.size != 1:
-            raise Refusal("the condition is not constant")
-        branch = attrs["then_branch" if bool(known.reshape(-1)[0]) else "else_branch"]
-        where = f"{self.label}: node '{label}' (If)"
-        if len(branch.output) != len(node.output) or len(branch.input):
-            raise ModelError(
-                f"{where}: the branch has {len(branch.output)} outputs and {len(branch.input)} inputs, "
-                f"not {len(node.output)} and none"
-            )
-        inner = Body(body.opsets, Scope(outer=body.scope), body.attributes, f"{label}/", body.calls)
-        self._initializers(branch, inner.scope, inner.prefix)
-        self._nodes(branch.node, inner, [o.name for o in branch.output])
-        return [self._result(inner.scope, o.name, where) for o in branch.output]
+    def _resolve(
+        self,
+        resolve: Callable[[Site], list[Held]],
+        node: Any,
+        inputs: list[Held],
+        attrs: Mapping[str, Any],
+        opset: int,
+        body: Body,
+        label: str,
+    ) -> Sequence[Held]:
+        """Control flow, sequences and optionals: see control_flow.py."""
+        if any(v is None and name for v, name in zip(inputs, node.input, strict=True)):
+            return [None] * len(node.output)
+        names = [body.prefix + o if o else "" for o in node.output]
+        context = Context(self.builder, node.op_type, label, opset, [], attrs, names)
+        try:
+            results = resolve(Site(self, node, inputs, attrs, body, label, opset, context))
+        except ShapeError as e:
+            raise ShapeError(f"{self.label}: {e}") from e
+        if len(results) < len(node.output):
+            raise ModelError(f"{self.label}: {context}: {len(node.output)} outputs, but it has {len(results)}")
+        return results[: len(node.output)]
+
+    def subgraph(self, graph: Any, values: Sequence[Held], body: Body, prefix: str) -> list[Held]:
+        """The outputs of an attribute's graph, inlined with its inputs bound to `values`."""
+        if prefix.count("/") > _DEPTH_LIMIT:
+            raise ModelError(f"{self.label}: sub-graphs are nested over {_DEPTH_LIMIT} deep")
+        scope = Scope(outer=body.scope)
+        inner = Body(body.opsets, scope, body.attributes, prefix, body.calls)
+        self._initializers(graph, scope, prefix)
+        for info, value in zip(graph.input, values, strict=True):
+            scope.values[info.name] = value
+        self._nodes(graph.node, inner, [o.name for o in graph.output])
+        return [self._result(scope, o.name, f"{self.label}: sub-graph '{prefix}'") for o in graph.output]
+
+
+def _tensors(inputs: Sequence[Held]) -> list[Value | None]:
+    """The operands of an op that takes tensors only; Refusal where one is something else."""
+    out: list[Value | None] = []
+    for i, v in enumerate(inputs):
+        if isinstance(v, (Items, Nothing)):
+            raise Refusal(f"input {i} is {'a sequence' if isinstance(v, Items) else 'an empty optional'}")
+        out.append(v)
+    return out
 
 
 def _without(node: Any, absent: set[str]) -> Any:

@@ -8,17 +8,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.errors import ModelError
-from temper.ir.graph import Value
+from temper.frontends.onnx.control_flow import Held
 
 
 @dataclass
 class Scope:
     """Values visible to the nodes of one graph or function body. A None value depends on an unsupported node."""
 
-    values: dict[str, Value | None] = field(default_factory=dict)
+    values: dict[str, Held] = field(default_factory=dict)
     outer: Scope | None = None
 
-    def find(self, name: str) -> Value | None:
+    def find(self, name: str) -> Held:
         scope: Scope | None = self
         while scope is not None:
             if name in scope.values:

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from temper.errors import ModelError, ShapeError
+from temper.frontends.onnx.control_flow import Held, Items
 from temper.frontends.onnx.tensors import DTYPES
 from temper.ir.graph import Value
+
+_SINGLE = ("f", "i", "s", "t", "g", "sparse_tensor", "tp")
 
 _ONNX_NAME = {"float32": "float", "float64": "double"}
 
@@ -22,8 +25,12 @@ def find_schema(op: str, domain: str, opset: int) -> Any | None:
         return None
 
 
+def _code(dtype: str) -> int:
+    return next(k for k, t in DTYPES.items() if t == dtype)
+
+
 def function_body(
-    schema: Any, node: Any, inputs: Sequence[Value | None], given: Mapping[str, Any], where: str
+    schema: Any, node: Any, inputs: Sequence[Held], given: Mapping[str, Any], where: str
 ) -> Any | None:
     """The FunctionProto by which ONNX defines this node out of other ops; None where there is none."""
     import onnx
@@ -33,8 +40,10 @@ def function_body(
     types = []
     for v in inputs:
         proto = onnx.TypeProto()
-        if v is not None:
-            proto.tensor_type.elem_type = next(k for k, t in DTYPES.items() if t == v.type.dtype)
+        if isinstance(v, Items):
+            proto.sequence_type.elem_type.tensor_type.elem_type = _code(v.dtype)
+        elif isinstance(v, Value):
+            proto.tensor_type.elem_type = _code(v.type.dtype)
             for d in v.type.shape:
                 proto.tensor_type.shape.dim.add(**({"dim_value": d} if isinstance(d, int) else {"dim_param": str(d)}))
         types.append(proto.SerializeToString())
@@ -80,15 +89,16 @@ def attribute_value(a: Any, where: str) -> Any:
         9: "tensors",
         10: "graphs",
         11: "sparse_tensor",
+        13: "tp",
     }
     field = kinds.get(a.type)
     if field is None:
         raise ModelError(f"{where}: attribute '{a.name}' has the unusable type {a.type}")
-    scalar = field in ("f", "i", "s", "t", "g", "sparse_tensor")
+    scalar = field in _SINGLE
     others = [
         f
         for f in kinds.values()
-        if f != field and (a.HasField(f) if f in ("f", "i", "s", "t", "g", "sparse_tensor") else len(getattr(a, f)))
+        if f != field and (a.HasField(f) if f in _SINGLE else len(getattr(a, f)))
     ]
     if others or (scalar and not a.HasField(field) and field in ("t", "g", "sparse_tensor")):
         raise ModelError(

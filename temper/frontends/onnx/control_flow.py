@@ -1,0 +1,342 @@
+"""Control flow, sequences and optionals of ONNX, resolved while importing.
+
+A sequence is a list of values of known length, an optional a value or nothing; loops whose trip count is known are
+unrolled, so that what remains is a plain graph. Of an If with an unknown condition both branches are computed and one
+result is chosen, which is sound because ONNX's operators have no side effects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from temper.errors import ModelError, ShapeError
+from temper.frontends.onnx.context import Context, Refusal, unknown
+from temper.frontends.onnx.tensors import dtype_of
+from temper.ir.dims import Dim
+from temper.ir.graph import Value
+
+if TYPE_CHECKING:
+    from temper.frontends.onnx.importer import Body, Importer
+
+#: iterations of one loop
+_STEPS = 4096
+
+
+@dataclass(frozen=True)
+class Items:
+    """A sequence: its values, first to last. dtype: of its elements."""
+
+    values: tuple[Value, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """An optional without a value."""
+
+
+#: What a name may stand for; None depends on an unsupported node
+Held = Value | Items | Nothing | None
+
+
+@dataclass
+class Site:
+    """A node that is resolved here: how it reaches its operands and emits others."""
+
+    importer: Importer
+    node: Any
+    inputs: list[Held]
+    attrs: Mapping[str, Any]
+    body: Body
+    label: str
+    opset: int
+    c: Context
+
+    def value(self, i: int) -> Value:
+        """Operand i, a tensor."""
+        v = self.inputs[i] if i < len(self.inputs) else None
+        if not isinstance(v, Value):
+            raise ModelError(f"{self.c}: input {i} must be a tensor")
+        return v
+
+    def items(self, i: int) -> Items:
+        v = self.inputs[i] if i < len(self.inputs) else None
+        if not isinstance(v, Items):
+            raise ModelError(f"{self.c}: input {i} must be a sequence")
+        return v
+
+    def has(self, i: int) -> bool:
+        return i < len(self.inputs) and self.inputs[i] is not None
+
+    def number(self, v: Value, what: str) -> int:
+        """The known value of a scalar."""
+        found = self.c.known(v)
+        if found is None and v.const is not None:
+            found = v.const
+        if found is None:
+            raise unknown(f"{what} ('{v.name}') is computed from the data", v)
+        if found.size != 1 or found.dtype == object:
+            raise Refusal(f"{what} ('{v.name}') depends on a symbolic size, or is no scalar")
+        return int(found.reshape(-1)[0])
+
+    def run(self, graph: Any, values: Sequence[Held], step: str = "") -> list[Held]:
+        """The outputs of a sub-graph with its inputs bound."""
+        if len(values) != len(graph.input):
+            raise ModelError(f"{self.c}: the sub-graph has {len(graph.input)} inputs, not {len(values)}")
+        return self.importer.subgraph(graph, values, self.body, f"{self.label}/{step}")
+
+    def branch(self, name: str, count: int) -> list[Held]:
+        results = self.run(self.attrs[name], [], "" if name == "then_branch" else "else/")
+        if len(results) != count:
+            raise ModelError(f"{self.c}: the branch has {len(results)} outputs, not {count}")
+        return results
+
+
+def _position(s: Site, i: int, length: int, past: int) -> int:
+    """Operand i as an index into a sequence; `past`: 1 where the end is legal too."""
+    at = s.number(s.value(i), "the position")
+    if not -length <= at < length + past:
+        raise ShapeError(f"{s.c}: position {at} is out of range for a sequence of {length}")
+    return at + length if at < 0 else at
+
+
+def _construct(s: Site) -> list[Held]:
+    values = tuple(s.value(i) for i in range(len(s.inputs)))
+    return [Items(values, values[0].type.dtype)]
+
+
+def _empty(s: Site) -> list[Held]:
+    return [Items((), dtype_of(s.attrs.get("dtype", 1), f"{s.c}: attribute 'dtype'"))]
+
+
+def _at(s: Site) -> list[Held]:
+    items = s.items(0)
+    return [items.values[_position(s, 1, len(items.values), 0)]]
+
+
+def _insert(s: Site) -> list[Held]:
+    items, v = s.items(0), s.value(1)
+    at = _position(s, 2, len(items.values), 1) if s.has(2) else len(items.values)
+    return [Items((*items.values[:at], v, *items.values[at:]), v.type.dtype)]
+
+
+def _erase(s: Site) -> list[Held]:
+    items = s.items(0)
+    at = _position(s, 1, len(items.values), 0) if s.has(1) else len(items.values) - 1
+    if at < 0:
+        raise ShapeError(f"{s.c}: the sequence is empty")
+    return [Items(items.values[:at] + items.values[at + 1 :], items.dtype)]
+
+
+def _length(s: Site) -> list[Held]:
+    return [s.c.constant(np.array(len(s.items(0).values), np.int64))]
+
+
+def _part(s: Site, x: Value, axis: int, start: int, end: int) -> Value:
+    if (start, end) == (0, x.type.shape[axis]):
+        return x
+    return s.c.emit("Slice", x, starts=(start,), ends=(end,), axes=(axis,), steps=(1,))
+
+
+def _without_axis(s: Site, x: Value, axis: int) -> Value:
+    return s.c.reshape(x, (*x.type.shape[:axis], *x.type.shape[axis + 1 :]))
+
+
+def _axis(s: Site, axis: int, rank: int) -> int:
+    if not -rank <= axis < rank:
+        raise ShapeError(f"{s.c}: axis {axis} is out of range for rank {rank}")
+    return axis % rank
+
+
+def _static(s: Site, x: Value, axis: int) -> int:
+    size = x.type.shape[axis]
+    if isinstance(size, Dim):
+        raise Refusal(f"the length {size} of axis {axis} of '{x.name}' is symbolic; fix it with shapes= or dims=")
+    return size
+
+
+def _split(s: Site) -> list[Held]:
+    x = s.value(0)
+    axis = _axis(s, s.attrs.get("axis", 0), x.type.rank)
+    size = _static(s, x, axis)
+    if not s.has(1):
+        parts = [1] * size
+    else:
+        split = s.c.known(s.value(1))
+        if split is None or split.dtype == object:
+            raise unknown(f"the split ('{s.value(1).name}') is computed from the data", s.value(1))
+        chunk = int(split.reshape(-1)[0]) if split.size else 0
+        if split.ndim == 0 and chunk < 1:
+            raise ShapeError(f"{s.c}: parts of {chunk} elements")
+        parts = [min(chunk, size - k) for k in range(0, size, chunk)] if split.ndim == 0 else split.tolist()
+    if sum(parts) != size:
+        raise ShapeError(f"{s.c}: parts {parts} of an axis of {size}")
+    ends = np.cumsum(parts).tolist()
+    values = [_part(s, x, axis, e - p, e) for p, e in zip(parts, ends, strict=True)]
+    if not s.has(1) and not s.attrs.get("keepdims", 1):
+        values = [_without_axis(s, v, axis) for v in values]
+    return [Items(tuple(values), x.type.dtype)]
+
+
+def _stack(s: Site, values: Sequence[Value], axis: int) -> Value:
+    """Values joined along a new axis."""
+    rank = values[0].type.rank + 1
+    axis = _axis(s, axis, rank)
+    shaped = [s.c.reshape(v, (*v.type.shape[:axis], 1, *v.type.shape[axis:])) for v in values]
+    return s.c.emit("Concat", *shaped, axis=axis) if len(shaped) > 1 else shaped[0]
+
+
+def _concat(s: Site) -> list[Held]:
+    values, axis = s.items(0).values, s.attrs["axis"]
+    if not values:
+        raise ShapeError(f"{s.c}: the sequence is empty")
+    if s.attrs.get("new_axis", 0):
+        return [_stack(s, values, axis)]
+    axis = _axis(s, axis, values[0].type.rank)
+    return [s.c.emit("Concat", *values, axis=axis) if len(values) > 1 else values[0]]
+
+
+def _optional(s: Site) -> list[Held]:
+    return [s.inputs[0] if s.has(0) else Nothing()]
+
+
+def _get_element(s: Site) -> list[Held]:
+    if isinstance(s.inputs[0], Nothing):
+        raise ShapeError(f"{s.c}: the optional is empty")
+    return [s.inputs[0]]
+
+
+def _has_element(s: Site) -> list[Held]:
+    return [s.c.constant(np.array(s.has(0) and not isinstance(s.inputs[0], Nothing)))]
+
+
+def _identity(s: Site) -> list[Held]:
+    return [s.inputs[0]]
+
+
+def _if(s: Site) -> list[Held]:
+    condition, count = s.value(0), len(s.node.output)
+    known = s.c.known(condition)
+    if known is not None and known.dtype != object and known.size == 1:
+        return s.branch("then_branch" if bool(known.reshape(-1)[0]) else "else_branch", count)
+    refused = unknown(f"the condition ('{condition.name}') is computed from the data, and the branches differ in type",
+                      condition)
+    chosen: list[Held] = []
+    flag = s.c.reshape(condition, ())
+    for a, b in zip(s.branch("then_branch", count), s.branch("else_branch", count), strict=True):
+        if a is None or b is None:
+            chosen.append(None)
+        elif isinstance(a, Value) and isinstance(b, Value) and a.type == b.type:
+            chosen.append(s.c.emit("Where", flag, a, b))
+        elif isinstance(a, Items) and isinstance(b, Items) and [v.type for v in a.values] == [v.type for v in b.values]:
+            both = zip(a.values, b.values, strict=True)
+            chosen.append(Items(tuple(s.c.emit("Where", flag, x, y) for x, y in both), a.dtype))
+        else:
+            raise refused
+    return chosen
+
+
+def _scanned(s: Site, graph: Any, index: int, values: Sequence[Held], axis: int, reverse: bool = False) -> Held:
+    """The results of all steps, joined along `axis`; of no step: an empty tensor of the type the sub-graph states."""
+    if any(v is None for v in values):
+        return None
+    tensors = [v for v in values if isinstance(v, Value)]
+    if len(tensors) < len(values):
+        raise Refusal("a result of every iteration is a sequence")
+    if tensors:
+        return _stack(s, tensors[::-1] if reverse else tensors, axis)
+    stated = graph.output[index].type.tensor_type
+    if any(not d.HasField("dim_value") for d in stated.shape.dim):
+        raise Refusal("the loop makes no step, and its body does not state the shapes of its results")
+    shape = [int(d.dim_value) for d in stated.shape.dim]
+    shape.insert(axis % (len(shape) + 1), 0)
+    dtype = dtype_of(stated.elem_type, f"{s.c}: output '{graph.output[index].name}'")
+    return s.c.constant(np.zeros(shape, dtype))
+
+
+def _loop(s: Site) -> list[Held]:
+    graph, carried = s.attrs["body"], list(s.inputs[2:])
+    limit = s.number(s.value(0), "the trip count") if s.has(0) else None
+    going = bool(s.number(s.value(1), "the condition")) if s.has(1) else True
+    stacked: list[list[Held]] = [[] for _ in range(len(graph.output) - 1 - len(carried))]
+    step = 0
+    while going and (limit is None or step < limit):
+        if step >= _STEPS:
+            raise Refusal(f"a loop of more than {_STEPS} iterations is not unrolled")
+        index, flag = s.c.constant(np.array(step, np.int64)), s.c.constant(np.array(True))
+        condition, *results = s.run(graph, [index, flag, *carried], f"{step}/")
+        carried = results[: len(carried)]
+        for column, v in zip(stacked, results[len(carried) :], strict=True):
+            column.append(v)
+        step += 1
+        if condition is None:
+            return [None] * len(s.node.output)
+        if not isinstance(condition, Value):
+            raise ModelError(f"{s.c}: the body's first output must be the condition")
+        going = bool(s.number(condition, "the condition to go on")) if limit is None or step < limit else False
+    first = 1 + len(carried)
+    return [*carried, *(_scanned(s, graph, first + k, column, 0) for k, column in enumerate(stacked))]
+
+
+def _scan(s: Site) -> list[Held]:
+    if s.opset < 9:
+        raise Refusal("the form of opset 8, with a batch axis, is not supported")
+    graph, n = s.attrs["body"], s.attrs["num_scan_inputs"]
+    states = len(s.inputs) - n
+    data = [s.value(i) for i in range(states, len(s.inputs))]
+    outputs = len(graph.output) - states
+    axes = [_axis(s, a, x.type.rank) for a, x in zip(s.attrs.get("scan_input_axes") or (0,) * n, data, strict=True)]
+    backward = s.attrs.get("scan_input_directions") or (0,) * n
+    lengths = {_static(s, x, a) for x, a in zip(data, axes, strict=True)}
+    if len(lengths) != 1:
+        raise ShapeError(f"{s.c}: scanned axes of lengths {sorted(lengths)}")
+    (length,) = lengths
+    if length > _STEPS:
+        raise Refusal(f"a scan of more than {_STEPS} steps is not unrolled")
+    carried: list[Held] = list(s.inputs[:states])
+    stacked: list[list[Held]] = [[] for _ in range(outputs)]
+    for step in range(length):
+        now = []
+        for x, axis, back in zip(data, axes, backward, strict=True):
+            at = length - 1 - step if back else step
+            now.append(_without_axis(s, _part(s, x, axis, at, at + 1), axis))
+        results = s.run(graph, [*carried, *now], f"{step}/")
+        carried = results[:states]
+        for column, v in zip(stacked, results[states:], strict=True):
+            column.append(v)
+    out_axes = s.attrs.get("scan_output_axes") or (0,) * outputs
+    out_back = s.attrs.get("scan_output_directions") or (0,) * outputs
+    joined = zip(stacked, out_axes, out_back, strict=True)
+    return [*carried, *(_scanned(s, graph, states + k, v, a, bool(r)) for k, (v, a, r) in enumerate(joined))]
+
+
+RESOLVED: Mapping[str, Callable[[Site], list[Held]]] = MappingProxyType(
+    {
+        "SequenceConstruct": _construct,
+        "SequenceEmpty": _empty,
+        "SequenceAt": _at,
+        "SequenceInsert": _insert,
+        "SequenceErase": _erase,
+        "SequenceLength": _length,
+        "SplitToSequence": _split,
+        "ConcatFromSequence": _concat,
+        "Optional": _optional,
+        "OptionalGetElement": _get_element,
+        "OptionalHasElement": _has_element,
+        "If": _if,
+        "Loop": _loop,
+        "Scan": _scan,
+    }
+)
+
+
+def resolver(op: str, inputs: Sequence[Held]) -> Callable[[Site], list[Held]] | None:
+    """What resolves a node of the default domain, if it is resolved here."""
+    if op == "Identity" and inputs and isinstance(inputs[0], (Items, Nothing)):
+        return _identity
+    return RESOLVED.get(op)
