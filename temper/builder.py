@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -41,12 +41,18 @@ Ranges = Mapping[str, tuple[int, int, int]]
 
 @dataclass(frozen=True)
 class Build:
-    """A finished build. seconds: wall time of every stage; kept out of the plan, which must not depend on time."""
+    """A finished build. seconds: wall time of every stage; kept out of the plan, which must not depend on time.
+
+    regions and workloads go together, in order of execution; choices: the kernel of every compiled workload, by key.
+    """
 
     plan: plan_format.Plan
     graph: Graph
     log: Log
     seconds: Mapping[str, float]
+    regions: tuple[Region, ...] = ()
+    workloads: tuple[Workload, ...] = ()
+    choices: Mapping[str, Choice] = field(default_factory=dict)
 
 
 def best_isa(chosen: str = "") -> str:
@@ -79,11 +85,12 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     watch.lap("import")
 
     report_progress("passes", 0, 1)
-    log = run_passes(graph, PIPELINE, dump=dump, stop_after=config.stop_after)
+    log = run_passes(graph, PIPELINE, dump=dump, stop_after=config.stop_after, disable=config.disable)
     watch.lap("passes")
 
     _check_profiles(graph, ranges)
-    tactics = cpu_tactics()
+    tactics = [t for t in cpu_tactics() if t.name not in config.disable]
+    _check_disabled(config.disable, log)
 
     def declines(w: Workload) -> str | None:
         able = [t for t in tactics if w.op in t.ops]
@@ -145,7 +152,19 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     )
     watch.lap("plan")
     report_progress("plan", 1, 1)
-    return Build(plan, graph, log, {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]})
+    seconds = {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]}
+    return Build(plan, graph, log, seconds, tuple(storage.regions), tuple(workloads), choices)
+
+
+def _check_disabled(names: Sequence[str], log: Log) -> None:
+    """ConfigError for a name that is no pass, no tactic, and no rule that matched anywhere in this model."""
+    known = {p.name for p in PIPELINE} | {t.name for t in cpu_tactics()} | {rule for rule, _, _ in log.declined}
+    if unknown := sorted(set(names) - known):
+        raise ConfigError(
+            f"cannot disable {', '.join(unknown)}: it is no pass, no tactic and no rule that matches in this model; "
+            f"the passes are {', '.join(p.name for p in PIPELINE)}; "
+            f"the tactics are {', '.join(t.name for t in cpu_tactics())}"
+        )
 
 
 def _check_profiles(graph: Graph, ranges: Sequence[Ranges]) -> None:
@@ -313,6 +332,7 @@ def _assemble(
         "nodes": [imported, len(graph.nodes)],
         "effort": config.effort,
         "stop_after": config.stop_after,
+        "disable": list(config.disable),
         "model": graph.name,
     }
     plan = plan_format.Plan(

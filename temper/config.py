@@ -71,7 +71,8 @@ class BuildConfig:
     more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions; symbols
     left out
     get (1, 1, 1). portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere.
-    stop_after: name of the pass after which the pass pipeline stops (bisection).
+    stop_after: name of the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite
+    rules and tactics this build does without.
     """
 
     threads: int = 1
@@ -82,6 +83,7 @@ class BuildConfig:
     cache: Path | None = None
     jobs: int = 0
     stop_after: str = ""
+    disable: tuple[str, ...] = ()
     dump: Path | None = None
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 

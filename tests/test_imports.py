@@ -43,6 +43,7 @@ TOP = {
     "api",
     "cli",
     "compare",
+    "debug",
     "peers",
     "inspect",
     "report",
@@ -74,7 +75,7 @@ OPTIONAL = (
 INTERFACES = {
     "temper.onnx_backend": "onnx",
     # commands declare their options with typer's types; temper.cli itself says what is missing
-    **{f"temper.cli.{m}": "typer" for m in "app bench build compare inspect misc rebuild run".split()},
+    **{f"temper.cli.{m}": "typer" for m in "app bench build compare debug inspect misc rebuild run".split()},
     **{f"temper.cli.{m}": "rich" for m in ("show", "summary")},
 }
 

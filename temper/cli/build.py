@@ -38,6 +38,13 @@ def build(
         str,
         typer.Option(help="Stop rewriting after this pass (to find the one that breaks a model).", show_default=False),
     ] = "",
+    disable: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Build without this pass, rewrite rule or tactic, as `temper debug bisect` names them; repeatable.",
+            show_default=False,
+        ),
+    ] = None,
     dump: Annotated[
         Path | None,
         typer.Option(help="Folder for the graph after every pass and all generated sources.", show_default=False),
@@ -70,6 +77,7 @@ def build(
         cache=cache,
         jobs=jobs,
         stop_after=stop_after,
+        disable=tuple(disable or ()),
         dump=dump,
         shapes=shapes,
     )

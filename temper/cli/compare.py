@@ -40,10 +40,10 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance."""
-    from temper.cli.deviation import bounds, compare_layers, condition_bound, difference, exponentials, magnitude
     from temper.cli.engines import random_feeds
     from temper.cli.files import is_plan, read_feeds
     from temper.cli.show import console, print_json
+    from temper.debug.deviation import bounds, compare_layers, condition_bound, difference, exponentials, magnitude
     from temper.errors import ConfigError
     from temper.ir.evaluate import evaluate_values
     from temper.runtime.engine import Engine
@@ -123,7 +123,7 @@ def _after_passes(graph: Graph, plan: Plan) -> Graph:
     from temper.passes.manager import run_passes
     from temper.passes.pipeline import PIPELINE
 
-    run_passes(graph, PIPELINE, stop_after=plan.report.get("stop_after", ""))
+    run_passes(graph, PIPELINE, stop_after=plan.report.get("stop_after", ""), disable=plan.report.get("disable", ()))
     return graph
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +14,14 @@ from temper.ir.verify import verify
 
 @dataclass
 class Log:
-    """What passes did and did not do: (pass or rule, node name, what happened or the reason it did not)."""
+    """What passes did and did not do: (pass or rule, node name, what happened or the reason it did not).
+
+    disabled: names of rules that must not be applied.
+    """
 
     applied: list[tuple[str, str]] = field(default_factory=list)
     declined: list[tuple[str, str, str]] = field(default_factory=list)
+    disabled: frozenset[str] = frozenset()
 
     def did(self, rule: str, node: str) -> None:
         self.applied.append((rule, node))
@@ -35,11 +39,19 @@ class Pass:
     run: Callable[[Graph, Log], None]
 
 
-def run_passes(graph: Graph, passes: Sequence[Pass], *, dump: Path | None = None, stop_after: str = "") -> Log:
-    """Applies `passes` in order, verifying after each. ConfigError if `stop_after` names no pass."""
+def run_passes(
+    graph: Graph,
+    passes: Sequence[Pass],
+    *,
+    dump: Path | None = None,
+    stop_after: str = "",
+    disable: Collection[str] = (),
+) -> Log:
+    """Applies `passes` in order, verifying after each. disable: passes and rules to leave out. ConfigError if
+    `stop_after` names no pass."""
     if stop_after and stop_after not in [p.name for p in passes]:
         raise ConfigError(f"no pass is called {stop_after!r}; the passes are: {', '.join(p.name for p in passes)}")
-    log = Log()
+    log = Log(disabled=frozenset(disable))
 
     def write(number: int, name: str) -> None:
         if dump is not None:
@@ -48,7 +60,10 @@ def run_passes(graph: Graph, passes: Sequence[Pass], *, dump: Path | None = None
 
     write(0, "import")
     for number, p in enumerate(passes, 1):
-        p.run(graph, log)
+        if p.name in log.disabled:
+            log.did_not(p.name, graph.name, "disabled")
+        else:
+            p.run(graph, log)
         verify(graph)
         write(number, p.name)
         if p.name == stop_after:

@@ -88,6 +88,33 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
+def candidates_for(tactics: Sequence[Tactic], w: Workload, effort: int) -> tuple[list[Candidate], list[Trial]]:
+    """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons."""
+    ranked: list[tuple[float, int, Tactic, Params]] = []
+    declined = []
+    for order, tactic in enumerate(tactics):
+        if w.op not in tactic.ops:
+            continue
+        reason = tactic.accepts(w)
+        if reason is not None:
+            declined.append(Trial(tactic.name, None, f"declined: {reason}"))
+            continue
+        ranked += [(tactic.predict(w, p), order, tactic, p) for p in tactic.candidates(w)]
+    ranked.sort(key=lambda r: (r[0], r[1], r[3]))
+    chosen = ranked[: CANDIDATES[effort]]
+    if effort:
+        # predictions of different tactics err differently: each one gets its best two into the contest
+        for number in sorted({r[1] for r in ranked}):
+            own = [r for r in ranked if r[1] == number][:2]
+            if own and own[0][0] < 4 * ranked[0][0]:
+                chosen += [r for r in own if r not in chosen]
+    candidates = []
+    for _, _, tactic, params in chosen:
+        entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
+        candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa))
+    return candidates, declined
+
+
 @dataclass
 class Tuner:
     """Chooses kernels for workloads on the machine at hand.
@@ -146,33 +173,10 @@ class Tuner:
                 (folder / f"{c.kernel.entries[0]}.c").write_text(text)
 
     def _contest(self, task: Task) -> Contest:
-        w = task.workload
-        ranked: list[tuple[float, int, Tactic, Params]] = []
-        declined = []
-        for order, tactic in enumerate(self.tactics):
-            if w.op not in tactic.ops:
-                continue
-            reason = tactic.accepts(w)
-            if reason is not None:
-                declined.append(Trial(tactic.name, None, f"declined: {reason}"))
-                continue
-            ranked += [(tactic.predict(w, p), order, tactic, p) for p in tactic.candidates(w)]
-        if not ranked:
+        candidates, declined = candidates_for(self.tactics, task.workload, self.effort)
+        if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
-            raise BuildError(f"'{task.name}': no tactic can compute {w.key}: {reasons}")
-        ranked.sort(key=lambda r: (r[0], r[1], r[3]))
-        budget = CANDIDATES[self.effort]
-        chosen = ranked[:budget]
-        if self.effort:
-            # predictions of different tactics err differently: each one gets its best two into the contest
-            for number in sorted({r[1] for r in ranked}):
-                own = [r for r in ranked if r[1] == number][:2]
-                if own and own[0][0] < 4 * ranked[0][0]:
-                    chosen += [r for r in own if r not in chosen]
-        candidates = []
-        for _, _, tactic, params in chosen:
-            entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
-            candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa))
+            raise BuildError(f"'{task.name}': no tactic can compute {task.workload.key}: {reasons}")
         return Contest(task, candidates, declined, f"{self.machine} cold {self.cold_bytes}", self.effort)
 
     def _compile(self, candidates: Sequence[Candidate]) -> None:
