@@ -18,6 +18,7 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Attrs, AttrValue
 from temper.ir.ops import make
 from temper.passes.rewrite import Any_, Match, Rule, op, rules_pass
+from temper.passes.volumes import VOLUME_RULES
 
 _X = Any_("x")
 
@@ -425,6 +426,7 @@ def _windowed(name: str) -> list[Rule]:
 
 LOWER_RULES: Sequence[Rule] = (
     *(rule for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool") for rule in _windowed(name)),
+    *VOLUME_RULES,
     Rule("depth-to-space", op("DepthToSpace", _X, bind="y"), _depth_to_space),
     Rule("space-to-depth", op("SpaceToDepth", _X, bind="y"), _space_to_depth),
     Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), bind="y"), _conv_transpose, _can_phase),

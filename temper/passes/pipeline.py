@@ -13,6 +13,8 @@ from temper.passes.merge_products import MERGE_PRODUCTS
 from temper.passes.normalization import NORMALIZATION
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
+from temper.passes.views import SINK_VIEWS
+from temper.passes.volumes import PLANES
 from temper.passes.widen import WIDEN
 
 PIPELINE: tuple[Pass, ...] = (
@@ -22,6 +24,7 @@ PIPELINE: tuple[Pass, ...] = (
     NORMALIZATION,
     ATTENTION,        # before fold and layout: heads are split and merged as exporters write it
     FOLD,
+    PLANES,           # before layout, which would make channels of what are planes; cleanup-2 then merges the renamings
     Pass("cleanup-2", CLEANUP.run),
     MERGE_PRODUCTS,   # after cleanup: renamings between projections and attention are gone
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
@@ -29,6 +32,7 @@ PIPELINE: tuple[Pass, ...] = (
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
     DECOMPOSE,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts
+    SINK_VIEWS,       # after lower, which renames
     STRENGTH,         # last: the rules before it know Pow and Div as exporters write them
     Pass("cleanup-3", CLEANUP.run),
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from temper.tactics.cpu.source import c_dim, defines
 
 @dataclass(frozen=True)
 class TransposedShape:
-    """Static geometry of a channels-last 2-D ConvTranspose, per group."""
+    """Static geometry of a channels-last 2-D or 3-D ConvTranspose, per group; an image is a volume of depth 1."""
 
     icg: int
     ocg: int
@@ -26,7 +27,7 @@ class TransposedShape:
     kernel: tuple[int, ...]
     strides: tuple[int, ...]
     dilations: tuple[int, ...]
-    pads: tuple[int, ...]
+    pads: tuple[int, ...]  # before the data, per axis
 
 
 def _tuple(w: Workload, name: str) -> tuple[int, ...]:
@@ -39,23 +40,30 @@ def transposed_shape(w: Workload) -> TransposedShape | str:
     """Geometry of a workload, or the reason it has none here."""
     x, k = w.inputs[0], w.inputs[1]
     assert x is not None and k is not None
-    if x.type.rank != 4:
-        return f"computes 2-D transposed convolutions (rank 4), not rank {x.type.rank}"
+    if x.type.rank not in (4, 5):
+        return f"computes 2-D and 3-D transposed convolutions, not rank {x.type.rank}"
     if not w.attr("channels_last", 0):
         return "computes channels-last tensors only"
     if any(isinstance(d, Dim) for d in (*k.type.shape, x.type.shape[-1])):
         return "channel counts and kernel size must be known at build"
     if k.row_stride is not None:
         return "its weights are a view"
-    kh, kw, channels, ocg = (int(str(d)) for d in k.type.shape)
-    groups = int(str(w.attr("group")))
+    *kernel, channels, ocg = (int(str(d)) for d in k.type.shape)
+    groups, flat = int(str(w.attr("group"))), x.type.rank == 4
+    pads, lead = _tuple(w, "pads"), (1,) if flat else ()
     return TransposedShape(
-        channels // groups, ocg, groups, (kh, kw), _tuple(w, "strides"), _tuple(w, "dilations"), _tuple(w, "pads")
+        channels // groups,
+        ocg,
+        groups,
+        (*lead, *kernel),
+        (*lead, *_tuple(w, "strides")),
+        (*lead, *_tuple(w, "dilations")),
+        (0, *pads[:2]) if flat else pads[:3],
     )
 
 
 class ConvTransposeFallback:
-    """Every 2-D float32 transposed convolution."""
+    """Every 2-D and 3-D float32 transposed convolution."""
 
     name = "cpu.conv_transpose"
     ops = frozenset({"ConvTranspose"})
@@ -84,30 +92,29 @@ class ConvTransposeFallback:
         lanes = ISAS[w.isa].lanes
         depthwise = s.icg == s.ocg == 1
         vectors = -(-s.groups // lanes) if depthwise else s.groups * -(-s.ocg // lanes)
-        met = s.kernel[0] * s.kernel[1] / (s.strides[0] * s.strides[1])
-        return pixels * vectors * (s.kernel[0] * s.kernel[1] * 4 + met * s.icg * 4 + 20) / 3.8e9 / w.threads
+        taps = prod(s.kernel)
+        met = taps / prod(s.strides)
+        return pixels * vectors * (taps * 4 + met * s.icg * 4 + 20) / 3.8e9 / w.threads
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         s = transposed_shape(w)
         assert isinstance(s, TransposedShape)
         x, y = w.inputs[0], w.outputs[0]
         assert x is not None
-        dims: dict[str, DimLike] = dict(zip(("BATCH", "IH", "IW"), x.type.shape, strict=False))
-        dims |= {"OH": y.type.shape[1], "OW": y.type.shape[2]}
+        lead: tuple[DimLike, ...] = (1,) if x.type.rank == 4 else ()
+        sizes = (*lead, *x.type.shape[1:-1], *lead, *y.type.shape[1:-1])
+        dims: dict[str, DimLike] = {"BATCH": x.type.shape[0]}
+        dims |= zip(("ID", "IH", "IW", "OD", "OH", "OW"), sizes, strict=True)
         bias = int(len(w.inputs) > 2 and w.inputs[2] is not None)
         values: dict[str, int | str] = {"ENTRY": entry, **{k: c_dim(d, w.symbols) for k, d in dims.items()}}
         values |= {
             "ICG": s.icg,
             "OCG": s.ocg,
             "GROUPS": s.groups,
-            "KH": s.kernel[0],
-            "KW": s.kernel[1],
-            "SH": s.strides[0],
-            "SW": s.strides[1],
-            "DH": s.dilations[0],
-            "DW": s.dilations[1],
-            "PAD_T": f"({s.pads[0]})",
-            "PAD_L": f"({s.pads[1]})",
+            **dict(zip(("KD", "KH", "KW"), s.kernel, strict=True)),
+            **dict(zip(("SD", "SH", "SW"), s.strides, strict=True)),
+            **dict(zip(("DD", "DH", "DW"), s.dilations, strict=True)),
+            **{k: f"({n})" for k, n in zip(("PAD_F", "PAD_T", "PAD_L"), s.pads, strict=True)},
             "XLD": x.row_stride or s.icg * s.groups,
             "OLD": y.row_stride or s.ocg * s.groups,
             "BIAS": bias,
