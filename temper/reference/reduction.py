@@ -176,10 +176,16 @@ def _max_pool(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 
 def _max_pool_indices(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """Data is [N, C, spatial..]; an index counts elements of the whole tensor, the first of equal maxima wins."""
+    """Data is [N, C, spatial..]; an index counts elements of the whole tensor, the first of equal maxima wins.
+
+    storage_order 1 counts the elements of a plane by columns.
+    """
     (x,) = present(arrays)
     rank = x.ndim - 2
     index = np.arange(x.size, dtype=np.int64).reshape(x.shape)
+    if attrs.get("storage_order", 0):
+        turned = index.reshape(*x.shape[:2], *reversed(x.shape[2:]))
+        index = turned.transpose(0, 1, *range(x.ndim - 1, 1, -1))
     shape = tuple(attrs["kernel_shape"])
     view = _pool_windows(to_channels_last(x, {}), attrs, lowest(x.dtype))
     # outside elements have index -1; they win only where a window has nothing else

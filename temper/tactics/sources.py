@@ -7,8 +7,10 @@ from temper.tactics.cpu.attention import Attention
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.conv_transpose import ConvTransposeFallback
 from temper.tactics.cpu.depthwise import Depthwise
+from temper.tactics.cpu.einsum import Einsum
 from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
+from temper.tactics.cpu.grid_sample import GridSample
 from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.indexed import Indexed
 from temper.tactics.cpu.layernorm import LayerNorm
@@ -44,6 +46,11 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         ResizeTaps(),
         GatherRows(),
         Indexed(),
+        Running(),
+        TopK(),
+        PoolIndices(),
+        GridSample(),
+        Einsum(),
         Gemm(),
         ConvTransposeFallback(),
         ConvFallback(),

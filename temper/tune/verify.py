@@ -53,6 +53,9 @@ def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> n
     return float32_to_bfloat16(normal) if t.dtype == "bfloat16" else normal.astype(t.dtype)
 
 
+#: ops whose kernels compute in double, in any order
+_DOUBLE = frozenset({"CumSum", "CumProd", "Einsum", "GridSample"})
+
 #: ops whose second operand holds positions in the first
 _INDEXED = frozenset({"Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"})
 
@@ -67,6 +70,13 @@ def _indices(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.
     else:
         limit = sizes[int(str(w.attr("axis", 0)))]
     return rng.integers(0, np.maximum(limit, 1), shape).astype(t.dtype)
+
+
+def _lengths(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Random numbers of steps."""
+    assert w.inputs[0] is not None
+    steps = evaluate(w.inputs[0].type.shape[1 if w.attr("batch_first", 0) else 0], env)
+    return rng.integers(0, steps + 1, tuple(evaluate(d, env) for d in t.shape)).astype(t.dtype)
 
 
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
@@ -141,6 +151,8 @@ def make_problem(
         "Resize",
     ):
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 16) * (np.abs(acc.astype(np.float64)) + 1)
+    elif w.op in _DOUBLE:
+        slack = 4 * _EPS * np.abs(acc.astype(np.float64)) + 1e-9 * _extent(acc)
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
     ends = [
@@ -152,6 +164,13 @@ def make_problem(
     for low, mid, high, own in zip(*ends, inner, strict=True):
         bounds.append(2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own)
     return Problem(env, inputs, tuple(operands), tuple(ends[1]), tuple(bounds))
+
+
+def _extent(y: np.ndarray) -> np.ndarray:
+    """|y| plus the largest magnitude there is, at least 1: what cancels may have been that large."""
+    size = np.abs(np.nan_to_num(y.astype(np.float64), posinf=0, neginf=0))
+    extent: np.ndarray = size + max(1.0, float(size.max(initial=0)))
+    return extent
 
 
 def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:

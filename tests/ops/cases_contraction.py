@@ -139,6 +139,11 @@ def _contractions() -> Iterator[Case]:
         yield Case(
             f"Einsum_{equation}", "Einsum", {"equation": equation}, lambda rng, s=shapes: [floats(rng, x) for x in s]
         )
+    for dtype in ("float64", "int64"):
+        make = lambda rng, d=dtype: [numbers(rng, s, d, -9, 9) for s in ((3, 4), (4, 5), (5, 2))]
+        yield Case(f"Einsum_chain_{dtype}", "Einsum", {"equation": "ij,jk,kl->li"}, make)
+    make = lambda rng: [floats(rng, (3, 5, 5)), floats(rng, (5, 3))]
+    yield Case("Einsum_diagonal_and_product", "Einsum", {"equation": "bii,ib->i"}, make)
     yield Case(
         "MatMulInteger",
         "MatMulInteger",

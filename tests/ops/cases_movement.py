@@ -213,6 +213,12 @@ def _resizes() -> Iterator[Case]:
                 attrs: dict[str, AttrValue] = {"mode": mode, "padding_mode": padding, "align_corners": align}
                 make = lambda rng: [floats(rng, (2, 3, 5, 6)), rng.uniform(-1.3, 1.3, (2, 4, 7, 2)).astype(np.float32)]
                 yield Case(f"GridSample_{mode}_{padding}_{align}", "GridSample", attrs, make)
+                if mode != "cubic":
+                    make = lambda rng: [
+                        floats(rng, (2, 2, 3, 5, 4)),
+                        rng.uniform(-1.3, 1.3, (2, 2, 3, 4, 3)).astype(np.float32),
+                    ]
+                    yield Case(f"GridSample_{mode}_{padding}_{align}_3d", "GridSample", attrs, make)
 
 
 def cases() -> Iterator[Case]:

@@ -54,6 +54,10 @@ def _pools() -> Iterator[Case]:
                     make,
                 )
         yield Case(f"MaxPoolIndices_{name}", "MaxPoolIndices", attrs, lambda rng, s=shape: [floats(rng, s)])
+        if len(shape) > 3:
+            by_column: dict[str, AttrValue] = {**attrs, "storage_order": 1}
+            make = lambda rng, s=shape: [floats(rng, s)]
+            yield Case(f"MaxPoolIndices_{name}_by_column", "MaxPoolIndices", by_column, make)
     attrs = _pool_attrs({"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, 2)
     for dtype in ("uint8", "int8", "float16"):
         yield Case(f"MaxPool_{dtype}", "MaxPool", attrs, lambda rng, d=dtype: [numbers(rng, (1, 5, 7, 8), d)])

@@ -309,7 +309,7 @@ _RULES: Mapping[str, Rule] = {
     "ConvInteger": _spatial(*_CONV, weights="conv"),
     "ConvTranspose": _spatial(*_CONV, "output_padding", weights="transposed"),
     "MaxPool": _spatial(*_WINDOW),
-    "MaxPoolIndices": _plain("MaxPool", *_WINDOW),
+    "MaxPoolIndices": _plain("MaxPool", *_WINDOW, "storage_order"),
     "AveragePool": _spatial(*_WINDOW, "count_include_pad"),
     "LpPool": _spatial(*_WINDOW, "p"),
     "BatchNormalization": _spatial("epsilon"),

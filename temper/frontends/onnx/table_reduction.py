@@ -109,9 +109,7 @@ def _pool(c: Context) -> Value | list[Value]:
         attrs["p"] = c.attr("p", 2)
     if not c.wants(1):
         return c.emit(c.op, x, **attrs)
-    if c.attr("storage_order", 0):
-        raise Refusal("storage_order 1 is not supported")
-    return c.emit_many("MaxPoolIndices", [x], attrs)
+    return c.emit_many("MaxPoolIndices", [x], {**attrs, **c.take("storage_order")})
 
 
 def _global_lp_pool(c: Context) -> Value:

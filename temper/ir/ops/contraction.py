@@ -178,8 +178,11 @@ def _matmul_cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> 
     return outputs[0].count * depth * 2
 
 
-def _einsum_terms(types: Types, attrs: Attrs) -> tuple[dict[str, DimLike], list[str]]:
-    """Size of every label, and the output's labels; the axes of `...` are labelled \\0, \\1 .. from the right."""
+def einsum_terms(types: Types, attrs: Attrs) -> tuple[dict[str, DimLike], list[list[str]], list[str]]:
+    """Size of every label, the labels of every operand, and the output's; the axes of `...` are 0, 1 .. from the right.
+
+    ShapeError where operands and equation contradict each other.
+    """
     equation = rules.text(attrs, "equation").replace(" ", "")
     left, arrow, right = equation.partition("->")
     terms = left.split(",")
@@ -187,11 +190,12 @@ def _einsum_terms(types: Types, attrs: Attrs) -> tuple[dict[str, DimLike], list[
         raise ShapeError(f"'{equation}' has {len(terms)} terms for {len(types)} operands")
     size: dict[str, DimLike] = {}
     count: dict[str, int] = {}
-    widest = 0
+    widest, named = 0, []
     for i, term in enumerate(terms):
         t = need(types, i)
         labels = _labels(term, t.rank - len(term.replace("...", "")) if "..." in term else 0)
         widest = max(widest, sum(not x.isalpha() for x in labels))
+        named.append(labels)
         if len(labels) != t.rank:
             raise ShapeError(f"term '{term}' of '{equation}' does not fit {t}")
         for label, d in zip(labels, t.shape, strict=True):
@@ -208,7 +212,7 @@ def _einsum_terms(types: Types, attrs: Attrs) -> tuple[dict[str, DimLike], list[
     unknown = [x for x in out if x not in size]
     if unknown:
         raise ShapeError(f"'{equation}': label '{unknown[0]}' is in no operand")
-    return size, out
+    return size, named, out
 
 
 def _labels(term: str, ellipsis: int) -> list[str]:
@@ -219,12 +223,12 @@ def _labels(term: str, ellipsis: int) -> list[str]:
 
 
 def _einsum(types: Types, attrs: Attrs) -> list[TensorType]:
-    size, out = _einsum_terms(types, attrs)
+    size, _, out = einsum_terms(types, attrs)
     return [TensorType(rules.same_dtype(types), tuple(size[x] for x in out))]
 
 
 def _einsum_cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike:
-    size, _ = _einsum_terms(inputs, attrs)
+    size, _, _ = einsum_terms(inputs, attrs)
     return product(tuple(size.values())) * 2
 
 
