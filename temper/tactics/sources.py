@@ -17,11 +17,14 @@ from temper.tactics.cpu.layernorm import LayerNorm
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.pool import Pool
+from temper.tactics.cpu.pool_indices import PoolIndices
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.softmax import Softmax
+from temper.tactics.cpu.running import Running
 from temper.tactics.cpu.squeeze_excite import SqueezeExcite
 from temper.tactics.cpu.winograd import WinogradConv
+from temper.tactics.cpu.top_k import TopK
 from temper.tactics.cuda.conv import ConvImplicitGemm
 
 
