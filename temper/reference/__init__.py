@@ -12,13 +12,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from temper.reference import attention, blocks, contraction, control, elementwise, movement, reduction
+from temper.reference import attention, blocks, contraction, control, elementwise, movement, recurrent, reduction
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     {
         name: fn
-        for family in (elementwise, movement, reduction, contraction, blocks, attention, control)
+        for family in (elementwise, movement, reduction, contraction, blocks, attention, recurrent, control)
         for name, fn in family.REFERENCES.items()
     }
 )

@@ -18,6 +18,7 @@ from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.pool_indices import PoolIndices
+from temper.tactics.cpu.recurrent import Recurrent
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.softmax import Softmax
@@ -45,6 +46,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         SqueezeExcite(),
         Attention(),
         LayerNorm(),
+        Recurrent(),
         IndexCopy(),
         ResizeTaps(),
         GatherRows(),

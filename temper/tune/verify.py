@@ -24,6 +24,7 @@ from temper.reference import REFERENCES, run
 from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload
 from temper.tactics.epilogue_reference import epilogue_reference
+from temper.tune.recurrent_bounds import recurrent_bounds
 
 Arrays = Sequence["np.ndarray | None"]
 
@@ -79,6 +80,13 @@ def _lengths(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.
     return rng.integers(0, steps + 1, tuple(evaluate(d, env) for d in t.shape)).astype(t.dtype)
 
 
+def _lengths(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Random numbers of steps."""
+    assert w.inputs[0] is not None
+    steps = evaluate(w.inputs[0].type.shape[1 if w.attr("batch_first", 0) else 0], env)
+    return rng.integers(0, steps + 1, tuple(evaluate(d, env) for d in t.shape)).astype(t.dtype)
+
+
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
     """How many terms one output element sums."""
     if w.op in ("Conv", "ConvTranspose") and w.inputs[1] is not None:
@@ -108,6 +116,8 @@ def make_problem(
         if i in constants
         else _indices(w, s.type, env, rng)
         if i == 1 and w.op in _INDEXED
+        else _lengths(w, s.type, env, rng)
+        if i == 3 and w.op == "Recurrence"
         else sample(s.type, env, rng)
         for i, s in enumerate(w.inputs)
     )
@@ -126,6 +136,8 @@ def make_problem(
         return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
     attrs = {k: bind_attr(v, env) for k, v in w.attrs}
     results = _anchor(w, inputs, attrs)
+    if w.op == "Recurrence":
+        return Problem(env, inputs, tuple(operands), tuple(results), recurrent_bounds(inputs, attrs, results))
     if len(results) > 1 or results[0].dtype != np.float32:
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]

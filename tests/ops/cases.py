@@ -13,6 +13,7 @@ from tests.ops import (
     cases_control,
     cases_elementwise,
     cases_movement,
+    cases_recurrent,
     cases_reduction,
 )
 from tests.ops.case import Arrays, Case, type_of
@@ -26,6 +27,7 @@ _FAMILIES = (
     cases_movement,
     cases_blocks,
     cases_attention,
+    cases_recurrent,
     cases_control,
 )
 

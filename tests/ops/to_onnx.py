@@ -282,6 +282,37 @@ def _attention(e: Export, s: Site) -> None:
     e.emit("Reshape", [y, e.ints([int(str(d)) for d in s.results[0].shape])], s.outputs)
 
 
+def _recurrence(e: Export, s: Site) -> None:
+    """The whole layer with input weights that pick each direction's gates out of the operand."""
+    cell, first = s.attrs["cell"], s.attrs["batch_first"]
+    d, wide, hidden = (int(str(n)) for n in s.type(1).shape)
+    x = e.emit("Transpose", [s.inputs[0]], perm=(1, 0, 2)) if first else s.inputs[0]
+    pick = np.eye(d * wide, dtype=np.float32).reshape(d, wide, d * wide)
+    given = [*s.inputs, *[""] * (7 - len(s.inputs))]
+    bias = ""
+    if given[2]:
+        bias = e.emit("Concat", [e.constant(np.zeros((d, wide + 2 * hidden), np.float32)), given[2]], axis=1)
+    states = [given[4], *([given[5], given[6]] if cell == "lstm" else [])]
+    attrs = s.pick("direction", *(["linear_before_reset"] if cell == "gru" else []))
+    if cell == "lstm":
+        attrs["input_forget"] = s.attrs["input_forget"]
+    if s.attrs["clip"]:
+        attrs["clip"] = s.attrs["clip"]
+    names, extra = s.attrs["activations"].split(), {}
+    for k, takers in (("alpha", _TAKE_ALPHA), ("beta", _TAKE_BETA)):
+        values = [v for n, v in zip(names, s.attrs[k], strict=True) if n in takers]
+        if values:
+            extra[f"activation_{k}"] = values
+    inputs = [x, e.constant(pick), s.inputs[1], bias, given[3], *states]
+    y = f"{s.outputs[0]}.layer"
+    e.emit(cell.upper(), inputs, [y, *s.outputs[1:]], hidden_size=hidden, activations=names, **attrs, **extra)
+    y = e.emit("Transpose", [y], perm=(2, 0, 1, 3) if first else (0, 2, 1, 3))
+    e.emit("Reshape", [y, e.ints([int(str(n)) for n in s.results[0].shape])], s.outputs[:1])
+
+
+_TAKE_ALPHA = frozenset({"Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"})
+_TAKE_BETA = frozenset({"Affine", "ScaledTanh", "HardSigmoid"})
+
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "ceil_mode")
 _CONV = ("strides", "pads", "dilations", "group")
 _RULES: Mapping[str, Rule] = {
@@ -290,6 +321,7 @@ _RULES: Mapping[str, Rule] = {
     "Silu": _silu,
     "SqueezeExcite": _squeeze_excite,
     "Attention": _attention,
+    "Recurrence": _recurrence,
     "MatMul": _matmul,
     "Split": _split,
     "Slice": _slice,

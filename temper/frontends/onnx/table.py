@@ -11,6 +11,7 @@ from temper.frontends.onnx import (
     table_movement,
     table_normalization,
     table_quantization,
+    table_recurrent,
     table_reduction,
     table_resize,
     table_values,
@@ -29,6 +30,7 @@ def _join() -> Mapping[str, tuple[Row, ...]]:
         table_normalization,
         table_quantization,
         table_contraction,
+        table_recurrent,
     ):
         for row in family.ROWS:
             rows.setdefault(row.op, []).append(row)

@@ -18,12 +18,12 @@ from types import MappingProxyType
 from temper.errors import ShapeError
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Attrs, OpDef
-from temper.ir.ops import attention, blocks, contraction, control, elementwise, movement, reduction
+from temper.ir.ops import attention, blocks, contraction, control, elementwise, movement, recurrent, reduction
 
 TABLE: Mapping[str, OpDef] = MappingProxyType(
     {
         d.name: d
-        for family in (elementwise, movement, reduction, contraction, blocks, attention, control)
+        for family in (elementwise, movement, reduction, contraction, blocks, attention, recurrent, control)
         for d in family.OPS
     }
 )
