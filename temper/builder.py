@@ -5,54 +5,45 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import Any
 
-from temper.compile.cc import ISAS, link
-from temper.compile.host import host_library
+from temper.assemble import Part, Variant, assemble
+from temper.compile.cc import ISAS
 from temper.config import BuildConfig, knob
-from temper.errors import ConfigError, ShapeError, VerificationError
-from temper.ir.dims import Dim, evaluate
-from temper.ir.evaluate import bind_attr
+from temper.errors import ConfigError
+from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
-from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
-from temper.passes.partition import Region, dependencies, order_regions, partition
+from temper.passes.partition import Region, order_regions, partition
 from temper.passes.pipeline import PIPELINE
 from temper.plan import format as plan_format
-from temper.plan.memory import lower_bound, plan_memory
-from temper.plan.memory_check import check_memory, plan_faults
-from temper.plan.schedule import NativeStep, PlannedStep, Program, ReferenceStep, largest, schedule
+from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
+from temper.profiles import Model, check_profiles, resolve_sizes
 from temper.runtime import machine
-from temper.tactics.base import Workload
+from temper.tactics.base import Tactic, Workload
 from temper.tactics.sources import cpu_tactics
-from temper.tactics.workload import workload
-from temper.tune.select import Choice, Progress, Task, Tuner, cold_bytes
+from temper.tactics.workload import canonical, workload
+from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes
 from temper.tune.timing_cache import TimingCache, digest
-
-if TYPE_CHECKING:
-    import onnx
-
-Model = Union[str, Path, bytes, "onnx.ModelProto", Graph]
-Ranges = Mapping[str, tuple[int, int, int]]
 
 
 @dataclass(frozen=True)
 class Build:
     """A finished build. seconds: wall time of every stage; kept out of the plan, which must not depend on time.
 
-    regions and workloads go together, in order of execution; choices: the kernel of every compiled workload, by key.
+    graph, log, parts and choices are the first profile's; parts and choices go together, in order of execution (no
+    choice: a host step).
     """
 
     plan: plan_format.Plan
     graph: Graph
     log: Log
     seconds: Mapping[str, float]
-    regions: tuple[Region, ...] = ()
-    workloads: tuple[Workload, ...] = ()
-    choices: Mapping[str, Choice] = field(default_factory=dict)
+    parts: tuple[Part, ...] = ()
+    choices: tuple[Choice | None, ...] = ()
 
 
 def best_isa(chosen: str = "") -> str:
@@ -71,7 +62,11 @@ def best_isa(chosen: str = "") -> str:
 
 
 def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Progress | None = None) -> Build:
-    """Builds a plan from an ONNX file (path, bytes or ModelProto) or a graph. Raises TemperError kinds only."""
+    """Builds a plan from an ONNX file (path, bytes or ModelProto) or a graph. Raises TemperError kinds only.
+
+    Profiles that fix the same symbols are compiled from one graph in which those are constants; each profile is tuned
+    at its own optimum and has a program of its own. Equal kernels and equal packed weights are in the plan once.
+    """
     config = config or BuildConfig()
     report_progress: Progress = progress or (lambda stage, done, total: None)
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
@@ -79,35 +74,14 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     watch = _Watch()
 
     report_progress("import", 0, 1)
-    graph, ranges = _import(model, config)
-    portable = _portable(graph) if config.portable_graph else b""
-    imported = len(graph.nodes)
+    sizes = resolve_sizes(model, config)
+    portable = _portable(sizes.graph) if config.portable_graph else b""
     watch.lap("import")
 
-    report_progress("passes", 0, 1)
-    log = run_passes(graph, PIPELINE, dump=dump, stop_after=config.stop_after, disable=config.disable)
-    watch.lap("passes")
-
-    _check_profiles(graph, ranges)
     tactics = [t for t in cpu_tactics() if t.name not in config.disable]
-    _check_disabled(config.disable, log)
-
-    def declines(w: Workload) -> str | None:
-        able = [t for t in tactics if w.op in t.ops]
-        reasons = [f"{t.name}: {r}" for t in able if (r := t.accepts(w)) is not None]
-        if len(reasons) < len(able):
-            return None
-        return "; ".join(reasons) or f"there is no kernel for {w.op}"
-
-    regions = _split_declined(partition(graph, log), lambda r: declines(workload(r, isa, config.threads)), log)
-    storage = assign_storage(
-        graph, regions, lambda r, strides: declines(workload(r, isa, config.threads, strides)) is None, log
-    )
-    watch.lap("partition")
-
-    tuned_at = {name: opt for name, (_, opt, _) in ranges[0].items()}
-    workloads = [workload(r, isa, config.threads, storage.strides) for r in storage.regions]
-    reasons = [declines(w) for w in workloads]
+    variants: dict[int, Variant] = {}
+    pool = ConstantPool()
+    buffers = rows = 0
     cache = TimingCache(config.cache)
     try:
         tuner = Tuner(
@@ -117,43 +91,123 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
             config.effort,
             config.jobs,
             cold_bytes(
-                sum(v.const.nbytes for v in graph.constants if v.const is not None),
+                sum(v.const.nbytes for v in sizes.graph.constants if v.const is not None),
                 max(machine.cache_sizes().values(), default=1 << 25),
             ),
             report_progress,
             dump,
         )
-        choices = tuner.choose(
-            [
-                _task(r, w, tuned_at)
-                for r, w, reason in zip(storage.regions, workloads, reasons, strict=True)
-                if reason is None
-            ]
-        )
+        for fixed, members in sizes.groups().items():
+            own = sizes.graph_with(dict(fixed))
+            imported = len(own.nodes)
+            watch.lap("import")
+            report_progress("passes", 0, 1)
+            log = run_passes(own, PIPELINE, dump=dump, stop_after=config.stop_after, disable=config.disable)
+            _check_disabled(config.disable, log)
+            check_profiles(own, [sizes.ranges[i] for i in members])
+            watch.lap("passes")
+            parts = _partitioned(own, tactics, isa, config.threads, log)
+            watch.lap("partition")
+            for i in members:
+                ranges = sizes.ranges[i]
+                choices = _tune(tuner, parts, {s: r[1] for s, r in ranges.items()}, pool, variants)
+                watch.lap("tune")
+                report_progress("plan", 0, 1)
+                steps = [_step(part, choice, log) for part, choice in zip(parts.parts, choices, strict=True)]
+                program = schedule(own, parts.storage, steps, config.threads, pool, buffers, rows)
+                variants[i] = Variant(ranges, own, log, imported, parts.storage, program, steps, parts.parts, choices)
+                buffers, rows = buffers + len(program.buffers), rows + len(steps)
+                watch.lap("plan")
         hits = (cache.hits, cache.misses)
     finally:
         cache.close()
-    watch.lap("tune")
 
-    report_progress("plan", 0, 1)
-    steps: list[PlannedStep] = []
-    for region, w, reason in zip(storage.regions, workloads, reasons, strict=True):
-        if reason is not None:
-            log.did_not("compile", region.name, reason)
-            steps.append(ReferenceStep(region, reason))
-            continue
-        choice = choices[w.key]
-        c = choice.candidate
-        packed = c.tactic.prepack(w, c.params, _constants(region))
-        steps.append(NativeStep(region, c.kernel, packed, choice.seconds))
-    program = schedule(graph, storage, steps, config.threads)
-    plan = _assemble(
-        graph, storage, program, steps, workloads, choices, ranges, config, isa, log, portable, tuned_at, imported
-    )
+    plan = assemble([variants[i] for i in range(len(variants))], sizes.graph, pool, config, isa, portable)
     watch.lap("plan")
     report_progress("plan", 1, 1)
     seconds = {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]}
-    return Build(plan, graph, log, seconds, tuple(storage.regions), tuple(workloads), choices)
+    return Build(plan, variants[0].graph, variants[0].log, seconds, variants[0].parts, variants[0].choices)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """A graph cut into regions with their places and workloads."""
+
+    storage: Storage
+    parts: tuple[Part, ...]
+
+
+def _partitioned(graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int, log: Log) -> _Parts:
+    """Regions that some tactic takes, or that run on the host, and where their values live."""
+
+    def declines(w: Workload) -> str | None:
+        able = [t for t in tactics if w.op in t.ops]
+        reasons = [f"{t.name}: {r}" for t in able if (r := t.accepts(w)) is not None]
+        if len(reasons) < len(able):
+            return None
+        return "; ".join(reasons) or f"there is no kernel for {w.op}"
+
+    def general(region: Region, strides: Mapping[int, int] | None = None) -> tuple[Workload, Mapping[str, DimLike]]:
+        return canonical(workload(region, isa, threads, strides))
+
+    regions = _split_declined(partition(graph, log), lambda r: declines(general(r)[0]), log)
+    storage = assign_storage(graph, regions, lambda r, strides: declines(general(r, strides)[0]) is None, log)
+    parts = []
+    for r in storage.regions:
+        w, sizes = general(r, storage.strides)
+        parts.append(Part(r, w, sizes, declines(w)))
+    return _Parts(storage, tuple(parts))
+
+
+def _tune(
+    tuner: Tuner, parts: _Parts, env: Mapping[str, int], pool: ConstantPool, others: Mapping[int, Variant]
+) -> tuple[Choice | None, ...]:
+    """A choice for every region that is not the host's, at the sizes `env`.
+
+    What other profiles chose for a region of the same name takes part, and is preferred where it is nearly as fast.
+    """
+    taken: dict[str, list[Candidate]] = {}
+    for v in others.values():
+        for part, choice in zip(v.parts, v.choices, strict=True):
+            if choice is not None:
+                taken.setdefault(part.region.name, []).append(choice.candidate)
+
+    def task(part: Part) -> Task:
+        def shares(c: Candidate) -> bool:
+            packed = c.tactic.prepack(part.workload, c.params, _constants(part.region))
+            return any(a.nbytes for a in packed) and all(map(pool.holds, packed))
+
+        operands = {
+            i: _full_rank(v.const, len(part.workload.outputs[0].type.shape))
+            for i, v in enumerate(part.region.operands)
+            if v.const is not None
+        }
+        also = [c for c in taken.get(part.region.name, []) if part.workload.op in c.tactic.ops] if tuner.effort else []
+        sizes = {s: evaluate(part.sizes.get(s, Dim.symbol(s)), env) for s in part.workload.symbols}
+        return Task(
+            part.workload,
+            _constants(part.region),
+            operands,
+            sizes,
+            part.region.name,
+            tuple((c.tactic, c.params) for c in also),
+            shares if also else None,
+        )
+
+    tasks = [task(p) if p.reason is None else None for p in parts.parts]
+    chosen = tuner.choose([t for t in tasks if t is not None])
+    return tuple(None if t is None else chosen[t.key] for t in tasks)
+
+
+def _step(part: Part, choice: Choice | None, log: Log) -> PlannedStep:
+    if choice is None:
+        assert part.reason is not None
+        if ("compile", part.region.name, part.reason) not in log.declined:
+            log.did_not("compile", part.region.name, part.reason)
+        return ReferenceStep(part.region, part.reason)
+    c = choice.candidate
+    packed = c.tactic.prepack(part.workload, c.params, _constants(part.region))
+    return NativeStep(part.region, c.kernel, packed, choice.seconds, part.sizes)
 
 
 def _check_disabled(names: Sequence[str], log: Log) -> None:
@@ -167,29 +221,6 @@ def _check_disabled(names: Sequence[str], log: Log) -> None:
         )
 
 
-def _check_profiles(graph: Graph, ranges: Sequence[Ranges]) -> None:
-    """Shapes inferred with symbols must hold at both ends of every profile: ShapeError names the node where they do
-    not."""
-    for symbols in ranges:
-        for end in (0, 2):
-            env = {name: r[end] for name, r in symbols.items()}
-            for node in graph.nodes if env else ():
-                if not frozenset().union(*(o.type.symbols for o in node.outputs)) <= set(env):
-                    continue  # a length that depends on data: the host finds it
-                attrs = {k: bind_attr(v, env) for k, v in node.attrs.items()}
-                at = ", ".join(f"{k} = {v}" for k, v in sorted(env.items()))
-                try:
-                    found = TABLE[node.op].infer([None if v is None else v.type.bind(env) for v in node.inputs], attrs)
-                except (ShapeError, KeyError) as e:
-                    raise ShapeError(f"node '{node.name}' ({node.op}) does not work with {at}: {e}") from e
-                want = [o.type.bind(env) for o in node.outputs]
-                if list(found) != want:
-                    raise ShapeError(
-                        f"node '{node.name}' ({node.op}) gives {found[0]} with {at}, not {want[0]} as in the "
-                        "rest of the profile: choose a profile in which it keeps its form"
-                    )
-
-
 class _Watch:
     def __init__(self) -> None:
         self._last = time.perf_counter()
@@ -197,29 +228,7 @@ class _Watch:
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
-        self.laps[name], self._last = now - self._last, now
-
-
-def _import(model: Model, config: BuildConfig) -> tuple[Graph, list[dict[str, tuple[int, int, int]]]]:
-    """The graph, with symbols that have a single value bound, and every profile's ranges of the symbols left."""
-    from temper.frontends.onnx import import_onnx
-
-    graph = model.copy() if isinstance(model, Graph) else import_onnx(model, shapes=config.shapes)
-    symbols = sorted(frozenset().union(*(v.type.symbols for v in graph.inputs)))
-    profiles = [p.ranges for p in config.profiles] or [{}]
-    for p in profiles:
-        unknown = set(p) - set(symbols)
-        if unknown:
-            raise ConfigError(
-                f"a profile gives a range for {', '.join(sorted(unknown))}, "
-                f"but the model's dimensions are: {', '.join(symbols) or 'all static'}"
-            )
-    full = [{s: p.get(s, (1, 1, 1)) for s in symbols} for p in profiles]
-    fixed = {s: full[0][s][0] for s in symbols if len({v for p in full for v in p[s]}) == 1}
-    if fixed and not isinstance(model, Graph):
-        graph = import_onnx(model, shapes=config.shapes, dims=fixed)
-        full = [{s: r for s, r in p.items() if s not in fixed} for p in full]
-    return graph, full
+        self.laps[name], self._last = self.laps.get(name, 0.0) + now - self._last, now
 
 
 def _portable(graph: Graph) -> bytes:
@@ -230,15 +239,6 @@ def _portable(graph: Graph) -> bytes:
 
 def _constants(region: Region) -> dict[int, Any]:
     return {i: v.const for i, v in enumerate(region.anchor_inputs) if v is not None and v.const is not None}
-
-
-def _task(region: Region, w: Workload, env: Mapping[str, int]) -> Task:
-    operands = {
-        i: _full_rank(v.const, len(w.outputs[0].type.shape))
-        for i, v in enumerate(region.operands)
-        if v.const is not None
-    }
-    return Task(w, _constants(region), operands, {s: env[s] for s in w.symbols}, region.name)
 
 
 def _full_rank(array: Any, rank: int) -> Any:
@@ -256,111 +256,3 @@ def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str 
             parts = tuple(_split_declined(parts, declines, log))
         out += parts
     return order_regions(out)
-
-
-def _assemble(
-    graph: Graph,
-    storage: Storage,
-    program: Program,
-    steps: Sequence[PlannedStep],
-    workloads: Sequence[Workload],
-    choices: Mapping[str, Choice],
-    ranges: Sequence[Ranges],
-    config: BuildConfig,
-    isa: str,
-    log: Log,
-    portable: bytes,
-    tuned_at: Mapping[str, int],
-    imported: int,
-) -> plan_format.Plan:
-    profiles, memory = [], []
-    for symbols in ranges:
-        env = {name: high for name, (_, _, high) in symbols.items()}
-        spans = [(evaluate(size, env), b.first, b.last) for size, b in zip(program.sizes, program.buffers, strict=True)]
-        offsets, arena = plan_memory(spans)
-        check_memory(spans, offsets, arena)
-        memory.append({"arena": arena, "lower_bound": lower_bound(spans)})
-        profiles.append(
-            plan_format.Profile(
-                dict(symbols), offsets, arena, largest(program.workspaces, env), largest(program.shared, env)
-            )
-        )
-    chosen = sorted({w.key for w in workloads if w.key in choices})
-    kernels = link([choices[k].code for k in chosen]) if chosen else b""
-    rows = []
-    for step, w, needs in zip(steps, workloads, dependencies([s.region for s in steps]), strict=True):
-        region = step.region
-        row: dict[str, Any] = {
-            "name": region.name,
-            "op": region.op,
-            "nodes": [n.op for n in region.nodes],
-            "origin": list(region.origin),
-            "inputs": sorted(needs),
-            "outputs": [f"{v.name}: {v.type}" for v in region.outputs],
-            "operations": _operations(region, tuned_at),
-            "bytes": sum(v.type.nbytes(tuned_at) for v in (*region.inputs, *region.outputs)),
-            "workload": w.key,
-        }
-        if isinstance(step, NativeStep):
-            choice = choices[w.key]
-            row |= {
-                "tactic": choice.candidate.label,
-                "seconds": choice.seconds,
-                "trials": [[t.label, t.seconds, t.note] for t in choice.trials],
-                "results": [
-                    [
-                        v.name,
-                        v.type.dtype,
-                        [str(d) if isinstance(d, Dim) else d for d in v.type.shape],
-                        storage.places[v.id].row_stride,
-                        step.kernel.args.index(("output", i)),
-                    ]
-                    for i, v in enumerate(region.outputs)
-                ],
-            }
-        else:
-            row |= {"tactic": "host", "reason": step.reason}
-        rows.append(row)
-    report = {
-        "regions": rows,
-        "applied": [list(a) for a in log.applied],
-        "declined": [list(d) for d in log.declined],
-        "memory": memory,
-        "in_place": program.in_place,
-        "views": sum(1 for p in storage.places.values() if p.row_stride is not None),
-        "weights": len(program.constants),
-        "nodes": [imported, len(graph.nodes)],
-        "effort": config.effort,
-        "stop_after": config.stop_after,
-        "disable": list(config.disable),
-        "model": graph.name,
-    }
-    plan = plan_format.Plan(
-        machine.fingerprint(),
-        isa,
-        tuple(sorted(ISAS[isa].needs)),
-        config.threads,
-        program.inputs,
-        program.outputs,
-        tuple(profiles),
-        program.buffers,
-        (program.segments,),
-        program.constants,
-        kernels,
-        host_library(),
-        report=report,
-        graph=portable,
-    )
-    if faults := plan_faults(plan):
-        raise VerificationError(
-            "the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5])
-        )
-    return plan
-
-
-def _operations(region: Region, env: Mapping[str, int]) -> int:
-    total = 0
-    for n in region.nodes:
-        cost = TABLE[n.op].cost([None if v is None else v.type for v in n.inputs], [o.type for o in n.outputs], n.attrs)
-        total += evaluate(cost, env)
-    return total

@@ -35,7 +35,10 @@ ALLOWED: dict[str, set[str]] = {
     "plan.format": {"errors", "ir.dims", "plan.container"},
     "plan": {"errors", "config", "ir", "passes", "tactics"},
     "runtime": {"errors", "config", "reference", "plan.format", "ir.dims"},
-    "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"},
+    "profiles": {"errors", "config", "ir"},
+    "assemble": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "profiles", "runtime"},
+    "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"}
+    | {"profiles", "assemble"},
 }
 
 #: Rooms on top: they may import anything, and nothing below imports them.

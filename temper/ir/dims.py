@@ -3,6 +3,9 @@
 A dimension is a plain `int` wherever its value is known, and a `Dim` otherwise. `Dim` keeps a canonical polynomial, so
 that
 two expressions that are equal after expansion compare equal; floor division, modulo, min and max are opaque atoms.
+
+A symbol whose name starts with an underscore is a size that depends on data: some step finds it while the model runs
+(`Graph.binders`), and it may be 0. All other symbols are bound by the sizes of inputs, and count as at least 1.
 """
 
 from __future__ import annotations
@@ -102,16 +105,19 @@ class Dim:
 
     __rmul__ = __mul__
 
-    def _divided(self, by: int) -> DimLike | None:
-        if by and all(c % by == 0 for c in self.terms.values()):
-            return _lower(Dim({m: c // by for m, c in self.terms.items()}, self.atoms))
-        return None
+    def _apart(self, by: int) -> tuple[Dim, int] | None:
+        """(whole, rest) with self = whole * by + rest where `by` divides every coefficient but the constant."""
+        rest = self.terms.get((), 0) % by
+        if any(c % by for m, c in self.terms.items() if m):
+            return None
+        terms = {m: (c - (rest if not m else 0)) // by for m, c in self.terms.items()}
+        return Dim(terms, self.atoms), rest
 
     def __floordiv__(self, other: DimLike) -> DimLike:
         if self == other:
             return 1
-        if isinstance(other, int) and (exact := self._divided(other)) is not None:
-            return exact
+        if isinstance(other, int) and other > 0 and (apart := self._apart(other)) is not None:
+            return _lower(apart[0])  # floor(by * whole + rest, by) = whole as 0 <= rest < by
         if isinstance(other, Dim) and len(other.terms) == 1 and (exact := self._monomial_quotient(other)) is not None:
             return exact
         return opaque("//", self, other)
@@ -134,8 +140,10 @@ class Dim:
         return opaque("//", other, self)
 
     def __mod__(self, other: DimLike) -> DimLike:
-        if self == other or (isinstance(other, int) and self._divided(other) is not None):
+        if self == other:
             return 0
+        if isinstance(other, int) and other > 0 and (apart := self._apart(other)) is not None:
+            return apart[1]
         return opaque("%", self, other)
 
     def __rmod__(self, other: DimLike) -> DimLike:
@@ -198,9 +206,40 @@ def evaluate(d: DimLike, env: Mapping[str, int]) -> int:
     return d.evaluate(env) if isinstance(d, Dim) else int(d)
 
 
+def substitute(d: DimLike, values: Mapping[str, DimLike]) -> DimLike:
+    """`d` with atoms replaced: symbols by name, opaque atoms by their text (looked up before their parts are)."""
+    if not isinstance(d, Dim):
+        return d
+    found: dict[str, DimLike] = {}
+    for text, atom in d.atoms.items():
+        if text in values:
+            found[text] = values[text]
+        elif isinstance(atom, Opaque):
+            a, b = substitute(atom.a, values), substitute(atom.b, values)
+            found[text] = a // b if atom.fn == "//" else a % b if atom.fn == "%" else opaque(atom.fn, a, b)
+    total: DimLike = 0
+    for monomial, c in d.terms.items():
+        part: DimLike = c
+        for text, power in monomial:
+            for _ in range(power):
+                part = (found[text] if text in found else Dim({((text, 1),): 1}, {text: d.atoms[text]})) * part
+        total = part + total
+    return total
+
+
 def symbols_of(d: DimLike) -> frozenset[str]:
     """Names an int or a `Dim` depends on."""
     return d.symbols if isinstance(d, Dim) else frozenset()
+
+
+def from_data(symbol: str) -> bool:
+    """True for a symbol that a step binds while the model runs, as against one that the inputs' sizes bind."""
+    return symbol.startswith("_")
+
+
+def data_symbols(*dims: DimLike) -> frozenset[str]:
+    """The symbols of several dimensions that depend on data."""
+    return frozenset(s for d in dims if isinstance(d, Dim) for s in d.symbols if from_data(s))
 
 
 def product(dims: tuple[DimLike, ...]) -> DimLike:

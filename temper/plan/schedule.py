@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from temper.ir.dims import Dim, DimLike, evaluate, opaque
+from temper.ir.dims import Dim, DimLike, evaluate, opaque, substitute
 from temper.ir.graph import Graph, Value
 from temper.ir.types import itemsize
 from temper.passes.partition import Region
@@ -36,12 +36,13 @@ SMALL_SECONDS = 6e-6
 @dataclass(frozen=True)
 class NativeStep:
     """A region computed by a kernel. packed: constants the tactic rearranged. seconds: measured time, None if
-    untimed."""
+    untimed. sizes: what the kernel's variables stand for in the graph's symbols; one that is not there is a symbol."""
 
     region: Region
     kernel: Kernel
     packed: tuple[np.ndarray, ...]
     seconds: float | None
+    sizes: Mapping[str, DimLike] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,10 @@ class ConstantPool:
             self._size += len(data) + padding
         return self._at[key]
 
+    def holds(self, array: np.ndarray) -> bool:
+        """True if these bytes are here already."""
+        return hashlib.sha256(np.ascontiguousarray(array).data).digest() in self._at
+
     @property
     def bytes(self) -> bytes:
         return b"".join(self._parts)
@@ -81,28 +86,47 @@ class ConstantPool:
 
 @dataclass
 class Program:
-    """What schedule() makes: the plan's pieces but for memory offsets and code."""
+    """What schedule() makes: a program and its buffers, without memory offsets and code. sizes: bytes of the buffers;
+    workspaces, shared: scratch bytes of every kernel."""
 
-    inputs: tuple[Binding, ...]
-    outputs: tuple[Binding, ...]
     segments: tuple[Segment, ...]
     buffers: tuple[ArenaBuffer, ...]
     sizes: tuple[DimLike, ...]
-    constants: bytes
     workspaces: tuple[DimLike, ...] = ()
     shared: tuple[DimLike, ...] = ()
     in_place: list[str] = field(default_factory=list)
 
 
-def schedule(graph: Graph, storage: Storage, steps: Sequence[PlannedStep], threads: int) -> Program:
-    """Lays out the program; `steps` are in execution order, one per region of `storage`."""
-    return _Scheduler(graph, storage, steps, threads).run()
+def schedule(
+    graph: Graph,
+    storage: Storage,
+    steps: Sequence[PlannedStep],
+    threads: int,
+    pool: ConstantPool | None = None,
+    first_buffer: int = 0,
+    first_row: int = 0,
+) -> Program:
+    """Lays out the program; `steps` are in execution order, one per region of `storage`.
+
+    pool: constants that programs of the same plan share; first_buffer, first_row: numbers of the program's first buffer
+    and of its first row of the build report among those of the whole plan.
+    """
+    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), first_buffer, first_row).run()
 
 
 class _Scheduler:
-    def __init__(self, graph: Graph, storage: Storage, steps: Sequence[PlannedStep], threads: int) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        storage: Storage,
+        steps: Sequence[PlannedStep],
+        threads: int,
+        pool: ConstantPool,
+        first_buffer: int,
+        first_row: int,
+    ) -> None:
         self.graph, self.storage, self.steps, self.threads = graph, storage, steps, threads
-        self.pool = ConstantPool()
+        self.pool, self.first_buffer, self.first_row = pool, first_buffer, first_row
         self.values = {v.id: v for v in graph.values}
         self.inputs = {v.id: i for i, v in enumerate(graph.inputs)}
         self.outputs = {storage.places[v.id].root: i for i, v in reversed(list(enumerate(graph.outputs)))}
@@ -119,7 +143,7 @@ class _Scheduler:
         buffers, sizes = self._buffers()
         segments: list[Segment] = []
         launches: list[Launch] = []
-        for row, step in enumerate(self.steps):
+        for row, step in enumerate(self.steps, self.first_row):
             if isinstance(step, NativeStep):
                 launches.append(self._launch(step, row))
             else:
@@ -131,20 +155,13 @@ class _Scheduler:
             segments.append(Native(tuple(launches)))
         native = [s for s in self.steps if isinstance(s, NativeStep)]
         return Program(
-            tuple(self._binding(v, v.name) for v in self.graph.inputs),
-            tuple(self._binding(v, n) for v, n in zip(self.graph.outputs, self.graph.output_names, strict=True)),
             tuple(segments),
             buffers,
             sizes,
-            self.pool.bytes,
-            tuple(s.kernel.workspace for s in native),
-            tuple(s.kernel.shared_workspace for s in native),
+            tuple(substitute(s.kernel.workspace, s.sizes) for s in native),
+            tuple(substitute(s.kernel.shared_workspace, s.sizes) for s in native),
             self.in_place,
         )
-
-    @staticmethod
-    def _binding(v: Value, name: str) -> Binding:
-        return Binding(name, v.type.dtype, tuple(_text(d) for d in v.type.shape))
 
     def _touched(self, region: Region) -> list[Value]:
         return [v for v in (*region.inputs, *region.outputs) if v.const is None]
@@ -206,7 +223,7 @@ class _Scheduler:
         for root, (first, last) in sorted(spans.items(), key=lambda kv: (kv[1], kv[0])):
             v = self.values[root]
             nbytes = v.type.count * itemsize(v.type.dtype)
-            self.rows[root] = len(buffers)
+            self.rows[root] = self.first_buffer + len(buffers)
             buffers.append(ArenaBuffer(v.name, _text(nbytes), first, last))
             sizes.append(nbytes)
         return tuple(buffers), tuple(sizes)
@@ -242,7 +259,7 @@ class _Scheduler:
         return Launch(
             kernel.entries,
             tuple(args),
-            kernel.symbols,
+            tuple(str(step.sizes.get(s, s)) for s in kernel.symbols),
             1 if small else self.threads,
             True,
             tuple(writes),
@@ -264,6 +281,11 @@ class _Scheduler:
 
     def _typed(self, v: Value) -> TypedRef:
         return TypedRef(self._ref(v), v.type.dtype, tuple(_text(d) for d in v.type.shape))
+
+
+def binding(v: Value, name: str) -> Binding:
+    """A graph's input or output as the plan states it."""
+    return Binding(name, v.type.dtype, tuple(_text(d) for d in v.type.shape))
 
 
 def _text(d: DimLike) -> DimText:

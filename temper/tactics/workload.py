@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from temper.ir.dims import Dim, DimLike, data_symbols, substitute
 from temper.ir.graph import Value
+from temper.ir.types import TensorType
 from temper.passes.partition import Region
 from temper.tactics.base import Slot, Workload
 from temper.tactics.epilogue import Attr
@@ -39,4 +41,60 @@ def workload(region: Region, isa: str, threads: int, strides: Mapping[int, int] 
         epilogue,
         isa,
         threads,
+    )
+
+
+def canonical(w: Workload) -> tuple[Workload, dict[str, DimLike]]:
+    """`w` over variables d0, d1 .. in order of appearance, and what each stands for in the symbols of `w`.
+
+    A size such as (H - 1) // 2 + 1 becomes one variable: kernels then divide nothing that is known before the run, and
+    layers that differ only in how their sizes come about are one workload. Relations that are polynomials stay (rows
+    of N * T and of N by T agree); sizes that depend on data keep their names.
+    """
+    atoms: dict[str, DimLike] = {}
+    meaning: dict[str, DimLike] = {}
+
+    def variable() -> Dim:
+        return Dim.symbol(f"d{len(meaning)}")
+
+    dims = [d for d in _dims(w) if isinstance(d, Dim) and not data_symbols(d)]
+    for d in dims:  # a whole size first: all of `c + atom`
+        varying = [m for m in d.terms if m]
+        if len(varying) == 1 and d.terms[varying[0]] == 1 and len(varying[0]) == 1 and varying[0][0][1] == 1:
+            ((text, _),) = varying[0]
+            if text not in atoms:
+                new = variable()
+                atoms[text], meaning[str(new)] = new - d.terms.get((), 0), d
+    for d in dims:
+        for text, atom in d.atoms.items():
+            if text not in atoms:
+                new = variable()
+                atoms[text], meaning[str(new)] = new, Dim({((text, 1),): 1}, {text: atom})
+    return _mapped(w, lambda d: substitute(d, atoms)), meaning
+
+
+def bound(w: Workload, env: Mapping[str, int]) -> Workload:
+    """`w` with the variables in `env` as constants: the static workload a dynamic one is at these sizes."""
+    return _mapped(w, lambda d: substitute(d, env))
+
+
+def _dims(w: Workload) -> Iterator[object]:
+    for slot in (*w.inputs, *w.outputs):
+        yield from slot.type.shape if slot is not None else ()
+    for _, value in w.attrs:
+        yield from value if isinstance(value, tuple) else (value,)
+
+
+def _mapped(w: Workload, change: Callable[[DimLike], DimLike]) -> Workload:
+    def slot(s: Slot | None) -> Slot | None:
+        return None if s is None else replace(s, type=TensorType(s.type.dtype, tuple(map(change, s.type.shape))))
+
+    def attr(v: object) -> object:
+        return change(v) if isinstance(v, Dim) else tuple(map(attr, v)) if isinstance(v, tuple) else v
+
+    return replace(
+        w,
+        attrs=tuple((k, attr(v)) for k, v in w.attrs),  # type: ignore[misc]
+        inputs=tuple(map(slot, w.inputs)),
+        outputs=tuple(s for s in map(slot, w.outputs) if s is not None),
     )

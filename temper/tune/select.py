@@ -18,6 +18,7 @@ from temper.config import knob
 from temper.errors import BuildError
 from temper.runtime.cpu import Library
 from temper.tactics.base import Kernel, Params, Tactic, Workload
+from temper.tactics.workload import bound
 from temper.tune.measure import Bench, Loaded, Stopwatch, timer_library
 from temper.tune.timing_cache import Record, TimingCache, digest
 from temper.tune.verify import make_problem
@@ -30,6 +31,9 @@ _BARRIER = 1.5e-6
 
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25
+
+#: How much slower than the best a candidate may be that needs no weights of its own in the plan.
+SHARING = 1.03
 
 
 def cold_bytes(constants: int, cache: int) -> int:
@@ -44,13 +48,34 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Task:
-    """A workload to tune with the data it needs: weights for prepacking and verification, and the sizes to tune at."""
+    """A workload to tune with the data it needs: weights for prepacking and verification, and the sizes to tune at.
+
+    also: candidates that take part whatever is predicted of them, such as another profile's choice. prefers: whether a
+    candidate wins against faster ones that are at most `SHARING` times as fast: its packed weights are in the plan.
+    """
 
     workload: Workload
     constants: Mapping[int, np.ndarray]
     operand_constants: Mapping[int, np.ndarray]
     env: Mapping[str, int]
     name: str
+    also: tuple[tuple[Tactic, Params], ...] = ()
+    prefers: Callable[[Candidate], bool] | None = None
+
+    @property
+    def sizes(self) -> str:
+        """The sizes it is tuned at, as text."""
+        return ",".join(f"{k}={v}" for k, v in sorted(self.env.items()) if k in self.workload.symbols)
+
+    @property
+    def key(self) -> str:
+        """What a choice is kept under: the workload and the sizes it is tuned at."""
+        return self.workload.key + (f"@{self.sizes}" if self.sizes else "")
+
+
+def label(tactic: Tactic, params: Params) -> str:
+    """A candidate in words: the tactic and its parameters."""
+    return tactic.name + (" " + " ".join(f"{k}={v}" for k, v in params) if params else "")
 
 
 @dataclass(frozen=True)
@@ -62,7 +87,7 @@ class Candidate:
 
     @property
     def label(self) -> str:
-        return self.tactic.name + (" " + " ".join(f"{k}={v}" for k, v in self.params) if self.params else "")
+        return label(self.tactic, self.params)
 
     @cached_property
     def code_key(self) -> str:
@@ -88,8 +113,17 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def candidates_for(tactics: Sequence[Tactic], w: Workload, effort: int) -> tuple[list[Candidate], list[Trial]]:
-    """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons."""
+def candidates_for(
+    tactics: Sequence[Tactic],
+    w: Workload,
+    effort: int,
+    env: Mapping[str, int] | None = None,
+    also: Sequence[tuple[Tactic, Params]] = (),
+) -> tuple[list[Candidate], list[Trial]]:
+    """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons.
+
+    env: sizes of the variables to predict at; also: candidates to add.
+    """
     ranked: list[tuple[float, int, Tactic, Params]] = []
     declined = []
     for order, tactic in enumerate(tactics):
@@ -99,7 +133,11 @@ def candidates_for(tactics: Sequence[Tactic], w: Workload, effort: int) -> tuple
         if reason is not None:
             declined.append(Trial(tactic.name, None, f"declined: {reason}"))
             continue
-        ranked += [(tactic.predict(w, p), order, tactic, p) for p in tactic.candidates(w)]
+        # a kernel for varying sizes is blocked for those it is tuned at, though right for all
+        guide = bound(w, env) if env and w.symbols else w
+        if tactic.accepts(guide) is not None:
+            guide = w
+        ranked += [(tactic.predict(guide, p), order, tactic, p) for p in tactic.candidates(guide)]
     ranked.sort(key=lambda r: (r[0], r[1], r[3]))
     chosen = ranked[: CANDIDATES[effort]]
     if effort:
@@ -108,8 +146,10 @@ def candidates_for(tactics: Sequence[Tactic], w: Workload, effort: int) -> tuple
             own = [r for r in ranked if r[1] == number][:2]
             if own and own[0][0] < 4 * ranked[0][0]:
                 chosen += [r for r in own if r not in chosen]
+    contestants = {(tactic.name, params): tactic for _, _, tactic, params in chosen}
+    contestants |= {(t.name, p): t for t, p in also if (t.name, p) not in contestants and t.accepts(w) is None}
     candidates = []
-    for _, _, tactic, params in chosen:
+    for (_, params), tactic in contestants.items():
         entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
         candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa))
     return candidates, declined
@@ -135,8 +175,8 @@ class Tuner:
     _timer: Library | None = field(default=None, init=False)
 
     def choose(self, tasks: Sequence[Task]) -> dict[str, Choice]:
-        """One choice per distinct workload key. BuildError where no tactic can do a workload."""
-        distinct = {t.workload.key: t for t in tasks}
+        """One choice per distinct `Task.key`. BuildError where no tactic can do a workload."""
+        distinct = {t.key: t for t in tasks}
         contests = {key: self._contest(t) for key, t in distinct.items()}
         open_, done = {}, {}
         for key, contest in contests.items():
@@ -173,7 +213,7 @@ class Tuner:
                 (folder / f"{c.kernel.entries[0]}.c").write_text(text)
 
     def _contest(self, task: Task) -> Contest:
-        candidates, declined = candidates_for(self.tactics, task.workload, self.effort)
+        candidates, declined = candidates_for(self.tactics, task.workload, self.effort, task.env, task.also)
         if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
             raise BuildError(f"'{task.name}': no tactic can compute {task.workload.key}: {reasons}")
@@ -256,25 +296,34 @@ class Contest:
     effort: int
 
     def time_key(self, c: Candidate) -> str:
-        sizes = ",".join(f"{k}={v}" for k, v in sorted(self.task.env.items()) if k in self.task.workload.symbols)
         return digest(
-            c.code_key, self.task.workload.key, c.label, self.machine, sizes, "untimed" if self.effort == 0 else "timed"
+            c.code_key,
+            self.task.workload.key,
+            c.label,
+            self.machine,
+            self.task.sizes,
+            "untimed" if self.effort == 0 else "timed",
         )
 
     def missing(self, cache: TimingCache) -> list[Candidate]:
         return [c for c in self.candidates if cache.time(self.time_key(c)) is None]
 
-    def _winner(self, cache: TimingCache) -> tuple[Candidate, Record] | None:
+    def _winner(self, cache: TimingCache, sharing: bool = False) -> tuple[Candidate, Record] | None:
         records = [(c, cache.time(self.time_key(c))) for c in self.candidates]
-        ok = [(c, r) for c, r in records if r is not None and r.seconds is not None]
-        return min(ok, key=lambda cr: (cr[1].seconds, cr[0].label)) if ok else None
+        ok = [(r.seconds, c.label, c, r) for c, r in records if r is not None and r.seconds is not None]
+        ok.sort(key=lambda x: x[:2])
+        prefers = self.task.prefers
+        if sharing and prefers is not None:
+            near = [x for x in ok if x[0] <= SHARING * ok[0][0] and cache.code(x[2].code_key) is not None]
+            ok = [x for x in near if prefers(x[2])] or ok
+        return ok[0][2:] if ok else None
 
     def code(self, cache: TimingCache) -> bytes | None:
         winner = self._winner(cache)
         return None if winner is None else cache.code(winner[0].code_key)
 
     def result(self, cache: TimingCache) -> Choice:
-        winner = self._winner(cache)
+        winner = self._winner(cache, sharing=True)
         trials = []
         for c in self.candidates:
             r = cache.time(self.time_key(c))

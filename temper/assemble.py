@@ -1,0 +1,176 @@
+"""From programs to a plan: every profile's memory, the machine code of all of them once, and the build report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from temper.compile.cc import ISAS, link
+from temper.compile.host import host_library
+from temper.config import BuildConfig
+from temper.errors import VerificationError
+from temper.ir.dims import Dim, DimLike, evaluate
+from temper.ir.graph import Graph
+from temper.ir.ops import TABLE
+from temper.passes.manager import Log
+from temper.passes.partition import Region, dependencies
+from temper.plan.format import Plan, Profile
+from temper.plan.memory import lower_bound, plan_memory
+from temper.plan.memory_check import check_memory, plan_faults
+from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, Program, binding, largest
+from temper.plan.storage import Storage
+from temper.profiles import Ranges
+from temper.runtime import machine
+from temper.tactics.base import Workload
+from temper.tune.select import Choice
+
+
+@dataclass(frozen=True)
+class Part:
+    """A region and its workload. sizes: what the workload's variables stand for in the graph's symbols. reason: why no
+    tactic computes it; None where one does."""
+
+    region: Region
+    workload: Workload
+    sizes: Mapping[str, DimLike]
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One profile's program, and what it was made from. parts, choices and steps go together, in order of execution.
+
+    imported: nodes of its graph before the passes.
+    """
+
+    ranges: Ranges
+    graph: Graph
+    log: Log
+    imported: int
+    storage: Storage
+    program: Program
+    steps: Sequence[PlannedStep]
+    parts: tuple[Part, ...]
+    choices: tuple[Choice | None, ...]
+
+    @property
+    def tuned_at(self) -> dict[str, int]:
+        return {name: opt for name, (_, opt, _) in self.ranges.items()}
+
+
+def assemble(
+    variants: Sequence[Variant], graph: Graph, pool: ConstantPool, config: BuildConfig, isa: str, portable: bytes
+) -> Plan:
+    """The plan of these profiles, in order. graph: over the symbols of all profiles; it states inputs and outputs.
+
+    VerificationError if memory is laid out wrongly, which is a bug.
+    """
+    rows_before = 0
+    profiles: list[Profile] = []
+    rows: list[dict[str, Any]] = []
+    memory: list[dict[str, int]] = []
+    codes: dict[str, bytes] = {}
+    total = sum(len(v.program.buffers) for v in variants)
+    first = 0
+    for number, v in enumerate(variants):
+        env = {name: high for name, (_, _, high) in v.ranges.items()}
+        sizes = zip(v.program.sizes, v.program.buffers, strict=True)
+        spans = [(evaluate(size, env), b.first, b.last) for size, b in sizes]
+        offsets, arena = plan_memory(spans)
+        check_memory(spans, offsets, arena)
+        memory.append({"arena": arena, "lower_bound": lower_bound(spans)})
+        padded = (*(-1,) * first, *offsets, *(-1,) * (total - first - len(offsets)))
+        scratch, shared = largest(v.program.workspaces, env), largest(v.program.shared, env)
+        profiles.append(Profile(dict(v.ranges), padded, arena, scratch, shared, number))
+        rows += _rows(v, number, rows_before)
+        for choice in v.choices:
+            if choice is not None:
+                codes[choice.candidate.code_key] = choice.code
+        first, rows_before = first + len(offsets), len(rows)
+    one = variants[0]
+    report = {
+        "regions": rows,
+        "applied": [list(a) for a in dict.fromkeys(a for v in variants for a in v.log.applied)],
+        "declined": [list(d) for d in dict.fromkeys(d for v in variants for d in v.log.declined)],
+        "memory": memory,
+        "in_place": one.program.in_place,
+        "views": sum(1 for p in one.storage.places.values() if p.row_stride is not None),
+        "weights": len(pool.bytes),
+        "nodes": [one.imported, len(one.graph.nodes)],
+        "effort": config.effort,
+        "stop_after": config.stop_after,
+        "disable": list(config.disable),
+        "model": graph.name,
+    }
+    plan = Plan(
+        machine.fingerprint(),
+        isa,
+        tuple(sorted(ISAS[isa].needs)),
+        config.threads,
+        tuple(binding(v, v.name) for v in graph.inputs),
+        tuple(binding(v, n) for v, n in zip(graph.outputs, graph.output_names, strict=True)),
+        tuple(profiles),
+        tuple(b for v in variants for b in v.program.buffers),
+        tuple(v.program.segments for v in variants),
+        pool.bytes,
+        link([codes[k] for k in sorted(codes)]) if codes else b"",
+        host_library(),
+        report=report,
+        graph=portable,
+    )
+    if faults := plan_faults(plan):
+        raise VerificationError(
+            "the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5])
+        )
+    return plan
+
+
+def _rows(v: Variant, number: int, before: int) -> list[dict[str, Any]]:
+    """Rows of the build report: one a region. profile: number of the profile whose program it is part of."""
+    rows = []
+    tuned_at = v.tuned_at
+    needs = dependencies([s.region for s in v.steps])
+    for step, part, choice, reads in zip(v.steps, v.parts, v.choices, needs, strict=True):
+        region = step.region
+        row: dict[str, Any] = {
+            "name": region.name,
+            "op": region.op,
+            "profile": number,
+            "nodes": [n.op for n in region.nodes],
+            "origin": list(region.origin),
+            "inputs": [before + i for i in sorted(reads)],
+            "outputs": [f"{o.name}: {o.type}" for o in region.outputs],
+            "operations": _operations(region, tuned_at),
+            "bytes": sum(x.type.nbytes(tuned_at) for x in (*region.inputs, *region.outputs)),
+            "workload": part.workload.key,
+        }
+        if isinstance(step, NativeStep):
+            assert choice is not None
+            row |= {
+                "tactic": choice.candidate.label,
+                "seconds": choice.seconds,
+                "trials": [[t.label, t.seconds, t.note] for t in choice.trials],
+                "results": [
+                    [
+                        o.name,
+                        o.type.dtype,
+                        [str(d) if isinstance(d, Dim) else d for d in o.type.shape],
+                        v.storage.places[o.id].row_stride,
+                        step.kernel.args.index(("output", i)),
+                    ]
+                    for i, o in enumerate(region.outputs)
+                ],
+            }
+        else:
+            row |= {"tactic": "host", "reason": step.reason}
+        rows.append(row)
+    return rows
+
+
+def _operations(region: Region, env: Mapping[str, int]) -> int:
+    total = 0
+    for n in region.nodes:
+        cost = TABLE[n.op].cost([None if v is None else v.type for v in n.inputs], [o.type for o in n.outputs], n.attrs)
+        total += evaluate(cost, env)
+    return total
