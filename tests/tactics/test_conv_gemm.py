@@ -311,6 +311,14 @@ def test_matmul_declines() -> None:
     assert "constant" in (GemmPacked().accepts(matmul_workload((2, 3), (3, 4))) or "")
     assert "batch" in (GemmPacked().accepts(matmul_workload((2, 2, 3), (2, 3, 4), constant=True)) or "")
     assert "columns" in (Gemm().accepts(matmul_workload((2, 3), (3, N))) or "")
+    assert "constant" in (Gemm().accepts(matmul_workload((2, 3), (3, 4), constant=True)) or "")
+
+
+def test_k_blocks_keep_all_rows_in_one_block() -> None:
+    """A K block of 128 rows fits the second-level cache where whole rows of 3072 terms would not."""
+    w = matmul_workload((128, 3072), (3072, 768), constant=True)
+    best = dict(GemmPacked().candidates(w)[0])
+    assert best["kc"] < 3072 and best["pt"] * best["mr"] >= 128
 
 
 def test_c_dim() -> None:

@@ -244,9 +244,9 @@ def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> f
     if b.ocs < g.blocks or weights > 700_000:
         cycles += (blocks - 1) * s.groups * weights / (48 if b.ahead else 24)
         reads = -(-g.blocks // b.ocs)
-        if b.pt * b.mr * s.k * 4 > 600_000:
+        if b.pt * b.mr * min(b.kc, s.k) * 4 > 600_000:
             cycles += (reads - 1) * pixels * s.groups * s.icg * 4 / 60
-    if b.mode != BAND and s.xld % 1024 == 0 and b.mr > 7:
+    if b.mode != BAND and s.xld % 1024 == 0 and b.mr > 10:
         cycles *= 1.05
     return (cycles + weights * s.groups / (20 if b.ahead else 12)) / 3.8e9
 
@@ -265,22 +265,25 @@ def blockings(s: ConvShape, isa: str, threads: int) -> list[Blocking]:
         for mr, nb in register_tiles(isa, vectors, run):
             base = Blocking(mr, nb, 1, 1, s.k, mode, 0, 0)
             g = Geometry(s, base, lanes)
-            for ocs, pt in _panels(g, known, width or TYPICAL_WIDTH):
-                for kc in _k_blocks(g):
+            for kc in _k_blocks(g):
+                for ocs, pt in _panels(g, kc, known, width or TYPICAL_WIDTH):
                     for split in (0, 1) if threads > 1 else (0,):
                         ahead = int(ocs < g.blocks and (pixels is None or pixels >= 4))
                         out[replace(base, ocs=ocs, pt=pt, kc=kc, split=split, ahead=ahead)] = None
     return list(out)
 
 
-def _panels(g: Geometry, pixels: int, width: int) -> list[tuple[int, int]]:
-    """(channel blocks per weight panel, tiles or rows per pixel block): all weights resident, or one panel of them."""
+def _panels(g: Geometry, kc: int, pixels: int, width: int) -> list[tuple[int, int]]:
+    """(channel blocks per weight panel, tiles or rows per pixel block): all weights resident, or one panel of them.
+
+    Only a K block of the pixels has to stay in the second-level cache while a panel passes over them.
+    """
     s, b = g.s, g.b
     tiles = -(-pixels // width) if b.mode == BAND else g.tiles(pixels, width)
     one = 4 * (
         s.icg * width * s.strides[0] * s.strides[1]
         if b.mode == BAND
-        else b.mr * (g.panel_ld if b.mode == COPIED else s.k)
+        else b.mr * (g.panel_ld if b.mode == COPIED else min(kc, s.k))
     )
     out: dict[tuple[int, int], None] = {}
     if s.k * g.vectors * g.lanes * 4 < 900_000 or g.blocks == 1:
@@ -294,4 +297,4 @@ def _k_blocks(g: Geometry) -> list[int]:
     k = g.s.k
     if k < 2048 or (g.b.mode in (ROWS, BAND) and g.s.kernel != (1, 1)):
         return [k]
-    return [k, 1024]
+    return [k, 1024] if k < 3072 else [k, 1024, 1536]

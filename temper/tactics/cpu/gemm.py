@@ -133,7 +133,9 @@ class Gemm:
     ops = frozenset({"MatMul"})
 
     def accepts(self, w: Workload) -> str | None:
-        return decline_matmul(w)
+        if reason := decline_matmul(w):
+            return reason
+        return "the right operand is constant: it is packed at build time" if GemmPacked().accepts(w) is None else None
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         columns, rows = static(w.outputs[0].type.shape[-1]), self._rows(w)[1]
