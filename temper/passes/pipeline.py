@@ -4,6 +4,7 @@ from __future__ import annotations
 from temper.passes.attention import ATTENTION
 from temper.passes.cleanup import CLEANUP
 from temper.passes.decompose import DECOMPOSE
+from temper.passes.einsum import EINSUM
 from temper.passes.fold import FOLD
 from temper.passes.idioms import IDIOMS
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
@@ -20,6 +21,7 @@ from temper.passes.widen import WIDEN
 PIPELINE: tuple[Pass, ...] = (
     CLEANUP,
     WIDEN,            # before all that knows float32 only
+    EINSUM,           # before the idioms of attention
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
     NORMALIZATION,
     ATTENTION,        # before fold and layout: heads are split and merged as exporters write it

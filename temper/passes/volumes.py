@@ -169,7 +169,18 @@ def _pool(graph: Graph, m: Match) -> Value:
     return p.reshape(y, out)
 
 
+def _is_narrow(m: Match) -> bool:
+    return m["x"].type.dtype in ("int8", "uint8", "int16", "uint16")
+
+
+def _pool_narrow(graph: Graph, m: Match) -> Value:
+    """maxpool(x) = cast(maxpool(cast(x))): float32 holds small integers exactly."""
+    p = Parts(graph, _node(m))
+    return p.cast(p("MaxPool", p.cast(m["x"], "float32"), **p.node.attrs), m["x"].type.dtype)
+
+
 VOLUME_RULES: Sequence[Rule] = (
+    Rule("pool-narrow", op("MaxPool", _X, bind="y"), _pool_narrow, when=_is_narrow),
     Rule("conv-planes", op("Conv", _X, Any_("w"), bind="y"), _conv, _depth_known, _is_volume),
     Rule("conv-planes", op("Conv", _X, Any_("w"), Any_("b"), bind="y"), _conv, _depth_known, _is_volume),
     *(

@@ -1,12 +1,13 @@
 """Einsum straight from its definition (templates/einsum.c): what is not lowered to a matrix product.
 
-Diagonals, more than two operands without pairs, float64 and integers. Repeated labels need nothing special: their
+Diagonals, float64 and integers, also in MatMul, which is an Einsum. Repeated labels need nothing special: their
 strides add.
 """
 
 from __future__ import annotations
 
 from temper.ir.dims import DimLike, product
+from temper.ir.opdef import AttrValue
 from temper.ir.ops.contraction import einsum_terms
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct, array_c
@@ -18,10 +19,12 @@ class Einsum(Direct):
     """One output element at a time, its products added in the order of the labels."""
 
     name = "cpu.einsum"
-    ops = frozenset({"Einsum"})
+    ops = frozenset({"Einsum", "MatMul"})
 
     def declines(self, w: Workload) -> str | None:
         dtype = w.outputs[0].type.dtype
+        if w.op == "MatMul" and (dtype == "float32" or any(s is None or s.type.rank < 2 for s in w.inputs)):
+            return f"leaves products of {dtype} and of vectors to other kernels"
         return None if dtype in C_TYPES and dtype != "bool" else f"{dtype} has no C form"
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -56,7 +59,11 @@ class Einsum(Direct):
 
 
 def _terms(w: Workload) -> tuple[dict[str, DimLike], list[list[str]], list[str]]:
-    return einsum_terms([None if s is None else s.type for s in w.inputs], dict(w.attrs))
+    attrs: dict[str, AttrValue] = dict(w.attrs)
+    if w.op == "MatMul":
+        left, right = "ji" if w.attr("transA", 0) else "ij", "kj" if w.attr("transB", 0) else "jk"
+        attrs = {"equation": f"...{left},...{right}->...ik"}
+    return einsum_terms([None if s is None else s.type for s in w.inputs], attrs)
 
 
 def _strides(shape: tuple[DimLike, ...], labels: list[str]) -> dict[str, DimLike]:
