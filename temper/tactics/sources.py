@@ -21,11 +21,12 @@ from temper.tactics.cpu.pool_indices import PoolIndices
 from temper.tactics.cpu.recurrent import Recurrent
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.resize import ResizeTaps
-from temper.tactics.cpu.softmax import Softmax
 from temper.tactics.cpu.running import Running
+from temper.tactics.cpu.softmax import Softmax
 from temper.tactics.cpu.squeeze_excite import SqueezeExcite
-from temper.tactics.cpu.winograd import WinogradConv
+from temper.tactics.cpu.strassen import GemmStrassen
 from temper.tactics.cpu.top_k import TopK
+from temper.tactics.cpu.winograd import WinogradConv
 from temper.tactics.cuda.conv import ConvImplicitGemm
 
 
@@ -36,6 +37,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         WinogradConv(),
         Depthwise(),
         GemmPacked(),
+        GemmStrassen(),
         Pointwise(),
         CopyAffine(),
         CopyBlocks(),

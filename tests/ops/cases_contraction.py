@@ -100,6 +100,7 @@ _PRODUCTS: Sequence[tuple[str, tuple[int, ...], tuple[int, ...], dict[str, AttrV
     ("batched_left", (2, 3, 5, 6), (6, 4), {}),
     ("batched", (2, 3, 5, 6), (2, 3, 6, 7), {}),
     ("batch_broadcast", (4, 1, 5, 6), (3, 6, 7), {}),
+    ("halves", (2, 33, 258), (258, 64), {}),
     ("transposed_right", (5, 7), (9, 7), {"transB": 1}),
     ("transposed_left", (7, 5), (7, 9), {"transA": 1}),
     ("transposed_both", (2, 7, 5), (2, 9, 7), {"transA": 1, "transB": 1}),
