@@ -21,6 +21,14 @@ class ShapeError(TemperError):
     """Shapes or dtypes of a node's inputs contradict the op's definition."""
 
 
+class UnequalSizes(ShapeError):
+    """Two sizes must be equal and are not, or are not known to be. left, right: ints or symbolic dimensions."""
+
+    def __init__(self, message: str, left: object, right: object) -> None:
+        super().__init__(message)
+        self.left, self.right = left, right
+
+
 class InputError(TemperError):
     """An input given at run time has the wrong name, dtype, rank or size."""
 

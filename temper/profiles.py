@@ -8,17 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
 from temper.config import BuildConfig
-from temper.errors import ConfigError, ShapeError
-from temper.ir.dims import Dim
+from temper.errors import ConfigError, ShapeError, UnequalSizes
+from temper.ir.dims import Dim, DimLike, evaluate, solved, substitute
+from temper.ir.equations import divided, isolated
 from temper.ir.evaluate import bind_attr
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
 from temper.ir.substitution import substituted
+from temper.ir.types import TensorType
 
 if TYPE_CHECKING:
     import onnx
 
 Model = Union[str, Path, bytes, "onnx.ModelProto", Graph]
+
+#: Largest multiple that a size is tried as, where nodes demand one.
+_LARGEST_FACTOR = 1024
 
 #: (min, opt, max) by symbol.
 Ranges = Mapping[str, tuple[int, int, int]]
@@ -27,14 +32,17 @@ Ranges = Mapping[str, tuple[int, int, int]]
 @dataclass(frozen=True)
 class Sizes:
     """A model, its graph over the symbols whose sizes differ within or between profiles, and every profile's ranges of
-    them. fixed: the other symbols, which have the same single size in all profiles.
+    them.
+
+    dims: what the other names of the model's dimensions stand for: the size they have in all profiles, or an expression
+    that the model's own nodes demand (see `_imported_as_demanded`).
     """
 
     model: Model
     config: BuildConfig
     graph: Graph
     ranges: tuple[Ranges, ...]
-    fixed: Mapping[str, int]
+    dims: Mapping[str, DimLike]
 
     def groups(self) -> dict[tuple[tuple[str, int], ...], list[int]]:
         """Profiles by the symbols they hold at one size: (symbol, size) pairs -> numbers of the profiles."""
@@ -53,16 +61,20 @@ class Sizes:
         if not sizes or isinstance(self.model, Graph) or open_results:
             # a shape that depends on data is one in every program, since the plan states the results' shapes once
             return substituted(self.graph, sizes)
-        return _imported(self.model, self.config, {**self.fixed, **sizes})
+        dims = {name: substitute(d, sizes) for name, d in self.dims.items()}
+        return _imported(self.model, self.config, {**sizes, **dims})
 
 
 def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
     """Reads the model and gives every symbol of its inputs its ranges; one without a range is 1.
 
-    ConfigError: a profile names a symbol the model lacks. ShapeError: no input's shape gives the size of a symbol.
+    ConfigError: a profile names a symbol the model lacks, or sizes that the model's own nodes exclude. ShapeError: no
+    input's shape gives the size of a symbol.
     """
-    graph = model.copy() if isinstance(model, Graph) else _imported(model, config, {})
-    symbols = sorted(frozenset().union(*(v.type.symbols for v in graph.inputs)))
+    from temper.frontends.onnx.inputs import input_types
+
+    types = {v.name: v.type for v in model.inputs} if isinstance(model, Graph) else input_types(model, config.shapes)
+    symbols = sorted(frozenset().union(*(t.symbols for t in types.values())))
     profiles = [p.ranges for p in config.profiles] or [{}]
     for p in profiles:
         if unknown := sorted(set(p) - set(symbols)):
@@ -70,26 +82,88 @@ def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
                 f"a profile gives a range for {', '.join(unknown)}, "
                 f"but the model's dimensions are: {', '.join(symbols) or 'all static'}"
             )
-    ranges = [{s: p.get(s, (1, 1, 1)) for s in symbols} for p in profiles]
-    fixed = {s: ranges[0][s][0] for s in symbols if len({n for p in ranges for n in p[s]}) == 1}
-    _check_bindable(graph, set(symbols) - set(fixed))
-    if fixed:
-        graph = substituted(graph, fixed) if isinstance(model, Graph) else _imported(model, config, fixed)
-    left = tuple({s: r for s, r in p.items() if s not in fixed} for p in ranges)
-    return Sizes(model, config, graph, left, fixed)
+    ranges: list[Ranges] = [{s: p.get(s, (1, 1, 1)) for s in symbols} for p in profiles]
+    dims: dict[str, DimLike] = {s: ranges[0][s][0] for s in symbols if len({n for p in ranges for n in p[s]}) == 1}
+    _check_bindable(types, set(symbols) - set(dims))
+    ranges = [{s: r for s, r in p.items() if s not in dims} for p in ranges]
+    if isinstance(model, Graph):
+        return Sizes(model, config, substituted(model, dims), tuple(ranges), dims)
+    graph, ranges = _imported_as_demanded(model, config, dims, ranges)
+    return Sizes(model, config, graph, tuple(ranges), dims)
 
 
-def _imported(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: Mapping[str, int]) -> Graph:
+def _imported(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: Mapping[str, DimLike]) -> Graph:
     from temper.frontends.onnx import import_onnx
 
     return import_onnx(model, shapes=config.shapes, dims=dims)
 
 
-def _check_bindable(graph: Graph, symbols: set[str]) -> None:
-    """Every symbol must be a dimension of some input by itself: an expression need not determine it."""
-    alone = {str(d) for v in graph.inputs for d in v.type.shape if isinstance(d, Dim)}
+def _imported_as_demanded(
+    model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: dict[str, DimLike], ranges: list[Ranges]
+) -> tuple[Graph, list[Ranges]]:
+    """The graph, and the ranges in the symbols it is over. What the model's nodes demand of sizes (that two are equal,
+    or that one is a multiple) is added to `dims`; ConfigError where a profile contradicts it."""
+    names = {s: (s, 1) for p in ranges for s in p}  # symbol -> the model's name for it, and what it is a count of
+    while True:
+        try:
+            return _imported(model, config, dims), ranges
+        except ShapeError as e:
+            unequal = _unequal(e)
+            found = None if unequal is None else _demanded(unequal, names)
+            if found is None:
+                raise
+            symbol, size, name, factor = found
+            ranges = [_narrowed(p, symbol, size, names[symbol], str(e)) for p in ranges]
+            for known in dims:
+                dims[known] = substitute(dims[known], {symbol: size})
+            if names.pop(symbol)[1] == 1:
+                dims[symbol] = size
+            if name:
+                names[name] = (symbol if factor == 2 else name.rpartition("_")[0], factor)
+
+
+def _unequal(e: BaseException | None) -> UnequalSizes | None:
+    while e is not None and not isinstance(e, UnequalSizes):
+        e = e.__cause__
+    return e
+
+
+def _demanded(e: UnequalSizes, names: Mapping[str, tuple[str, int]]) -> tuple[str, DimLike, str, int] | None:
+    """(symbol, its size, new symbol in it or "", how many of it the new one counts) that brings two sizes nearer."""
+    if not isinstance(e.left, int | Dim) or not isinstance(e.right, int | Dim):
+        return None
+    if (equal := isolated(e.left, e.right)) is not None and equal[0] in names:
+        return *equal, "", 1
+    for symbol in divided(e.left, e.right):
+        original, factor = names.get(symbol, ("", _LARGEST_FACTOR))
+        if factor < _LARGEST_FACTOR:
+            new = f"{original}_{2 * factor}"
+            return symbol, 2 * Dim.symbol(new), new, 2 * factor
+    return None
+
+
+def _narrowed(p: Ranges, symbol: str, size: DimLike, name: tuple[str, int], why: str) -> Ranges:
+    """The ranges with those of `symbol` in terms of what it stands for. ConfigError if it cannot have that form."""
+    rest = {s: r for s, r in p.items() if s != symbol}
+    given = p[symbol]
+    if isinstance(size, Dim) and not size.symbols <= set(rest):  # an even number of a new symbol
+        (new,) = size.symbols
+        if any(v % 2 for v in given):
+            sizes, step = tuple(v * name[1] for v in given), 2 * name[1]
+            raise ConfigError(f"a profile has {name[0]} = {sizes}, but it must be a multiple of {step}: {why}")
+        return {**rest, new: (given[0] // 2, given[1] // 2, given[2] // 2)}
+    wanted = tuple(evaluate(size, {s: r[end] for s, r in rest.items()}) for end in range(3))
+    if given != wanted:
+        raise ConfigError(f"a profile has {symbol} = {given}, but it must be {size} = {wanted}: {why}")
+    return rest
+
+
+def _check_bindable(types: Mapping[str, TensorType], symbols: set[str]) -> None:
+    """Every symbol must be a dimension of some input by itself, or times a constant: else it need not follow."""
+    dims = [d for t in types.values() for d in t.shape if isinstance(d, Dim)]
+    alone = {found[0] for d in dims if (found := solved(d, evaluate(d, dict.fromkeys(d.symbols, 1)))) is not None}
     if lost := sorted(symbols - alone):
-        where = "; ".join(f"'{v.name}' {v.type}" for v in graph.inputs if v.type.symbols & set(lost))
+        where = "; ".join(f"'{name}' {t}" for name, t in types.items() if t.symbols & set(lost))
         raise ShapeError(
             f"no input's shape gives the size of {', '.join(lost)} ({where}): "
             "fix it with a profile of one size, or give that input a shape"

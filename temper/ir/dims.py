@@ -227,6 +227,15 @@ def substitute(d: DimLike, values: Mapping[str, DimLike]) -> DimLike:
     return total
 
 
+def solved(d: Dim, value: int) -> tuple[str, int] | None:
+    """(symbol, its value) where `d` is `a * symbol + b` and has this value for a whole number; None otherwise."""
+    varying = [m for m in d.terms if m]
+    if len(varying) != 1 or len(varying[0]) != 1 or varying[0][0][1] != 1:
+        return None
+    name, a, rest = varying[0][0][0], d.terms[varying[0]], value - d.terms.get((), 0)
+    return (name, rest // a) if isinstance(d.atoms[name], str) and rest % a == 0 else None
+
+
 def symbols_of(d: DimLike) -> frozenset[str]:
     """Names an int or a `Dim` depends on."""
     return d.symbols if isinstance(d, Dim) else frozenset()

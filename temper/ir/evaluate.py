@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from temper.errors import InputError
-from temper.ir.dims import Dim
+from temper.ir.dims import Dim, solved
 from temper.ir.dims import evaluate as evaluate_dim
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import AttrValue
@@ -30,6 +30,12 @@ def bind(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
             if isinstance(d, Dim) and str(d) in d.atoms and isinstance(d.atoms[str(d)], str):
                 env.setdefault(str(d), n)
     for v in graph.inputs:
+        for d, n in zip(v.type.shape, feeds[v.name].shape, strict=True):
+            if isinstance(d, Dim) and (found := solved(d, n)) is not None:
+                env.setdefault(*found)
+    for v in graph.inputs:
+        if lost := sorted(v.type.symbols - env.keys()):
+            raise InputError(f"input {v!r} is given with shape {list(feeds[v.name].shape)}, which leaves {lost} open")
         expected = tuple(evaluate_dim(d, env) for d in v.type.shape)
         if feeds[v.name].shape != expected:
             raise InputError(

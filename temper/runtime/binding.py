@@ -10,6 +10,7 @@ from math import inf, log2
 import numpy as np
 
 from temper.errors import InputError, PlanError
+from temper.ir.dims import Dim, parse_dim, solved
 from temper.plan.format import (
     Binding,
     DimText,
@@ -58,6 +59,10 @@ def solve(inputs: Sequence[Binding], shapes: Shapes) -> dict[str, int]:
                 raise InputError(f"{want}: axis {axis} must be {d}, not {size}")
     for b, shape in zip(inputs, shapes, strict=True):
         for axis, (d, size) in enumerate(zip(b.shape, shape, strict=True)):
+            if isinstance(d, str) and not d.isidentifier():
+                _solve_expression(b, shape, axis, d, size, env)
+    for b, shape in zip(inputs, shapes, strict=True):
+        for axis, (d, size) in enumerate(zip(b.shape, shape, strict=True)):
             if isinstance(d, str) and not d.isidentifier() and (value := value_of(d, env)) != size:
                 raise InputError(
                     f"input '{b.name}' has shape {shape_text(shape)}, expected {shape_text(b.shape)}: "
@@ -65,6 +70,20 @@ def solve(inputs: Sequence[Binding], shapes: Shapes) -> dict[str, int]:
                     f"{d} = {value}, not {size}"
                 )
     return env
+
+
+def _solve_expression(b: Binding, shape: tuple[int, ...], axis: int, d: str, size: int, env: dict[str, int]) -> None:
+    """Binds the symbol of a dimension such as 32 * H. InputError if no whole number gives this size."""
+    expression = parse_dim(d)
+    assert isinstance(expression, Dim)
+    if expression.symbols <= env.keys():
+        return
+    if (found := solved(expression, size)) is None:
+        raise InputError(
+            f"input '{b.name}' has shape {shape_text(shape)}, expected {shape_text(b.shape)}: "
+            f"axis {axis} must be {d} for a whole number, not {size}"
+        )
+    env[found[0]] = found[1]
 
 
 def choose_profile(profiles: Sequence[Profile], env: Mapping[str, int]) -> int:

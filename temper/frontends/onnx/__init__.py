@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.frontends.onnx.load import ModelSource, load_model
+from temper.ir.dims import DimLike
 from temper.ir.graph import Graph
 
 Members = Mapping[str, "Sequence[Sequence[int | str]] | None"]
@@ -22,7 +23,7 @@ def import_onnx(
     source: ModelSource,
     *,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, DimLike] | None = None,
     folder: str | os.PathLike[str] | None = None,
     check_value_info: bool = True,
     values: Mapping[str, np.ndarray] | None = None,
@@ -31,9 +32,10 @@ def import_onnx(
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
     shapes: input name -> shape, replacing the file's; a string names an open dimension. dims: dimension name -> its
-    fixed size. folder: where external data lies, by default the folder of the file. check_value_info: compare the types
-    that the file states for its values with the inferred ones. values: input name -> its value, for inputs that
-    describe shapes (Reshape's shape, Slice's bounds); such an input is a constant then and no input of the graph.
+    size: a number, or an expression in other names. folder: where external data lies, by default the folder of the
+    file. check_value_info: compare the types that the file states for its values with the inferred ones. values: input
+    name -> its value, for inputs that describe shapes (Reshape's shape, Slice's bounds); such an input is a constant
+    then and no input of the graph.
     members: for inputs that are sequences, the shapes of their members, which become inputs NAME.0, NAME.1 ..; for
     optionals that are left out, None. An output that is a sequence becomes outputs NAME.0, NAME.1 ..
 
@@ -50,7 +52,7 @@ def import_structured(
     source: ModelSource,
     *,
     shapes: Mapping[str, Sequence[int | str]] | None = None,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, DimLike] | None = None,
     folder: str | os.PathLike[str] | None = None,
     check_value_info: bool = True,
     values: Mapping[str, np.ndarray] | None = None,

@@ -65,7 +65,7 @@ class Importer:
         folder: Path | None,
         label: str,
         shapes: Mapping[str, Sequence[DimOverride]],
-        dims: Mapping[str, int],
+        dims: Mapping[str, DimLike],
         check_value_info: bool,
         values: Mapping[str, np.ndarray] | None = None,
         members: Mapping[str, Sequence[Sequence[DimOverride]] | None] | None = None,

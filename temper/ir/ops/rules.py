@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
-from temper.errors import ShapeError
+from temper.errors import ShapeError, UnequalSizes
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.opdef import Attrs, AttrSpec, CostFn, InferFn
 from temper.ir.types import TensorType
@@ -112,9 +112,8 @@ def broadcast(*shapes: tuple[DimLike, ...]) -> tuple[DimLike, ...]:
                     if isinstance(d, Dim) or isinstance(out[i], Dim)
                     else ""
                 )
-                raise ShapeError(
-                    f"shapes {' and '.join(shape_text(s) for s in shapes)} do not broadcast: {out[i]} against {d}{hint}"
-                )
+                text = " and ".join(shape_text(s) for s in shapes)
+                raise UnequalSizes(f"shapes {text} do not broadcast: {out[i]} against {d}{hint}", out[i], d)
     return tuple(out)
 
 
@@ -124,7 +123,7 @@ def shape_text(shape: Sequence[DimLike]) -> str:
 
 def equal_or_raise(a: DimLike, b: DimLike, what: str) -> None:
     if a != b:
-        raise ShapeError(f"{what}: {a} against {b}")
+        raise UnequalSizes(f"{what}: {a} against {b}", a, b)
 
 
 def vector(t: TensorType | None, length: DimLike, what: str) -> None:
