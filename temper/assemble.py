@@ -13,6 +13,7 @@ from temper.errors import VerificationError
 from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
+from temper.passes.host import data_sizes
 from temper.passes.manager import Log
 from temper.passes.partition import Region, dependencies
 from temper.plan.format import Plan, Profile
@@ -56,7 +57,8 @@ class Variant:
 
     @property
     def tuned_at(self) -> dict[str, int]:
-        return {name: opt for name, (_, opt, _) in self.ranges.items()}
+        found = data_sizes(p.region for p in self.parts)
+        return {**found, **{name: opt for name, (_, opt, _) in self.ranges.items()}}
 
 
 def assemble(
@@ -116,6 +118,7 @@ def assemble(
         pool.bytes,
         link([codes[k] for k in sorted(codes)]) if codes else b"",
         host_library(),
+        slots=tuple(s for v in variants for s in v.program.slots),
         report=report,
         graph=portable,
     )

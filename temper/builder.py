@@ -15,6 +15,7 @@ from temper.config import BuildConfig, knob
 from temper.errors import ConfigError
 from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
+from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, run_passes
 from temper.passes.partition import Region, order_regions, partition
 from temper.passes.pipeline import PIPELINE
@@ -81,7 +82,7 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     tactics = [t for t in cpu_tactics() if t.name not in config.disable]
     variants: dict[int, Variant] = {}
     pool = ConstantPool()
-    buffers = rows = 0
+    buffers = rows = slots = 0
     cache = TimingCache(config.cache)
     try:
         tuner = Tuner(
@@ -114,9 +115,13 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
                 watch.lap("tune")
                 report_progress("plan", 0, 1)
                 steps = [_step(part, choice, log) for part, choice in zip(parts.parts, choices, strict=True)]
-                program = schedule(own, parts.storage, steps, config.threads, pool, buffers, rows)
+                program = schedule(own, parts.storage, steps, config.threads, pool, buffers, rows, slots)
                 variants[i] = Variant(ranges, own, log, imported, parts.storage, program, steps, parts.parts, choices)
-                buffers, rows = buffers + len(program.buffers), rows + len(steps)
+                buffers, rows, slots = (
+                    buffers + len(program.buffers),
+                    rows + len(steps),
+                    slots + len(program.slots),
+                )
                 watch.lap("plan")
         hits = (cache.hits, cache.misses)
     finally:
@@ -155,7 +160,7 @@ def _partitioned(graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int
     parts = []
     for r in storage.regions:
         w, sizes = general(r, storage.strides)
-        parts.append(Part(r, w, sizes, declines(w)))
+        parts.append(Part(r, w, sizes, data_reason(r) or declines(w)))
     return _Parts(storage, tuple(parts))
 
 
@@ -166,6 +171,7 @@ def _tune(
 
     What other profiles chose for a region of the same name takes part, and is preferred where it is nearly as fast.
     """
+    env = {**data_sizes(p.region for p in parts.parts), **env}
     taken: dict[str, list[Candidate]] = {}
     for v in others.values():
         for part, choice in zip(v.parts, v.choices, strict=True):

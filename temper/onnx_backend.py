@@ -26,8 +26,9 @@ from temper.config import BuildConfig
 from temper.errors import InputError, TemperError
 from temper.frontends.onnx import Members, import_onnx, import_structured
 from temper.frontends.onnx.problems import UnsupportedNodesError
-from temper.frontends.onnx.tensors import DTYPES, storage
+from temper.frontends.onnx.tensors import DTYPES
 from temper.plan.format import HostStep, Native, Plan
+from temper.reference.formats import ML_DTYPES, NARROW_INTS, UNNAMED, storage
 from temper.runtime.engine import Engine
 
 _CONFIG = BuildConfig(threads=1, effort=0)
@@ -81,6 +82,8 @@ class TemperRep(BackendRep):
         self._inputs = [i for i in model.graph.input if i.name not in constants]
         self._outputs = list(model.graph.output)
         self._needs: set[str] = set()
+        #: sizes depend on data that are not inputs' values alone
+        self._dynamic = False
         self._prepared: dict[Any, Prepared] = {}
         #: the engine of the last run
         self.last: Prepared | None = None
@@ -147,12 +150,16 @@ class TemperRep(BackendRep):
                     check_value_info=False,
                     values=fixed,
                     members=members,
+                    dynamic=self._dynamic,
                 )
             except UnsupportedNodesError as e:
                 more = {n for p in e.problems for n in p.needs} - self._needs
-                if not more or not more <= set(feeds):
+                if more and more <= set(feeds):
+                    self._needs |= more
+                elif not self._dynamic:
+                    self._dynamic = True
+                else:
                     raise
-                self._needs |= more
                 continue
             prepared = Prepared(Engine(build_plan(graph, self._config).plan), fixed, counts)
             if len(self._prepared) >= _KEPT:
@@ -162,9 +169,12 @@ class TemperRep(BackendRep):
 
 
 def _bits(value: Any) -> np.ndarray:
-    """An array with a numpy dtype: formats numpy lacks (bfloat16) as their bits."""
+    """An array with a numpy dtype: formats numpy lacks (ml_dtypes' types) as Temper's arrays hold them."""
     array = np.asarray(value)
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    dtype = next((ours for ours, theirs in ML_DTYPES.items() if theirs == array.dtype.name), "")
+    if not dtype:
+        return array
+    return array.astype(storage(dtype)) if dtype in NARROW_INTS else array.view(storage(dtype))
 
 
 def _plain(value: Any, info: Any) -> np.ndarray:
@@ -185,10 +195,12 @@ def _element(kind: Any) -> int:
 
 
 def _shown(array: np.ndarray, code: int) -> np.ndarray:
-    """The array as the onnx package has it: bfloat16 as ml_dtypes' type, which the package depends on."""
-    if DTYPES.get(code) != "bfloat16" or array.dtype != storage("bfloat16"):
+    """The array as the onnx package has it: types numpy lacks as those of ml_dtypes, which the package depends on."""
+    dtype = DTYPES.get(code, "")
+    if dtype not in UNNAMED or array.dtype != storage(dtype):
         return array
-    return array.view(onnx.helper.tensor_dtype_to_np_dtype(code))
+    theirs = onnx.helper.tensor_dtype_to_np_dtype(code)
+    return array.astype(theirs) if dtype in NARROW_INTS else array.view(theirs)
 
 
 class TemperBackend(Backend):

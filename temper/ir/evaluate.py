@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from temper.errors import InputError
 from temper.ir.dims import Dim, solved
 from temper.ir.dims import evaluate as evaluate_dim
-from temper.ir.graph import Graph, Value
+from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.reference import run
 
@@ -51,6 +51,25 @@ def bind_attr(value: AttrValue, env: Mapping[str, int]) -> AttrValue:
     return evaluate_dim(value, env) if isinstance(value, Dim) else value
 
 
+def bind_attrs(node: Node, env: Mapping[str, int]) -> dict[str, AttrValue]:
+    """A node's attributes with symbols replaced by their values; those that state what the node binds are left out."""
+    return {name: bind_attr(v, env) for name, v in node.known_attrs.items()}
+
+
+def bind_results(node: Node, results: Sequence[np.ndarray], env: dict[str, int]) -> None:
+    """Adds the values of the symbols that `node` binds to `env`: elements of its first result where they are listed
+    in the attribute `binds`, sizes of its results otherwise."""
+    listed = node.attrs.get("binds")
+    if isinstance(listed, tuple):
+        env.update(
+            (str(d), int(n)) for d, n in zip(listed, results[0].reshape(-1), strict=False) if str(d) in node.binds
+        )
+        return
+    for s in node.binds:
+        for o, r in zip(node.outputs, results, strict=True):
+            env.update((s, n) for d, n in zip(o.type.shape, r.shape, strict=True) if str(d) == s)
+
+
 def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The graph's outputs, in order, for inputs by name."""
     values = evaluate_values(graph, feeds, graph.outputs)
@@ -66,10 +85,11 @@ def evaluate_values(graph: Graph, feeds: Mapping[str, np.ndarray], wanted: list[
     nodes = graph.nodes
     last = {v.id: k for k, n in enumerate(nodes) for v in n.inputs if v is not None}
     for k, node in enumerate(nodes):
-        attrs = {name: bind_attr(value, env) for name, value in node.attrs.items()}
+        attrs = bind_attrs(node, env)
         operands = [None if v is None else live[v.id] for v in node.inputs]
         types = [None if v is None else v.type.dtype for v in node.inputs]
         results = run(node.op, operands, attrs, types, [o.type.dtype for o in node.outputs])
+        bind_results(node, results, env)
         live.update((o.id, r) for o, r in zip(node.outputs, results, strict=True))
         for v in (*node.inputs, *node.outputs):
             if v is not None and v.id not in kept and last.get(v.id, k) <= k:

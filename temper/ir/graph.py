@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import heapq
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from temper.ir.dims import Dim, from_data
 from temper.ir.opdef import Attrs, AttrValue
 from temper.ir.types import TensorType
 
@@ -62,8 +63,55 @@ class Node:
         (out,) = self.outputs
         return out
 
+    @property
+    def binds(self) -> tuple[str, ...]:
+        """Symbols whose values this node finds at run time: those in `count` are sizes of its results, those in `binds`
+        elements of its first result."""
+        return tuple(
+            str(d)
+            for key in BINDING_ATTRS
+            for d in _flat(self.attrs.get(key, ()))
+            if isinstance(d, Dim) and from_data(str(d)) and str(d).isidentifier()
+        )
+
+    @property
+    def known_attrs(self) -> dict[str, AttrValue]:
+        """The attributes that do not mention a symbol which the node itself binds."""
+        own = set(self.binds)
+        return {
+            k: v
+            for k, v in self.attrs.items()
+            if k not in BINDING_ATTRS
+            and not any(isinstance(d, Dim) and not own.isdisjoint(d.symbols) for d in _flat(v))
+        }
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """Symbols depending on data that its other attributes, and the graphs in them, mention but do not bind."""
+        found: set[str] = set()
+        for key, value in self.attrs.items():
+            for d in _flat(value) if key not in BINDING_ATTRS else ():
+                if isinstance(d, Graph):
+                    found |= d.free_symbols
+                elif isinstance(d, Dim):
+                    found |= {s for s in d.symbols if from_data(s)}
+        return frozenset(found)
+
     def __repr__(self) -> str:
         return f"{self.op} '{self.name}'"
+
+
+#: Attributes that hold the symbols a node binds.
+BINDING_ATTRS = ("count", "binds")
+
+
+def _flat(value: object) -> Iterator[object]:
+    """The elements of nested tuples."""
+    if isinstance(value, tuple):
+        for v in value:
+            yield from _flat(v)
+    else:
+        yield value
 
 
 class Graph:
@@ -90,8 +138,10 @@ class Graph:
         if self._order is None:
             waiting: dict[int, int] = {}
             ready: list[int] = []
+            waits = self._symbol_edges()
             for n in self._nodes.values():
                 count = sum(1 for v in n.inputs if v is not None and v.producer is not None)
+                count += sum(n.id in later for later in waits.values())
                 waiting[n.id] = count
                 if not count:
                     heapq.heappush(ready, n.id)
@@ -99,16 +149,45 @@ class Graph:
             while ready:
                 n = self._nodes[heapq.heappop(ready)]
                 order.append(n)
-                for out in n.outputs:
-                    for user, _ in out.uses:
-                        waiting[user.id] -= 1
-                        if not waiting[user.id]:
-                            heapq.heappush(ready, user.id)
+                users = [user.id for out in n.outputs for user, _ in out.uses]
+                for user_id in (*users, *waits.get(n.id, ())):
+                    waiting[user_id] -= 1
+                    if not waiting[user_id]:
+                        heapq.heappush(ready, user_id)
             if len(order) != len(self._nodes):
                 stuck = [repr(self._nodes[i]) for i, c in waiting.items() if c > 0]
                 raise ValueError(f"the graph has a cycle through {', '.join(stuck[:8])}")
             self._order = order
         return list(self._order)
+
+    @property
+    def binders(self) -> dict[str, Node]:
+        """The node that binds each symbol that depends on data."""
+        return {s: n for n in self._nodes.values() for s in n.binds}
+
+    def _symbol_edges(self) -> dict[int, set[int]]:
+        """Id of each node that binds symbols -> ids of the nodes that mention them in their attributes.
+
+        A symbol in a node's types alone is no edge: it comes from an operand, whose producer waited for it.
+        """
+        binders = self.binders
+        edges: dict[int, set[int]] = {n.id: set() for n in binders.values()}
+        if edges:
+            for n in self._nodes.values():
+                for s in n.reads & binders.keys():
+                    if binders[s] is not n:
+                        edges[binders[s].id].add(n.id)
+        return edges
+
+    @property
+    def free_symbols(self) -> frozenset[str]:
+        """Symbols depending on data that the nodes mention and neither they nor the graph's inputs bind."""
+        bound = {str(d) for v in self.inputs for d in v.type.shape if isinstance(d, Dim)} | self.binders.keys()
+        used = frozenset().union(
+            *(n.reads for n in self._nodes.values()),
+            *(v.type.data_symbols for v in self._values.values()),
+        )
+        return frozenset(used - bound)
 
     @property
     def values(self) -> list[Value]:
@@ -151,7 +230,7 @@ class Graph:
         return v
 
     def add_constant(self, array: np.ndarray, name: str = "c", dtype: str | None = None) -> Value:
-        """A constant. The array is made read-only; bfloat16 arrives as uint16 with dtype="bfloat16"."""
+        """A constant. The array is made read-only; types numpy lacks arrive as their storage, with dtype."""
         array = np.ascontiguousarray(array) if array.ndim else array.copy()
         array.flags.writeable = False
         kind = dtype or ("string" if array.dtype.kind in "OUS" else str(array.dtype))
@@ -243,12 +322,20 @@ class Graph:
         self._names.discard(value.name)
 
     def prune(self) -> int:
-        """Deletes nodes and constants that no output depends on; returns how many nodes went."""
+        """Deletes nodes and constants that no output depends on; returns how many nodes went.
+
+        A node also depends on those that bind the symbols in its attributes.
+        """
         gone = 0
+        binders = self.binders
+        later: set[str] = set()
         for node in reversed(self.nodes):
-            if not any(o.uses or self.is_output(o) for o in node.outputs):
-                self.remove_node(node)
-                gone += 1
+            read = any(o.uses or self.is_output(o) for o in node.outputs)
+            if read or (binders and not later.isdisjoint(node.binds)):
+                later |= node.reads if binders else frozenset()
+                continue
+            self.remove_node(node)
+            gone += 1
         for v in self.constants:
             if not v.uses and not self.is_output(v):
                 self.remove_constant(v)

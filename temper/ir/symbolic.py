@@ -1,6 +1,7 @@
 """Values known while a graph is being built: small tensors of integers and sizes, so that shapes become attributes.
 
-A known value is a typed array, or an object array holding ints, `Dim`s and `Ratio`s. A symbol counts as at least 1.
+A known value is a typed array, or an object array holding ints, `Dim`s and `Ratio`s. A symbol counts as at
+least 1, one that depends on data as at least 0.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from temper.errors import ShapeError
-from temper.ir.dims import Dim, DimLike, ceil_div, opaque
+from temper.ir.dims import Dim, DimLike, ceil_div, from_data, opaque
 from temper.ir.opdef import Attrs, Kind
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
+from temper.reference.formats import UNNAMED
 
 #: tensors with more elements are not tracked
 LIMIT = 4096
@@ -50,7 +52,7 @@ def lower_bound(d: DimLike) -> int | None:
         part = c
         for name, power in monomial:
             atom = d.atoms[name]
-            least = 1 if isinstance(atom, str) else _opaque_bound(atom.fn, atom.a, atom.b)
+            least = (0 if from_data(atom) else 1) if isinstance(atom, str) else _opaque_bound(atom.fn, atom.a, atom.b)
             if least is None or least < 0:
                 return None
             part *= least**power
@@ -284,9 +286,9 @@ def known_outputs(
         return [settle(_object([types[0].count], ()), "int64")]
     if any(i is None and t is not None for i, t in zip(inputs, types, strict=True)) or not _computed(op):
         return nothing
-    if any(isinstance(r.count, Dim) or r.count > LIMIT or r.dtype in ("bfloat16", "string") for r in results):
+    if any(isinstance(r.count, Dim) or r.count > LIMIT or r.dtype in UNNAMED or r.dtype == "string" for r in results):
         return nothing
-    if any(t is not None and t.dtype in ("bfloat16", "string") for t in types):
+    if any(t is not None and (t.dtype in UNNAMED or t.dtype == "string") for t in types):
         return nothing
     arrays = [i for i in inputs if i is not None]
     if not arrays or not TABLE[op].deterministic:

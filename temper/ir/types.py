@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
+from temper.ir.dims import Dim, DimLike, evaluate, from_data, product, symbols_of
+from temper.reference.formats import storage
 
-from temper.ir.dims import Dim, DimLike, evaluate, product, symbols_of
-
-#: The element types of the IR: ONNX's names, which are numpy's where numpy has them. "string" appears on host values
-#: only.
+#: The element types of the IR: ONNX's names, which are numpy's where numpy has them; reference/formats.py says how
+#: arrays hold the others, one element an item. "string" appears on host values only.
 DTYPES = (
     "float32",
     "float16",
@@ -32,14 +31,22 @@ DTYPES = (
     "complex64",
     "complex128",
     "string",
+    "float8e4m3fn",
+    "float8e4m3fnuz",
+    "float8e5m2",
+    "float8e5m2fnuz",
+    "float8e8m0",
+    "float4e2m1",
+    "int4",
+    "uint4",
+    "int2",
+    "uint2",
 )
-
-_ITEMSIZE = {"bfloat16": 2, "string": 8}
 
 
 def itemsize(dtype: str) -> int:
-    """Bytes of one element."""
-    return _ITEMSIZE.get(dtype) or np.dtype(dtype).itemsize
+    """Bytes of one element as buffers hold it: a whole one at least."""
+    return storage(dtype).itemsize
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,11 @@ class TensorType:
     @property
     def symbols(self) -> frozenset[str]:
         return frozenset().union(*(symbols_of(d) for d in self.shape))
+
+    @property
+    def data_symbols(self) -> frozenset[str]:
+        """The symbols that a step binds while the model runs."""
+        return frozenset(s for s in self.symbols if from_data(s))
 
     def bind(self, env: Mapping[str, int]) -> TensorType:
         """The same type with every symbol replaced by its value."""

@@ -10,7 +10,7 @@ cycle between regions.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -125,6 +125,7 @@ def _mask(shape: tuple[DimLike, ...], out: tuple[DimLike, ...]) -> tuple[bool, .
 def partition(graph: Graph, log: Log) -> list[Region]:
     """Regions covering every node but views, in an order in which each region's inputs come first."""
     owner: dict[int, int] = {}
+    binders = graph.binders
     members: list[list[Node]] = []
     refused: list[tuple[Node, str]] = []
     for anchored in (True, False):
@@ -137,7 +138,7 @@ def partition(graph: Graph, log: Log) -> list[Region]:
             members.append([n])
             owner[n.id] = len(members) - 1
             if len(n.outputs) == 1 and n.op not in _NO_EPILOGUE and not _copies(n):
-                _grow(graph, members, owner, len(members) - 1, refused)
+                _grow(graph, members, owner, len(members) - 1, refused, binders)
     for node, reason in refused:
         if members[owner[node.id]][0] is node:  # no other anchor took it either
             log.did_not("fuse", node.name, reason)
@@ -148,7 +149,7 @@ def partition(graph: Graph, log: Log) -> list[Region]:
             o
             for n in nodes
             for o in n.outputs
-            if graph.is_output(o) or any(u.id not in ids for u, _ in o.uses) or (len(n.outputs) > 1)
+            if graph.is_output(o) or any(u.id not in ids for u, _ in o.uses) or (len(n.outputs) > 1) or n.binds
         )
         # the template stores the first result; keep the chain's last value there
         outputs = (
@@ -188,7 +189,12 @@ def _copies(node: Node) -> bool:
 
 
 def _grow(
-    graph: Graph, members: list[list[Node]], owner: dict[int, int], me: int, refused: list[tuple[Node, str]]
+    graph: Graph,
+    members: list[list[Node]],
+    owner: dict[int, int],
+    me: int,
+    refused: list[tuple[Node, str]],
+    binders: Mapping[str, Node],
 ) -> None:
     """Absorbs elementwise users of the region's values while that is legal."""
     nodes = members[me]
@@ -207,7 +213,7 @@ def _grow(
             others = [
                 v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside
             ]
-            if any(_depends(v, inside, owner, members) for v in others):
+            if any(_depends(v, inside, owner, members, binders) for v in others):
                 cycle = "fusing would make a cycle"
                 refused.append((user, f"another of its inputs depends on {nodes[0]!r}: {cycle}"))
                 continue
@@ -218,12 +224,14 @@ def _grow(
             break
 
 
-def _depends(value: Value, inside: set[int], owner: dict[int, int], members: list[list[Node]]) -> bool:
+def _depends(
+    value: Value, inside: set[int], owner: dict[int, int], members: list[list[Node]], binders: Mapping[str, Node]
+) -> bool:
     """True if computing `value` needs a value of the region `inside`, counting whole regions as units."""
     seen: set[int] = set()
-    stack = [value]
+    stack = [value.producer]
     while stack:
-        producer = stack.pop().producer
+        producer = stack.pop()
         if producer is None or producer.id in seen:
             continue
         group: Iterable[Node] = members[owner[producer.id]] if producer.id in owner else (producer,)
@@ -232,7 +240,8 @@ def _depends(value: Value, inside: set[int], owner: dict[int, int], members: lis
                 return True
             if n.id not in seen:
                 seen.add(n.id)
-                stack += [v for v in n.inputs if v is not None]
+                stack += [v.producer for v in n.inputs if v is not None]
+                stack += [binders[s] for s in n.reads & binders.keys() if binders[s] is not n] if binders else []
     return False
 
 
@@ -240,6 +249,11 @@ def dependencies(regions: Sequence[Region]) -> list[set[int]]:
     """For every region the indices of those whose results it reads, also where views and joined or split rows lie
     between."""
     made = {o.id: i for i, r in enumerate(regions) for n in r.nodes for o in n.outputs}
+    binders = {s: i for i, r in enumerate(regions) for n in r.nodes for s in n.binds}
+
+    def bound(n: Node) -> set[int]:
+        """Regions that bind the sizes which the node's attributes mention."""
+        return {binders[s] for s in n.reads & binders.keys()} if binders else set()
 
     def sources(value: Value) -> set[int]:
         """Regions that write the bytes of `value`; ops outside every region (views, joined and split rows) are looked
@@ -251,13 +265,16 @@ def dependencies(regions: Sequence[Region]) -> list[set[int]]:
             if v.id in made:
                 found.add(made[v.id])
             elif v.producer is not None:
+                found |= bound(v.producer)
                 for u in v.producer.inputs:
                     if u is not None and u.id not in seen:
                         seen.add(u.id)
                         stack.append(u)
         return found
 
-    return [set().union(*(sources(v) for v in r.inputs)) - {i} for i, r in enumerate(regions)]
+    return [
+        set().union(*(sources(v) for v in r.inputs), *(bound(n) for n in r.nodes)) - {i} for i, r in enumerate(regions)
+    ]
 
 
 def order_regions(regions: list[Region]) -> list[Region]:

@@ -42,7 +42,8 @@ class Ref:
     arena: index = buffer table row. const: index unused, offset into the constants section. input, output: index =
     binding.
     workspace: the running thread's scratch. shared: scratch shared by all threads. null: a null pointer.
-    host: index = slot of an array that only host steps see (its size may depend on data, its dtype may be "string").
+    host: index = row of `Plan.slots`: an array made during the run, since its size depends on data or its elements are
+    strings.
     """
 
     kind: str
@@ -69,7 +70,9 @@ class Launch:
 
     parts: shares the work is split into, fixed by the plan; parts = 1 runs on the calling thread without waking others.
     barrier: False if this launch may overlap with the one before it. writes: indices of `args` the kernel writes.
-    name: source layer names, for reports. report: row of the build report, or -1.
+    name: source layer names, for reports. report: row of the build report, or -1. work: number of elements it writes
+    where that depends on data; a launch of none is left out. scratch: bytes of workspace per thread and of shared
+    workspace where those depend on data; Profile has the greatest of all others.
     """
 
     entries: tuple[str, ...]
@@ -80,6 +83,8 @@ class Launch:
     writes: tuple[int, ...] = ()
     name: str = ""
     report: int = -1
+    work: DimText = 1
+    scratch: tuple[DimText, DimText] = (0, 0)
 
     def __post_init__(self) -> None:
         if not self.entries or self.parts < 1:
@@ -92,6 +97,9 @@ class Launch:
 class HostStep:
     """An op run by its numpy reference between native segments; `attrs` as made by `pack_attrs`; None = absent
     input.
+
+    A dimension of an output that is an unbound symbol is bound by the result. binds: symbols that the elements of the
+    first output are the values of; "" for an element that is none.
     """
 
     op: str
@@ -101,6 +109,7 @@ class HostStep:
     reason: str
     name: str = ""
     report: int = -1
+    binds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +154,18 @@ class ArenaBuffer:
 
 
 @dataclass(frozen=True)
+class Slot:
+    """An array made during the run: by the host step that writes it, or, with this type, for the first launch that
+    does. last: the last step that reads it; -1 if it is read after all of them.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[DimText, ...]
+    last: int = -1
+
+
+@dataclass(frozen=True)
 class Profile:
     """A range of run-time dimensions and the memory laid out for its maximum.
 
@@ -185,6 +206,7 @@ class Plan:
     kernels: Buffer
     host: Buffer
     copies: tuple[Copy, ...] = ()
+    slots: tuple[Slot, ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     graph: Buffer = b""
     host_abi: int = HOST_ABI
@@ -268,6 +290,8 @@ def _segment(s: Segment) -> dict[str, Any]:
                     list(x.writes),
                     x.name,
                     x.report,
+                    x.work,
+                    list(x.scratch),
                 ]
                 for x in s.launches
             ]
@@ -281,6 +305,7 @@ def _segment(s: Segment) -> dict[str, Any]:
             s.reason,
             s.name,
             s.report,
+            list(s.binds),
         ]
     }
 
@@ -289,11 +314,13 @@ def _segment_back(v: Mapping[str, Any]) -> Segment:
     if "native" in v:
         return Native(
             tuple(
-                Launch(tuple(e), tuple(map(_ref_back, a)), tuple(s), parts, barrier, tuple(w), name, report)
-                for e, a, s, parts, barrier, w, name, report in v["native"]
+                Launch(
+                    tuple(e), tuple(map(_ref_back, a)), tuple(s), parts, barrier, tuple(w), name, report, work, tuple(z)
+                )
+                for e, a, s, parts, barrier, w, name, report, work, z in v["native"]
             )
         )
-    op, attrs, ins, outs, reason, name, report = v["host"]
+    op, attrs, ins, outs, reason, name, report, binds = v["host"]
     return HostStep(
         op,
         attrs,
@@ -302,6 +329,7 @@ def _segment_back(v: Mapping[str, Any]) -> Segment:
         reason,
         name,
         report,
+        tuple(binds),
     )
 
 
@@ -333,6 +361,7 @@ def _manifest(p: Plan) -> bytes:
             "buffers": [[b.name, b.bytes, b.first, b.last] for b in p.buffers],
             "programs": [[_segment(s) for s in program] for program in p.programs],
             "copies": [[c.output, _ref(c.source)] for c in p.copies],
+            "slots": [[s.name, s.dtype, list(s.shape), s.last] for s in p.slots],
         }
     )
 
@@ -356,6 +385,7 @@ def _plan(sections: Mapping[str, memoryview], version: int) -> Plan:
         sections["kernels"],
         sections["host"],
         tuple(Copy(o, _ref_back(r)) for o, r in m["copies"]),
+        tuple(Slot(n, d, tuple(s), last) for n, d, s, last in m["slots"]),
         json.loads(bytes(sections["report"])),
         sections["graph"],
         m["host_abi"],

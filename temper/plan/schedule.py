@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from temper.ir.dims import Dim, DimLike, evaluate, opaque, substitute
+from temper.ir.dims import Dim, DimLike, data_symbols, evaluate, opaque, substitute
 from temper.ir.graph import Graph, Value
 from temper.ir.types import itemsize
 from temper.passes.partition import Region
@@ -22,6 +22,7 @@ from temper.plan.format import (
     Native,
     Ref,
     Segment,
+    Slot,
     TypedRef,
     pack_attrs,
 )
@@ -92,6 +93,7 @@ class Program:
     segments: tuple[Segment, ...]
     buffers: tuple[ArenaBuffer, ...]
     sizes: tuple[DimLike, ...]
+    slots: tuple[Slot, ...] = ()
     workspaces: tuple[DimLike, ...] = ()
     shared: tuple[DimLike, ...] = ()
     in_place: list[str] = field(default_factory=list)
@@ -105,13 +107,14 @@ def schedule(
     pool: ConstantPool | None = None,
     first_buffer: int = 0,
     first_row: int = 0,
+    first_slot: int = 0,
 ) -> Program:
     """Lays out the program; `steps` are in execution order, one per region of `storage`.
 
-    pool: constants that programs of the same plan share; first_buffer, first_row: numbers of the program's first buffer
-    and of its first row of the build report among those of the whole plan.
+    pool: constants that programs of the same plan share; first_buffer, first_row, first_slot: numbers of the program's
+    first buffer, slot, and row of the build report among those of the whole plan.
     """
-    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), first_buffer, first_row).run()
+    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), first_buffer, first_row, first_slot).run()
 
 
 class _Scheduler:
@@ -124,9 +127,11 @@ class _Scheduler:
         pool: ConstantPool,
         first_buffer: int,
         first_row: int,
+        first_slot: int,
     ) -> None:
         self.graph, self.storage, self.steps, self.threads = graph, storage, steps, threads
-        self.pool, self.first_buffer, self.first_row = pool, first_buffer, first_row
+        self.pool, self.first_buffer, self.first_row, self.first_slot = pool, first_buffer, first_row, first_slot
+        self.slots: dict[int, int] = {}
         self.values = {v.id: v for v in graph.values}
         self.inputs = {v.id: i for i, v in enumerate(graph.inputs)}
         self.outputs = {storage.places[v.id].root: i for i, v in reversed(list(enumerate(graph.outputs)))}
@@ -140,7 +145,9 @@ class _Scheduler:
     def run(self) -> Program:
         self._lifetimes()
         self._share_buffers()
-        buffers, sizes = self._buffers()
+        spans = self._spans()
+        buffers, sizes = self._buffers(spans)
+        slots = self._slots(spans)
         segments: list[Segment] = []
         launches: list[Launch] = []
         for row, step in enumerate(self.steps, self.first_row):
@@ -158,8 +165,9 @@ class _Scheduler:
             tuple(segments),
             buffers,
             sizes,
-            tuple(substitute(s.kernel.workspace, s.sizes) for s in native),
-            tuple(substitute(s.kernel.shared_workspace, s.sizes) for s in native),
+            slots,
+            tuple(w for s in native if not data_symbols(w := substitute(s.kernel.workspace, s.sizes))),
+            tuple(w for s in native if not data_symbols(w := substitute(s.kernel.shared_workspace, s.sizes))),
             self.in_place,
         )
 
@@ -210,7 +218,8 @@ class _Scheduler:
             root = self.lender[root]
         return root
 
-    def _buffers(self) -> tuple[tuple[ArenaBuffer, ...], tuple[DimLike, ...]]:
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        """First and last step of every root that owns memory of the run."""
         spans: dict[int, tuple[int, int]] = {}
         for root in self.first:
             if root in self.inputs or root in self.outputs:
@@ -218,10 +227,29 @@ class _Scheduler:
             o = self._owner(root)
             low, high = spans.get(o, (self.first[root], self.last[root]))
             spans[o] = (min(low, self.first[root]), max(high, self.last[root]))
+        return spans
+
+    def _slotted(self, root: int) -> bool:
+        """The array is made during the run: its size depends on data, or its elements are not plain bytes."""
+        t = self.values[root].type
+        return bool(t.data_symbols) or t.dtype == "string"
+
+    def _slots(self, spans: Mapping[int, tuple[int, int]]) -> tuple[Slot, ...]:
+        slots: list[Slot] = []
+        for root, (_, last) in sorted(spans.items(), key=lambda kv: (kv[1], kv[0])):
+            if self._slotted(root):
+                v = self.values[root]
+                self.slots[root] = self.first_slot + len(slots)
+                slots.append(Slot(v.name, v.type.dtype, tuple(_text(d) for d in v.type.shape), last))
+        return tuple(slots)
+
+    def _buffers(self, spans: Mapping[int, tuple[int, int]]) -> tuple[tuple[ArenaBuffer, ...], tuple[DimLike, ...]]:
         buffers: list[ArenaBuffer] = []
         sizes: list[DimLike] = []
         for root, (first, last) in sorted(spans.items(), key=lambda kv: (kv[1], kv[0])):
             v = self.values[root]
+            if self._slotted(root):
+                continue
             nbytes = v.type.count * itemsize(v.type.dtype)
             self.rows[root] = self.first_buffer + len(buffers)
             buffers.append(ArenaBuffer(v.name, _text(nbytes), first, last))
@@ -237,7 +265,10 @@ class _Scheduler:
             return Ref("output", self.outputs[place.root], offset)
         if place.root in self.inputs:
             return Ref("input", self.inputs[place.root], offset)
-        return Ref("arena", self.rows[self._owner(place.root)], offset)
+        owner = self._owner(place.root)
+        if owner in self.slots:
+            return Ref("host", self.slots[owner], offset)
+        return Ref("arena", self.rows[owner], offset)
 
     def _launch(self, step: NativeStep, row: int) -> Launch:
         region, kernel = step.region, step.kernel
@@ -265,18 +296,35 @@ class _Scheduler:
             tuple(writes),
             region.name,
             row,
+            self._work(region),
+            self._scratch(step),
         )
+
+    @staticmethod
+    def _scratch(step: NativeStep) -> tuple[DimText, DimText]:
+        """Bytes per thread and shared, where they depend on data."""
+        own = substitute(step.kernel.workspace, step.sizes), substitute(step.kernel.shared_workspace, step.sizes)
+        return (_text(own[0]), _text(own[1])) if data_symbols(*own) else (0, 0)
+
+    @staticmethod
+    def _work(region: Region) -> DimText:
+        total: DimLike = 0
+        for v in region.outputs:
+            total = v.type.count + total
+        return _text(total) if data_symbols(total) else 1
 
     def _host(self, step: ReferenceStep, row: int) -> HostStep:
         node = step.region.nodes[0]
+        listed = node.attrs.get("binds")
         return HostStep(
             node.op,
-            pack_attrs(node.attrs),
+            pack_attrs(node.known_attrs),
             tuple(None if v is None else self._typed(v) for v in node.inputs),
             tuple(self._typed(v) for v in node.outputs),
             step.reason,
             node.name,
             row,
+            tuple(str(d) if str(d) in node.binds else "" for d in listed) if isinstance(listed, tuple) else (),
         )
 
     def _typed(self, v: Value) -> TypedRef:

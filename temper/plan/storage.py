@@ -103,6 +103,8 @@ class _Assigner:
             return False
         whole = region.anchor.inputs[0] if region.op == "Split" else region.anchor.output
         assert whole is not None
+        if region.op == "Concat" and whole.type.data_symbols:
+            return False  # its parts may be written before its size is known
         return whole.const is None and self._sliceable(whole, self._axis(region))
 
     def _stride(self, whole: Value, axis: int) -> int | None:

@@ -2,7 +2,8 @@
 
 Imports numpy only, because host segments of a plan run these functions. Operands are arrays (None where an optional one
 is absent) and are never changed; attributes are numbers, strings and tuples, every symbolic dimension replaced by its
-value. bfloat16 travels as uint16 words: call `run`, which widens it, wherever a dtype may be bfloat16.
+value. Types numpy lacks travel as formats.py has them: call `run`, which decodes them for the ops that compute,
+wherever a dtype may be one of those.
 """
 
 from __future__ import annotations
@@ -12,16 +13,44 @@ from types import MappingProxyType
 
 import numpy as np
 
-from temper.reference import attention, blocks, contraction, control, elementwise, movement, recurrent, reduction
+from temper.reference import (
+    attention,
+    blocks,
+    contraction,
+    control,
+    data_sizes,
+    elementwise,
+    movement,
+    recurrent,
+    reduction,
+    transforms,
+    vision,
+)
+from temper.reference.formats import CODED, decode
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     {
         name: fn
-        for family in (elementwise, movement, reduction, contraction, blocks, attention, recurrent, control)
+        for family in (
+            elementwise,
+            movement,
+            reduction,
+            contraction,
+            blocks,
+            attention,
+            recurrent,
+            control,
+            data_sizes,
+            transforms,
+            vision,
+        )
         for name, fn in family.REFERENCES.items()
     }
 )
+
+#: the ops that read codes as numbers; others move them
+_DECODING = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
 
 
 def run(
@@ -29,7 +58,11 @@ def run(
 ) -> list[np.ndarray]:
     """`REFERENCES[op]` on operands of the given IR dtypes: bfloat16 is computed in float32 and rounded to even."""
     wide = [
-        bfloat16_to_float32(a) if a is not None and d == "bfloat16" else a
+        bfloat16_to_float32(a)
+        if a is not None and d == "bfloat16" and op != "BitCast"
+        else decode(a, d)
+        if a is not None and d in CODED and op in _DECODING
+        else a
         for a, d in zip(arrays, input_dtypes, strict=True)
     ]
     out = REFERENCES[op](wide, attrs)

@@ -68,8 +68,14 @@ def _overlap(box: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def _non_max_suppression(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """boxes [N, B, 4], scores [N, C, B] -> int64 [selected, 3] of (batch, class, box), best score first in each."""
-    boxes, scores = present(arrays)
+    """boxes [N, B, 4], scores [N, C, B] -> int64 [selected, 3] of (batch, class, box), best score first in each.
+
+    Up to three more operands replace the attributes for the number of boxes and the thresholds.
+    """
+    boxes, scores = present(arrays[:2])
+    names = ("max_output_boxes_per_class", "iou_threshold", "score_threshold")
+    given = zip(names, arrays[2:], strict=False)
+    attrs = {**attrs, **{k: a.reshape(-1)[0].item() for k, a in given if a is not None}}
     limit, iou = attrs.get("max_output_boxes_per_class", 0), np.float32(attrs.get("iou_threshold", 0.0))
     if attrs.get("center_point_box", 0):
         x, y, w, h = np.moveaxis(boxes, -1, 0)

@@ -3,38 +3,43 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log2
 
 import numpy as np
 
 from temper.errors import InputError, PlanError
-from temper.ir.dims import Dim, parse_dim, solved
-from temper.plan.format import (
-    Binding,
-    DimText,
-    HostStep,
-    Launch,
-    Native,
-    Plan,
-    Profile,
-    Ref,
-    TypedRef,
-    unpack_attrs,
-    value_of,
-)
+from temper.ir.dims import Dim, evaluate, parse_dim, solved
+from temper.plan.format import Binding, DimText, Launch, Native, Plan, Profile, Ref, Segment, TypedRef, value_of
 from temper.runtime.cpu import ADDRESS, BINDING, WORKSPACE, Argument, Call, Host, Library, NativeContext
 from temper.runtime.memory import address, allocate, view
+from temper.runtime.steps import HostCall, NativeCall, Run, sizes_of
 
-_NUMPY = {"bfloat16": "uint16", "string": "object"}
+#: storage of the types numpy lacks, as temper.reference.formats has it (which a run without host steps does not load)
+_NUMPY = {
+    "bfloat16": "uint16",
+    "string": "object",
+    **dict.fromkeys(("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0"), "uint8"),
+    **{"float4e2m1": "uint8", "int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"},
+}
+#: their names in the ml_dtypes package, whose arrays of floats can be read as they are
+ML_DTYPES = {
+    "bfloat16": "bfloat16",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+    "float8e8m0": "float8_e8m0fnu",
+    "float4e2m1": "float4_e2m1fn",
+}
 _ALIGN = 64
 
 Shapes = tuple[tuple[int, ...], ...]
 
 
 def numpy_dtype(dtype: str) -> np.dtype:
-    """numpy's dtype for an IR dtype: bfloat16 is carried as uint16, string as object."""
+    """numpy's dtype for an IR dtype: types it lacks are carried as codes (bfloat16 as uint16), string as object."""
     return np.dtype(_NUMPY.get(dtype, dtype))
 
 
@@ -114,19 +119,42 @@ def choose_profile(profiles: Sequence[Profile], env: Mapping[str, int]) -> int:
     return best
 
 
+def _up(n: int) -> int:
+    return -(-n // _ALIGN) * _ALIGN
+
+
 class Memory:
-    """One context's memory for one profile: arena, shared scratch and every thread's scratch in one block."""
+    """One context's memory for one profile: arena, shared scratch and every thread's scratch in one block.
+
+    size: bytes of the shared scratch.
+    """
 
     def __init__(self, profile: Profile, threads: int) -> None:
-        def up(n: int) -> int:
-            return -(-n // _ALIGN) * _ALIGN
-
-        self.stride = up(profile.workspace_bytes)
-        shared, scratch = up(profile.arena_bytes), up(profile.arena_bytes) + up(profile.shared_bytes)
+        self.stride = _up(profile.workspace_bytes)
+        self.size = profile.shared_bytes
+        shared, scratch = _up(profile.arena_bytes), _up(profile.arena_bytes) + _up(profile.shared_bytes)
         self.block = allocate(scratch + self.stride * threads)
         self.arena = address(self.block)
         self.shared = self.arena + shared
         self.workspace = self.arena + scratch
+
+
+class Scratch:
+    """Scratch of a segment that needs more than its profile's for the sizes found in the data."""
+
+    def __init__(self, stride: int, shared: int, threads: int) -> None:
+        self.stride = _up(stride)
+        self.block = allocate(_up(shared) + self.stride * threads)
+        self.shared = address(self.block)
+        self.workspace = self.shared + _up(shared)
+
+
+def _refs(segment: Segment) -> Iterator[Ref]:
+    if isinstance(segment, Native):
+        for launch in segment.launches:
+            yield from launch.args
+    else:
+        yield from (t.ref for t in (*segment.inputs, *segment.outputs) if t is not None)
 
 
 @dataclass(frozen=True)
@@ -142,152 +170,172 @@ class Code:
         return self.kernels.function(name)
 
 
-class HostCall:
-    """A host step with its constant and arena operands resolved; inputs and outputs come with each run."""
-
-    def __init__(
-        self, step: HostStep, env: Mapping[str, int], resolve: Callable[[TypedRef], np.ndarray | None]
-    ) -> None:
-        from temper.reference import REFERENCES, run  # only plans with host steps load the references
-
-        if step.op not in REFERENCES:
-            raise PlanError(
-                f"the plan has a host step {step.op}, which this Temper has no reference for; "
-                "build the plan anew with this version"
-            )
-        self.step = step
-        self._reference = run
-        self._attrs = unpack_attrs(step.attrs, env)
-        self._env = env
-        self._inputs = [(t, None if t is None else resolve(t)) for t in step.inputs]
-        self._outputs = [(t, resolve(t)) for t in step.outputs]
-        self._dtypes = [None if t is None else t.dtype for t in step.inputs], [t.dtype for t in step.outputs]
-
-    def _moving(
-        self, t: TypedRef, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]
-    ) -> np.ndarray:
-        if t.ref.kind == "host":
-            return hosts[t.ref.index]
-        base = arrays[t.ref.index] if t.ref.kind == "input" else outputs[t.ref.index]
-        shape = tuple(value_of(d, self._env) for d in t.shape)
-        if base.dtype == object or (base.dtype == numpy_dtype(t.dtype) and base.size == np.prod(shape, dtype=np.int64)):
-            return base.reshape(shape)
-        return view(base.reshape(-1).view(np.uint8), value_of(t.ref.offset, self._env), numpy_dtype(t.dtype), shape)
-
-    def run(self, arrays: Sequence[np.ndarray], outputs: Sequence[np.ndarray], hosts: dict[int, np.ndarray]) -> None:
-        ins = [
-            None if t is None else fixed if fixed is not None else self._moving(t, arrays, outputs, hosts)
-            for t, fixed in self._inputs
-        ]
-        results = self._reference(self.step.op, ins, self._attrs, *self._dtypes)
-        for (t, fixed), y in zip(self._outputs, results, strict=True):
-            if t.ref.kind == "host":
-                hosts[t.ref.index] = np.asarray(y)
-                continue
-            target = fixed if fixed is not None else self._moving(t, arrays, outputs, hosts)
-            if y.shape != target.shape or y.dtype != target.dtype:
-                raise PlanError(
-                    f"host step {self.step.name or self.step.op} made {y.dtype}{shape_text(y.shape)}, the plan expects "
-                    f"{target.dtype}{shape_text(target.shape)}; build the plan anew with this version"
-                )
-            np.copyto(target, y)
-
-
 class Bound:
-    """A plan bound to input shapes. One run at a time; `pointers` are the binding addresses, inputs then outputs."""
+    """A plan bound to input shapes. One run at a time; `pointers` are the binding addresses: inputs, outputs, slots.
+
+    env: sizes known before the run. program, steps: the plan's segments, and what runs each of them.
+    """
+
+    numpy_dtype = staticmethod(numpy_dtype)
 
     def __init__(
         self, plan: Plan, code: Code, memory: Memory, profile: Profile, env: Mapping[str, int], threads: int
     ) -> None:
-        self._plan, self._code, self._memory, self._profile, self._env = plan, code, memory, profile, env
+        self._plan, self._code, self._memory, self._profile, self.env = plan, code, memory, profile, env
         self._constants = address(plan.constants)
         self._threads = threads
         self._values: dict[str, int] = {}
-        count = len(plan.inputs) + len(plan.outputs)
-        self.pointers = (ctypes.c_void_p * max(1, count))()
+        self._late: dict[str, Dim] = {}
+        self.slots = plan.slots
+        self.first_slot = len(plan.inputs) + len(plan.outputs)
+        self.pointers = (ctypes.c_void_p * max(1, self.first_slot + len(plan.slots)))()
         self.bindings = ctypes.addressof(self.pointers)
+        #: shape, None where it depends on data, and dtype
         self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in plan.outputs)
-        #: the plan's steps, and what runs each of them
         self.program = plan.programs[profile.program]
-        self.steps = tuple(
-            self._native(s) if isinstance(s, Native) else HostCall(s, env, self._fixed) for s in self.program
-        )
+        self.steps = tuple(NativeCall(s, self) if isinstance(s, Native) else HostCall(s, self) for s in self.program)
         self.copies = plan.copies
+        self._drops = self._last_uses()
         #: the native context's handle when the program is one native segment and nothing needs copying, the common case
         self.single: int = 0
         #: shapes and dtypes of the outputs whose shapes are known before the run: all of them when `single`
         self.fresh = tuple((shape, dtype) for shape, dtype in self.outputs if shape is not None)
         first = self.steps[0] if len(self.steps) == 1 else None
-        if isinstance(first, NativeContext) and not self.copies and len(self.fresh) == len(self.outputs):
-            self.single = first.handle
+        if isinstance(first, NativeCall) and first.fixed and not self.copies and len(self.fresh) == len(self.outputs):
+            assert first.context is not None
+            self.single = first.context.handle
 
-    def value(self, d: DimText) -> int:
-        """A dimension or offset at the bound sizes."""
+    def _last_uses(self) -> list[list[int]]:
+        """For every step the slots that nothing after it reads."""
+        ends, at = [], -1
+        for s in self.program:
+            at += len(s.launches) if isinstance(s, Native) else 1
+            ends.append(at)
+        drops: list[list[int]] = [[] for _ in ends]
+        used = {r.index for s in self.program for r in _refs(s) if r.kind == "host"}
+        copied = {c.source.index for c in self.copies if c.source.kind == "host"}
+        for i in sorted(used - copied):
+            if 0 <= self.slots[i].last <= at:
+                drops[next(k for k, end in enumerate(ends) if end >= self.slots[i].last)].append(i)
+        return drops
+
+    def execute(self, run: Run) -> None:
+        """Every step in order, then the outputs that are copies."""
+        for step, dropped in zip(self.steps, self._drops, strict=True):
+            step.run(run)
+            for i in dropped:
+                run.slots.pop(i, None)
+        self.finish(run.arrays, run.outputs, run.slots)
+
+    def value(self, d: DimText, env: Mapping[str, int] | None = None) -> int:
+        """A dimension or offset at the sizes known before the run or, with `env`, at those and others found in data."""
         if isinstance(d, int):
             return d
-        if d not in self._values:
-            self._values[d] = value_of(d, self._env)
+        if d in self._values:
+            return self._values[d]
+        if d in self._late:
+            if env is None:
+                raise KeyError(d)
+            return self._late[d].evaluate(env)
+        found = parse_dim(d)
+        if isinstance(found, Dim) and not found.symbols <= self.env.keys():
+            self._late[d] = found
+            return self.value(d, env)
+        self._values[d] = evaluate(found, self.env)
         return self._values[d]
+
+    def unknown(self, texts: Iterable[DimText]) -> tuple[str, ...]:
+        """The symbols of these dimensions that are not known before the run, sorted."""
+        symbols: set[str] = set()
+        for d in texts:
+            try:
+                self.value(d)
+            except KeyError:
+                symbols |= self._late[str(d)].symbols - self.env.keys()
+        return tuple(sorted(symbols))
 
     def _shape(self, b: Binding) -> tuple[int, ...] | None:
         """None if the shape depends on data."""
-        try:
-            return tuple(self.value(d) for d in b.shape)
-        except KeyError:
-            return None
+        return None if self.unknown(b.shape) else tuple(self.value(d) for d in b.shape)
 
-    def _argument(self, r: Ref) -> Argument:
-        offset = self.value(r.offset)
+    def late_output(self, run: Run, i: int) -> np.ndarray:
+        """The array of an output whose shape depends on data: the caller's, if its shape is right, or a new one."""
+        b = self._plan.outputs[i]
+        shape = sizes_of(b.shape, self, run.env, b.name)
+        given = run.outputs[i]
+        if given is None:
+            return np.empty(shape, numpy_dtype(b.dtype))
+        if given.shape != shape:
+            raise InputError(f"out for '{b.name}' has shape {shape_text(given.shape)}, the result {shape_text(shape)}")
+        return given
+
+    def _argument(self, r: Ref, env: Mapping[str, int] | None) -> Argument:
+        offset = self.value(r.offset, env)
         if r.kind == "arena":
             return ADDRESS, 0, self._memory.arena + self._profile.offsets[r.index] + offset
         if r.kind == "const":
             return ADDRESS, 0, self._constants + offset
         if r.kind in ("input", "output"):
             return BINDING, r.index + (len(self._plan.inputs) if r.kind == "output" else 0), offset
+        if r.kind == "host" and r.index < len(self.slots):
+            return BINDING, self.first_slot + r.index, offset
         if r.kind == "workspace":
             return WORKSPACE, 0, offset
         if r.kind == "shared":
             return ADDRESS, 0, self._memory.shared + offset
         if r.kind == "null":
             return ADDRESS, 0, 0
-        raise PlanError(
-            f"a kernel's argument is of kind '{r.kind}', which only host steps may use; build the plan anew"
-        )
+        raise PlanError(f"a kernel's argument is in slot {r.index}, which the plan does not have; build the plan anew")
 
-    def address(self, r: Ref) -> int:
+    def address(self, r: Ref, env: Mapping[str, int] | None = None) -> int:
         """Where a kernel's argument lies: in this context's memory, the constants, or an array of the current run."""
-        kind, index, value = self._argument(r)
+        kind, index, value = self._argument(r, env)
         if kind == WORKSPACE:
             raise PlanError("every thread has its own workspace")
         return value + (int(self.pointers[index] or 0) if kind == BINDING else 0)
 
-    def _calls(self, launch: Launch) -> list[Call]:
-        arguments = tuple(self._argument(a) for a in launch.args)
-        values = tuple(self.value(s) for s in launch.symbols)
+    def _calls(self, launch: Launch, env: Mapping[str, int] | None, shared: int) -> list[Call]:
+        arguments = tuple(
+            (ADDRESS, 0, shared) if shared and a.kind == "shared" else self._argument(a, env) for a in launch.args
+        )
+        values = tuple(self.value(s, env) for s in launch.symbols)
         return [
             Call(self._code.function(e), arguments, values, launch.parts, launch.barrier or i > 0)
             for i, e in enumerate(launch.entries)
         ]
 
-    def _native(self, segment: Native) -> NativeContext:
-        calls = [c for launch in segment.launches for c in self._calls(launch)]
+    def native(self, segment: Native, env: Mapping[str, int] | None) -> NativeContext:
+        """A segment's calls with every address resolved. env: all sizes, if some are found in data."""
+        memory = self._memory
+        scratch = [[self.value(b, env) for b in launch.scratch] for launch in segment.launches]
+        own: Scratch | None = None
+        if any(map(any, scratch)):
+            own = Scratch(
+                max(memory.stride, *(a for a, _ in scratch)), max(memory.size, *(b for _, b in scratch)), self._threads
+            )
+        calls = [
+            c
+            for launch in segment.launches
+            if self.value(launch.work, env) > 0
+            for c in self._calls(launch, env, own.shared if own else 0)
+        ]
         return NativeContext(
             self._code.host,
             calls,
-            len(self._plan.inputs) + len(self._plan.outputs),
+            len(self.pointers),
             self._threads,
-            self._memory.workspace,
-            self._memory.stride,
-            (self._code, self._memory, self._plan),
+            own.workspace if own else memory.workspace,
+            own.stride if own else memory.stride,
+            (self._code, memory, self._plan, own),
         )
 
-    def _fixed(self, t: TypedRef) -> np.ndarray | None:
-        if t.ref.kind not in ("arena", "const"):
-            return None
-        shape, dtype = tuple(self.value(d) for d in t.shape), numpy_dtype(t.dtype)
+    def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
+        """The array at a place in the arena or among the constants."""
+        shape, dtype = tuple(self.value(d, env) for d in t.shape), numpy_dtype(t.dtype)
+        offset = self.value(t.ref.offset, env)
         if t.ref.kind == "const":
-            return view(np.frombuffer(self._plan.constants, np.uint8), self.value(t.ref.offset), dtype, shape)
-        return view(self._memory.block, self._profile.offsets[t.ref.index] + self.value(t.ref.offset), dtype, shape)
+            return view(np.frombuffer(self._plan.constants, np.uint8), offset, dtype, shape)
+        return view(self._memory.block, self._profile.offsets[t.ref.index] + offset, dtype, shape)
 
     def finish(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray], hosts: Mapping[int, np.ndarray]) -> None:
         """Fills the outputs that are copies."""

@@ -16,9 +16,20 @@ from temper.errors import InputError, PlanError, TemperError
 from temper.plan import format as plan_format
 from temper.plan.format import Binding, DimText, Native, Plan, Profile
 from temper.runtime import machine
-from temper.runtime.binding import Bound, Code, Memory, Shapes, choose_profile, numpy_dtype, shape_text, solve
-from temper.runtime.cpu import Host, Library, NativeContext
+from temper.runtime.binding import (
+    ML_DTYPES,
+    Bound,
+    Code,
+    Memory,
+    Shapes,
+    choose_profile,
+    numpy_dtype,
+    shape_text,
+    solve,
+)
+from temper.runtime.cpu import Host, Library
 from temper.runtime.memory import address, allocate, data_address
+from temper.runtime.steps import NativeCall, Run
 
 Result = np.ndarray | dict[str, np.ndarray]
 
@@ -250,11 +261,11 @@ class Context:
             if not isinstance(a, np.ndarray):
                 raise InputError(f"input '{b.name}' is a {type(a).__name__}, expected a numpy array: {_describe(b)}")
             if a.dtype != dtype:
-                if b.dtype != "bfloat16" or a.dtype.name != "bfloat16":
+                if a.dtype.name != ML_DTYPES.get(b.dtype):
                     raise InputError(
                         f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')"
                     )
-                a = a.view(np.uint16)
+                a = a.view(dtype)
             out.append(
                 a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", subok=False).reshape(a.shape)
             )
@@ -303,13 +314,7 @@ class Context:
                         "this context is running in another thread; make one context per thread with engine.context()"
                     )
                 return outputs
-            hosts: dict[int, np.ndarray] = {}
-            for step in bound.steps:
-                if isinstance(step, NativeContext):
-                    step.run(bound.bindings)
-                else:
-                    step.run(arrays, outputs, hosts)
-            bound.finish(arrays, outputs, hosts)
+            bound.execute(Run(arrays, outputs, bound.env))
             return outputs
         finally:
             self._lock.release()
@@ -350,15 +355,19 @@ class Context:
         segments = bound.program
         times: list[list[float]] = []
         for _ in range(max(1, repeats)):
-            hosts: dict[int, np.ndarray] = {}
+            run = Run(arrays, list(outputs), bound.env)
             row: list[float] = []
             for segment, step in zip(segments, bound.steps, strict=True):
-                if isinstance(segment, Native) and isinstance(step, NativeContext):
-                    seconds = iter(step.profile(bound.bindings))
-                    row += [sum(next(seconds) for _ in launch.entries) for launch in segment.launches]
-                elif not isinstance(step, NativeContext):
+                if isinstance(segment, Native) and isinstance(step, NativeCall):
+                    seconds = iter(step.ready(run).profile(bound.bindings))
+                    left_out = [bound.value(launch.work, run.env) == 0 for launch in segment.launches]
+                    row += [
+                        0.0 if none else sum(next(seconds) for _ in launch.entries)
+                        for launch, none in zip(segment.launches, left_out, strict=True)
+                    ]
+                else:
                     start = time.perf_counter()
-                    step.run(arrays, outputs, hosts)
+                    step.run(run)
                     row.append(time.perf_counter() - start)
             times.append(row)
         least = [min(column) for column in zip(*times, strict=True)]

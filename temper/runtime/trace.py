@@ -11,8 +11,8 @@ import numpy as np
 from temper.errors import PlanError
 from temper.plan.format import HostStep, Launch, Native
 from temper.runtime.binding import Bound, numpy_dtype
-from temper.runtime.cpu import NativeContext
 from temper.runtime.engine import Engine
+from temper.runtime.steps import Run
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,22 @@ def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]
     stepper = Engine(replace(plan, programs=single), threads=engine.threads)
     context = stepper.context()
     bound, arrays, outputs = context.prepare(feeds)
-    hosts: dict[int, np.ndarray] = {}
+    run = Run(arrays, outputs, bound.env)
     for step, segment in zip(bound.steps, bound.program, strict=True):
-        if isinstance(step, NativeContext):
-            step.run(bound.bindings)
-            assert isinstance(segment, Native)
+        step.run(run)
+        if isinstance(segment, Native):
             launch = segment.launches[0]
-            yield StepResult(launch.name, launch.report, _native_results(stepper, bound, launch))
+            yield StepResult(launch.name, launch.report, _native_results(stepper, bound, launch, run))
         else:
-            step.run(arrays, outputs, hosts)
             assert isinstance(segment, HostStep)
             yield StepResult(segment.name, segment.report, {})
 
 
-def _native_results(engine: Engine, bound: Bound, launch: Launch) -> dict[str, np.ndarray]:
+def _native_results(engine: Engine, bound: Bound, launch: Launch, run: Run) -> dict[str, np.ndarray]:
     out = {}
     for name, dtype, shape, row_stride, arg in engine.plan.report["regions"][launch.report]["results"]:
-        sizes = tuple(bound.value(d) for d in shape)
-        out[name] = _read(bound.address(launch.args[arg]), numpy_dtype(dtype), sizes, row_stride)
+        sizes = tuple(bound.value(d, run.env) for d in shape)
+        out[name] = _read(bound.address(launch.args[arg], run.env), numpy_dtype(dtype), sizes, row_stride)
     return out
 
 

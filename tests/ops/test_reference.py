@@ -32,6 +32,10 @@ _NOT_ONNX_RUNTIME = {
     "Clip_special_0": "an absent bound is the largest finite number there",
     "Clip_special_1": "an absent bound is the largest finite number there",
     "Clip_special_2": "an absent bound is the largest finite number there",
+    **dict.fromkeys(
+        (f"DFT_{name}_30" for name in ("real", "half", "complex", "inverse")), "its sums are off by 1e-4 at odd lengths"
+    ),
+    "DFT_back_to_real_10": "it does not take missing results for zeros",
     "Einsum_...ij,...kj->...ik": "its shape inference does not broadcast the ellipsis",
 }
 
@@ -106,8 +110,12 @@ def test_names_are_unique() -> None:
     assert len({c.name for c in CASES}) == len(CASES)
 
 
+#: ops that ONNX has no form of: test_data_sizes.py
+_WITHOUT_ONNX = ("Sizes", "ReshapeSizes", "SliceBounds", "RangeOf", "ByData")
+
+
 def test_every_op_has_a_case() -> None:
-    assert set(TABLE) - {c.op for c in CASES} == set()
+    assert set(TABLE) - {c.op for c in CASES} == set(_WITHOUT_ONNX)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)

@@ -28,6 +28,7 @@ def import_onnx(
     check_value_info: bool = True,
     values: Mapping[str, np.ndarray] | None = None,
     members: Members | None = None,
+    dynamic: bool = True,
 ) -> Graph:
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
@@ -38,13 +39,14 @@ def import_onnx(
     then and no input of the graph.
     members: for inputs that are sequences, the shapes of their members, which become inputs NAME.0, NAME.1 ..; for
     optionals that are left out, None. An output that is a sequence becomes outputs NAME.0, NAME.1 ..
+    dynamic: sizes, loops and branches may depend on data; otherwise nodes that make them do are refused.
 
     ModelError: the file is damaged or contradicts itself. UnsupportedError: it uses what Temper lacks; every such node
     is listed. ShapeError: operands of a node do not fit together.
     """
     return import_structured(
         source, shapes=shapes, dims=dims, folder=folder, check_value_info=check_value_info, values=values,
-        members=members,
+        members=members, dynamic=dynamic,
     )[0]  # fmt: skip
 
 
@@ -57,6 +59,7 @@ def import_structured(
     check_value_info: bool = True,
     values: Mapping[str, np.ndarray] | None = None,
     members: Members | None = None,
+    dynamic: bool = True,
 ) -> tuple[Graph, tuple[int | None, ...]]:
     """As `import_onnx`, and for each of the model's outputs: None for a tensor, -1 for an empty optional, or how many
     of the graph's outputs a sequence consists of."""
@@ -65,7 +68,7 @@ def import_structured(
 
     model, own, label = load_model(source)
     place = Path(folder).resolve() if folder is not None else own
-    importer = Importer(model, place, label, shapes or {}, dims or {}, check_value_info, values, members)
+    importer = Importer(model, place, label, shapes or {}, dims or {}, check_value_info, values, members, dynamic)
     graph = importer.run()
     verify(graph)
     return graph, tuple(importer.counts)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from itertools import count
 from math import isfinite
 from typing import Any, cast
 
 import numpy as np
 
 from temper.errors import ModelError, ShapeError
-from temper.ir.dims import Dim, DimLike
+from temper.ir.dims import Dim, DimLike, data_symbols, from_data, parse_dim
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import Attrs
 from temper.ir.ops import TABLE, make
 from temper.ir.symbolic import LIMIT, known_outputs
+from temper.ir.types import TensorType
+from temper.reference.formats import UNNAMED
 
 
 class Refusal(Exception):
@@ -44,26 +47,110 @@ def unknown(reason: str, value: Value) -> Refusal:
     return Refusal(reason, sorted(found))
 
 
+#: ops that keep the elements of a small integer tensor, and their order
+_KEEPS = frozenset({"Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast", "Flatten"})
+
+
+def _with(d: DimLike, number: int) -> DimLike:
+    """A dimension in which every symbol that depends on data is `number`."""
+    return parse_dim(str(d), lambda s: number if from_data(s) else Dim.symbol(s)) if data_symbols(d) else d
+
+
+def _all_with(value: Any, number: int) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_all_with(v, number) for v in value)
+    return _with(value, number) if isinstance(value, Dim) else value
+
+
+def by_data(
+    op: str, inputs: Sequence[Value | None], attrs: Attrs, fresh: Callable[[], DimLike]
+) -> dict[str, Any] | None:
+    """Attributes of the ByData that stands for an op whose operands have sizes that depend on data; None if none has,
+    or if no such sizes could be legal.
+
+    Shapes are inferred with every such size 1, and again with 2: what differs, or is legal in one case only and 1, is a
+    new symbol.
+    """
+    types = [None if v is None else v.type for v in inputs]
+    if not any(t is not None and t.data_symbols for t in types):
+        return None
+    definition = TABLE[op]
+    results: list[list[TensorType]] = []
+    for number in (1, 2):
+        bound = [None if t is None else TensorType(t.dtype, tuple(_with(d, number) for d in t.shape)) for t in types]
+        try:
+            results.append(definition.infer(bound, _all_with_attrs(definition.complete(attrs), number)))
+        except (ShapeError, ValueError, ZeroDivisionError):
+            continue
+    if not results:
+        return None
+    shapes: list[tuple[DimLike, ...]] = []
+    made: list[DimLike] = []
+
+    def new() -> DimLike:
+        made.append(fresh())
+        return made[-1]
+
+    for index, t in enumerate(results[0]):
+        others = [r[index].shape for r in results]
+        if any(len(o) != t.rank for o in others):
+            return None
+        same = [all(o[a] == d for o in others) and (len(results) > 1 or d != 1) for a, d in enumerate(t.shape)]
+        shapes.append(tuple(d if s else new() for d, s in zip(t.shape, same, strict=True)))
+    return {
+        "of": op,
+        "given": tuple(sorted(definition.complete(attrs).items())),
+        "dtypes": tuple(t.dtype for t in results[0]),
+        "shapes": tuple(shapes),
+        "count": tuple(made),
+    }
+
+
+def _all_with_attrs(attrs: Attrs, number: int) -> dict[str, Any]:
+    return {k: _all_with(v, number) for k, v in attrs.items()}
+
+
 @dataclass
 class Builder:
     """The graph under construction and the values known so far (by `Value.id`)."""
 
     graph: Graph
     known: dict[int, np.ndarray] = field(default_factory=dict)
+    #: sizes may depend on data; otherwise nodes that make them do are refused
+    dynamic: bool = False
+    #: numbers of the symbols made so far; graphs of one model share it
+    numbers: Iterator[int] = field(default_factory=count)
+    #: results of ops that bind symbols: the same op on the same operands finds the same sizes
+    found: dict[tuple[object, ...], list[Value]] = field(default_factory=dict)
 
     def constant(self, array: np.ndarray, name: str, dtype: str | None = None) -> Value:
         value = self.graph.add_constant(array, name, dtype)
-        if value.const is not None and value.const.size <= LIMIT and value.type.dtype != "bfloat16":
+        if value.const is not None and value.const.size <= LIMIT and value.type.dtype not in UNNAMED:
             self.known[value.id] = value.const
         return value
+
+    def fresh(self, what: str) -> DimLike:
+        """A symbol for a size that depends on data. what: an identifier that tells what it is of."""
+        return Dim.symbol(f"_{what}{next(self.numbers)}")
 
     def emit(
         self, op: str, inputs: Sequence[Value | None], attrs: Attrs, label: str, names: Sequence[str]
     ) -> list[Value]:
-        """Adds a node, or constants where its results follow from small known operands."""
+        """Adds a node, or constants where its results follow from small known operands.
+
+        Where no rule gives the shapes of results because sizes depend on data, the op becomes a ByData.
+        """
         if op not in TABLE:
             raise Refusal(f"it needs the op {op}, which Temper does not have yet")
-        node = make(self.graph, op, inputs, attrs, name=label, origin=(label,), output_names=names)
+        try:
+            node = make(self.graph, op, inputs, attrs, name=label, origin=(label,), output_names=names)
+        except ShapeError:
+            free = by_data(op, inputs, attrs, lambda: self.fresh(op)) if self.dynamic else None
+            if free is None:
+                raise
+            types = [TensorType(d, s) for d, s in zip(free["dtypes"], free["shapes"], strict=True)]
+            made = self.graph.add_node("ByData", inputs, types, free, name=label, origin=(label,), output_names=names)
+            return list(made.outputs)
         for o in node.outputs:
             if any(isinstance(d, int) and d < 0 for d in o.type.shape):
                 raise ShapeError(f"node '{label}' ({op}): its output would be {o.type}")
@@ -131,13 +218,68 @@ class Context:
             raise unknown(f"{what} (input {i}, '{self.input(i).name}') is not constant", self.input(i))
         return found
 
+    @property
+    def dynamic(self) -> bool:
+        return self.builder.dynamic
+
+    def counted(self, op: str, inputs: Sequence[Value | None], attrs: Attrs) -> list[Value]:
+        """An op whose number of results depends on data; Refusal where that is not allowed."""
+        if not self.dynamic:
+            raise Refusal("data-dependent shape: the number of results depends on the data")
+        if all(v is None or v.const is not None for v in inputs):
+            definition = TABLE[op]
+            made = definition.reference([None if v is None else v.const for v in inputs], {**attrs, "count": 0})
+            return [self.constant(np.asarray(y)) for y in made]
+        key = (op, *(None if v is None else v.id for v in inputs), *sorted(attrs.items()))
+        if key not in self.builder.found:
+            self.builder.found[key] = self.emit_many(op, inputs, {**attrs, "count": self.builder.fresh(op)})
+        return self.builder.found[key]
+
+    def elements(self, v: Value) -> list[DimLike | None] | None:
+        """The integers a tensor of few elements holds, None for those that depend on data. None if it has too many, or
+        if their number depends on data."""
+        known, n = self.known(v), v.type.count
+        if known is None and v.const is not None:
+            known = v.const
+        if known is not None:
+            flat = known.reshape(-1).tolist()
+            return [d if isinstance(d, (int, Dim)) else None for d in flat]
+        if not isinstance(n, int) or n > LIMIT:
+            return None
+        source = v.producer
+        first = source.inputs[0] if source is not None and source.inputs else None
+        if source is not None and source.op == "Concat" and v.type.rank == 1:
+            parts = [self.elements(u) for u in source.inputs if u is not None]
+            return [e for p in parts if p is not None for e in p] if all(p is not None for p in parts) else [None] * n
+        if source is not None and source.op in _KEEPS and first is not None and "int" in first.type.dtype:
+            return self.elements(first)
+        return [None] * n
+
+    def sizes(self, v: Value, what: str) -> tuple[DimLike, ...]:
+        """The integers of a tensor; those that depend on data become symbols, which a Sizes step binds."""
+        found = self.elements(v)
+        if found is None:
+            raise Refusal(f"the number of elements of {what} ('{v.name}') depends on data")
+        if any(d is None for d in found):
+            key = ("Sizes", v.id)
+            if key not in self.builder.found:
+                binds = tuple(self.builder.fresh("size") if d is None else d for d in found)
+                whole = v if "int" in v.type.dtype else self.emit("Cast", v, to="int64")
+                self.builder.found[key] = self.emit_many("Sizes", [whole], {"binds": binds})
+            producer = self.builder.found[key][0].producer
+            assert producer is not None
+            return cast("tuple[DimLike, ...]", producer.attrs["binds"])
+        return cast("tuple[DimLike, ...]", tuple(found))
+
     def dims(self, i: int, what: str, fractions: bool = False) -> tuple[DimLike, ...]:
-        """The integers of the vector operand i, symbolic sizes included; Refusal if they depend on data.
+        """The integers of the vector operand i, symbolic sizes included; Refusal if they depend on data and may not.
 
         fractions: also takes floating-point numbers, and truncates them.
         """
         v = self.input(i)
         found = self.known(v)
+        if found is None and self.dynamic and v.type.rank <= 1:
+            return self.sizes(v, what)
         if found is None:
             raise unknown(f"data-dependent shape: {what} (input {i}, '{v.name}') is computed from the data", v)
         if found.ndim > 1:

@@ -26,10 +26,11 @@ from temper.frontends.onnx.schema import (
     read_attributes,
 )
 from temper.frontends.onnx.table import find_row
-from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor, storage
+from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor
 from temper.ir.dims import Dim, DimLike, parse_dim, symbols_of
 from temper.ir.graph import Graph, Value
 from temper.ir.types import TensorType
+from temper.reference.formats import storage
 
 #: nodes after inlining functions; nested functions can otherwise multiply a small file without end
 NODE_LIMIT = 200_000
@@ -69,13 +70,14 @@ class Importer:
         check_value_info: bool,
         values: Mapping[str, np.ndarray] | None = None,
         members: Mapping[str, Sequence[Sequence[DimOverride]] | None] | None = None,
+        dynamic: bool = True,
     ) -> None:
         self.model, self.folder, self.label = model, folder, label
         self.shapes, self.dims, self.values, self.members = shapes, dims, values or {}, members or {}
         #: per declared output: how many of the graph's outputs stand for a sequence, None for a tensor, -1 for nothing
         self.counts: list[int | None] = []
         self.check_value_info = check_value_info and not shapes and not dims
-        self.builder = Builder(Graph(model.graph.name))
+        self.builder = Builder(Graph(model.graph.name), dynamic=dynamic)
         self.problems: list[Problem] = []
         self.symbols: dict[str, str] = {}
         #: names that are a whole dimension of some input: sizes of inputs bind them
@@ -246,7 +248,7 @@ class Importer:
             return derived
         if original not in self.symbols:
             name = re.sub(r"\W", "_", original, flags=re.ASCII)
-            if not name.isidentifier():
+            if not name.isidentifier() or name.startswith("_"):  # an underscore marks sizes found in data
                 name = f"d{name}" if name else "d"
             while keyword.iskeyword(name) or name in ("min", "max", "_") or name in self.symbols.values():
                 name += "_"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row, same
-from temper.ir.dims import Dim, DimLike, ceil_div, product
+from temper.ir.dims import Dim, DimLike, ceil_div, data_symbols, product
 from temper.ir.graph import Value
 from temper.ir.ops.rules import axes_of, broadcast
 
@@ -22,8 +22,28 @@ def axes_from_front(c: Context, axes: Sequence[int], rank: int) -> tuple[int, ..
         raise ShapeError(f"{c}: {e}") from e
 
 
+def _reshape_by_data(c: Context, x: Value, wanted: Sequence[DimLike | None]) -> Value:
+    """A shape some of whose elements, or the one that takes what is left, depend on data."""
+    unknown_part = any(d is None or data_symbols(d) for d in wanted)
+    binds: list[DimLike] = []
+    for i, d in enumerate(wanted):
+        if d == 0 and not c.attr("allowzero", 0) and i < x.type.rank:
+            d = x.type.shape[i]
+        binds.append(c.builder.fresh("size") if d is None or (d == -1 and unknown_part) else d)
+    if -1 in binds:
+        at = binds.index(-1)
+        binds[at] = c.builder.fresh("size")
+    attrs = {"of": x.type.shape, "allowzero": c.attr("allowzero", 0), "binds": tuple(binds)}
+    c.emit("ReshapeSizes", c.input(1), **attrs)
+    return c.reshape(x, binds)
+
+
 def _reshape(c: Context) -> Value:
-    x, wanted = c.input(0), c.dims(1, "shape")
+    x = c.input(0)
+    found = c.elements(c.input(1)) if c.dynamic and c.input(1).type.rank == 1 else None
+    if found is not None and any(d is None for d in found):
+        return _reshape_by_data(c, x, found)
+    wanted = c.dims(1, "shape")
     shape: list[DimLike] = []
     for i, d in enumerate(wanted):
         if d == 0 and not c.attr("allowzero", 0):
@@ -42,6 +62,8 @@ def _reshape(c: Context) -> Value:
         if rest == 0 or (isinstance(total, int) and isinstance(rest, int) and total % rest):
             raise ShapeError(f"{c}: {x.type} cannot be reshaped to {list(map(str, wanted))}")
         shape[at] = total // rest
+        if data_symbols(rest) and shape[at] * rest != total:
+            return _reshape_by_data(c, x, wanted)
     return c.reshape(x, shape)
 
 
@@ -111,8 +133,54 @@ def _split(c: Context) -> Sequence[Value]:
     return c.emit_many("Split", [x], {"axis": axis, "sizes": tuple(sizes)})
 
 
+def _plain_slice(size: DimLike, start: DimLike | None, end: DimLike | None, step: int) -> bool:
+    """True where the op itself can tell how many elements are selected, whatever the data are."""
+    if start is None or end is None or data_symbols(start, end):
+        return False
+    if not data_symbols(size):
+        return True
+    far = isinstance(end, int) and (end >= _LONGEST if step > 0 else end <= -_LONGEST)
+    if step > 0:
+        return start == 0 and (far or (isinstance(end, int) and end >= 0))
+    return far and isinstance(start, int) and (start == -1 or start >= _LONGEST)
+
+
+def _slice_by_data(
+    c: Context, x: Value, starts: Sequence[DimLike | None], ends: Sequence[DimLike | None], plain: Sequence[bool]
+) -> Value:
+    """A slice whose bounds, or whether they lie inside the axis, depend on data: a step clamps them first."""
+    axes = axes_from_front(c, c.ints(3, "axes") if c.has(3) else tuple(range(len(starts))), x.type.rank)
+    steps = c.ints(4, "steps") if c.has(4) else (1,) * len(starts)
+    if any(s < 0 for s, p in zip(steps, plain, strict=True) if not p):
+        raise Refusal("bounds that depend on data, with a negative step")
+    first = [0 if p else c.builder.fresh("start") for p in plain]
+    length = [0 if p else c.builder.fresh("length") for p in plain]
+    sizes = tuple(x.type.shape[a] for a in axes)
+    c.emit("SliceBounds", c.input(1), c.input(2), sizes=sizes, steps=tuple(steps), binds=(*first, *length))
+    begin = [a if p and a is not None else f for a, p, f in zip(starts, plain, first, strict=True)]
+    stop = [
+        e if p and e is not None else f + n * s for e, p, f, n, s in zip(ends, plain, first, length, steps, strict=True)
+    ]
+    stop = [
+        _TO_THE_END if isinstance(e, int) and e >= _LONGEST and isinstance(d, Dim) else e
+        for e, d in zip(stop, sizes, strict=True)
+    ]
+    return c.emit("Slice", x, starts=tuple(begin), ends=tuple(stop), axes=axes, steps=tuple(steps))
+
+
 def _slice(c: Context) -> Value:
     x = c.input(0)
+    if len(c.inputs) > 1 and c.dynamic:
+        low, high = c.elements(c.input(1)), c.elements(c.input(2))
+        if low is None or high is None:
+            raise Refusal("the number of axes to slice depends on data")
+        on = axes_from_front(c, c.ints(3, "axes") if c.has(3) else tuple(range(len(low))), x.type.rank)
+        by = c.ints(4, "steps") if c.has(4) else (1,) * len(low)
+        if len(low) == len(high) == len(on) == len(by):
+            shape = x.type.shape
+            plain = [_plain_slice(shape[a], s, e, k) for a, s, e, k in zip(on, low, high, by, strict=True)]
+            if not all(plain):
+                return _slice_by_data(c, x, low, high, plain)
     if len(c.inputs) > 1:
         starts, ends = c.dims(1, "starts"), c.dims(2, "ends")
         axes = c.ints(3, "axes") if c.has(3) else tuple(range(len(starts)))
@@ -141,9 +209,13 @@ def _slice(c: Context) -> Value:
 
 
 def _expand(c: Context) -> Value:
-    x, wanted = c.input(0), c.dims(1, "shape")
+    x, wanted = c.input(0), list(c.dims(1, "shape"))
+    for i, d in enumerate(reversed(x.type.shape), 1):
+        # a size from data can only be 1 or that of the axis, else the step refuses the data
+        if i <= len(wanted) and d != 1 and wanted[-i] != d and data_symbols(wanted[-i]):
+            wanted[-i] = d
     try:
-        shape = broadcast(x.type.shape, wanted)
+        shape = broadcast(x.type.shape, tuple(wanted))
     except ShapeError as e:
         raise ShapeError(f"{c}: {e}") from e
     return x if shape == x.type.shape else c.emit("Expand", x, shape=shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from temper.errors import ShapeError
-from temper.frontends.onnx.context import Context, Emit, Refusal, Row, refuse
+from temper.frontends.onnx.context import Context, Emit, Row
 from temper.frontends.onnx.table_movement import axes_from_front
 from temper.frontends.onnx.windows import window
 from temper.ir.dims import product
@@ -138,7 +138,25 @@ def _top_k(c: Context) -> list[Value]:
     return c.emit_many("TopK", [c.input(0)], attrs)
 
 
-_COUNTED = "data-dependent shape: the number of results depends on the data"
+def _counted(*names: str) -> Emit:
+    """Ops whose number of results depends on data."""
+
+    def emit(c: Context) -> list[Value]:
+        return c.counted(c.op, c.inputs, c.take(*names))
+
+    return emit
+
+
+def _non_max_suppression(c: Context) -> list[Value]:
+    """Thresholds are attributes where they are known, operands where they are not."""
+    attrs: dict[str, Any] = {"center_point_box": c.attr("center_point_box", 0)}
+    operands: list[Value | None] = [c.input(0), c.input(1)]
+    for i, name in enumerate(("max_output_boxes_per_class", "iou_threshold", "score_threshold"), 2):
+        if c.has(i) and c.dynamic and c.known(c.input(i)) is None:
+            operands += [None] * (i - len(operands)) + [c.input(i)]
+        elif c.has(i):
+            attrs[name] = c.scalar(i, name)
+    return c.counted(c.op, operands, attrs)
 
 
 ROWS: tuple[Row, ...] = (
@@ -159,7 +177,10 @@ ROWS: tuple[Row, ...] = (
     Row("CumSum", _cumulate),
     Row("CumProd", _cumulate),
     Row("TopK", _top_k),
-    *(refuse(op, _COUNTED) for op in ("NonZero", "Compress", "Unique", "NonMaxSuppression")),
+    Row("NonZero", _counted()),
+    Row("Compress", _counted("axis")),
+    Row("Unique", _counted("axis", "sorted")),
+    Row("NonMaxSuppression", _non_max_suppression),
     Row("Hardmax", _softmax_flat),
     Row("Hardmax", _softmax, 13),
     Row("AveragePool", _pool),

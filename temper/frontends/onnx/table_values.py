@@ -10,7 +10,7 @@ import numpy as np
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row, unknown
 from temper.frontends.onnx.tensors import dtype_of
-from temper.ir.dims import Dim, ceil_div
+from temper.ir.dims import Dim, ceil_div, data_symbols
 from temper.ir.graph import Value
 from temper.ir.symbolic import LIMIT, sign_of
 
@@ -64,6 +64,8 @@ def _size(c: Context) -> Value:
 
 
 def _range(c: Context) -> Value:
+    if c.dynamic and any(c.known(c.input(i)) is None for i in range(3)):
+        return _range_by_data(c)
     values = []
     for i, what in enumerate(("start", "limit", "delta")):
         known = c.known(c.input(i))
@@ -88,13 +90,31 @@ def _range(c: Context) -> Value:
     step = int(delta)
     first = start if isinstance(start, Dim) else int(start)
     last = limit if isinstance(limit, Dim) else int(limit)
-    if sign_of((last - first) * step) != 1:
+    if data_symbols(first, last) and c.dynamic and (step != 1 or first != 0):
+        return c.counted("RangeOf", [c.input(i) for i in range(3)], {})[0]
+    if sign_of((last - first) * step) != 1 and not data_symbols(last):
         raise Refusal(f"the length of the range from {first} to {last} by {step} may be zero for some sizes")
     return (
         c.emit("Range", start=first, limit=last, delta=step, to=dtype)
         if step > 0
         else c.emit("Range", start=first, limit=first - ceil_div(first - last, -step) * -step, delta=step, to=dtype)
     )
+
+
+def _range_by_data(c: Context) -> Value:
+    """From a known integer, by 1, to a size found in the data: the range is as long as that size says; else a step
+    finds the length."""
+    start, delta = (c.known(c.input(i)) for i in (0, 2))
+    whole = all(k is not None and k.size == 1 and k.dtype.kind in "iu" for k in (start, delta))
+    if (
+        whole
+        and start is not None
+        and delta is not None
+        and int(start.reshape(-1)[0]) == 0 == int(delta.reshape(-1)[0]) - 1
+    ):
+        (limit,) = c.sizes(c.input(1), "limit")
+        return c.emit("Range", start=0, limit=limit, delta=1, to=c.input(0).type.dtype)
+    return c.counted("RangeOf", [c.input(i) for i in range(3)], {})[0]
 
 
 def _eye_like(c: Context) -> Value:

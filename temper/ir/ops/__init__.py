@@ -5,8 +5,8 @@ Reshape(shape) · Expand(shape) · Tile(repeats) · Slice(starts, ends, axes, st
 Split(axis, sizes) · Squeeze(axes) · Unsqueeze(axes) · Reduce*(axes, keepdims) · Resize(sizes | scales, mode, ...) ·
 Clip(min, max) · Transpose(perm) · CumSum(axis) · OneHot(depth) · TopK(k) · Trilu(k) · Range(start, limit, delta, to) ·
 ConstantOfShape(shape, value, to) · NonMaxSuppression(thresholds). Outputs whose size depends on the data have it as the
-attribute `count`. Silu, Gelu and HardSwish are ops; Gemm is MatMul + Add, Sum and Mean of many are chains of two;
-MaxPoolIndices is MaxPool with its second output. Spatial ops carry channels_last (0 or 1); with 1 the data is
+attribute `count`; data_sizes.py has the ops that read sizes from data. Silu, Gelu and HardSwish are ops; Gemm is
+MatMul + Add, Sum and Mean of many are chains of two; MaxPoolIndices is MaxPool with its second output. Spatial ops carry channels_last (0 or 1); with 1 the data is
 [N, spatial.., C] and convolution weights are [spatial.., C/group, OC].
 """
 
@@ -18,12 +18,36 @@ from types import MappingProxyType
 from temper.errors import ShapeError
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Attrs, OpDef
-from temper.ir.ops import attention, blocks, contraction, control, elementwise, movement, recurrent, reduction
+from temper.ir.ops import (
+    attention,
+    blocks,
+    contraction,
+    control,
+    data_sizes,
+    elementwise,
+    movement,
+    recurrent,
+    reduction,
+    transforms,
+    vision,
+)
 
 TABLE: Mapping[str, OpDef] = MappingProxyType(
     {
         d.name: d
-        for family in (elementwise, movement, reduction, contraction, blocks, attention, recurrent, control)
+        for family in (
+            elementwise,
+            movement,
+            reduction,
+            contraction,
+            blocks,
+            attention,
+            recurrent,
+            control,
+            data_sizes,
+            transforms,
+            vision,
+        )
         for d in family.OPS
     }
 )

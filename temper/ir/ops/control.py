@@ -16,6 +16,7 @@ from temper.ir.ops import rules
 from temper.ir.ops.rules import ANY, BOOL, FLOATS, NUMBERS, Types, allow, axis_of, default, integer, need
 from temper.ir.types import DTYPES, TensorType
 from temper.reference.control import REFERENCES
+from temper.reference.formats import UNNAMED
 
 _COUNT = AttrSpec((int, Dim), required=True)
 _VALUE = AttrSpec((int, float, Dim), required=True)
@@ -27,7 +28,7 @@ def _dim(attrs: Attrs, name: str) -> DimLike:
 
 def _dtype(attrs: Attrs) -> str:
     to = rules.text(attrs, "to")
-    if to not in DTYPES or to in ("bfloat16", "string"):
+    if to not in DTYPES or to in UNNAMED or to == "string":
         raise ShapeError(f"to={to!r} is not a dtype this op can make")
     return to
 
@@ -94,6 +95,9 @@ def _non_max_suppression(types: Types, attrs: Attrs) -> list[TensorType]:
         raise ShapeError(f"needs boxes [N, B, 4] and scores [N, C, B], not {boxes} and {scores}")
     rules.equal_or_raise(boxes.shape[0], scores.shape[0], "batch of boxes and scores")
     rules.equal_or_raise(boxes.shape[1], scores.shape[2], "number of boxes and scores")
+    for t in types[2:]:
+        if t is not None and t.count != 1:
+            raise ShapeError(f"thresholds must be scalars, not {t}")
     return [TensorType("int64", (_dim(attrs, "count"), 3))]
 
 
@@ -106,10 +110,16 @@ def _unique(types: Types, attrs: Attrs) -> list[TensorType]:
 
 
 def _op(
-    name: str, operands: int, infer: InferFn, attrs: dict[str, AttrSpec], cost: CostFn = rules.free, outputs: int = 1
+    name: str,
+    operands: int | tuple[int, int],
+    infer: InferFn,
+    attrs: dict[str, AttrSpec],
+    cost: CostFn = rules.free,
+    outputs: int = 1,
 ) -> OpDef:
+    least_most = (operands, operands) if isinstance(operands, int) else operands
     return OpDef(
-        name, Kind.OPAQUE, (operands, operands), infer, REFERENCES[name], cost, attrs, outputs, Tolerance(relative=0.0)
+        name, Kind.OPAQUE, least_most, infer, REFERENCES[name], cost, attrs, outputs, Tolerance(relative=0.0)
     )
 
 
@@ -135,7 +145,7 @@ OPS: tuple[OpDef, ...] = (
     ),
     _op(
         "NonMaxSuppression",
-        2,
+        (2, 5),
         _non_max_suppression,
         {
             "max_output_boxes_per_class": default(0),

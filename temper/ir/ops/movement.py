@@ -13,7 +13,7 @@ from typing import Any, cast
 import numpy as np
 
 from temper.errors import ShapeError
-from temper.ir.dims import Dim, DimLike, evaluate, opaque, product, symbols_of
+from temper.ir.dims import Dim, DimLike, data_symbols, evaluate, opaque, product, symbols_of
 from temper.ir.opdef import Attrs, AttrSpec, CostFn, InferFn, Kind, OpDef, Tolerance
 from temper.ir.ops import rules
 from temper.ir.ops.contraction import activation, channels_of, spatial_of
@@ -48,7 +48,12 @@ def _transpose(types: Types, attrs: Attrs) -> list[TensorType]:
 
 
 def _never_equal(a: DimLike, b: DimLike) -> bool:
-    """True if two counts differ for every size tried; sizes are rich in divisors: floor divisions come out even."""
+    """True if two counts differ for every size tried; sizes are rich in divisors: floor divisions come out even.
+
+    Sizes that depend on data may make any two counts equal: the step that finds them checks.
+    """
+    if data_symbols(a, b):
+        return False
     names = sorted(symbols_of(a) | symbols_of(b))
     for base in (5040, 720720):
         env = {name: base * (i + 1) for i, name in enumerate(names)}
