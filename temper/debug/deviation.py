@@ -24,6 +24,7 @@ from temper.ir.evaluate import bind, bind_attr, evaluate_values
 from temper.ir.graph import Graph, Node, Value
 from temper.plan.format import Native, Plan, value_of
 from temper.reference import run as run_reference
+from temper.reference.formats import CODED, decode
 from temper.runtime.engine import Engine
 from temper.runtime.trace import trace
 
@@ -54,7 +55,9 @@ class Difference:
 
 
 def as_float(array: np.ndarray, dtype: str) -> np.ndarray:
-    """Values in float64 (complex128); bfloat16 arrives as uint16."""
+    """Values in float64 (complex128); types numpy lacks arrive as reference/formats.py has them."""
+    if dtype in CODED and array.dtype == np.uint8:
+        array = decode(array, dtype)
     if dtype == "bfloat16" and array.dtype == np.uint16:
         array = (array.astype(np.uint32) << 16).view(np.float32)
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)

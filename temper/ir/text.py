@@ -28,6 +28,7 @@ from temper.ir.dims import Dim, DimLike, parse_dim
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.types import DTYPES, TensorType
+from temper.reference.formats import storage
 
 #: constants of up to this many elements are printed in line
 INLINE = 16
@@ -302,7 +303,7 @@ class _Reader:
     def array(
         self, line: _Line, dtype: str, shape: tuple[DimLike, ...], sha: str | None, inline: str | None
     ) -> np.ndarray:
-        kind = np.dtype(object if dtype == "string" else "uint16" if dtype == "bfloat16" else dtype)
+        kind = storage(dtype)
         if inline is not None:
             found = _read_elements(inline, kind)
         elif sha is None or sha not in self.constants:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from temper.errors import ShapeError, VerificationError
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import TABLE
+from temper.reference.formats import storage
 
 
 def _fail(subject: object, law: str) -> VerificationError:
@@ -65,10 +64,7 @@ def _definition(graph: Graph, v: Value, nodes: list[Node]) -> None:
     if v.const is not None:
         if v.producer is not None:
             raise _fail(repr(v), f"a constant has no producer, but {v.producer!r} claims it")
-        kind = np.dtype(
-            object if v.type.dtype == "string" else "uint16" if v.type.dtype == "bfloat16" else v.type.dtype
-        )
-        if v.const.dtype != kind or v.const.shape != v.type.shape:
+        if v.const.dtype != storage(v.type.dtype) or v.const.shape != v.type.shape:
             raise _fail(repr(v), f"a constant's array has its type, not {v.const.dtype}{list(v.const.shape)}")
         if v.const.flags.writeable:
             raise _fail(repr(v), "a constant's array is read-only")

@@ -15,6 +15,7 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.ops import make
 from temper.passes.manager import Log, Pass
+from temper.reference.formats import CODED, UNNAMED, range_of, storage
 
 #: elements of a mask that may be stored as a constant
 _MASK_LIMIT = 1 << 22
@@ -50,9 +51,11 @@ class Parts:
         return self.graph.add_constant(array, f"{self.node.name}.const", dtype)
 
     def scalar(self, number: float, like: Value) -> Value:
-        """A scalar of `like`'s type; bfloat16 has few numbers, 0 and 1 among them."""
+        """A scalar of `like`'s type; types numpy lacks have few numbers here, 0 and of bfloat16 1 among them."""
         if like.type.dtype == "bfloat16":
             return self.constant(np.array({0: 0, 1: 0x3F80}[int(number)], np.uint16), "bfloat16")
+        if like.type.dtype in UNNAMED:
+            return self.constant(np.array({0: 0}[int(number)], storage(like.type.dtype)), like.type.dtype)
         return self.constant(np.array(number, like.type.dtype))
 
     def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:
@@ -136,38 +139,47 @@ def _along(p: Parts, v: Value, x: Value) -> Value | str:
 
 
 def _quantize(p: Parts) -> Result:
-    """quantize(x) = cast(clip(round(x / scale) + zero, low, high)); the division and the sum in float32."""
+    """quantize(x) = cast(clip(round(x / scale) + zero, low, high)); the division and the sum in float32.
+
+    To a float of at most 8 bits: cast(x / scale + zero).
+    """
     x, zero, out = p.input(0), p.optional(2), p.node.outputs[0].type.dtype
-    if x.type.dtype == "float64" or out not in ("int8", "uint8", "int16", "uint16"):
+    if x.type.dtype == "float64" or out in ("int32", "uint32", "int64", "uint64"):
         return f"from {x.type.dtype} to {out} is not exact in float32"
     scale = _along(p, p.input(1), x)
     if isinstance(scale, str):
         return scale
-    y = p("Round", p("Div", p.cast(x, "float32"), p.cast(scale, "float32")))
+    y = p("Div", p.cast(x, "float32"), p.cast(scale, "float32"))
+    if out not in CODED:
+        y = p("Round", y)
     if zero is not None:
         shift = _along(p, zero, x)
         if isinstance(shift, str):
             return shift
         y = p("Add", y, p.cast(shift, "float32"))
-    info = np.iinfo(out)
-    return p.cast(p("Clip", y, min=float(info.min), max=float(info.max)), out)
+    if out in CODED:
+        attrs = {k: p.node.attrs[k] for k in ("saturate",) if k in p.node.attrs}
+        return p("Cast", y, to=out, **attrs)
+    low, high = range_of(out)
+    return p.cast(p("Clip", y, min=float(low), max=float(high)), out)
 
 
 def _dequantize(p: Parts) -> Result:
-    """dequantize(q) = cast(q - zero) scale, the difference exact."""
+    """dequantize(q) = cast(q - zero) scale, the difference exact (of 8-bit floats, rounded in float32)."""
     q, zero = p.input(0), p.optional(2)
     scale = _along(p, p.input(1), q)
     if isinstance(scale, str):
         return scale
     if scale.type.dtype == "float64":
         return "its scale is float64"
-    wide = p.cast(q, "int32")
+    exact = "float32" if q.type.dtype in CODED else "int32"
+    wide = p.cast(q, exact)
     if zero is not None:
         shift = _along(p, zero, q)
         if isinstance(shift, str):
             return shift
-        wide = p("Sub", wide, p.cast(shift, "int32"))
-    return p.cast(p("Mul", p.cast(wide, "float32"), p.cast(scale, "float32")), scale.type.dtype)
+        wide = p("Sub", wide, p.cast(shift, exact))
+    return p.cast(p("Mul", p.cast(wide, "float32"), p.cast(scale, "float32")), p.node.outputs[0].type.dtype)
 
 
 def _dynamic_quantize(p: Parts) -> Result:

@@ -26,7 +26,7 @@ from temper.reference import (
     transforms,
     vision,
 )
-from temper.reference.formats import CODED, decode
+from temper.reference.formats import CODED, decode, encode
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
@@ -49,8 +49,8 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     }
 )
 
-#: the ops that read codes as numbers; others move them
-_DECODING = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear"})
+#: the ops that read the codes of 8- and 4-bit floats as numbers; others move them
+_DECODING = frozenset({"Cast", "QuantizeLinear", "DequantizeLinear", "Pad"})
 
 
 def run(
@@ -67,6 +67,10 @@ def run(
     ]
     out = REFERENCES[op](wide, attrs)
     return [
-        float32_to_bfloat16(y) if d == "bfloat16" and y.dtype == np.float32 else y
+        float32_to_bfloat16(y)
+        if d == "bfloat16" and y.dtype == np.float32
+        else encode(y, d)
+        if d in CODED and y.dtype == np.float32
+        else y
         for y, d in zip(out, output_dtypes, strict=True)
     ]

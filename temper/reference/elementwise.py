@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from temper.reference.formats import CODED, NARROW_INTS, encode, reinterpret, wrap
 from temper.reference.numeric import (
     Arrays,
     Attrs,
@@ -156,7 +157,10 @@ def text_of(x: np.ndarray) -> np.ndarray:
 
 
 def _cast(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """Floats to integers truncate; out-of-range values are unspecified, as in ONNX. bfloat16 leaves as uint16 words."""
+    """Floats to integers truncate, out-of-range values being unspecified, as in ONNX; integers wrap.
+
+    Types numpy lacks leave as formats.py has them. saturate, round_mode: of the 8- and 4-bit floats.
+    """
     (x,), to = present(arrays), attrs["to"]
     with np.errstate(all="ignore"):
         if to == "string":
@@ -165,7 +169,16 @@ def _cast(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
             x = np.array([float(v) for v in x.reshape(-1)], dtype=np.float64).reshape(x.shape)
         if to == "bfloat16":
             return [float32_to_bfloat16(x.astype(np.float32))]
+        if to in CODED:
+            return [encode(x, to, bool(attrs.get("saturate", 1)), attrs.get("round_mode", "up"))]
+        if to in NARROW_INTS:
+            return [wrap(x, to)]
         return [x.astype(np.dtype(to))]
+
+
+def _bit_cast(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    (x,) = present(arrays)
+    return [reinterpret(x, attrs["to"])]
 
 
 def _where(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
@@ -187,17 +200,24 @@ def along_axis(parameter: np.ndarray, x: np.ndarray, axis: int, block_size: int 
 
 
 def _quantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """saturate(round_half_even(x / scale) + zero_point); the division is IEEE float32 (float64 for float64 input)."""
+    """saturate(round_half_even(x / scale) + zero_point); the division is IEEE float32 (float64 for float64 input).
+
+    To a float of at most 8 bits: x / scale + zero_point in that precision, rounded once; `saturate` as in a cast.
+    """
     x, scale = present(arrays[:2])
     zero = arrays[2] if len(arrays) > 2 else None
-    dtype = zero.dtype if zero is not None else np.dtype(attrs.get("to") or "uint8")
+    to = attrs.get("to") or (str(zero.dtype) if zero is not None else "uint8")
     axis, block = attrs.get("axis", 1), attrs.get("block_size", 0)
     work = np.float64 if x.dtype == np.float64 else np.float32
     with np.errstate(all="ignore"):
-        q = np.rint(x.astype(work) / along_axis(scale, x, axis, block).astype(work)).astype(np.float64)
+        q = x.astype(work) / along_axis(scale, x, axis, block).astype(work)
+        if to in CODED:
+            shift = 0 if zero is None else along_axis(zero, x, axis, block).astype(work)
+            return [encode(q + shift, to, bool(attrs.get("saturate", 1)))]
+        q = np.rint(q).astype(np.float64)
         if zero is not None:
             q = q + along_axis(zero, x, axis, block)
-    return [saturate(q, dtype)]
+    return [saturate(q, to)]
 
 
 def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
@@ -205,11 +225,13 @@ def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     x, scale = present(arrays[:2])
     zero = arrays[2] if len(arrays) > 2 else None
     axis, block = attrs.get("axis", 1), attrs.get("block_size", 0)
-    q = x.astype(np.int64)
+    q = x if x.dtype.kind == "f" else x.astype(np.int64)
     if zero is not None:
         q = q - along_axis(zero, x, axis, block)
     work = np.float64 if scale.dtype == np.float64 else np.float32
-    return [np.asarray(q.astype(work) * along_axis(scale, x, axis, block).astype(work)).astype(scale.dtype)]
+    y = np.asarray(q.astype(work) * along_axis(scale, x, axis, block).astype(work))
+    to = attrs.get("to") or str(scale.dtype)
+    return [y.astype("float32" if to == "bfloat16" else to)]
 
 
 def _half(fn: Callable[..., np.ndarray]) -> ReferenceFn:
@@ -252,6 +274,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "Pow": _pow,
         "Where": _where,
         "Cast": _cast,
+        "BitCast": _bit_cast,
         # functions
         "Exp": rounded_once(np.exp),
         "Log": rounded_once(np.log),

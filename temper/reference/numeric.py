@@ -1,4 +1,4 @@
-"""Number formats and special functions shared by the references: bfloat16 in uint16, widening, erf."""
+"""Number formats and special functions shared by the references: widening, rounding, saturation, erf."""
 
 from __future__ import annotations
 
@@ -7,22 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from temper.reference.formats import bfloat16_to_float32 as bfloat16_to_float32
+from temper.reference.formats import float32_to_bfloat16 as float32_to_bfloat16
+from temper.reference.formats import range_of, storage
+
 Arrays = Sequence["np.ndarray | None"]
 Attrs = Mapping[str, Any]
 ReferenceFn = Callable[[Arrays, Attrs], list[np.ndarray]]
-
-
-def bfloat16_to_float32(bits: np.ndarray) -> np.ndarray:
-    """uint16 words holding bfloat16 -> float32, exact."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def float32_to_bfloat16(x: np.ndarray) -> np.ndarray:
-    """float32 -> uint16 words holding bfloat16, ties to even; NaN stays a quiet NaN."""
-    bits = np.ascontiguousarray(x, np.float32).reshape(x.shape).view(np.uint32)
-    rounded = ((bits + (np.uint32(0x7FFF) + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
-    quiet = ((bits >> 16) | np.uint32(0x40)).astype(np.uint16)
-    return np.where(np.isnan(x), quiet, rounded)
 
 
 def widen(x: np.ndarray) -> np.ndarray:
@@ -56,11 +47,11 @@ def exact(fn: Callable[..., np.ndarray]) -> ReferenceFn:
     return reference
 
 
-def saturate(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Whole-valued floats clipped to an integer dtype's range; NaN becomes the lowest value."""
-    info = np.iinfo(dtype)
+def saturate(x: np.ndarray, dtype: str) -> np.ndarray:
+    """Whole-valued floats clipped to an integer type's range; NaN becomes the lowest value."""
+    low, high = range_of(dtype)
     with np.errstate(all="ignore"):
-        return np.where(np.isnan(x), info.min, np.clip(x, info.min, info.max)).astype(dtype)
+        return np.where(np.isnan(x), low, np.clip(x, low, high)).astype(storage(dtype))
 
 
 def _polynomial(x: np.ndarray, coefficients: Sequence[float]) -> np.ndarray:

@@ -21,7 +21,8 @@ _NUMPY = {
     "bfloat16": "uint16",
     "string": "object",
     **dict.fromkeys(("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0"), "uint8"),
-    **{"float4e2m1": "uint8", "int4": "int8", "uint4": "uint8", "int2": "int8", "uint2": "uint8"},
+    **dict.fromkeys(("float4e2m1", "uint4", "uint2"), "uint8"),
+    **dict.fromkeys(("int4", "int2"), "int8"),
 }
 #: their names in the ml_dtypes package, whose arrays of floats can be read as they are
 ML_DTYPES = {

@@ -21,6 +21,7 @@ from temper.ir.evaluate import bind_attr
 from temper.ir.opdef import Attrs
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
+from temper.reference.formats import CODED, NARROW_INTS, encode, range_of, storage
 from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload
 from temper.tactics.epilogue_reference import epilogue_reference
@@ -48,6 +49,11 @@ def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> n
     shape = tuple(evaluate(d, env) for d in t.shape)
     if t.dtype == "bool":
         return rng.random(shape) < 0.5
+    if t.dtype in CODED:
+        return encode(rng.standard_normal(shape, np.float32), t.dtype)
+    if t.dtype in NARROW_INTS:
+        low, high = range_of(t.dtype)
+        return rng.integers(low, high, shape, endpoint=True).astype(storage(t.dtype))
     if t.dtype.startswith(("int", "uint")):
         return rng.integers(0, 2, shape).astype(t.dtype)
     normal = rng.standard_normal(shape, np.float32)

@@ -454,7 +454,25 @@ def test_damaged_tensor(change: Callable[[TensorProto], None], word: str) -> Non
 
 
 def test_unsupported_element_type() -> None:
-    refused(with_tensor(_set(data_type=TensorProto.FLOAT8E4M3FN)), UnsupportedError, "'bad'", "float8e4m3fn")
+    refused(with_tensor(_set(data_type=TensorProto.FLOAT6E2M3)), UnsupportedError, "'bad'", "float6e2m3")
+
+
+@pytest.mark.parametrize("dtype, bits", [("INT4", 4), ("UINT2", 2), ("FLOAT4E2M1", 4), ("FLOAT8E5M2", 8)])
+def test_packed_tensor_of_another_length(dtype: str, bits: int) -> None:
+    need = -(-5 * bits // 8)
+    for given in (need - 1, need + 1):
+        for how in ({"raw_data": b"\1" * given}, {"int32_data": [1] * given}):
+            tensor = TensorProto(name="bad", data_type=TensorProto.DataType.Value(dtype), dims=[5], **how)
+            proto = model([NODE("Cast", ["bad"], ["y"], to=1)], {})
+            proto.graph.initializer.append(tensor)
+            refused(proto, ModelError, "'bad'", f"{need} bytes")
+
+
+def test_packed_byte_out_of_range() -> None:
+    tensor = TensorProto(name="bad", data_type=TensorProto.INT4, dims=[3], int32_data=[1, 256])
+    proto = model([NODE("Cast", ["bad"], ["y"], to=1)], {})
+    proto.graph.initializer.append(tensor)
+    refused(proto, ModelError, "'bad'", "int32_data")
 
 
 def test_empty_tensor_with_overflowing_dimensions() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -18,13 +18,17 @@ Arrays = list[np.ndarray | None]
 
 @dataclass(frozen=True)
 class Case:
-    """One op on concrete operands. `constants` lists operands that a model would hold as weights."""
+    """One op on concrete operands. `constants` lists operands that a model would hold as weights.
+
+    dtypes: of the operands whose arrays do not say it (types numpy lacks).
+    """
 
     name: str
     op: str
     attrs: Mapping[str, AttrValue]
     make: Callable[[Rng], Arrays]
     constants: tuple[int, ...] = ()
+    dtypes: Mapping[int, str] = field(default_factory=dict)
 
     @property
     def full_attrs(self) -> dict[str, AttrValue]:
@@ -37,7 +41,11 @@ class Case:
 
     def types(self) -> list[TensorType | None]:
         """IR types of the operands."""
-        return [None if a is None else type_of(a) for a in self.arrays()]
+        return [None if a is None else self.type_of(i, a) for i, a in enumerate(self.arrays())]
+
+    def type_of(self, i: int, a: np.ndarray) -> TensorType:
+        """IR type of operand i."""
+        return TensorType(self.dtypes[i], a.shape) if i in self.dtypes else type_of(a)
 
 
 def type_of(a: np.ndarray) -> TensorType:

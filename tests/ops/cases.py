@@ -12,6 +12,7 @@ from tests.ops import (
     cases_contraction,
     cases_control,
     cases_elementwise,
+    cases_formats,
     cases_movement,
     cases_recurrent,
     cases_reduction,
@@ -22,6 +23,7 @@ __all__ = ["CASES", "Arrays", "Case", "cases_of", "type_of"]
 
 _FAMILIES = (
     cases_elementwise,
+    cases_formats,
     cases_contraction,
     cases_reduction,
     cases_movement,

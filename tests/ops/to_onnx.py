@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from temper.ir.graph import Graph
 from temper.ir.types import TensorType
+from temper.reference.formats import ML_DTYPES
 
 OPSET = 23
 CODES = {
@@ -29,7 +31,19 @@ CODES = {
     "uint64": TensorProto.UINT64,
     "bool": TensorProto.BOOL,
     "string": TensorProto.STRING,
+    "float8e4m3fn": TensorProto.FLOAT8E4M3FN,
+    "float8e4m3fnuz": TensorProto.FLOAT8E4M3FNUZ,
+    "float8e5m2": TensorProto.FLOAT8E5M2,
+    "float8e5m2fnuz": TensorProto.FLOAT8E5M2FNUZ,
+    "float8e8m0": TensorProto.FLOAT8E8M0,
+    "float4e2m1": TensorProto.FLOAT4E2M1,
+    "uint4": TensorProto.UINT4,
+    "int4": TensorProto.INT4,
+    "uint2": TensorProto.UINT2,
+    "int2": TensorProto.INT2,
 }
+#: the opset that has an op, or a type, newer than OPSET
+_NEWER = {"BitCast": 26, "float8e8m0": 24, "uint2": 25, "int2": 25}
 
 
 @dataclass
@@ -133,7 +147,11 @@ def _clip(e: Export, s: Site) -> None:
 
 
 def _cast(e: Export, s: Site) -> None:
-    e.emit("Cast", s.inputs, s.outputs, to=CODES[s.attrs["to"]])
+    e.emit("Cast", s.inputs, s.outputs, to=CODES[s.attrs["to"]], **s.pick("saturate", "round_mode"))
+
+
+def _bit_cast(e: Export, s: Site) -> None:
+    e.emit("BitCast", s.inputs, s.outputs, to=CODES[s.attrs["to"]])
 
 
 def _silu(e: Export, s: Site) -> None:
@@ -164,7 +182,9 @@ def _slice(e: Export, s: Site) -> None:
 def _pad(e: Export, s: Site) -> None:
     inputs = [s.inputs[0], e.ints(s.attrs["pads"])]
     if s.attrs.get("mode", "constant") == "constant":
-        inputs.append(e.constant(np.array(s.attrs.get("value", 0), np.dtype(s.type(0).dtype))))
+        dtype = s.type(0).dtype
+        kind = np.dtype(getattr(ml_dtypes, ML_DTYPES[dtype]) if dtype in ML_DTYPES else dtype)
+        inputs.append(e.constant(np.array(s.attrs.get("value", 0)).astype(kind)))
     e.emit("Pad", inputs, s.outputs, mode=s.attrs.get("mode", "constant"))
 
 
@@ -219,7 +239,12 @@ def _non_max_suppression(e: Export, s: Site) -> None:
 
 def _quantize(e: Export, s: Site) -> None:
     to = CODES[s.attrs["to"]] if s.attrs.get("to") and len(s.inputs) < 3 else 0
-    e.emit("QuantizeLinear", s.inputs, s.outputs, output_dtype=to, **s.pick("axis", "block_size"))
+    e.emit("QuantizeLinear", s.inputs, s.outputs, output_dtype=to, **s.pick("axis", "block_size", "saturate"))
+
+
+def _dequantize(e: Export, s: Site) -> None:
+    to = {"output_dtype": CODES[s.attrs["to"]]} if s.attrs.get("to") else {}
+    e.emit("DequantizeLinear", s.inputs, s.outputs, **to, **s.pick("axis", "block_size"))
 
 
 def _reshape(e: Export, s: Site) -> None:
@@ -318,6 +343,7 @@ _CONV = ("strides", "pads", "dilations", "group")
 _RULES: Mapping[str, Rule] = {
     "Clip": _clip,
     "Cast": _cast,
+    "BitCast": _bit_cast,
     "Silu": _silu,
     "SqueezeExcite": _squeeze_excite,
     "Attention": _attention,
@@ -336,7 +362,7 @@ _RULES: Mapping[str, Rule] = {
     "ConstantOfShape": _constant_of_shape,
     "NonMaxSuppression": _non_max_suppression,
     "QuantizeLinear": _quantize,
-    "DequantizeLinear": _plain("", "axis", "block_size"),
+    "DequantizeLinear": _dequantize,
     "Conv": _spatial(*_CONV, weights="conv"),
     "ConvInteger": _spatial(*_CONV, weights="conv"),
     "ConvTranspose": _spatial(*_CONV, "output_padding", weights="transposed"),
@@ -379,7 +405,10 @@ def export_node(e: Export, site: Site) -> None:
 
 def _model(e: Export, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
     graph = helper.make_graph(e.nodes, "case", inputs, outputs, e.constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    codes = {CODES[name]: opset for name, opset in _NEWER.items() if name in CODES}
+    types = [codes.get(v.type.tensor_type.elem_type, 0) for v in (*inputs, *outputs)]
+    opset = max([OPSET, *types, *(_NEWER.get(n.op_type, 0) for n in e.nodes)])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset < 25 else 13)
 
 
 def _info(name: str, t: TensorType) -> onnx.ValueInfoProto:

@@ -27,7 +27,7 @@ def graph_of(case: Case) -> tuple[Graph, dict[str, np.ndarray]]:
         if a is None:
             inputs.append(None)
             continue
-        inputs.append(g.add_input(f"x{i}", type_of(a)))
+        inputs.append(g.add_input(f"x{i}", case.type_of(i, a)))
         feeds[f"x{i}"] = a
     g.set_outputs(make(g, case.op, inputs, case.attrs).outputs)
     return g, feeds

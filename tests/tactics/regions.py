@@ -128,9 +128,9 @@ def _graph(case: Case, symbolic: bool) -> tuple[Graph, dict[str, np.ndarray]] | 
         if a is None:
             inputs.append(None)
         elif i in case.constants:
-            inputs.append(graph.add_constant(a, f"c{i}"))
+            inputs.append(graph.add_constant(a, f"c{i}", case.type_of(i, a).dtype))
         else:
-            kind = "string" if a.dtype == object else str(a.dtype)
+            kind = case.type_of(i, a).dtype
             shape: tuple[DimLike, ...] = a.shape
             if symbolic and a.ndim and lead in (None, a.shape[0]):
                 lead = a.shape[0]

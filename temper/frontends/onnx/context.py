@@ -17,7 +17,7 @@ from temper.ir.opdef import Attrs
 from temper.ir.ops import TABLE, make
 from temper.ir.symbolic import LIMIT, known_outputs
 from temper.ir.types import TensorType
-from temper.reference.formats import UNNAMED
+from temper.reference.formats import UNNAMED, number, numbers
 
 
 class Refusal(Exception):
@@ -213,7 +213,7 @@ class Context:
         found = self.known(self.input(i))
         const = self.input(i).const
         if found is None and const is not None:
-            found = const
+            found = numbers(const, self.input(i).type.dtype)
         if found is None or found.dtype == object:
             raise unknown(f"{what} (input {i}, '{self.input(i).name}') is not constant", self.input(i))
         return found
@@ -347,12 +347,9 @@ class Context:
         self.made.add(value.id)
         return value
 
-    def like(self, number: float, value: Value) -> Value:
+    def like(self, amount: float, value: Value) -> Value:
         """A scalar constant of `value`'s dtype."""
-        if value.type.dtype == "bfloat16":
-            bits = np.array(number, np.float32).view(np.uint32)
-            return self.constant(np.asarray((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16, np.uint16), "bfloat16")
-        return self.constant(np.array(number, np.dtype(value.type.dtype)))
+        return self.constant(number(amount, value.type.dtype), value.type.dtype)
 
     def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:
         return x if x.type.shape == tuple(shape) else self.emit("Reshape", x, shape=tuple(shape))

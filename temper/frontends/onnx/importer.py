@@ -222,9 +222,7 @@ class Importer:
                 )
             return TensorType(dtype, tuple(d if isinstance(d, int) else self._symbol(d) for d in given))
         if not tensor.HasField("shape"):
-            raise UnsupportedError(
-                f"{where} has no shape; give one, for example shapes={{'{name}': (1, 3, 224, 224)}}"
-            )
+            raise UnsupportedError(f"{where} has no shape; give one, for example shapes={{'{name}': (1, 3, 224, 224)}}")
         if len(tensor.shape.dim) > 32:
             raise ModelError(f"{where}: {len(tensor.shape.dim)} dimensions; at most 32 are possible")
         shape: list[DimLike] = []
@@ -235,9 +233,7 @@ class Importer:
                     raise ModelError(f"{where}: dimension {axis} is {d.dim_value}; use a name for an open dimension")
                 shape.append(d.dim_value)
             else:
-                shape.append(
-                    self._symbol(d.dim_param if which == "dim_param" and d.dim_param else f"{name}_{axis}")
-                )
+                shape.append(self._symbol(d.dim_param if which == "dim_param" and d.dim_param else f"{name}_{axis}"))
         return TensorType(dtype, tuple(shape))
 
     def _symbol(self, original: str) -> DimLike:

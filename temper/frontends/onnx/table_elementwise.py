@@ -8,6 +8,7 @@ from temper.errors import ShapeError
 from temper.frontends.onnx.context import Context, Emit, Refusal, Row, same
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.graph import Value
+from temper.reference.formats import CODED
 
 
 def _chain(op: str) -> Emit:
@@ -80,13 +81,28 @@ def _clip_operands(c: Context) -> Value:
 
 
 def _cast(c: Context) -> Value:
+    return _cast_to(c, dtype_of(c.attr("to"), f"{c}: attribute 'to'"))
+
+
+def _cast_to(c: Context, to: str) -> Value:
+    if c.input(0).type.dtype == to:
+        return c.input(0)
+    attrs: dict[str, int | str] = {}
+    if to in CODED:
+        if not c.attr("saturate", 1):
+            attrs["saturate"] = 0
+        if to == "float8e8m0" and c.attr("round_mode", "up") != "up":
+            attrs["round_mode"] = c.attr("round_mode")
+    return c.emit("Cast", c.input(0), to=to, **attrs)
+
+
+def _bit_cast(c: Context) -> Value:
     to = dtype_of(c.attr("to"), f"{c}: attribute 'to'")
-    return c.input(0) if c.input(0).type.dtype == to else c.emit("Cast", c.input(0), to=to)
+    return c.input(0) if c.input(0).type.dtype == to else c.emit("BitCast", c.input(0), to=to)
 
 
 def _cast_like(c: Context) -> Value:
-    to = c.input(1).type.dtype
-    return c.input(0) if c.input(0).type.dtype == to else c.emit("Cast", c.input(0), to=to)
+    return _cast_to(c, c.input(1).type.dtype)
 
 
 def _identity(c: Context) -> Value:
@@ -190,6 +206,7 @@ ROWS: tuple[Row, ...] = (
     Row("Clip", _clip_operands, 11),
     Row("Cast", _cast),
     Row("CastLike", _cast_like),
+    Row("BitCast", _bit_cast),
     Row("Identity", _identity),
     Row("Dropout", _dropout),
     Row("Gelu", _gelu),

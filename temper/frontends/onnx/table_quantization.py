@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from temper.frontends.onnx.context import Context, Refusal, Row
 from temper.frontends.onnx.table_contraction import convolution
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.graph import Value
+from temper.reference.formats import CODED, UNNAMED
 
 
 def _quantized_axis(c: Context) -> int:
@@ -19,13 +22,23 @@ def _quantized_axis(c: Context) -> int:
 def _quantize(c: Context) -> Value:
     if c.attr("precision", 0) not in (0, 1):
         raise Refusal(f"precision {c.attr('precision')} is not supported")
-    to = c.attr("output_dtype", 0)
-    attrs = {"to": dtype_of(to, f"{c}: attribute 'output_dtype'")} if to else {}
+    attrs: dict[str, Any] = _stated_type(c)
+    zero = c.optional(2)
+    if not attrs and zero is not None and zero.type.dtype in UNNAMED:
+        attrs["to"] = zero.type.dtype
+    if attrs.get("to") in CODED and not c.attr("saturate", 1):
+        attrs["saturate"] = 0
     return c.emit("QuantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs)
 
 
+def _stated_type(c: Context) -> dict[str, Any]:
+    to = c.attr("output_dtype", 0)
+    return {"to": dtype_of(to, f"{c}: attribute 'output_dtype'")} if to else {}
+
+
 def _dequantize(c: Context) -> Value:
-    return c.emit("DequantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0))
+    attrs = _stated_type(c)
+    return c.emit("DequantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs)
 
 
 def _dynamic(c: Context) -> list[Value]:

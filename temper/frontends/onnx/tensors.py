@@ -4,6 +4,7 @@ data is read only from plain files inside the model's own folder."""
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import stat
 import sys
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from temper.errors import ModelError, UnsupportedError
+from temper.reference.formats import NARROW_INTS, UNNAMED, bits_of, storage, unpack
 
 #: TensorProto.DataType -> IR dtype. Types missing here are refused by name.
 DTYPES = {
@@ -33,10 +35,6 @@ DTYPES = {
     14: "complex64",
     15: "complex128",
     16: "bfloat16",
-}
-
-_NAMES = {
-    0: "undefined",
     17: "float8e4m3fn",
     18: "float8e4m3fnuz",
     19: "float8e5m2",
@@ -48,6 +46,8 @@ _NAMES = {
     25: "uint2",
     26: "int2",
 }
+
+_NAMES = {27: "float6e2m3", 28: "float6e3m2"}
 
 #: the typed field that carries each dtype when raw_data is not used
 _FIELD = {
@@ -70,14 +70,9 @@ def dtype_of(code: int, where: str) -> str:
     """IR dtype of a TensorProto.DataType; ModelError if there is no such type, UnsupportedError if Temper lacks it."""
     if code in DTYPES:
         return DTYPES[code]
-    if code == 0 or code not in _NAMES:
+    if code not in _NAMES:
         raise ModelError(f"{where}: element type {code} is not an ONNX data type")
     raise UnsupportedError(f"{where}: element type {_NAMES[code]} is not supported")
-
-
-def storage(dtype: str) -> np.dtype[Any]:
-    """numpy's dtype for the elements as Temper keeps them; bfloat16 is kept as its bits in uint16."""
-    return np.dtype("uint16" if dtype == "bfloat16" else dtype)
 
 
 def read_tensor(proto: Any, folder: Path | None, where: str) -> tuple[np.ndarray, str]:
@@ -108,24 +103,31 @@ def read_tensor(proto: Any, folder: Path | None, where: str) -> tuple[np.ndarray
     if external:
         if dtype == "string":
             raise ModelError(f"{where}: strings cannot be stored externally")
-        data: bytes | bytearray = _external(proto.external_data, folder, count * storage(dtype).itemsize, where)
+        data: bytes | bytearray = _external(proto.external_data, folder, _size(dtype, count), where)
     elif used == ["raw_data"]:
         if dtype == "string":
             raise ModelError(f"{where}: strings cannot be stored in raw_data")
         data = proto.raw_data
     else:
         return _typed(proto, used, dtype, shape, count, where), dtype
-    size = storage(dtype).itemsize
-    if len(data) != count * size:
+    need = _size(dtype, count)
+    if len(data) != need:
         raise ModelError(
-            f"{where}: dimensions {list(shape)} of {dtype} need {count * size} bytes, but the data has {len(data)}"
+            f"{where}: dimensions {list(shape)} of {dtype} need {need} bytes, but the data has {len(data)}"
         )
     return _from_bytes(data, dtype, shape, where), dtype
+
+
+def _size(dtype: str, count: int) -> int:
+    """Bytes of `count` elements in a file: types narrower than a byte are packed."""
+    return -(-count * bits_of(dtype) // 8) if dtype != "string" else 8 * count
 
 
 def _from_bytes(data: bytes | bytearray, dtype: str, shape: Sequence[int], where: str) -> np.ndarray:
     if dtype == "bool":
         return _shaped(np.frombuffer(data, np.uint8) != 0, shape, where)
+    if bits_of(dtype) < 8:
+        return _shaped(unpack(data, dtype, math.prod(shape)), shape, where)
     array = np.frombuffer(data, storage(dtype).newbyteorder("<"))
     return _shaped(array if sys.byteorder == "little" else array.astype(storage(dtype)), shape, where)
 
@@ -142,6 +144,8 @@ def _typed(proto: Any, used: list[str], dtype: str, shape: Sequence[int], count:
     if used and used[0] != field:
         raise ModelError(f"{where}: {dtype} data must be in {field} or raw_data, not {used[0]}")
     values = getattr(proto, field)
+    if dtype in UNNAMED and dtype != "bfloat16":
+        return _shaped(_packed(values, dtype, count, where), shape, where)
     per = 2 if dtype.startswith("complex") else 1
     if len(values) != count * per:
         raise ModelError(f"{where}: dimensions {list(shape)} need {count * per} values, but {field} has {len(values)}")
@@ -168,6 +172,17 @@ def _typed(proto: Any, used: list[str], dtype: str, shape: Sequence[int], count:
     return _shaped(narrow.view(np.float16) if dtype == "float16" else narrow, shape, where)
 
 
+def _packed(values: Sequence[int], dtype: str, count: int, where: str) -> np.ndarray:
+    """Elements of a type without a numpy dtype from int32_data, each entry one byte of the packed form."""
+    need = _size(dtype, count)
+    if len(values) != need:
+        raise ModelError(f"{where}: {count} elements of {dtype} need {need} bytes, but int32_data has {len(values)}")
+    octets = np.array(values, np.int64)
+    if need and (int(octets.min()) < 0 or int(octets.max()) > 255):
+        raise ModelError(f"{where}: int32_data has values outside the bytes that hold {dtype}")
+    return unpack(octets.astype(np.uint8).tobytes(), dtype, count)
+
+
 def read_sparse(proto: Any, folder: Path | None, where: str) -> tuple[np.ndarray, str]:
     """(dense array, IR dtype) of a SparseTensorProto."""
     where = f"{where} '{proto.values.name}'"
@@ -176,7 +191,7 @@ def read_sparse(proto: Any, folder: Path | None, where: str) -> tuple[np.ndarray
     shape = tuple(int(d) for d in proto.dims)
     if any(d < 0 for d in shape):
         raise ModelError(f"{where}: negative dimension in {list(shape)}")
-    if dtype in ("string", "bfloat16"):
+    if dtype == "string" or (dtype in UNNAMED and dtype not in NARROW_INTS):
         raise UnsupportedError(f"{where}: sparse tensors of {dtype} are not supported")
     count = 1
     for d in shape:

@@ -10,6 +10,7 @@ from temper.ir.ops import rules
 from temper.ir.ops.rules import BOOL, FLOATS, INTS, NUMBERS, SIGNED, Types, allow, default, need
 from temper.ir.types import DTYPES, TensorType
 from temper.reference.elementwise import REFERENCES
+from temper.reference.formats import MINI_FLOATS, NARROW_INTS, UNNAMED, bits_of
 
 _EXACT = Tolerance(relative=0.0)
 _ROUNDED = Tolerance(relative=1.0)
@@ -94,7 +95,18 @@ def _cast(types: Types, attrs: Attrs) -> list[TensorType]:
     to = rules.text(attrs, "to")
     if to not in DTYPES:
         raise ShapeError(f"to={to!r} is not a dtype")
+    if attrs.get("round_mode", "up") not in ("up", "down", "nearest"):
+        raise ShapeError(f"round_mode={attrs['round_mode']!r} is not up, down or nearest")
     return [TensorType(to, need(types, 0).shape)]
+
+
+def _bit_cast(types: Types, attrs: Attrs) -> list[TensorType]:
+    x, to = need(types, 0), rules.text(attrs, "to")
+    if to not in DTYPES or "string" in (to, x.dtype):
+        raise ShapeError(f"the bits of {x.dtype} cannot be read as {to}")
+    if bits_of(to) != bits_of(x.dtype):
+        raise ShapeError(f"{x.dtype} has {bits_of(x.dtype)} bits, {to} has {bits_of(to)}")
+    return [TensorType(to, x.shape)]
 
 
 def _bool_of(allowed: frozenset[str]) -> InferFn:
@@ -117,7 +129,8 @@ def _check_parameters(x: TensorType, types: Types, attrs: Attrs) -> TensorType:
     elif scale.shape not in ((), (1,)):
         axis = rules.axis_of(rules.integer(attrs, "axis"), x.rank)
         rules.vector(scale, x.shape[axis], "scale")
-    if zero is not None and zero.shape != scale.shape:
+    single = ((), (1,))
+    if zero is not None and zero.shape != scale.shape and not (zero.shape in single and scale.shape in single):
         raise ShapeError(f"zero point {zero} and scale {scale} must have one shape")
     return scale
 
@@ -128,19 +141,28 @@ def _quantize(types: Types, attrs: Attrs) -> list[TensorType]:
     to = rules.text(attrs, "to") or (zero.dtype if zero is not None else "uint8")
     if zero is not None and zero.dtype != to:
         raise ShapeError(f"to={to} contradicts the zero point's dtype {zero.dtype}")
-    if to not in INTS:
+    if to in UNNAMED and not attrs.get("to"):
+        raise ShapeError(f"to={to} must be stated: the reference sees the zero point's codes only")
+    if to not in _QUANTIZED:
         raise ShapeError(f"cannot quantize to {to}")
     return [TensorType(to, x.shape)]
 
 
 def _dequantize(types: Types, attrs: Attrs) -> list[TensorType]:
-    x, zero = allow(need(types, 0), INTS), rules.optional(types, 2)
+    x, zero = allow(need(types, 0), _QUANTIZED), rules.optional(types, 2)
     if zero is not None and zero.dtype != x.dtype:
         raise ShapeError(f"zero point is {zero.dtype}, the data {x.dtype}")
     scale = allow(_check_parameters(x, types, attrs), FLOATS, "scale")
-    return [TensorType(scale.dtype, x.shape)]
+    to = rules.text(attrs, "to") or scale.dtype
+    if to not in FLOATS:
+        raise ShapeError(f"cannot dequantize to {to}")
+    return [TensorType(to, x.shape)]
 
 
+#: what quantized data may be
+_QUANTIZED = INTS | frozenset(MINI_FLOATS) | frozenset(NARROW_INTS)
+#: of a cast to a float of at most 8 bits; absent means 1 and "up"
+_CAST = {"to": AttrSpec(str, required=True), "saturate": AttrSpec(int), "round_mode": AttrSpec(str)}
 _AXIS = {"axis": default(1), "block_size": default(0)}
 _BOUND = AttrSpec(rules.NUMBER)
 
@@ -155,8 +177,9 @@ OPS: tuple[OpDef, ...] = (
     _row("Pow", 2, _pow, ops=10),
     _row("PRelu", 2, _prelu, tolerance=_EXACT),
     _row("Where", 3, _where, tolerance=_EXACT),
-    _row("Cast", 1, _cast, attrs={"to": AttrSpec(str, required=True)}, tolerance=_EXACT),
-    _unary("Identity", rules.ANY, ops=0, tolerance=_EXACT),
+    _row("Cast", 1, _cast, attrs=_CAST, tolerance=_EXACT),
+    _row("BitCast", 1, _bit_cast, ops=0, attrs={"to": AttrSpec(str, required=True)}, tolerance=_EXACT),
+    _unary("Identity", rules.ANY | UNNAMED, ops=0, tolerance=_EXACT),
     _unary("Clip", NUMBERS, attrs={"min": _BOUND, "max": _BOUND}, tolerance=_EXACT),
     _unary("Relu", NUMBERS, tolerance=_EXACT),
     _unary("LeakyRelu", FLOATS, attrs={"alpha": default(0.01)}, tolerance=_ROUNDED),
@@ -221,6 +244,14 @@ OPS: tuple[OpDef, ...] = (
     *(_binary(name, INTS) for name in ("BitwiseAnd", "BitwiseOr", "BitwiseXor")),
     _unary("BitwiseNot", INTS, tolerance=_EXACT),
     _binary("BitShift", INTS, attrs={"direction": AttrSpec(str, required=True)}),
-    _row("QuantizeLinear", 3, _quantize, least=2, ops=4, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
-    _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs=_AXIS, tolerance=_EXACT),
+    _row(
+        "QuantizeLinear",
+        3,
+        _quantize,
+        least=2,
+        ops=4,
+        attrs={**_AXIS, "to": default(""), "saturate": AttrSpec(int)},
+        tolerance=_EXACT,
+    ),
+    _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
 )

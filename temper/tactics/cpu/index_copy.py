@@ -17,6 +17,7 @@ from temper.compile.cc import ISAS
 from temper.errors import BuildError
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.types import itemsize
+from temper.reference.formats import number
 from temper.reference.movement import REFERENCES
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.pointwise import strides_of
@@ -119,8 +120,7 @@ def _fill_bits(w: Workload) -> int | None:
     else:
         return None
     dtype = w.outputs[0].type.dtype
-    array = np.array([value]).astype("uint16" if dtype == "bfloat16" else dtype)
-    return int.from_bytes(array.tobytes(), "little")
+    return int.from_bytes(number(value, dtype).tobytes(), "little")  # type: ignore[arg-type]
 
 
 def _ramp(w: Workload, size: int, attrs: Mapping[str, object]) -> np.ndarray:
@@ -280,8 +280,6 @@ class IndexCopy:
             return f"mode {w.attr('mode')} computes weighted means"
         if w.op == "Gather" and not w.constant[1]:
             return "its indices are not constants"
-        if dtype == "bfloat16" and _fill_bits(w):
-            return "it fills with a bfloat16 other than 0"
         found = copy_layout(w)
         return found if isinstance(found, str) else None
 

@@ -15,7 +15,7 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.rare import needs_rare
+from temper.tactics.cpu.rare import rare_headers
 from temper.tactics.cpu.render import (
     SCALAR_TYPES,
     body_c,
@@ -127,8 +127,7 @@ class Pointwise:
 
 
 def _headers(e: Epilogue) -> str:
-    rare = ("rare.h",) if needs_rare(body_c(e, vector=lanes_only(e))) else ()
-    return template_text("vec.h", "vmath.h", *rare)
+    return template_text("vec.h", "vmath.h", *rare_headers(body_c(e, vector=lanes_only(e))))
 
 
 def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:

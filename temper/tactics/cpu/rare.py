@@ -1,7 +1,7 @@
-"""C of rarely used elementwise ops and types, for typed scalar loops only (templates/rare.h has the functions).
+"""C of rarely used elementwise ops and types, for typed scalar loops only (functions in templates/rare.h, formats.h).
 
-Half precision appears as operands and results, and in conversions, selections and copies; a pass computes the rest of
-its ops in float32.
+Types that C lacks (half precision, floats of at most 8 bits, integers narrower than a byte) appear as operands and
+results, and in conversions, selections and copies; passes compute their other ops in float32.
 """
 
 from __future__ import annotations
@@ -9,10 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from temper.reference.formats import CODED, MINI_FLOATS, NARROW_INTS
 from temper.tactics.epilogue import Instr
 
 #: types that C has no arithmetic for, by the type of their bits
-BIT_TYPES: Mapping[str, str] = {"float16": "uint16_t", "bfloat16": "uint16_t"}
+BIT_TYPES: Mapping[str, str] = {
+    "float16": "uint16_t",
+    "bfloat16": "uint16_t",
+    **dict.fromkeys(sorted(CODED), "uint8_t"),
+    **{name: "int8_t" if signed else "uint8_t" for name, (_, signed) in NARROW_INTS.items()},
+}
 
 _FLOATS = ("float32", "float64")
 _INTS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
@@ -39,24 +45,65 @@ _DOUBLE: Mapping[str, str] = {
     "Ceil": "d_ceil",
     "Round": "d_rint",
 }
-_DECODE = {"float16": "half_f({0})", "bfloat16": "brain_f({0})"}
+_DECODE = {"float16": "half_f({0})", "bfloat16": "brain_f({0})", "float8e8m0": "scale_f({0})"}
+#: mantissas from which a scale is rounded up
+_SCALE_ROUNDS = {"up": "1", "nearest": "1 << 22", "down": "1 << 23"}
 
 
-def _encode(source: str, target: str) -> str:
-    """C of a number of type `source` as the bits of `target`."""
+def _decode(source: str) -> str:
+    """C of the number that bits of `source` stand for: a float, or the integer itself."""
+    if source not in MINI_FLOATS:
+        return _DECODE.get(source, "{0}")
+    f = MINI_FLOATS[source]
+    infinity = -1 if f.infinity is None else f.infinity
+    return f"mini_f({{0}}, {f.bits}, {f.mantissa}, {f.bias}, {f.largest}, {infinity}, {int(f.unsigned_zero)})"
+
+
+def _encode(source: str, target: str, instr: Instr) -> str:
+    """C of a number of type `source` as the bits of `target`; `instr` says how a cast saturates and rounds."""
+    if target in NARROW_INTS:
+        return _narrow("(int64_t)({0})", target)
+    wide = source in ("float64", "int32", "uint32", "int64", "uint64")
     if target == "float16":
-        return "d_half({0})" if source in ("float64", "int32", "uint32", "int64", "uint64") else "f_half({0})"
-    return "f_brain((float)({0}))"
+        return "d_half({0})" if wide else "f_half({0})"
+    if target == "bfloat16":
+        return "f_brain((float)({0}))"
+    number, saturate = "d_odd((double)({0}))" if wide else "{0}", bool(instr.attr("saturate", 1))
+    if target == "float8e8m0":
+        return f"f_scale({number}, {int(saturate)}, {_SCALE_ROUNDS[str(instr.attr('round_mode', 'up'))]})"
+    f = MINI_FLOATS[target]
+    nan = -1 if f.nan is None else f.nan
+    over = f.largest if saturate or f.nan is None else nan if f.infinity is None else f.infinity
+    return f"f_mini({number}, {f.bits}, {f.mantissa}, {f.bias}, {f.largest}, {over}, {nan}, {int(f.unsigned_zero)})"
 
 
-def cast_c(source: str, target: str, c_types: Mapping[str, str]) -> str | None:
+def _narrow(integer: str, target: str) -> str:
+    """C of an integer's low bits as a value of `target`."""
+    bits, signed = NARROW_INTS[target]
+    if not signed:
+        return f"(uint8_t)({integer} & {(1 << bits) - 1})"
+    return f"(int8_t)((int8_t)((uint64_t){integer} << {8 - bits}) >> {8 - bits})"
+
+
+def cast_c(instr: Instr, source: str, target: str, c_types: Mapping[str, str]) -> str | None:
     """C of a conversion from or to a type of `BIT_TYPES`; None for any other."""
     if source in BIT_TYPES:
-        wide = _DECODE[source]
+        wide = _decode(source)
         if target in BIT_TYPES:
-            return _encode("float32", target).format(wide)
+            return _encode("int8" if source in NARROW_INTS else "float32", target, instr).format(wide)
         return f"{wide} != 0" if target == "bool" else f"({c_types[target]})({wide})"
-    return _encode(source, target) if target in BIT_TYPES else None
+    return _encode(source, target, instr) if target in BIT_TYPES else None
+
+
+def _bit_cast_c(arg: str, source: str, target: str, types: Mapping[str, str]) -> str | None:
+    """C of the bits of a `source` as a `target` of the same width."""
+    if source not in types or target not in types:
+        return None
+    if target in NARROW_INTS:
+        return _narrow(arg, target)
+    if source in NARROW_INTS:
+        return f"(uint8_t)({arg} & {(1 << NARROW_INTS[source][0]) - 1})"
+    return f"((union {{ {types[source]} a; {types[target]} b; }}){{ .a = {arg} }}).b"
 
 
 def rare_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], c_types: Mapping[str, str]) -> str | None:
@@ -81,6 +128,8 @@ def rare_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], c_types: Ma
         inf = "__builtin_inf()"
         both = (("", "detect_positive"), ("-", "detect_negative"))
         return " || ".join(f"{args[0]} == {sign}{inf}" for sign, name in both if instr.attr(name, 1)) or "0"
+    if op == "BitCast":
+        return _bit_cast_c(args[0], kind, instr.dtype, {**c_types, **BIT_TYPES})
     if op == "Identity" and kind in BIT_TYPES:
         return args[0]
     if op == "Where" and dtypes[0] == "bool" and dtypes[1] == dtypes[2] and dtypes[1] in BIT_TYPES:
@@ -89,8 +138,11 @@ def rare_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], c_types: Ma
 
 
 _NAMES = re.compile(r"\b(d_\w+|half_f|f_half|brain_f|f_brain|f_tan|v_fmod|v_ipow|v_sh[lr])\(")
+_FORMATS = re.compile(r"\b(mini_f|f_mini|scale_f|f_scale)\(")
 
 
-def needs_rare(body: str) -> bool:
-    """True if these statements call functions of templates/rare.h."""
-    return _NAMES.search(body) is not None
+def rare_headers(body: str) -> tuple[str, ...]:
+    """The files of templates/ whose functions these statements call, beyond the common ones."""
+    if _FORMATS.search(body):
+        return "rare.h", "formats.h"
+    return ("rare.h",) if _NAMES.search(body) else ()

@@ -139,13 +139,13 @@ _LANE_CASTS: Mapping[tuple[str, str], str] = {
 }
 
 
-def _cast(source: str, target: str, vector: bool) -> str | None:
+def _cast(instr: Instr, source: str, target: str, vector: bool) -> str | None:
     """C of a conversion of `{0}`; None where vectors cannot express it."""
     if source == target:
         return "{0}"
     if not vector:
         if source in BIT_TYPES or target in BIT_TYPES:
-            return cast_c(source, target, C_TYPES)
+            return cast_c(instr, source, target, C_TYPES)
         return "({0}) != 0" if target == "bool" else f"({C_TYPES[target]})({{0}})"
     return _LANE_CASTS.get((source, target))
 
@@ -177,7 +177,7 @@ def _common_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: 
             return f"splati({-int(bool(instr.attr('value')))})"
         return f"splat({text})" if instr.dtype == "float32" else f"splati({text})"
     if instr.op == "Cast":
-        text_or_none = _cast(dtypes[0], instr.dtype, vector)
+        text_or_none = _cast(instr, dtypes[0], instr.dtype, vector)
         return text_or_none.format(*args) if text_or_none else None
     if instr.op == "Clip":
         if dtypes[0] not in (_FLOAT if vector else _NUMBERS) or len(args) != 1:
