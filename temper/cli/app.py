@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 from temper.cli.bench import bench
 from temper.cli.build import build
 from temper.cli.compare import compare
+from temper.cli.debug import debug
 from temper.cli.inspect import inspect
 from temper.cli.misc import knobs, verify
 from temper.cli.rebuild import rebuild
@@ -91,3 +92,4 @@ def _root(
 
 for _command in (build, run, bench, inspect, compare, rebuild, verify, knobs):
     app.command()(_command)
+app.add_typer(debug, name="debug")
