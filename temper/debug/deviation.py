@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from temper.errors import DataError
-from temper.ir.evaluate import bind, bind_attr, evaluate_values
+from temper.ir.evaluate import bind, bind_attrs, bind_results, evaluate_values
 from temper.ir.graph import Graph, Node, Value
 from temper.plan.format import Native, Plan, value_of
 from temper.reference import run as run_reference
@@ -255,7 +255,7 @@ def _own_errors(
         note(v)
     last = {v.id: k for k, n in enumerate(graph.nodes) for v in n.inputs if v is not None}
     for k, node in enumerate(graph.nodes):
-        attrs = {name: bind_attr(value, env) for name, value in node.attrs.items()}
+        attrs = bind_attrs(node, env)
         operands = [None if v is None else live[v.id] for v in node.inputs]
         types = [None if v is None else v.type.dtype for v in node.inputs]
         results = run_reference(node.op, operands, attrs, types, [o.type.dtype for o in node.outputs])
