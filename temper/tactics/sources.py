@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from temper.tactics.base import Tactic
 from temper.tactics.cpu.attention import Attention
+from temper.tactics.cpu.col2im import ColumnsToImage
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.conv_transpose import ConvTransposeFallback
+from temper.tactics.cpu.deform_conv import DeformConv
 from temper.tactics.cpu.depthwise import Depthwise
+from temper.tactics.cpu.det import Determinant
+from temper.tactics.cpu.dft import FourierTransform
 from temper.tactics.cpu.einsum import Einsum
 from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
@@ -20,6 +24,7 @@ from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.pool_indices import PoolIndices
 from temper.tactics.cpu.recurrent import Recurrent
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
+from temper.tactics.cpu.regions import MaxRoiPool, RoiAlign
 from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.running import Running
 from temper.tactics.cpu.softmax import Softmax
@@ -58,6 +63,12 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         PoolIndices(),
         GridSample(),
         Einsum(),
+        FourierTransform(),
+        Determinant(),
+        ColumnsToImage(),
+        DeformConv(),
+        RoiAlign(),
+        MaxRoiPool(),
         Gemm(),
         ConvTransposeFallback(),
         ConvFallback(),

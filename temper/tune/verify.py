@@ -61,7 +61,9 @@ def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> n
 
 
 #: ops whose kernels compute in double, in any order
-_DOUBLE = frozenset({"CumSum", "CumProd", "Einsum", "GridSample"})
+_DOUBLE = frozenset(
+    {"CumSum", "CumProd", "Einsum", "GridSample", "DFT", "Det", "Col2Im", "DeformConv", "RoiAlign", "MaxRoiPool"}
+)
 
 #: ops whose second operand holds positions in the first
 _INDEXED = frozenset({"Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"})
@@ -86,11 +88,17 @@ def _lengths(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.
     return rng.integers(0, steps + 1, tuple(evaluate(d, env) for d in t.shape)).astype(t.dtype)
 
 
-def _lengths(w: Workload, t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
-    """Random numbers of steps."""
+def _regions(w: Workload, i: int, t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
+    """Random regions of images, or the numbers of the images they are in."""
     assert w.inputs[0] is not None
-    steps = evaluate(w.inputs[0].type.shape[1 if w.attr("batch_first", 0) else 0], env)
-    return rng.integers(0, steps + 1, tuple(evaluate(d, env) for d in t.shape)).astype(t.dtype)
+    images, _, height, width = (evaluate(d, env) for d in w.inputs[0].type.shape)
+    shape = tuple(evaluate(d, env) for d in t.shape)
+    if i == 2:
+        return rng.integers(0, max(images, 1), shape)
+    rois = rng.uniform(0, max(height, width) / float(str(w.attr("spatial_scale"))), shape)
+    if w.op == "MaxRoiPool":
+        rois[:, 0] = rng.integers(0, max(images, 1), shape[0])
+    return rois.astype(t.dtype)
 
 
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
@@ -124,6 +132,8 @@ def make_problem(
         if i == 1 and w.op in _INDEXED
         else _lengths(w, s.type, env, rng)
         if i == 3 and w.op == "Recurrence"
+        else _regions(w, i, s.type, env, rng)
+        if i > 0 and w.op in ("RoiAlign", "MaxRoiPool")
         else sample(s.type, env, rng)
         for i, s in enumerate(w.inputs)
     )
@@ -144,6 +154,9 @@ def make_problem(
     results = _anchor(w, inputs, attrs)
     if w.op == "Recurrence":
         return Problem(env, inputs, tuple(operands), tuple(results), recurrent_bounds(inputs, attrs, results))
+    if len(results) == 1 and results[0].dtype == np.float64:
+        slack = np.finfo(np.float64).eps * (2 * np.sqrt(reduction_length(w, env)) + 64) * _extent(results[0])
+        return Problem(env, inputs, tuple(operands), tuple(results), (slack,))
     if len(results) > 1 or results[0].dtype != np.float32:
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]

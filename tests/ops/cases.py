@@ -16,6 +16,7 @@ from tests.ops import (
     cases_movement,
     cases_recurrent,
     cases_reduction,
+    cases_vision,
 )
 from tests.ops.case import Arrays, Case, type_of
 
@@ -31,6 +32,7 @@ _FAMILIES = (
     cases_attention,
     cases_recurrent,
     cases_control,
+    cases_vision,
 )
 
 CASES: tuple[Case, ...] = tuple(case for family in _FAMILIES for case in family.cases())

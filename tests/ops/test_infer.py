@@ -30,8 +30,10 @@ def shape(op: str, *shapes: tuple[DimLike, ...] | TensorType | None, **attrs: An
     return out.shape
 
 
+#: operands hold sizes that follow from those of the data, or constants of the case do
+_TIED = ("ConvInteger", "Col2Im", "DeformConv")
 _WINDOWED = [
-    c for c in CASES if "strides" in TABLE[c.op].attrs and c.op != "ConvInteger" and not c.name.startswith("Conv_empty")
+    c for c in CASES if "strides" in TABLE[c.op].attrs and c.op not in _TIED and not c.name.startswith("Conv_empty")
 ]
 
 

@@ -338,6 +338,16 @@ def _recurrence(e: Export, s: Site) -> None:
 _TAKE_ALPHA = frozenset({"Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"})
 _TAKE_BETA = frozenset({"Affine", "ScaledTanh", "HardSigmoid"})
 
+def _dft(e: Export, s: Site) -> None:
+    length, axis = (e.constant(np.array(s.attrs[n], np.int64)) for n in ("length", "axis"))
+    e.emit("DFT", [s.inputs[0], length, axis], s.outputs, **s.pick("inverse", "onesided"))
+
+
+def _col2im(e: Export, s: Site) -> None:
+    shapes = (e.ints(s.attrs[n]) for n in ("image_shape", "block_shape"))
+    e.emit("Col2Im", [s.inputs[0], *shapes], s.outputs, **s.pick("strides", "pads", "dilations"))
+
+
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "ceil_mode")
 _CONV = ("strides", "pads", "dilations", "group")
 _RULES: Mapping[str, Rule] = {
@@ -358,6 +368,8 @@ _RULES: Mapping[str, Rule] = {
     "CumSum": _run,
     "CumProd": _run,
     "TopK": _top_k,
+    "DFT": _dft,
+    "Col2Im": _col2im,
     "Range": _range,
     "ConstantOfShape": _constant_of_shape,
     "NonMaxSuppression": _non_max_suppression,
@@ -403,7 +415,12 @@ def export_node(e: Export, site: Site) -> None:
         )
 
 
+#: ops whose newest version ONNX Runtime does not have
+_OLDER = {"MaxRoiPool": 21}
+
+
 def _model(e: Export, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[onnx.ValueInfoProto]) -> onnx.ModelProto:
+    opset = min((_OLDER.get(n.op_type, OPSET) for n in e.nodes), default=OPSET)
     graph = helper.make_graph(e.nodes, "case", inputs, outputs, e.constants)
     codes = {CODES[name]: opset for name, opset in _NEWER.items() if name in CODES}
     types = [codes.get(v.type.tensor_type.elem_type, 0) for v in (*inputs, *outputs)]

@@ -14,7 +14,9 @@ from temper.frontends.onnx import (
     table_recurrent,
     table_reduction,
     table_resize,
+    table_transforms,
     table_values,
+    table_vision,
 )
 from temper.frontends.onnx.context import Row
 
@@ -31,6 +33,8 @@ def _join() -> Mapping[str, tuple[Row, ...]]:
         table_quantization,
         table_contraction,
         table_recurrent,
+        table_transforms,
+        table_vision,
     ):
         for row in family.ROWS:
             rows.setdefault(row.op, []).append(row)

@@ -7,7 +7,30 @@ from temper.frontends.onnx.context import Context, Refusal, Row
 from temper.ir.graph import Value
 
 
-def _batch_normalization(c: Context) -> Value:
+def _training(c: Context) -> list[Value]:
+    """Normalised by the batch's own mean and variance, and these averaged into the running ones."""
+    x, momentum = c.input(0), c.attr("momentum", 0.9)
+    if x.type.rank < 2:
+        raise Refusal(f"training mode on {x.type}, which has no channel axis")
+    axes = (0, *range(2, x.type.rank))
+    channels = x.type.shape[1]
+    shape = (channels, *(1,) * (x.type.rank - 2))
+    mean = c.emit("ReduceMean", x, axes=axes, keepdims=1)
+    d = c.emit("Sub", x, mean)
+    variance = c.emit("ReduceMean", c.emit("Mul", d, d), axes=axes, keepdims=1)
+    spread = c.emit("Sqrt", c.emit("Add", variance, c.like(c.attr("epsilon", 1e-5), variance)))
+    scaled = c.emit("Mul", c.emit("Div", d, spread), c.reshape(c.input(1), shape))
+    out = [c.emit("Add", scaled, c.reshape(c.input(2), shape))]
+    for old, new in ((c.input(3), mean), (c.input(4), variance)):
+        own = c.reshape(new, (channels,))
+        kept = c.emit("Mul", old, c.like(momentum, old))
+        out.append(c.emit("Add", kept, c.emit("Mul", own, c.like(1 - momentum, own))))
+    return out
+
+
+def _batch_normalization(c: Context) -> Value | list[Value]:
+    if c.attr("training_mode", 0) and c.opset >= 14:
+        return _training(c)
     if c.attr("training_mode", 0) or (c.opset < 7 and not c.attr("is_test", 0)):
         raise Refusal("training mode is not supported; export the model for inference")
     if c.attr("spatial", 1) != 1:
