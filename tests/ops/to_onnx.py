@@ -424,7 +424,7 @@ def _model(e: Export, inputs: Sequence[onnx.ValueInfoProto], outputs: Sequence[o
     graph = helper.make_graph(e.nodes, "case", inputs, outputs, e.constants)
     codes = {CODES[name]: opset for name, opset in _NEWER.items() if name in CODES}
     types = [codes.get(v.type.tensor_type.elem_type, 0) for v in (*inputs, *outputs)]
-    opset = max([OPSET, *types, *(_NEWER.get(n.op_type, 0) for n in e.nodes)])
+    opset = max([opset, *types, *(_NEWER.get(n.op_type, 0) for n in e.nodes)])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset < 25 else 13)
 
 
