@@ -101,7 +101,9 @@ def axis_weights(
 
 
 def output_sizes(shape: Sequence[int], attrs: Attrs) -> tuple[list[int], list[float]]:
-    """(sizes, scales) of every axis: the given one, and the other derived from it."""
+    """(sizes, scales) of every axis: as given, or one derived from the other."""
+    if attrs.get("sizes") is not None and attrs.get("scales") is not None:
+        return list(attrs["sizes"]), [float(s) for s in attrs["scales"]]
     if attrs.get("sizes") is not None:
         return list(attrs["sizes"]), [o / d if d else 1.0 for o, d in zip(attrs["sizes"], shape, strict=True)]
     scales = [float(s) for s in attrs["scales"]]

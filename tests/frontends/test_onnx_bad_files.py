@@ -258,11 +258,16 @@ def test_opset_missing() -> None:
     refused(proto, ModelError, "opset_import is missing")
 
 
-@pytest.mark.parametrize("version", [1, 5])
-def test_opset_too_old(version: int) -> None:
-    proto = small()
-    proto.opset_import[0].version = version
-    refused(proto, UnsupportedError, f"opset {version}", "convert")
+@pytest.mark.parametrize("op, attrs", [("Reshape", {"shape": [2, 2]}), ("Cast", {"to": "FLOAT"}), ("Selu", {})])
+def test_early_version_that_differs(op: str, attrs: dict[str, Any]) -> None:
+    proto = model([helper.make_node(op, ["x"], ["y"], **attrs)], {"x": [4]}, opset_imports=[helper.make_opsetid("", 1)])
+    refused(proto, UnsupportedError, "opset 1", "version 1", "convert")
+
+
+def test_early_version_that_does_not_differ() -> None:
+    node = helper.make_node("Relu", ["x"], ["y"], consumed_inputs=[0])
+    graph = import_onnx(model([node], {"x": [4]}, opset_imports=[helper.make_opsetid("", 1)]))
+    assert [n.op for n in graph.nodes] == ["Relu"]
 
 
 def test_opset_too_new() -> None:

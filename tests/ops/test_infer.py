@@ -124,7 +124,7 @@ _CONTRADICTIONS: list[tuple[str, list[Any], Mapping[str, Any], str]] = [
     ("MaxPool", [(1, 3, 8, 8)], {**_CONV, "kernel_shape": (2,)}, "kernel_shape"),
     ("BatchNormalization", [(1, 3, 8, 8), (3,), (3,), (3,), (4,)], {}, r"\[3\]"),
     ("TopK", [(2, 3)], {"k": 4}, "out of range"),
-    ("Resize", [(1, 1, 4, 4)], {}, "either sizes or scales"),
+    ("Resize", [(1, 1, 4, 4)], {}, "sizes or scales"),
     ("QuantizeLinear", [(2, 3), (2,)], {"axis": 1}, "scale"),
 ]
 

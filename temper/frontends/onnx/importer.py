@@ -18,9 +18,11 @@ from temper.frontends.onnx.load import opsets
 from temper.frontends.onnx.order import Scope, free_names, label_of, ordered
 from temper.frontends.onnx.problems import Problem, UnsupportedNodesError
 from temper.frontends.onnx.schema import (
+    OLDEST_OPSET,
     attributes_by_schema,
     check_counts,
     check_types,
+    early_difference,
     find_schema,
     function_body,
     read_attributes,
@@ -342,6 +344,8 @@ class Importer:
         check_counts(schema, node.input, node.output, where)
         given = read_attributes(node.attribute, where, body.attributes)
         resolve = resolver(node.op_type, inputs) if domain == "" else None
+        if domain == "" and opset < OLDEST_OPSET and (reason := early_difference(schema)) is not None:
+            raise Refusal(f"{reason}; convert the model with onnx.version_converter.convert_version")
         if resolve is not None:
             return self._resolve(resolve, node, inputs, attributes_by_schema(schema, given, where), opset, body, label)
         row = find_row(domain, node.op_type, opset)

@@ -8,8 +8,6 @@ from typing import Any, Union
 
 from temper.errors import ModelError, UnsupportedError
 
-#: oldest opset of the default domain that is read
-OLDEST_OPSET = 6
 #: protobuf cannot hold more
 _MOST_BYTES = (1 << 31) - 1
 
@@ -98,11 +96,6 @@ def opsets(imports: Any, label: str) -> dict[str, int]:
     version = out.get("")
     if version is not None and version < 1:
         raise ModelError(f"{label}: opset version {version} does not exist")
-    if version is not None and version < OLDEST_OPSET:
-        raise UnsupportedError(
-            f"{label}: opset {version} is older than {OLDEST_OPSET}; convert the model with "
-            "onnx.version_converter.convert_version"
-        )
     if version is not None and version > newest:
         raise UnsupportedError(
             f"{label}: opset {version} is newer than {newest}, the newest that onnx {onnx.__version__} knows; "

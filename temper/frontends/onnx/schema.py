@@ -25,6 +25,34 @@ def find_schema(op: str, domain: str, opset: int) -> Any | None:
         return None
 
 
+#: the opset of the default domain from which on the table reads every version of an op
+OLDEST_OPSET = 6
+#: an attribute of early ops that says which operands may be overwritten, and nothing about results
+_NO_MEANING = "consumed_inputs"
+
+
+def early_difference(schema: Any) -> str | None:
+    """Why an op of an opset before `OLDEST_OPSET` cannot be read as that opset's; None if it can.
+
+    It can if it has the operands, results, attributes and defaults that it has there.
+    """
+    later = find_schema(schema.name, schema.domain, OLDEST_OPSET)
+    if later is None or later.since_version == schema.since_version:
+        return None
+    for what in ("min_input", "max_input", "min_output", "max_output"):
+        if getattr(schema, what) != getattr(later, what):
+            return f"version {schema.since_version} takes other operands than version {later.since_version}"
+    old, new = ({n: _form(a) for n, a in s.attributes.items() if n != _NO_MEANING} for s in (schema, later))
+    odd = sorted(n for n in {*old, *new} if old.get(n) != new.get(n))
+    if odd:
+        return f"version {schema.since_version} has other attributes than version {later.since_version}: {odd}"
+    return None
+
+
+def _form(attribute: Any) -> tuple[object, ...]:
+    return attribute.type, attribute.required, attribute.default_value.SerializeToString()
+
+
 def _code(dtype: str) -> int:
     return next(k for k, t in DTYPES.items() if t == dtype)
 

@@ -41,6 +41,22 @@ def _given(c: Context, i: int) -> bool:
     return c.has(i) and c.input(i).type.count != 0
 
 
+def _kept_aspect(c: Context, axes: tuple[int, ...], sizes: tuple[DimLike, ...]) -> dict[str, Any]:
+    """Sizes and scales where all `axes` get one scale, that of the axis which grows least or most."""
+    policy, shape = c.attr("keep_aspect_ratio_policy"), c.input(0).type.shape
+    known = [(d, shape[a]) for a, d in zip(axes, sizes, strict=True)]
+    ratios = [d / s for d, s in known if isinstance(d, int) and isinstance(s, int) and s > 0]
+    if len(ratios) < len(known):
+        raise Refusal(f"keep_aspect_ratio_policy {policy} on sizes that are not known")
+    if policy not in ("not_larger", "not_smaller"):
+        raise ShapeError(f"{c}: keep_aspect_ratio_policy {policy!r} does not exist")
+    scale = min(ratios) if policy == "not_larger" else max(ratios)
+    full, scales = list(shape), [1.0] * len(shape)
+    for a, (_, s) in zip(axes, known, strict=True):
+        full[a], scales[a] = int(scale * int(str(s)) + 0.5), scale
+    return {"sizes": tuple(full), "scales": tuple(scales)}
+
+
 def _resize(c: Context) -> Value:
     x = c.input(0)
     rank = x.type.rank
@@ -52,14 +68,14 @@ def _resize(c: Context) -> Value:
     if _given(c, 2):
         attrs["scales"] = _scales(c, tuple(c.array(2, "scales").reshape(-1).tolist()), axes)
     else:
-        if c.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-            raise Refusal(f"keep_aspect_ratio_policy {c.attr('keep_aspect_ratio_policy')} is not supported")
         sizes, full = c.dims(3, "sizes"), list[DimLike](x.type.shape)
         if len(sizes) != len(axes):
             raise ShapeError(f"{c}: {len(sizes)} sizes for {len(axes)} axes")
         for a, d in zip(axes, sizes, strict=True):
             full[a] = d
         attrs["sizes"] = tuple(full)
+        if c.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
+            attrs |= _kept_aspect(c, axes, sizes)
     if attrs.get("coordinate_transformation_mode") == "tf_crop_and_resize":
         roi = c.array(1, "roi").reshape(-1).tolist()
         if len(roi) != 2 * len(axes):

@@ -352,8 +352,8 @@ _TRANSFORMS = (
 
 def _resize(types: Types, attrs: Attrs) -> list[TensorType]:
     x = allow(need(types, 0), NUMBERS)
-    if ("sizes" in attrs) == ("scales" in attrs):
-        raise ShapeError("needs either sizes or scales, for every axis")
+    if "sizes" not in attrs and "scales" not in attrs:
+        raise ShapeError("needs sizes or scales, for every axis")
     if attrs["mode"] not in ("nearest", "linear", "cubic"):
         raise ShapeError(f"mode {attrs['mode']!r} does not exist")
     if attrs["nearest_mode"] not in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil"):

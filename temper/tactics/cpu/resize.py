@@ -96,7 +96,9 @@ def _axis_attrs(w: Workload, a: int) -> dict[str, object]:
         return {}
     drop = ("sizes", "scales", "roi", "extrapolation_value", "channels_last")
     rest: dict[str, object] = {k: v for k, v in attrs.items() if k not in drop}
-    extent = {"scales": (scale, 1.0)} if scale is not None else {"sizes": (out, size)}
+    extent: dict[str, object] = {} if scale is None else {"scales": (scale, 1.0)}
+    if "sizes" in attrs:
+        extent["sizes"] = (out, size)
     return {**rest, **extent, "roi": (crop[0], 0.0, crop[1], 1.0)}
 
 
