@@ -106,7 +106,9 @@ def _attrs_of_axis(w: Workload, a: int) -> dict[str, object] | None:
     rest = {
         k: v for k, v in attrs.items() if k not in ("sizes", "scales", "roi", "extrapolation_value", "channels_last")
     }
-    extent = {"scales": (scale,)} if "scales" in attrs else {"sizes": (out,)}
+    extent: dict[str, object] = {"scales": (scale,)} if "scales" in attrs else {}
+    if "sizes" in attrs:
+        extent["sizes"] = (out,)
     return {**rest, **extent, "roi": roi, "extrapolation_value": -1.0}
 
 
