@@ -341,11 +341,11 @@ class Importer:
             )
         if schema.deprecated:
             raise Refusal(f"the operator is deprecated in opset {opset}")
+        if domain == "" and opset < OLDEST_OPSET and (reason := early_difference(schema)) is not None:
+            raise Refusal(f"{reason}; convert the model with onnx.version_converter.convert_version")
         check_counts(schema, node.input, node.output, where)
         given = read_attributes(node.attribute, where, body.attributes)
         resolve = resolver(node.op_type, inputs) if domain == "" else None
-        if domain == "" and opset < OLDEST_OPSET and (reason := early_difference(schema)) is not None:
-            raise Refusal(f"{reason}; convert the model with onnx.version_converter.convert_version")
         if resolve is not None:
             return self._resolve(resolve, node, inputs, attributes_by_schema(schema, given, where), opset, body, label)
         row = find_row(domain, node.op_type, opset)
