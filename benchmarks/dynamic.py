@@ -25,7 +25,7 @@ import onnx
 from onnx import ModelProto
 
 from benchmarks import models
-from benchmarks.transformers import TRANSFORMERS
+from benchmarks.transformer_bert import BERT_BASE, bert
 from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
 from temper.peers import interleaved, pin
@@ -85,9 +85,7 @@ CASES: dict[str, Case] = {
     ),
     "yolo_batch": Case(partial(models.yolo, "N"), {"N": (1, 1, 4)}),
     "yolo_image": Case(yolo_features, {"N": (1, 1, 2), "H": (320, 640, 640), "W": (320, 640, 640)}),
-    "bert_base": Case(
-        partial(TRANSFORMERS["bert_base_s128"], batch="N", sequence="S"), {"N": (1, 1, 8), "S": (1, 128, 256)}
-    ),
+    "bert_base": Case(partial(bert, BERT_BASE, "S", batch="N"), {"N": (1, 1, 8), "S": (1, 128, 256)}),
 }
 
 

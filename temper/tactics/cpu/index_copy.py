@@ -24,11 +24,11 @@ from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines, typical_count
 
-_INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
+INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 
 #: Bytes of output that make up a unit of work, about: enough to hide the indexing, little enough to share among
 #: threads.
-_BLOCK_BYTES = 1 << 14
+BLOCK_BYTES = 1 << 14
 
 #: Segments pay off from this many bytes each; below, a table lookup per run is cheaper.
 _SEGMENT_BYTES = 64
@@ -67,7 +67,7 @@ class Layout:
     fill: int | None
 
 
-def _attrs_of_axis(w: Workload, a: int) -> dict[str, object] | None:
+def attrs_of_axis(w: Workload, a: int) -> dict[str, object] | None:
     """The op's attributes restricted to input axis `a` as a 1-D problem; None if the op leaves the axis alone."""
     attrs = dict(w.attrs)
     x = w.inputs[0]
@@ -112,7 +112,7 @@ def _attrs_of_axis(w: Workload, a: int) -> dict[str, object] | None:
     return {**rest, **extent, "roi": roi, "extrapolation_value": -1.0}
 
 
-def _fill_bits(w: Workload) -> int | None:
+def fill_bits(w: Workload) -> int | None:
     """The fill value's bit pattern; None if the op never fills."""
     attrs = dict(w.attrs)
     if w.op == "Pad" and attrs["mode"] == "constant":
@@ -152,7 +152,7 @@ def _axes(w: Workload) -> list[Axis] | str:
         return out
     out = []
     for a, (before, after) in enumerate(zip(x.type.shape, y.type.shape, strict=True)):
-        attrs = _attrs_of_axis(w, a)
+        attrs = attrs_of_axis(w, a)
         if attrs is None:
             out.append(Axis(after, x_steps[a], y_steps[a]))
             continue
@@ -187,7 +187,7 @@ def _gather_axes(w: Workload, x_steps: list[DimLike], y_steps: list[DimLike]) ->
     return [*kept[:axis], Axis(indices.type.count, x_steps[axis], step, given=True), *kept[axis:]]
 
 
-def _merged(axes: Sequence[Axis]) -> list[Axis]:
+def merged(axes: Sequence[Axis]) -> list[Axis]:
     """Axes of size 1 dropped, neighbours walked alike joined."""
     out: list[Axis] = []
     for a in axes:
@@ -214,7 +214,7 @@ def copy_layout(w: Workload) -> Layout | str:
         return found
     if any(a.size == 0 for a in found):
         return "it moves no element"
-    axes = _merged(found)
+    axes = merged(found)
     last = max((i for i, a in enumerate(axes) if a.mapped), default=None)
     if last is None:
         return "no axis changes: it is a plain copy"
@@ -228,13 +228,13 @@ def copy_layout(w: Workload) -> Layout | str:
     inner = axes[last]
     if isinstance(inner.size, Dim):
         return "the number of rows is not known at build"
-    return Layout(tuple(axes[:last]), inner, tail[0].size if tail else 1, _fill_bits(w))
+    return Layout(tuple(axes[:last]), inner, tail[0].size if tail else 1, fill_bits(w))
 
 
 def _block(layout: Layout, size: int) -> int:
     """Indices of the inner axis per unit of work."""
-    run = layout.run if isinstance(layout.run, int) else _BLOCK_BYTES
-    return max(1, min(int(str(layout.inner.size)), _BLOCK_BYTES // (run * size)))
+    run = layout.run if isinstance(layout.run, int) else BLOCK_BYTES
+    return max(1, min(int(str(layout.inner.size)), BLOCK_BYTES // (run * size)))
 
 
 def segments(table: np.ndarray, block: int) -> np.ndarray:
@@ -276,7 +276,7 @@ class IndexCopy:
         if w.epilogue.instrs or len(w.outputs) != 1:
             return "it copies and computes nothing"
         dtype = w.outputs[0].type.dtype
-        if dtype == "string" or itemsize(dtype) not in _INTEGER:
+        if dtype == "string" or itemsize(dtype) not in INTEGER:
             return f"elements of type {dtype} are not moved here"
         if w.op == "Resize" and w.attr("mode") != "nearest":
             return f"mode {w.attr('mode')} computes weighted means"
@@ -314,7 +314,7 @@ class IndexCopy:
             )
         values: dict[str, int | str] = {
             "ENTRY": entry,
-            "T": _INTEGER[size],
+            "T": INTEGER[size],
             "OUTER": c_dim(product(tuple(a.size for a in layout.outer)), w.symbols),
             "OUTER_INDEX": " ".join([*index, "(void)outer; (void)hole;"]),
             "Q": c_dim(layout.inner.size, w.symbols),
@@ -325,6 +325,7 @@ class IndexCopy:
             "HAS_FILL": int(layout.fill is not None),
             "BLOCK": _block(layout, size),
             "TABLE": argument,
+            "TABLE_OFFSET": 0,
             "FORM": int(_segmented(layout, size)),
             "ONE": int(layout.run == 1),
         }

@@ -1,7 +1,8 @@
 /* A movement that maps each output axis on its own: out[.., i, .., q, r] = in[.., table[i], .., table[q], r]; -1 in a table means FILL.
  *
  * Q is the innermost mapped axis, R the contiguous run below it. The tactic defines T ENTRY OUTER OUTER_INDEX Q R X_Q Y_Q (elements between
- * consecutive q in input and output) FILL HAS_FILL ONE (R is 1) BLOCK (q per unit of work) TABLE (argument of Q's table) and FORM:
+ * consecutive q in input and output) FILL HAS_FILL ONE (R is 1) BLOCK (q per unit of work) TABLE (argument of Q's table), TABLE_OFFSET
+ * (where it begins there) and FORM:
  *   FORM 0  the table holds one input index per q: runs of R elements are copied (or single elements, where R is 1).
  *   FORM 1  both sides are dense below Q, and the table holds segments (first q, first input index or -1, length), cut at multiples
  *           of BLOCK and sorted; before them comes, for every block and one past the last, the number of its first segment.
@@ -44,7 +45,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     (void)v;
     const T *x = p[0];
     T *y = p[1];
-    const int32_t *table = p[TABLE];
+    const int32_t *table = (const int32_t *)p[TABLE] + (TABLE_OFFSET);
     const int64_t blocks = ((int64_t)Q + BLOCK - 1) / BLOCK;
     int64_t item, end;
     share((int64_t)(OUTER) * blocks, part, parts, &item, &end);
