@@ -28,6 +28,7 @@ def build(
     output: str | os.PathLike[str] | None = None,
     portable: bool = False,
     isa: str = "",
+    loop_limit: int = 1_000_000,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Engine:
@@ -38,6 +39,7 @@ def build(
     symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. shapes: input name ->
     static shape.
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
+    loop_limit: a loop whose end depends on data raises an InputError after so many steps.
     Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, BuildError.
     """
     from temper.builder import build_plan
@@ -50,6 +52,7 @@ def build(
         threads=threads or cores(),
         effort=effort,
         isa=isa,
+        loop_limit=loop_limit,
         profiles=tuple(profiles),
         portable_graph=portable,
         cache=Path(cache) if cache else None,

@@ -16,7 +16,7 @@ from temper.ir.ops import TABLE
 from temper.passes.host import data_sizes
 from temper.passes.manager import Log
 from temper.passes.partition import Region, dependencies
-from temper.plan.format import Plan, Profile
+from temper.plan.format import Plan, Profile, SubProgram
 from temper.plan.memory import lower_bound, plan_memory
 from temper.plan.memory_check import check_memory, plan_faults
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, Program, binding, largest
@@ -42,7 +42,7 @@ class Part:
 class Variant:
     """One profile's program, and what it was made from. parts, choices and steps go together, in order of execution.
 
-    imported: nodes of its graph before the passes.
+    imported: nodes of its graph before the passes. first_row: its first row of the build report.
     """
 
     ranges: Ranges
@@ -54,6 +54,7 @@ class Variant:
     steps: Sequence[PlannedStep]
     parts: tuple[Part, ...]
     choices: tuple[Choice | None, ...]
+    first_row: int = 0
 
     @property
     def tuned_at(self) -> dict[str, int]:
@@ -62,13 +63,19 @@ class Variant:
 
 
 def assemble(
-    variants: Sequence[Variant], graph: Graph, pool: ConstantPool, config: BuildConfig, isa: str, portable: bytes
+    variants: Sequence[Variant],
+    subs: Sequence[Variant],
+    graph: Graph,
+    pool: ConstantPool,
+    config: BuildConfig,
+    isa: str,
+    portable: bytes,
 ) -> Plan:
-    """The plan of these profiles, in order. graph: over the symbols of all profiles; it states inputs and outputs.
+    """The plan of these profiles, in order. subs: programs of sub-graphs. graph: over the symbols of all profiles; it
+    states inputs and outputs.
 
     VerificationError if memory is laid out wrongly, which is a bug.
     """
-    rows_before = 0
     profiles: list[Profile] = []
     rows: list[dict[str, Any]] = []
     memory: list[dict[str, int]] = []
@@ -85,11 +92,12 @@ def assemble(
         padded = (*(-1,) * first, *offsets, *(-1,) * (total - first - len(offsets)))
         scratch, shared = largest(v.program.workspaces, env), largest(v.program.shared, env)
         profiles.append(Profile(dict(v.ranges), padded, arena, scratch, shared, number))
-        rows += _rows(v, number, rows_before)
+        first += len(offsets)
+    for v in sorted((*variants, *subs), key=lambda v: v.first_row):
+        rows += _rows(v, next(i for i, of in enumerate(variants) if of.ranges is v.ranges), v.first_row)
         for choice in v.choices:
             if choice is not None:
                 codes[choice.candidate.code_key] = choice.code
-        first, rows_before = first + len(offsets), len(rows)
     one = variants[0]
     report = {
         "regions": rows,
@@ -119,6 +127,7 @@ def assemble(
         link([codes[k] for k in sorted(codes)]) if codes else b"",
         host_library(),
         slots=tuple(s for v in variants for s in v.program.slots),
+        subs=tuple(_sub(v) for v in subs),
         report=report,
         graph=portable,
     )
@@ -127,6 +136,28 @@ def assemble(
             "the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5])
         )
     return plan
+
+
+def _sub(v: Variant) -> SubProgram:
+    """A sub-graph's program; what its sizes' range leaves open is allocated when it runs."""
+    env = {name: high for name, (_, _, high) in v.ranges.items()}
+    sizes = zip(v.program.sizes, v.program.buffers, strict=True)
+    spans = [(evaluate(size, env), b.first, b.last) for size, b in sizes]
+    offsets, arena = plan_memory(spans)
+    check_memory(spans, offsets, arena)
+    scratch, shared = largest(v.program.workspaces, env), largest(v.program.shared, env)
+    own = {str(d) for x in v.graph.inputs for d in x.type.shape if isinstance(d, Dim)} - set(v.ranges)
+    used = v.graph.free_symbols | set(v.ranges)
+    return SubProgram(
+        v.graph.name,
+        tuple(sorted(used - own)),
+        tuple(binding(x, x.name) for x in v.graph.inputs),
+        tuple(binding(x, n) for x, n in zip(v.graph.outputs, v.graph.output_names, strict=True)),
+        Profile(dict(v.ranges), offsets, arena, scratch, shared),
+        v.program.buffers,
+        v.program.segments,
+        v.program.slots,
+    )
 
 
 def _rows(v: Variant, number: int, before: int) -> list[dict[str, Any]]:
@@ -147,6 +178,7 @@ def _rows(v: Variant, number: int, before: int) -> list[dict[str, Any]]:
             "operations": _operations(region, tuned_at),
             "bytes": sum(x.type.nbytes(tuned_at) for x in (*region.inputs, *region.outputs)),
             "workload": part.workload.key,
+            "sizes": {x: evaluate(part.sizes.get(x, Dim.symbol(x)), tuned_at) for x in part.workload.symbols},
         }
         if isinstance(step, NativeStep):
             assert choice is not None

@@ -22,7 +22,7 @@ from temper.passes.pipeline import PIPELINE
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
-from temper.profiles import Model, check_profiles, resolve_sizes
+from temper.profiles import Model, Ranges, check_profiles, resolve_sizes
 from temper.runtime import machine
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.sources import cpu_tactics
@@ -82,7 +82,6 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     tactics = [t for t in cpu_tactics() if t.name not in config.disable]
     variants: dict[int, Variant] = {}
     pool = ConstantPool()
-    buffers = rows = slots = 0
     cache = TimingCache(config.cache)
     try:
         tuner = Tuner(
@@ -98,6 +97,7 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
             report_progress,
             dump,
         )
+        maker = _Maker(tuner, tactics, isa, config.threads, pool, watch)
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
@@ -111,27 +111,66 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
             watch.lap("partition")
             for i in members:
                 ranges = sizes.ranges[i]
-                choices = _tune(tuner, parts, {s: r[1] for s, r in ranges.items()}, pool, variants)
-                watch.lap("tune")
-                report_progress("plan", 0, 1)
-                steps = [_step(part, choice, log) for part, choice in zip(parts.parts, choices, strict=True)]
-                program = schedule(own, parts.storage, steps, config.threads, pool, buffers, rows, slots)
-                variants[i] = Variant(ranges, own, log, imported, parts.storage, program, steps, parts.parts, choices)
-                buffers, rows, slots = (
-                    buffers + len(program.buffers),
-                    rows + len(steps),
-                    slots + len(program.slots),
-                )
+                variants[i] = maker.variant(own, parts, ranges, log, imported, variants)
                 watch.lap("plan")
         hits = (cache.hits, cache.misses)
     finally:
         cache.close()
 
-    plan = assemble([variants[i] for i in range(len(variants))], sizes.graph, pool, config, isa, portable)
+    plan = assemble([variants[i] for i in range(len(variants))], maker.subs, sizes.graph, pool, config, isa, portable)
     watch.lap("plan")
     report_progress("plan", 1, 1)
     seconds = {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]}
     return Build(plan, variants[0].graph, variants[0].log, seconds, variants[0].parts, variants[0].choices)
+
+
+class _Maker:
+    """Makes the programs of one plan, those of the graphs inside their nodes included, and numbers what they are of."""
+
+    def __init__(
+        self, tuner: Tuner, tactics: Sequence[Tactic], isa: str, threads: int, pool: ConstantPool, watch: _Watch
+    ) -> None:
+        self.tuner, self.tactics, self.isa, self.threads = tuner, tactics, isa, threads
+        self.pool, self.watch = pool, watch
+        self.buffers = self.rows = self.slots = 0
+        #: programs of sub-graphs, in the order of `Plan.subs`
+        self.subs: list[Variant] = []
+
+    def variant(
+        self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, imported: int, others: Mapping[int, Variant]
+    ) -> Variant:
+        """The program of a graph at these sizes. others: programs of the same graph at other sizes."""
+        first_row, self.rows = self.rows, self.rows + len(parts.parts)
+        made, numbers = self._tuned(graph, parts, ranges, log, others)
+        first = self.buffers, first_row, self.slots
+        program = schedule(graph, parts.storage, made[1], self.threads, self.pool, *first, numbers)
+        self.buffers += len(program.buffers)
+        self.slots += len(program.slots)
+        self.watch.lap("plan")
+        return Variant(ranges, graph, log, imported, parts.storage, program, made[1], parts.parts, made[0], first_row)
+
+    def _tuned(
+        self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
+    ) -> tuple[tuple[tuple[Choice | None, ...], list[PlannedStep]], dict[int, int]]:
+        """Choices and steps; and the numbers of the sub-graphs' programs by the id() of the graph."""
+        choices = _tune(self.tuner, parts, {s: r[1] for s, r in ranges.items()}, self.pool, others)
+        steps = [_step(part, choice, log) for part, choice in zip(parts.parts, choices, strict=True)]
+        self.watch.lap("tune")
+        numbers: dict[int, int] = {}
+        for value in (a for part in parts.parts for n in part.region.nodes for a in n.attrs.values()):
+            if isinstance(value, Graph):
+                inner = self._sub(value, ranges, log)
+                numbers[id(value)] = len(self.subs)
+                self.subs.append(inner)
+        return (choices, steps), numbers
+
+    def _sub(self, graph: Graph, ranges: Ranges, log: Log) -> Variant:
+        """The program of a graph inside a node, with buffers and slots of its own."""
+        parts = _partitioned(graph, self.tactics, self.isa, self.threads, log)
+        first_row, self.rows = self.rows, self.rows + len(parts.parts)
+        (choices, steps), numbers = self._tuned(graph, parts, ranges, log, {})
+        program = schedule(graph, parts.storage, steps, self.threads, self.pool, 0, first_row, 0, numbers)
+        return Variant(ranges, graph, log, 0, parts.storage, program, steps, parts.parts, choices, first_row)
 
 
 @dataclass(frozen=True)
@@ -155,8 +194,11 @@ def _partitioned(graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int
     def general(region: Region, strides: Mapping[int, int] | None = None) -> tuple[Workload, Mapping[str, DimLike]]:
         return canonical(workload(region, isa, threads, strides))
 
-    regions = _split_declined(partition(graph, log), lambda r: declines(general(r)[0]), log)
-    storage = assign_storage(graph, regions, lambda r, strides: declines(general(r, strides)[0]) is None, log)
+    def refuses(region: Region, strides: Mapping[int, int] | None = None) -> str | None:
+        return data_reason(region) or declines(general(region, strides)[0])
+
+    regions = _split_declined(partition(graph, log), refuses, log)
+    storage = assign_storage(graph, regions, lambda r, strides: refuses(r, strides) is None, log)
     parts = []
     for r in storage.regions:
         w, sizes = general(r, storage.strides)

@@ -72,7 +72,8 @@ class BuildConfig:
     left out
     get (1, 1, 1). portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere.
     stop_after: name of the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite
-    rules and tactics this build does without.
+    rules and tactics this build does without. loop_limit: steps after which a loop that depends on data is an error at
+    run time.
     """
 
     threads: int = 1
@@ -85,10 +86,13 @@ class BuildConfig:
     stop_after: str = ""
     disable: tuple[str, ...] = ()
     dump: Path | None = None
+    loop_limit: int = 1_000_000
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.threads < 1:
             raise ConfigError(f"threads must be at least 1, not {self.threads}")
+        if self.loop_limit < 1:
+            raise ConfigError(f"loop_limit must be at least 1, not {self.loop_limit}")
         if not 0 <= self.effort <= 5:
             raise ConfigError(f"effort must be 0 to 5, not {self.effort}")

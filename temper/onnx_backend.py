@@ -12,7 +12,7 @@ those sizes and values.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from temper.errors import InputError, TemperError
 from temper.frontends.onnx import Members, import_onnx, import_structured
 from temper.frontends.onnx.problems import UnsupportedNodesError
 from temper.frontends.onnx.tensors import DTYPES
-from temper.plan.format import HostStep, Native, Plan
+from temper.plan.format import HostStep, Native, Plan, Segment
 from temper.reference.formats import ML_DTYPES, NARROW_INTS, UNNAMED, storage
 from temper.runtime.engine import Engine
 
@@ -57,14 +57,21 @@ class Prepared:
 
     @property
     def kernels(self) -> int:
-        """Number of compiled kernels the engine launches."""
-        program = self.engine.plan.programs[0]
-        return sum(len(s.launches) for s in program if isinstance(s, Native))
+        """Number of compiled kernels the engine launches, those of branches and loop bodies included."""
+        return sum(len(s.launches) for s in _segments(self.engine.plan, 0) if isinstance(s, Native))
+
+
+def _segments(plan: Plan, program: int | None = None) -> Iterator[Segment]:
+    """Segments of one program or of all, and of the branches and loop bodies."""
+    for segments in plan.programs if program is None else (plan.programs[program],):
+        yield from segments
+    for sub in plan.subs:
+        yield from sub.segments
 
 
 def host_steps(plan: Plan) -> tuple[str, ...]:
-    """op: reason, for every step of a plan that runs on the host."""
-    return tuple(f"{s.op}: {_short(s.reason)}" for program in plan.programs for s in program if isinstance(s, HostStep))
+    """op: reason, for every step of a plan that runs its numpy reference. (An If or a Loop runs programs.)"""
+    return tuple(f"{s.op}: {_short(s.reason)}" for s in _segments(plan) if isinstance(s, HostStep) and not s.subs)
 
 
 def _short(reason: str) -> str:

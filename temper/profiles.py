@@ -14,6 +14,7 @@ from temper.ir.equations import divided, isolated
 from temper.ir.evaluate import bind_attr
 from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
+from temper.ir.ops.flow import FLOW_OPS
 from temper.ir.substitution import substituted
 from temper.ir.types import TensorType
 
@@ -95,7 +96,7 @@ def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
 def _imported(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: Mapping[str, DimLike]) -> Graph:
     from temper.frontends.onnx import import_onnx
 
-    return import_onnx(model, shapes=config.shapes, dims=dims)
+    return import_onnx(model, shapes=config.shapes, dims=dims, loop_limit=config.loop_limit)
 
 
 def _imported_as_demanded(
@@ -183,7 +184,7 @@ def _check_sizes(graph: Graph, env: Mapping[str, int]) -> None:
     for node in graph.nodes:
         if not frozenset().union(*(o.type.symbols for o in node.outputs)) <= set(env):
             continue  # a length that depends on data: the host finds it
-        if node.reads or node.binds:
+        if node.reads or node.binds or node.op in FLOW_OPS:
             continue
         attrs = {k: bind_attr(v, env) for k, v in node.attrs.items()}
         try:

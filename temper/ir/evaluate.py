@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 
@@ -10,8 +11,10 @@ from temper.errors import InputError
 from temper.ir.dims import Dim, solved
 from temper.ir.dims import evaluate as evaluate_dim
 from temper.ir.graph import Graph, Node, Value
-from temper.ir.opdef import AttrValue
+from temper.ir.opdef import Attrs, AttrValue
+from temper.ir.ops.flow import FLOW_OPS
 from temper.reference import run
+from temper.reference.formats import storage
 
 
 def bind(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -78,20 +81,66 @@ def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
 
 def evaluate_values(graph: Graph, feeds: Mapping[str, np.ndarray], wanted: list[Value]) -> dict[int, np.ndarray]:
     """Arrays of the wanted values by `Value.id`; others are dropped after their last use."""
-    env = bind(graph, feeds)
-    live: dict[int, np.ndarray] = {v.id: feeds[v.name] for v in graph.inputs}
+    return _evaluate(graph, {v.id: feeds[v.name] for v in graph.inputs}, bind(graph, feeds), wanted)
+
+
+def _evaluate(graph: Graph, live: dict[int, Any], env: dict[str, int], wanted: list[Value]) -> dict[int, np.ndarray]:
     live.update((v.id, v.const) for v in graph.constants if v.const is not None)
     kept = {v.id for v in wanted}
     nodes = graph.nodes
     last = {v.id: k for k, n in enumerate(nodes) for v in n.inputs if v is not None}
     for k, node in enumerate(nodes):
-        attrs = bind_attrs(node, env)
-        operands = [None if v is None else live[v.id] for v in node.inputs]
-        types = [None if v is None else v.type.dtype for v in node.inputs]
-        results = run(node.op, operands, attrs, types, [o.type.dtype for o in node.outputs])
-        bind_results(node, results, env)
+        results = run_node(node, [None if v is None else live[v.id] for v in node.inputs], env)
         live.update((o.id, r) for o, r in zip(node.outputs, results, strict=True))
         for v in (*node.inputs, *node.outputs):
             if v is not None and v.id not in kept and last.get(v.id, k) <= k:
                 live.pop(v.id, None)
     return {i: live[i] for i in kept}
+
+
+def run_node(node: Node, operands: Sequence[np.ndarray | None], env: dict[str, int]) -> list[np.ndarray]:
+    """A node's results; the sizes it finds in the data are added to `env`."""
+    if node.op in FLOW_OPS:
+        results = run_flow(node.op, operands, node.attrs, env)
+    else:
+        types = [None if v is None else v.type.dtype for v in node.inputs]
+        results = run(node.op, operands, bind_attrs(node, env), types, [o.type.dtype for o in node.outputs])
+    bind_results(node, results, env)
+    return results
+
+
+def _run_graph(graph: Graph, arrays: Sequence[Any], outer: Mapping[str, int]) -> list[Any]:
+    """A sub-graph's outputs. outer: sizes known where it is run."""
+    env = dict(outer)
+    for v, a in zip(graph.inputs, arrays, strict=True):
+        if isinstance(a, np.ndarray):
+            env.update((str(d), n) for d, n in zip(v.type.shape, a.shape, strict=True) if str(d).isidentifier())
+    found = _evaluate(graph, {v.id: a for v, a in zip(graph.inputs, arrays, strict=True)}, env, graph.outputs)
+    return [found[v.id] for v in graph.outputs]
+
+
+def run_flow(op: str, arrays: Sequence[Any], attrs: Attrs, env: Mapping[str, int]) -> list[Any]:
+    """Results of an If or a Loop (ir/ops/flow.py). InputError for a loop that does not end."""
+    if op == "If":
+        graph = attrs["then" if bool(np.reshape(arrays[0], ())) else "other"]
+        assert isinstance(graph, Graph)
+        return _run_graph(graph, arrays[1:], env)
+    body, n, tests, limit = (cast(Any, attrs[k]) for k in ("body", "carried", "tests", "limit"))
+    trips = None if arrays[0] is None else int(np.reshape(arrays[0], ()))
+    going = arrays[1] is None or bool(np.reshape(arrays[1], ()))
+    carried, captured = list(arrays[2 : 2 + n]), arrays[2 + n :]
+    rows: list[list[Any]] = [[] for _ in body.outputs[tests + n :]]
+    step = 0
+    while going and (trips is None or step < trips):
+        if step >= limit:
+            raise InputError(f"the loop is still going after {limit} steps")
+        results = _run_graph(body, [np.array(step, np.int64), *carried, *captured], env)
+        going = bool(np.reshape(results[0], ())) if tests else True
+        carried = results[tests : tests + n]
+        for row, r in zip(rows, results[tests + n :], strict=True):
+            row.append(r)
+        step += 1
+    made = body.outputs[tests + n :]
+    sizes = [tuple(d if isinstance(d, int) else 0 for d in v.type.shape) for v in made]
+    empty = [np.zeros((0, *s), storage(v.type.dtype)) for s, v in zip(sizes, made, strict=True)]
+    return [*carried, *(np.stack(row) if row else e for row, e in zip(rows, empty, strict=True))]

@@ -266,6 +266,13 @@ class Graph:
         self._order = None
         return node
 
+    def order_inputs(self, values: Iterable[Value]) -> None:
+        """Puts the graph's inputs in this order."""
+        ordered = list(values)
+        if sorted(v.id for v in ordered) != sorted(v.id for v in self.inputs):
+            raise ValueError("these are not the graph's inputs")
+        self.inputs = ordered
+
     def set_outputs(self, values: Iterable[Value], names: Iterable[str] | None = None) -> None:
         """States the graph's outputs and the names callers see (a value may be listed twice)."""
         self.outputs = list(values)
@@ -355,7 +362,7 @@ class Graph:
                 n.op,
                 [None if v is None else at[v.id] for v in n.inputs],
                 [o.type for o in n.outputs],
-                n.attrs,
+                {k: a.copy() if isinstance(a, Graph) else a for k, a in n.attrs.items()},
                 name=n.name,
                 origin=n.origin,
                 output_names=[o.name for o in n.outputs],

@@ -19,6 +19,10 @@ def data_reason(region: Region) -> str | None:
     for node in region.nodes:
         if node.op == "ByData":
             return f"the shape of the results of {node.attrs['of']} depends on data"
+        if node.op in ("If", "Loop"):
+            return (
+                f"{'which branch runs' if node.op == 'If' else 'how often it runs'} depends on data; it runs programs"
+            )
         if node.op in ("NonZero", "Compress", "Unique", "NonMaxSuppression", "RangeOf"):
             return "the number of results depends on data"
         if node.binds:

@@ -30,6 +30,12 @@ class Log:
         if (rule, node, reason) not in self.declined:
             self.declined.append((rule, node, reason))
 
+    def add(self, other: Log) -> None:
+        """Takes over what another log holds."""
+        self.applied += other.applied
+        for rule, node, reason in other.declined:
+            self.did_not(rule, node, reason)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -68,4 +74,8 @@ def run_passes(
         write(number, p.name)
         if p.name == stop_after:
             break
+    for node in graph.nodes:
+        for value in node.attrs.values():
+            if isinstance(value, Graph):
+                log.add(run_passes(value, passes, stop_after=stop_after, disable=disable))
     return log

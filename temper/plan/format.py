@@ -98,7 +98,8 @@ class HostStep:
     """An op run by its numpy reference between native segments; `attrs` as made by `pack_attrs`; None = absent
     input.
 
-    A dimension of an output that is an unbound symbol is bound by the result. binds: symbols that the elements of the
+    subs: rows of `Plan.subs`, the programs an If (then, other) or a Loop (body) runs. A dimension of an output that is
+    an unbound symbol is bound by the result. binds: symbols that the elements of the
     first output are the values of; "" for an element that is none.
     """
 
@@ -110,6 +111,7 @@ class HostStep:
     name: str = ""
     report: int = -1
     binds: tuple[str, ...] = ()
+    subs: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -183,6 +185,32 @@ class Profile:
 
 
 @dataclass(frozen=True)
+class SubProgram:
+    """What a step runs: a branch or a loop's body, with memory of its own; code and constants are the plan's.
+
+    symbols: sizes it takes over from the program around it; its inputs bind the others. profile: of the one range of
+    sizes it was made for; its program is number 0.
+    """
+
+    name: str
+    symbols: tuple[str, ...]
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    profile: Profile
+    buffers: tuple[ArenaBuffer, ...]
+    segments: tuple[Segment, ...]
+    slots: tuple[Slot, ...] = ()
+
+    @property
+    def programs(self) -> tuple[tuple[Segment, ...], ...]:
+        return (self.segments,)
+
+    @property
+    def copies(self) -> tuple[Copy, ...]:
+        return ()
+
+
+@dataclass(frozen=True)
 class Plan:
     """Everything an engine is made of.
 
@@ -207,6 +235,7 @@ class Plan:
     host: Buffer
     copies: tuple[Copy, ...] = ()
     slots: tuple[Slot, ...] = ()
+    subs: tuple[SubProgram, ...] = ()
     report: Mapping[str, Any] = field(default_factory=dict)
     graph: Buffer = b""
     host_abi: int = HOST_ABI
@@ -306,6 +335,7 @@ def _segment(s: Segment) -> dict[str, Any]:
             s.name,
             s.report,
             list(s.binds),
+            list(s.subs),
         ]
     }
 
@@ -320,7 +350,7 @@ def _segment_back(v: Mapping[str, Any]) -> Segment:
                 for e, a, s, parts, barrier, w, name, report, work, z in v["native"]
             )
         )
-    op, attrs, ins, outs, reason, name, report, binds = v["host"]
+    op, attrs, ins, outs, reason, name, report, binds, subs = v["host"]
     return HostStep(
         op,
         attrs,
@@ -330,11 +360,38 @@ def _segment_back(v: Mapping[str, Any]) -> Segment:
         name,
         report,
         tuple(binds),
+        tuple(subs),
     )
 
 
 def _json(v: Any) -> bytes:
     return json.dumps(v, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _bindings(bindings: Sequence[Binding]) -> list[Any]:
+    return [[b.name, b.dtype, list(b.shape)] for b in bindings]
+
+
+def _bindings_back(v: Sequence[Any]) -> tuple[Binding, ...]:
+    return tuple(Binding(n, d, tuple(s)) for n, d, s in v)
+
+
+def _slots(slots: Sequence[Slot]) -> list[Any]:
+    return [[s.name, s.dtype, list(s.shape), s.last] for s in slots]
+
+
+def _slots_back(v: Sequence[Any]) -> tuple[Slot, ...]:
+    return tuple(Slot(n, d, tuple(s), last) for n, d, s, last in v)
+
+
+def _profile(f: Profile) -> list[Any]:
+    symbols = {k: list(v) for k, v in f.symbols.items()}
+    return [symbols, list(f.offsets), f.arena_bytes, f.workspace_bytes, f.shared_bytes, f.program]
+
+
+def _profile_back(v: Sequence[Any]) -> Profile:
+    s, o, a, w, sh, pr = v
+    return Profile({k: (x[0], x[1], x[2]) for k, x in s.items()}, tuple(o), a, w, sh, pr)
 
 
 def _manifest(p: Plan) -> bytes:
@@ -345,23 +402,26 @@ def _manifest(p: Plan) -> bytes:
             "needs": sorted(p.needs),
             "threads": p.threads,
             "host_abi": p.host_abi,
-            "inputs": [[b.name, b.dtype, list(b.shape)] for b in p.inputs],
-            "outputs": [[b.name, b.dtype, list(b.shape)] for b in p.outputs],
-            "profiles": [
-                [
-                    {k: list(v) for k, v in f.symbols.items()},
-                    list(f.offsets),
-                    f.arena_bytes,
-                    f.workspace_bytes,
-                    f.shared_bytes,
-                    f.program,
-                ]
-                for f in p.profiles
-            ],
+            "inputs": _bindings(p.inputs),
+            "outputs": _bindings(p.outputs),
+            "profiles": [_profile(f) for f in p.profiles],
             "buffers": [[b.name, b.bytes, b.first, b.last] for b in p.buffers],
             "programs": [[_segment(s) for s in program] for program in p.programs],
             "copies": [[c.output, _ref(c.source)] for c in p.copies],
-            "slots": [[s.name, s.dtype, list(s.shape), s.last] for s in p.slots],
+            "slots": _slots(p.slots),
+            "subs": [
+                [
+                    s.name,
+                    list(s.symbols),
+                    _bindings(s.inputs),
+                    _bindings(s.outputs),
+                    _profile(s.profile),
+                    [[b.name, b.bytes, b.first, b.last] for b in s.buffers],
+                    [_segment(x) for x in s.segments],
+                    _slots(s.slots),
+                ]
+                for s in p.subs
+            ],
         }
     )
 
@@ -373,19 +433,29 @@ def _plan(sections: Mapping[str, memoryview], version: int) -> Plan:
         m["isa"],
         tuple(m["needs"]),
         m["threads"],
-        tuple(Binding(n, d, tuple(s)) for n, d, s in m["inputs"]),
-        tuple(Binding(n, d, tuple(s)) for n, d, s in m["outputs"]),
-        tuple(
-            Profile({k: (v[0], v[1], v[2]) for k, v in s.items()}, tuple(o), a, w, sh, pr)
-            for s, o, a, w, sh, pr in m["profiles"]
-        ),
+        _bindings_back(m["inputs"]),
+        _bindings_back(m["outputs"]),
+        tuple(map(_profile_back, m["profiles"])),
         tuple(ArenaBuffer(*b) for b in m["buffers"]),
         tuple(tuple(_segment_back(s) for s in program) for program in m["programs"]),
         sections["constants"],
         sections["kernels"],
         sections["host"],
         tuple(Copy(o, _ref_back(r)) for o, r in m["copies"]),
-        tuple(Slot(n, d, tuple(s), last) for n, d, s, last in m["slots"]),
+        _slots_back(m["slots"]),
+        tuple(
+            SubProgram(
+                name,
+                tuple(symbols),
+                _bindings_back(ins),
+                _bindings_back(outs),
+                _profile_back(profile),
+                tuple(ArenaBuffer(*b) for b in buffers),
+                tuple(map(_segment_back, segments)),
+                _slots_back(slots),
+            )
+            for name, symbols, ins, outs, profile, buffers, segments, slots in m["subs"]
+        ),
         json.loads(bytes(sections["report"])),
         sections["graph"],
         m["host_abi"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from temper.errors import VerificationError
-from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, value_of
+from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, SubProgram, value_of
 
 
 def layout_faults(
@@ -55,7 +55,7 @@ def peak(spans: Sequence[tuple[int, int, int]]) -> int:
     )
 
 
-def _accesses(plan: Plan, profile: Profile) -> Iterator[tuple[str, bool, list[Ref], list[Ref]]]:
+def _accesses(plan: Plan | SubProgram, profile: Profile) -> Iterator[tuple[str, bool, list[Ref], list[Ref]]]:
     """(name, waits for earlier steps, reads, writes) of every step of the profile's program."""
     for segment in plan.programs[profile.program]:
         if isinstance(segment, HostStep):
@@ -83,10 +83,13 @@ def plan_faults(plan: Plan) -> list[str]:
     for number, profile in enumerate(plan.profiles):
         env = {name: high for name, (_, _, high) in profile.symbols.items()}
         faults += [f"profile {number}: {f}" for f in _check_profile(plan, profile, env)]
+    for sub in plan.subs:
+        env = {name: high for name, (_, _, high) in sub.profile.symbols.items()}
+        faults += [f"'{sub.name}': {f}" for f in _check_profile(sub, sub.profile, env)]
     return faults
 
 
-def _check_profile(plan: Plan, profile: Profile, env: Mapping[str, int]) -> list[str]:
+def _check_profile(plan: Plan | SubProgram, profile: Profile, env: Mapping[str, int]) -> list[str]:
     faults = []
     spans: dict[int, tuple[int, int]] = {}
     for row, b in enumerate(plan.buffers):

@@ -13,6 +13,7 @@ from temper.ir.dims import Dim, DimLike, data_symbols, evaluate, opaque, substit
 from temper.ir.graph import Graph, Value
 from temper.ir.types import itemsize
 from temper.passes.partition import Region
+from temper.plan.container import pack_strings
 from temper.plan.format import (
     ArenaBuffer,
     Binding,
@@ -67,7 +68,7 @@ class ConstantPool:
 
     def add(self, array: np.ndarray) -> int:
         """Offset of the array's bytes."""
-        data = np.ascontiguousarray(array).tobytes()
+        data = pack_strings(array) if array.dtype == object else np.ascontiguousarray(array).tobytes()
         key = hashlib.sha256(data).digest()
         if key not in self._at:
             self._at[key] = self._size
@@ -108,13 +109,16 @@ def schedule(
     first_buffer: int = 0,
     first_row: int = 0,
     first_slot: int = 0,
+    subs: Mapping[int, int] | None = None,
 ) -> Program:
     """Lays out the program; `steps` are in execution order, one per region of `storage`.
 
     pool: constants that programs of the same plan share; first_buffer, first_row, first_slot: numbers of the program's
-    first buffer, slot, and row of the build report among those of the whole plan.
+    first buffer, slot, and row of the build report among those of the whole plan. subs: numbers of the programs made of
+    sub-graphs, by the id() of the graph.
     """
-    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), first_buffer, first_row, first_slot).run()
+    numbers = first_buffer, first_row, first_slot
+    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), numbers, subs or {}).run()
 
 
 class _Scheduler:
@@ -125,12 +129,12 @@ class _Scheduler:
         steps: Sequence[PlannedStep],
         threads: int,
         pool: ConstantPool,
-        first_buffer: int,
-        first_row: int,
-        first_slot: int,
+        numbers: tuple[int, int, int],
+        subs: Mapping[int, int],
     ) -> None:
         self.graph, self.storage, self.steps, self.threads = graph, storage, steps, threads
-        self.pool, self.first_buffer, self.first_row, self.first_slot = pool, first_buffer, first_row, first_slot
+        self.pool, self.subs = pool, subs
+        self.first_buffer, self.first_row, self.first_slot = numbers
         self.slots: dict[int, int] = {}
         self.values = {v.id: v for v in graph.values}
         self.inputs = {v.id: i for i, v in enumerate(graph.inputs)}
@@ -318,13 +322,14 @@ class _Scheduler:
         listed = node.attrs.get("binds")
         return HostStep(
             node.op,
-            pack_attrs(node.known_attrs),
+            pack_attrs({k: v for k, v in node.known_attrs.items() if not isinstance(v, Graph)}),
             tuple(None if v is None else self._typed(v) for v in node.inputs),
             tuple(self._typed(v) for v in node.outputs),
             step.reason,
             node.name,
             row,
             tuple(str(d) if str(d) in node.binds else "" for d in listed) if isinstance(listed, tuple) else (),
+            tuple(self.subs[id(node.attrs[name])] for name in ("then", "other", "body") if name in node.attrs),
         )
 
     def _typed(self, v: Value) -> TypedRef:

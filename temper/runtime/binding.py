@@ -6,14 +6,29 @@ import ctypes
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, log2
+from typing import Any
 
 import numpy as np
 
 from temper.errors import InputError, PlanError
 from temper.ir.dims import Dim, evaluate, parse_dim, solved
-from temper.plan.format import Binding, DimText, Launch, Native, Plan, Profile, Ref, Segment, TypedRef, value_of
+from temper.plan.container import unpack_strings
+from temper.plan.format import (
+    Binding,
+    DimText,
+    Launch,
+    Native,
+    Plan,
+    Profile,
+    Ref,
+    Segment,
+    SubProgram,
+    TypedRef,
+    value_of,
+)
 from temper.runtime.cpu import ADDRESS, BINDING, WORKSPACE, Argument, Call, Host, Library, NativeContext
-from temper.runtime.memory import address, allocate, view
+from temper.runtime.flow import FlowCall
+from temper.runtime.memory import address, allocate, data_address, view
 from temper.runtime.steps import HostCall, NativeCall, Run, sizes_of
 
 #: storage of the types numpy lacks, as temper.reference.formats has it (which a run without host steps does not load)
@@ -180,22 +195,32 @@ class Bound:
     numpy_dtype = staticmethod(numpy_dtype)
 
     def __init__(
-        self, plan: Plan, code: Code, memory: Memory, profile: Profile, env: Mapping[str, int], threads: int
+        self,
+        plan: Plan,
+        code: Code,
+        memory: Memory,
+        profile: Profile,
+        env: Mapping[str, int],
+        threads: int,
+        unit: SubProgram | None = None,
     ) -> None:
-        self._plan, self._code, self._memory, self._profile, self.env = plan, code, memory, profile, env
+        """unit: the sub-program to bind instead of the plan's own program."""
+        self.plan = plan
+        self._plan = unit or plan
+        self.code, self._memory, self._profile, self.env = code, memory, profile, env
         self._constants = address(plan.constants)
-        self._threads = threads
+        self.threads = threads
         self._values: dict[str, int] = {}
         self._late: dict[str, Dim] = {}
-        self.slots = plan.slots
-        self.first_slot = len(plan.inputs) + len(plan.outputs)
-        self.pointers = (ctypes.c_void_p * max(1, self.first_slot + len(plan.slots)))()
+        self.slots = self._plan.slots
+        self.first_slot = len(self._plan.inputs) + len(self._plan.outputs)
+        self.pointers = (ctypes.c_void_p * max(1, self.first_slot + len(self.slots)))()
         self.bindings = ctypes.addressof(self.pointers)
         #: shape, None where it depends on data, and dtype
-        self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in plan.outputs)
-        self.program = plan.programs[profile.program]
-        self.steps = tuple(NativeCall(s, self) if isinstance(s, Native) else HostCall(s, self) for s in self.program)
-        self.copies = plan.copies
+        self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in self._plan.outputs)
+        self.program = self._plan.programs[profile.program]
+        self.steps = tuple(self._step(s) for s in self.program)
+        self.copies = self._plan.copies
         self._drops = self._last_uses()
         #: the native context's handle when the program is one native segment and nothing needs copying, the common case
         self.single: int = 0
@@ -205,6 +230,35 @@ class Bound:
         if isinstance(first, NativeCall) and first.fixed and not self.copies and len(self.fresh) == len(self.outputs):
             assert first.context is not None
             self.single = first.context.handle
+
+    def _step(self, s: Segment) -> NativeCall | HostCall | FlowCall:
+        if isinstance(s, Native):
+            return NativeCall(s, self)
+        return FlowCall(s, self) if s.subs else HostCall(s, self)
+
+    def sub(self, number: int, env: Mapping[str, int], arrays: Sequence[Any], memory: Memory | None) -> Bound:
+        """A sub-program bound to what it takes: sizes from `env`, and the shapes of its inputs."""
+        unit = self.plan.subs[number]
+        own = {s: env[s] for s in unit.symbols if s in env}
+        for b, a in zip(unit.inputs, arrays, strict=True):
+            if isinstance(a, np.ndarray):
+                own.update(
+                    (d, n) for d, n in zip(b.shape, a.shape, strict=True) if isinstance(d, str) and d.isidentifier()
+                )
+        memory = memory or Memory(unit.profile, self.threads)
+        return Bound(self.plan, self.code, memory, unit.profile, own, self.threads, unit)
+
+    @property
+    def memory(self) -> Memory:
+        return self._memory
+
+    def call(self, arrays: Sequence[Any]) -> list[Any]:
+        """Results of a bound sub-program; arrays must be contiguous and of the shapes it is bound to."""
+        outputs = [None if shape is None else np.empty(shape, dtype) for shape, dtype in self.outputs]
+        for i, a in enumerate((*arrays, *outputs)):
+            self.pointers[i] = data_address(a) if isinstance(a, np.ndarray) else 0
+        self.execute(Run(arrays, outputs, self.env))
+        return outputs
 
     def _last_uses(self) -> list[list[int]]:
         """For every step the slots that nothing after it reads."""
@@ -301,7 +355,7 @@ class Bound:
         )
         values = tuple(self.value(s, env) for s in launch.symbols)
         return [
-            Call(self._code.function(e), arguments, values, launch.parts, launch.barrier or i > 0)
+            Call(self.code.function(e), arguments, values, launch.parts, launch.barrier or i > 0)
             for i, e in enumerate(launch.entries)
         ]
 
@@ -312,7 +366,7 @@ class Bound:
         own: Scratch | None = None
         if any(map(any, scratch)):
             own = Scratch(
-                max(memory.stride, *(a for a, _ in scratch)), max(memory.size, *(b for _, b in scratch)), self._threads
+                max(memory.stride, *(a for a, _ in scratch)), max(memory.size, *(b for _, b in scratch)), self.threads
             )
         calls = [
             c
@@ -321,21 +375,23 @@ class Bound:
             for c in self._calls(launch, env, own.shared if own else 0)
         ]
         return NativeContext(
-            self._code.host,
+            self.code.host,
             calls,
             len(self.pointers),
-            self._threads,
+            self.threads,
             own.workspace if own else memory.workspace,
             own.stride if own else memory.stride,
-            (self._code, memory, self._plan, own),
+            (self.code, memory, self.plan, own),
         )
 
     def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
         """The array at a place in the arena or among the constants."""
         shape, dtype = tuple(self.value(d, env) for d in t.shape), numpy_dtype(t.dtype)
         offset = self.value(t.ref.offset, env)
+        if t.ref.kind == "const" and t.dtype == "string":
+            return unpack_strings(memoryview(self.plan.constants)[offset:], shape)
         if t.ref.kind == "const":
-            return view(np.frombuffer(self._plan.constants, np.uint8), offset, dtype, shape)
+            return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
         return view(self._memory.block, self._profile.offsets[t.ref.index] + offset, dtype, shape)
 
     def finish(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray], hosts: Mapping[int, np.ndarray]) -> None:
@@ -362,7 +418,7 @@ class Bound:
                     if kind == "input"
                     else outputs[index].reshape(-1).view(np.uint8)
                     if kind == "output"
-                    else np.frombuffer(self._plan.constants, np.uint8)
+                    else np.frombuffer(self.plan.constants, np.uint8)
                     if kind == "const"
                     else self._memory.block
                 )

@@ -101,13 +101,16 @@ class HostCall:
                 f"the plan has a host step {step.op}, which this Temper has no reference for; "
                 "build the plan anew with this version"
             )
-        self.step, self.bound = step, bound
         self._reference: Callable[..., list[Any]] = run
+        self._prepare(step, bound)
         #: None where they depend on sizes found in data
         self._attrs = None if bound.unknown(_dims(step.attrs)) else unpack_attrs(step.attrs, bound.env)
+        self._dtypes = [None if t is None else t.dtype for t in step.inputs], [t.dtype for t in step.outputs]
+
+    def _prepare(self, step: HostStep, bound: Bound) -> None:
+        self.step, self.bound = step, bound
         self._inputs = [(t, None if t is None else self._fixed(t)) for t in step.inputs]
         self._outputs = [(t, self._fixed(t)) for t in step.outputs]
-        self._dtypes = [None if t is None else t.dtype for t in step.inputs], [t.dtype for t in step.outputs]
 
     @property
     def name(self) -> str:
@@ -133,16 +136,19 @@ class HostCall:
 
     def run(self, run: Run) -> None:
         ins = [None if t is None else fixed if fixed is not None else self._read(t, run) for t, fixed in self._inputs]
-        attrs = self._attrs if self._attrs is not None else unpack_attrs(self.step.attrs, run.env)
-        try:
-            results = self._reference(self.step.op, ins, attrs, *self._dtypes)
-        except (ValueError, IndexError, ArithmeticError, MemoryError) as e:
-            raise InputError(f"step '{self.name}' ({self.step.op}) cannot work with these data: {e}") from e
+        results = self._results(ins, run)
         for s, n in zip(self.step.binds, results[0].reshape(-1) if self.step.binds else (), strict=True):
             if s:
                 run.env[s] = int(n)
         for (t, fixed), y in zip(self._outputs, results, strict=True):
             self._store(t, fixed, y, ins, run)
+
+    def _results(self, ins: Sequence[Any], run: Run) -> list[Any]:
+        attrs = self._attrs if self._attrs is not None else unpack_attrs(self.step.attrs, run.env)
+        try:
+            return self._reference(self.step.op, ins, attrs, *self._dtypes)
+        except (ValueError, IndexError, ArithmeticError, MemoryError) as e:
+            raise InputError(f"step '{self.name}' ({self.step.op}) cannot work with these data: {e}") from e
 
     def _store(self, t: TypedRef, fixed: np.ndarray | None, y: Any, ins: Sequence[Any], run: Run) -> None:
         if not isinstance(y, (np.ndarray, np.generic)):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from temper.ir.dims import Dim, DimLike, data_symbols, substitute
-from temper.ir.graph import Value
+from temper.ir.graph import Graph, Value
 from temper.ir.types import TensorType
 from temper.passes.partition import Region
 from temper.tactics.base import Slot, Workload
@@ -30,7 +30,7 @@ def workload(region: Region, isa: str, threads: int, strides: Mapping[int, int] 
     )
     attrs: tuple[tuple[str, Attr], ...] = ()
     if region.anchor is not None:
-        attrs = tuple((k, v) for k, v in sorted(region.anchor.attrs.items()))  # type: ignore[misc]
+        attrs = tuple((k, v) for k, v in sorted(region.anchor.attrs.items()) if not isinstance(v, Graph))  # type: ignore[misc]
     outputs = [slot(v) for v in region.outputs]
     return Workload(
         region.op,

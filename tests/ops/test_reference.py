@@ -137,8 +137,8 @@ def test_names_are_unique() -> None:
     assert len({c.name for c in CASES}) == len(CASES)
 
 
-#: ops that ONNX has no form of: test_data_sizes.py
-_WITHOUT_ONNX = ("Sizes", "ReshapeSizes", "SliceBounds", "RangeOf", "ByData")
+#: ops that ONNX has no form of, or that run graphs: test_data_sizes.py, frontends/test_onnx_flow.py
+_WITHOUT_ONNX = ("Sizes", "ReshapeSizes", "SliceBounds", "RangeOf", "ByData", "If", "Loop")
 
 
 def test_every_op_has_a_case() -> None:

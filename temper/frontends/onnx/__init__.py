@@ -29,6 +29,7 @@ def import_onnx(
     values: Mapping[str, np.ndarray] | None = None,
     members: Members | None = None,
     dynamic: bool = True,
+    loop_limit: int = 1_000_000,
 ) -> Graph:
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
@@ -40,13 +41,14 @@ def import_onnx(
     members: for inputs that are sequences, the shapes of their members, which become inputs NAME.0, NAME.1 ..; for
     optionals that are left out, None. An output that is a sequence becomes outputs NAME.0, NAME.1 ..
     dynamic: sizes, loops and branches may depend on data; otherwise nodes that make them do are refused.
+    loop_limit: steps after which a loop that depends on data is an error at run time.
 
     ModelError: the file is damaged or contradicts itself. UnsupportedError: it uses what Temper lacks; every such node
     is listed. ShapeError: operands of a node do not fit together.
     """
     return import_structured(
         source, shapes=shapes, dims=dims, folder=folder, check_value_info=check_value_info, values=values,
-        members=members, dynamic=dynamic,
+        members=members, dynamic=dynamic, loop_limit=loop_limit,
     )[0]  # fmt: skip
 
 
@@ -60,6 +62,7 @@ def import_structured(
     values: Mapping[str, np.ndarray] | None = None,
     members: Members | None = None,
     dynamic: bool = True,
+    loop_limit: int = 1_000_000,
 ) -> tuple[Graph, tuple[int | None, ...]]:
     """As `import_onnx`, and for each of the model's outputs: None for a tensor, -1 for an empty optional, or how many
     of the graph's outputs a sequence consists of."""
@@ -68,7 +71,9 @@ def import_structured(
 
     model, own, label = load_model(source)
     place = Path(folder).resolve() if folder is not None else own
-    importer = Importer(model, place, label, shapes or {}, dims or {}, check_value_info, values, members, dynamic)
+    importer = Importer(
+        model, place, label, shapes or {}, dims or {}, check_value_info, values, members, dynamic, loop_limit
+    )
     graph = importer.run()
     verify(graph)
     return graph, tuple(importer.counts)

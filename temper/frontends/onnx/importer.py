@@ -27,6 +27,7 @@ from temper.frontends.onnx.schema import (
     function_body,
     read_attributes,
 )
+from temper.frontends.onnx.subgraphs import SubGraph
 from temper.frontends.onnx.table import find_row
 from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor
 from temper.ir.dims import Dim, DimLike, parse_dim, symbols_of
@@ -73,6 +74,7 @@ class Importer:
         values: Mapping[str, np.ndarray] | None = None,
         members: Mapping[str, Sequence[Sequence[DimOverride]] | None] | None = None,
         dynamic: bool = True,
+        loop_limit: int = 1_000_000,
     ) -> None:
         self.model, self.folder, self.label = model, folder, label
         self.shapes, self.dims, self.values, self.members = shapes, dims, values or {}, members or {}
@@ -80,6 +82,7 @@ class Importer:
         self.counts: list[int | None] = []
         self.check_value_info = check_value_info and not shapes and not dims
         self.builder = Builder(Graph(model.graph.name), dynamic=dynamic)
+        self.loop_limit = loop_limit
         self.problems: list[Problem] = []
         self.symbols: dict[str, str] = {}
         #: names that are a whole dimension of some input: sizes of inputs bind them
@@ -482,6 +485,31 @@ class Importer:
         if len(results) < len(node.output):
             raise ModelError(f"{self.label}: {context}: {len(node.output)} outputs, but it has {len(results)}")
         return results[: len(node.output)]
+
+    def separate(
+        self, graph: Any, inputs: Callable[[SubGraph], Sequence[Held]], body: Body, prefix: str
+    ) -> tuple[SubGraph, list[Held]]:
+        """An attribute's graph as a graph of its own, and what its outputs stand for. inputs: makes what its inputs
+        stand for."""
+        if prefix.count("/") > _DEPTH_LIMIT:
+            raise ModelError(f"{self.label}: sub-graphs are nested over {_DEPTH_LIMIT} deep")
+        outer, sub = self.builder, SubGraph(self.builder, prefix.rstrip("/"))
+        scope = Scope(outer=body.scope, capture=sub.capture)
+        inner = Body(body.opsets, scope, body.attributes, prefix, body.calls)
+        self.builder = sub.builder
+        try:
+            given = inputs(sub)
+            if len(given) != len(graph.input):
+                raise ModelError(
+                    f"{self.label}: the sub-graph '{prefix}' has {len(graph.input)} inputs, not {len(given)}"
+                )
+            self._initializers(graph, scope, prefix)
+            for info, held in zip(graph.input, given, strict=True):
+                scope.values[info.name] = held
+            self._nodes(graph.node, inner, [o.name for o in graph.output])
+            return sub, [self._result(scope, o.name, f"{self.label}: sub-graph '{prefix}'") for o in graph.output]
+        finally:
+            self.builder = outer
 
     def subgraph(self, graph: Any, values: Sequence[Held], body: Body, prefix: str) -> list[Held]:
         """The outputs of an attribute's graph, inlined with its inputs bound to `values`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,14 +17,16 @@ class Scope:
 
     values: dict[str, Held] = field(default_factory=dict)
     outer: Scope | None = None
+    #: what a value of an outer scope is called here, where this is the scope of another graph
+    capture: Callable[[Held], Held] | None = None
 
     def find(self, name: str) -> Held:
-        scope: Scope | None = self
-        while scope is not None:
-            if name in scope.values:
-                return scope.values[name]
-            scope = scope.outer
-        raise KeyError(name)
+        if name in self.values:
+            return self.values[name]
+        if self.outer is None:
+            raise KeyError(name)
+        found = self.outer.find(name)
+        return self.capture(found) if self.capture is not None else found
 
     def holds(self, name: str) -> bool:
         scope: Scope | None = self

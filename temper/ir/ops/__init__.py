@@ -6,8 +6,8 @@ Split(axis, sizes) · Squeeze(axes) · Unsqueeze(axes) · Reduce*(axes, keepdims
 Clip(min, max) · Transpose(perm) · CumSum(axis) · OneHot(depth) · TopK(k) · Trilu(k) · Range(start, limit, delta, to) ·
 ConstantOfShape(shape, value, to) · NonMaxSuppression(thresholds). Outputs whose size depends on the data have it as the
 attribute `count`; data_sizes.py has the ops that read sizes from data. Silu, Gelu and HardSwish are ops; Gemm is
-MatMul + Add, Sum and Mean of many are chains of two; MaxPoolIndices is MaxPool with its second output. Spatial ops carry channels_last (0 or 1); with 1 the data is
-[N, spatial.., C] and convolution weights are [spatial.., C/group, OC].
+MatMul + Add, Sum and Mean of many are chains of two; MaxPoolIndices is MaxPool with its second output. Spatial ops
+carry channels_last (0 or 1); with 1 the data is [N, spatial.., C] and convolution weights are [spatial.., C/group, OC].
 """
 
 from __future__ import annotations
@@ -25,9 +25,14 @@ from temper.ir.ops import (
     control,
     data_sizes,
     elementwise,
+    ensembles,
+    flow,
+    images,
     movement,
+    random,
     recurrent,
     reduction,
+    strings,
     transforms,
     vision,
 )
@@ -47,6 +52,11 @@ TABLE: Mapping[str, OpDef] = MappingProxyType(
             data_sizes,
             transforms,
             vision,
+            flow,
+            ensembles,
+            images,
+            random,
+            strings,
         )
         for d in family.OPS
     }
