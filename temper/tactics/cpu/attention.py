@@ -1,7 +1,7 @@
-"""Attention in one kernel (templates/attention.c): a block of queries at a time, within L2; float32.
+"""Attention in one kernel (templates/attention.c): a block of queries and a block of keys at a time; float32.
 
 Heads are read and written through strides, so that splitting and merging them costs nothing. Work is shared out over
-(batch, head, query block). Bound by its multiply-adds, plus about 12 cycles for each vector of exponentials.
+(batch, head, query block). Bound by its multiply-adds, plus about 8 cycles for each vector of exponentials.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_KEYS = 128
 _BLOCKS = (16, 32, 64)
+
+#: Keys of a block: 32 rows of 256 scores are 32 KiB.
+_KEY_BLOCKS = (256, 512)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def _mask_at(slot: Slot, symbols: tuple[str, ...]) -> str:
 
 
 class Attention:
-    """Parameters. qb: queries of a block. packv: values of a head are copied into dense rows."""
+    """Parameters. qb, kb: queries and keys of a block. packv: values of a head are copied into dense rows."""
 
     name = "cpu.attention"
     ops = frozenset({"Attention"})
@@ -109,9 +112,17 @@ class Attention:
         return t if isinstance(t, str) else anchor_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        q = _accepted(w)[0]
+        q, k, _, _ = _accepted(w)
         blocks = [n for n in _BLOCKS if isinstance(q.s, Dim) or n < q.s + 16] or [_BLOCKS[0]]
-        params: list[Params] = [(("qb", qb), ("packv", k)) for qb in blocks for k in (0, 1)]
+        width, keys = 2 * ISAS[w.isa].lanes, k.s
+        if not isinstance(keys, Dim):
+            whole = -(-keys // width) * width
+            key_blocks = {min(whole, kb) for kb in (*_KEY_BLOCKS, 1024)}
+        else:
+            key_blocks = set(_KEY_BLOCKS)
+        params: list[Params] = [
+            (("qb", qb), ("packv", v), ("kb", kb)) for qb in blocks for v in (0, 1) for kb in sorted(key_blocks)
+        ]
         return sorted(params, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -121,8 +132,9 @@ class Attention:
         products = b * q.heads * s * t * (q.d + v.d) / isa.lanes / 1.6
         passes = -(-s // p["qb"])
         moved = b * q.heads * t * (q.d + v.d) / isa.lanes * (1 + 0.3 * passes * (1 - p["packv"]) + p["packv"])
-        large = p["qb"] * t * 4 > 1 << 18
-        cycles = products * (1.2 if large else 1.0) + b * q.heads * s * t / isa.lanes * 16 + moved
+        large = p["qb"] * min(t, p["kb"]) * 4 > 40_000
+        again = b * q.heads * s * v.d / isa.lanes * 3 * (-(-t // p["kb"]) - 1)
+        cycles = products * (1.05 if large else 1.0) + b * q.heads * s * t / isa.lanes * 12 + moved + again
         return 5e-7 + cycles / 3.8e9 / w.threads
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
@@ -139,19 +151,21 @@ class Attention:
         text = defines({
             "ENTRY": entry, "BATCH": c_dim(q.b, symbols), "SQ": c_dim(q.s, symbols), "SK": c_dim(k.s, symbols),
             "HEADS": q.heads, "KV_HEADS": k.heads, "D": q.d, "E": v.d, "QB": p["qb"], "PACKV": p["packv"],
+            "KB": p["kb"], "LDS": p["kb"] + 16,
             "MR": 8 if ISAS[w.isa].registers > 16 else 4, "LDQ": c_dim(q.row, symbols), "LDK": c_dim(k.row, symbols),
             "LDV": c_dim(v.row, symbols), "OLD": w.outputs[0].row_stride or channels,
             "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
             "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
             "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else _mask_at(mask, symbols),
-            "SCALE": literal(w.attr("scale")), "CAUSAL": _integer(w, "causal"), "SAFE": _integer(w, "safe"),
+            "SCALE": literal(w.attr("scale")),
+            "LATE": int(mask is None and float(str(w.attr("scale"))) > 0),
+            "CAUSAL": _integer(w, "causal"), "SAFE": _integer(w, "safe"),
             "P_OUT": 3, "P_MASK": 4, "P_WS": len(args) - 1,
         })  # fmt: skip
-        width = 2 * lanes
-        keys = ceil_div(k.s, width) * width
-        floats = keys * (p["qb"] + q.d) + (p["qb"] + 15) // 16 * 16
+        width, columns = 2 * lanes, -(-v.d // lanes) * lanes
+        floats = ceil_div(k.s, width) * (width * q.d) + p["qb"] * (p["kb"] + 16 + columns)
         if p["packv"]:
-            floats = k.s * (-(-v.d // lanes) * lanes) + floats
+            floats = k.s * columns + floats
         before, after = template_text("vec.h", "vmath.h", "lanes.h"), template_text("attention.c")
         source = before + text + workload_epilogue_c(w, first) + after
         return Kernel(source, (entry,), tuple(args), symbols, floats * 4, in_place=False)

@@ -1,9 +1,11 @@
 /* Attention: softmax(scale * Q K^T + mask) V for each (batch, head, block of QB queries), all in this thread's workspace.
  *
- * Scores of a block are whole rows of TP = keys rounded up, so softmax needs one pass for the maximum and one for e^x and the sum;
- * rows are divided by their sums when they are stored. Keys are packed once a head as [block][D][NB*VL], and values as [T][E] where
- * PACKV says so; heads that share keys are neighbours and reuse both. Q_AT K_AT V_AT OUT_PIX MASK_AT(b, h, s) are given by the
- * tactic: places of a row in elements, for OUT_PIX and OUT_C the row and column of the output.
+ * KB keys at a time, so that their scores stay in L1 (FlashAttention, Dao et al. 2022): one pass for the maximum and one for e^x and
+ * the sum. Where a later block raises a row's maximum, its sum and results so far are multiplied by e^(old - new) (the online
+ * softmax of Milakov and Gimelshein 2018); rows are divided by their sums when they are stored. Keys are packed once a head as
+ * [block][D][NB*VL], and values as [T][E] where PACKV says so; heads that share keys are neighbours and reuse both. Q_AT K_AT V_AT
+ * OUT_PIX MASK_AT(b, h, s) are given by the tactic: places of a row in elements, for OUT_PIX and OUT_C the row and column of the
+ * output. LDS: elements of a row of scores. LATE: without a mask, a positive SCALE is applied where exponentials are taken.
  * CAUSAL: query i sees keys j <= i + T - S; blocks stop at the last key they see. SAFE: rows without a key become 0, else NaN. */
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define NB 2
@@ -31,67 +33,104 @@ INLINE void clear(vf acc[MR][NB]) {
 }
 
 /* Scores of mr queries against the W keys of one packed block. */
-INLINE void scores(float *s, int64_t tp, const float *q, const float *keys, const int mr) {
+INLINE void scores(float *s, const float *q, const float *keys, const int mr) {
   vf acc[MR][NB];
   clear(acc);
   product(acc, q, LDQ, keys, W, D, mr, NB, VL);
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < NB; j++) st(s + i * tp + j * VL, acc[i][j]);
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < NB; j++) st(s + i * LDS + j * VL, acc[i][j]);
 }
 
+/* What is known of one query after some keys: the greatest score, the sum of weights; times what results so far are multiplied. */
+typedef struct {
+  float top, total, factor;
+} row_t;
+
+/* Where results go. sofar: rows of the keys before this block, EV*VL wide; first, last: this block is the first or the last one. */
 typedef struct {
   const epi_t *e;
-  float *out;
+  float *out, *sofar;
+  const row_t *rows;
   int64_t img, pix, c;
+  int32_t first, last;
 } place_t;
 
-/* mr rows of the result, nb vectors of columns: weights times values, divided by the rows' sums. */
-INLINE void values(const place_t *to, const float *s, int64_t tp, const float *v, int64_t ldv, int64_t keys, const float *inverse,
-                   const int mr, const int nb, const int nl) {
+/* mr rows of the result, nb vectors of columns: weights times values, divided by the rows' sums after the last block. */
+INLINE void values(const place_t *to, const float *s, const float *v, int64_t ldv, int64_t keys, const int mr, const int nb,
+                   const int nl) {
   vf acc[MR][NB];
-  clear(acc);
-  product(acc, s, tp, v, ldv, keys, mr, nb, nl);
-  UNROLL for (int i = 0; i < mr; i++)
+  if (to->first) clear(acc);
+  else
+    UNROLL for (int i = 0; i < mr; i++)
+      UNROLL for (int j = 0; j < nb; j++) acc[i][j] = ld(to->sofar + (i * EV + j) * VL) * splat(to->rows[i].factor);
+  product(acc, s, LDS, v, ldv, keys, mr, nb, nl);
+  if (!to->last) {
+    UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nb; j++) st(to->sofar + (i * EV + j) * VL, acc[i][j]);
+    return;
+  }
+  UNROLL for (int i = 0; i < mr; i++) {
+    const float total = to->rows[i].total, inverse = SAFE && total == 0.0f ? 0.0f : 1.0f / total;
     UNROLL for (int j = 0; j < nb; j++) {
       const int n = j == nb - 1 ? nl : VL;
       const int64_t pix = to->pix + i, c = to->c + j * VL;
-      stx(to->out + pix * OLD + c, epilogue(acc[i][j] * splat(inverse[i]), to->e, to->img, pix, c, n), n);
+      stx(to->out + pix * OLD + c, epilogue(acc[i][j] * splat(inverse), to->e, to->img, pix, c, n), n);
     }
+  }
 }
 
 #define ELAST (E - (EV - 1) * VL)
 #define EODD (EV % NB)
 
-INLINE void values_row(place_t to, const float *s, int64_t tp, const float *v, int64_t ldv, int64_t keys, const float *inverse,
-                       const int mr) {
+INLINE void values_row(place_t to, const float *s, const float *v, int64_t ldv, int64_t keys, const int mr) {
   const int whole = EODD ? EV / NB : (ELAST < VL ? EV / NB - 1 : EV / NB);
-  for (int b = 0; b < whole; b++, to.c += W) values(&to, s, tp, v + b * W, ldv, keys, inverse, mr, NB, VL);
-  if (whole * NB < EV) values(&to, s, tp, v + whole * W, ldv, keys, inverse, mr, EV - whole * NB, ELAST);
+  for (int b = 0; b < whole; b++, to.c += W, to.sofar += W) values(&to, s, v + b * W, ldv, keys, mr, NB, VL);
+  if (whole * NB < EV) values(&to, s, v + whole * W, ldv, keys, mr, EV - whole * NB, ELAST);
 }
 
-/* Weights of one query before division; returns what to multiply by. seen: how many keys it sees; width: lanes to fill. */
-INLINE float weigh(float *s, const float *mask, int64_t seen, int64_t t, int64_t width) {
-  (void)mask;
-  vf top[2] = {splat(-V_INF), splat(-V_INF)}, sum[2] = {(vf){}, (vf){}};
+/* Weights, before division, of `count` neighbouring queries for one block of keys. mask: of each query, at the block's first key;
+ * seen: how many of the block's keys each one sees; keys: how many there are; width: lanes to fill. */
+INLINE void weigh(float *s, row_t *rows, const float *const *mask, const int64_t *seen, int64_t keys, int64_t width, const int count) {
+  (void)mask, (void)keys;
+  vf top[2], sum[2], shift[2];
+  UNROLL for (int i = 0; i < count; i++) top[i] = splat(-V_INF), sum[i] = (vf){};
   for (int64_t j = 0; j < width; j += VL) {
-    vf x = ld(s + j) * splat(SCALE);
-#if MASK
-    const int n = (int)LEAST(t - j, VL);
-    x += ldx(mask + j, n < 0 ? 0 : n);
+    UNROLL for (int i = 0; i < count; i++) {
+      float *at = s + i * LDS + j;
+      vf x = ld(at);
+      const int hide = j + VL > seen[i];
+#if !LATE
+      x *= splat(SCALE);
 #endif
-    if (j + VL > seen) x = sel(iota() < splati((int)(seen - j)), x, splat(-V_INF));
-    st(s + j, x);
-    top[j / VL & 1] = v_max(top[j / VL & 1], x);
+#if MASK
+      const int n = (int)LEAST(keys - j, VL);
+      x += ldx(mask[i] + j, n < 0 ? 0 : n);
+#endif
+      if (hide) x = sel(iota() < splati((int)(seen[i] - j)), x, splat(-V_INF));
+      if (!LATE || hide) st(at, x);
+      top[i] = v_maxr(x, top[i]); /* a NaN is met again below */
+    }
   }
-  vf m = lanes_max(v_max(top[0], top[1]));
-  m = sel(m == splat(-V_INF), (vf){}, m);
+  UNROLL for (int i = 0; i < count; i++) {
+    const float unit = LATE ? SCALE : 1.0f, old = rows[i].top, m = lanes_max(top[i])[0];
+    const float best = m > old ? m : old, base = best == -V_INF ? 0.0f : best * unit;
+    rows[i].factor = old == -V_INF ? 0.0f : v_exp(splat(old * unit - base))[0];
+    rows[i].top = best;
+    shift[i] = splat(-base);
+  }
   for (int64_t j = 0; j < width; j += VL) {
-    vf x = v_exp(ld(s + j) - m);
-    st(s + j, x);
-    sum[j / VL & 1] += x;
+    UNROLL for (int i = 0; i < count; i++) {
+      float *at = s + i * LDS + j;
+      vf x = ld(at);
+#if LATE
+      x = FMA(x, splat(SCALE), shift[i]);
+#else
+      x += shift[i];
+#endif
+      x = v_exp_within(v_maxr(splat(-104.0f), x));
+      st(at, x);
+      sum[i] += x;
+    }
   }
-  const float total = hsum(sum[0] + sum[1]);
-  (void)t;
-  return SAFE && total == 0.0f ? 0.0f : 1.0f / total;
+  UNROLL for (int i = 0; i < count; i++) rows[i].total = rows[i].total * rows[i].factor + hsum(sum[i]);
 }
 
 /* VL rows of VL columns turned: log2(VL) rounds of interleaving the halves. */
@@ -142,7 +181,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   epi_t e;
   epi_init(&e, p);
   const int64_t rows = SQ, t = SK, tp = ROUND_UP(t, W), blocks = (rows + QB - 1) / QB;
-  float *s = p[P_WS], *inverse = s + QB * tp, *keys = inverse + ROUND_UP(QB, 16), *vals = keys + D * tp;
+  float *s = p[P_WS], *sofar = s + QB * (int64_t)LDS, *keys = sofar + QB * EV * VL, *vals = keys + D * tp;
   const float *q = p[0], *k = p[1], *val = p[2];
   int64_t lo, hi, packed = -1;
   share((int64_t)(BATCH) * HEADS * blocks, part, parts, &lo, &hi);
@@ -158,24 +197,38 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     const int64_t ldv = PACKV ? EV * VL : LDV, shift = t - rows + 1;
     int64_t seen = CAUSAL ? LEAST(t, first + n + t - rows) : t;
     if (seen < 0) seen = 0;
-    for (int64_t j = 0; j < seen; j += W) {
-      const float *qr = q + Q_AT(b, h, first), *kb = keys + j * D;
+    row_t known[QB];
+    for (int64_t i = 0; i < n; i++) known[i] = (row_t){-V_INF, 0.0f, 0.0f};
+    int64_t at = 0;
+    do { /* once where no key is seen, for the rows' zeros or NaN */
+      const int64_t here = LEAST(seen - at, KB);
+      for (int64_t j = 0; j < here; j += W) {
+        const float *qr = q + Q_AT(b, h, first), *kb = keys + (at + j) * D;
+        int64_t i = 0;
+        for (; i + MR <= n; i += MR) scores(s + i * LDS + j, qr + i * LDQ, kb, MR);
+        if (MR > 4 && n - i >= 4) scores(s + i * LDS + j, qr + i * LDQ, kb, 4), i += 4;
+        if (n - i >= 2) scores(s + i * LDS + j, qr + i * LDQ, kb, 2), i += 2;
+        if (n - i >= 1) scores(s + i * LDS + j, qr + i * LDQ, kb, 1);
+      }
+      for (int64_t i = 0; i < n; i += 2) {
+        int64_t mine[2];
+        const float *mask[2] = {0, 0};
+        for (int64_t l = 0; l < 2 && i + l < n; l++) {
+          mine[l] = (CAUSAL ? LEAST(t, first + i + l + shift) : t) - at;
+          if (MASK) mask[l] = (const float *)p[P_MASK] + MASK_AT(b, h, first + i + l) + at;
+        }
+        if (i + 2 <= n) weigh(s + i * LDS, known + i, mask, mine, t - at, ROUND_UP(here, VL), 2);
+        else weigh(s + i * LDS, known + i, mask, mine, t - at, ROUND_UP(here, VL), 1);
+      }
+      place_t to = {&e, (float *)p[P_OUT], sofar, known, b, OUT_PIX(b, h, first), OUT_C(h), at == 0, at + KB >= seen};
+      const float *vb = vh + at * ldv;
       int64_t i = 0;
-      for (; i + MR <= n; i += MR) scores(s + i * tp + j, tp, qr + i * LDQ, kb, MR);
-      if (MR > 4 && n - i >= 4) scores(s + i * tp + j, tp, qr + i * LDQ, kb, 4), i += 4;
-      if (n - i >= 2) scores(s + i * tp + j, tp, qr + i * LDQ, kb, 2), i += 2;
-      if (n - i >= 1) scores(s + i * tp + j, tp, qr + i * LDQ, kb, 1);
-    }
-    for (int64_t i = 0; i < n; i++) {
-      const int64_t mine = CAUSAL ? LEAST(t, first + i + shift) : t;
-      const float *mask = MASK ? (const float *)p[P_MASK] + MASK_AT(b, h, first + i) : 0;
-      inverse[i] = weigh(s + i * tp, mask, mine, t, ROUND_UP(seen, VL));
-    }
-    place_t to = {&e, (float *)p[P_OUT], b, OUT_PIX(b, h, first), OUT_C(h)};
-    int64_t i = 0;
-    for (; i + MR <= n; i += MR, to.pix += MR) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, MR);
-    if (MR > 4 && n - i >= 4) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, 4), i += 4, to.pix += 4;
-    if (n - i >= 2) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, 2), i += 2, to.pix += 2;
-    if (n - i >= 1) values_row(to, s + i * tp, tp, vh, ldv, seen, inverse + i, 1);
+#define ROWS(mr) values_row(to, s + i * LDS, vb, ldv, here, mr), i += mr, to.pix += mr, to.rows += mr, to.sofar += mr * EV * VL
+      while (i + MR <= n) ROWS(MR);
+      if (MR > 4 && n - i >= 4) ROWS(4);
+      if (n - i >= 2) ROWS(2);
+      if (n - i >= 1) ROWS(1);
+      at += KB;
+    } while (at < seen);
   }
 }
