@@ -13,6 +13,7 @@ from temper.tactics.cpu.depthwise import Depthwise
 from temper.tactics.cpu.det import Determinant
 from temper.tactics.cpu.dft import FourierTransform
 from temper.tactics.cpu.einsum import Einsum
+from temper.tactics.cpu.filled import Filled
 from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.grid_sample import GridSample
@@ -55,6 +56,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Attention(),
         LayerNorm(),
         Recurrent(),
+        Filled(),
         IndexCopy(),
         AxisMaps(),
         ResizeTaps(),

@@ -126,9 +126,9 @@ def _check(trials: Sequence[Trial]) -> list[str]:
 #: Ops that no CPU kernel computes: views, shapes, and known gaps that run on the host. An op with a tactic leaves it.
 _HOST_ONLY = frozenset(
     """Reshape Shape Size Squeeze Unsqueeze
-    Compress ConstantOfShape ConvInteger DequantizeLinear DynamicQuantizeLinear Hardmax
+    Compress ConvInteger DequantizeLinear DynamicQuantizeLinear Hardmax
     MatMulInteger NonMaxSuppression NonZero OneHot QuantizeLinear
-    Range ReverseSequence Trilu Unique""".split()
+    ReverseSequence Trilu Unique""".split()
 )
 
 

@@ -145,3 +145,18 @@ def test_arg_extremes(op: str, dtype: str) -> None:
             pick = np.argmax if op == "ArgMax" else np.argmin
             want = x.shape[axis] - 1 - pick(np.flip(x, axis), axis) if last else pick(x, axis)
             assert np.array_equal(got, want)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_run_time_last_axis_of_the_output(axis: int) -> None:
+    shape: tuple[int | Dim, ...] = (N, 37) if axis else (37, N)
+    run = Runner(Reduce(), workload("ReduceSum", shape, (axis,), 0))
+    for n in (1, 5, 40):
+        x = rng.standard_normal((n, 37) if axis else (37, n)).astype(np.float32)
+        (got,) = run.same_for_all_splits((x,), env={"N": n})
+        assert_close(got, x.astype(np.float64).sum(axis), 8, 1e-5)
+
+
+def test_a_program_needs_a_known_last_axis() -> None:
+    e = Epilogue((Operand("float32", (True,)),), (Instr("Relu", (0,), "float32"),), (1,))
+    assert "known at build time" in (Reduce().accepts(workload("ReduceSum", (N, 37), (1,), 0, e=e)) or "")

@@ -23,7 +23,7 @@ from temper.tactics.cpu.render import (
     template_text,
     workload_epilogue_c,
 )
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c, typical_count
 
 #: Kind of accumulation, and how the result follows from the total `t`, the shift `s` and the element count ELEMENTS.
 _KINDS: Mapping[str, tuple[str, str]] = {
@@ -108,8 +108,9 @@ class Reduce:
             return "a reduction needs an input with axes"
         if {x.type.dtype, w.outputs[0].type.dtype} != {"float32"}:
             return f"computes float32 only, not {x.type.dtype}"
-        if any(isinstance(d, Dim) for d in w.outputs[0].type.shape[-1:]):
-            return "the output's last axis must be known at build time"
+        ranged = any(isinstance(d, Dim) for d in w.outputs[0].type.shape[-1:])
+        if ranged and (w.epilogue.instrs or len(w.epilogue.operands) > 1):
+            return "an epilogue needs the output's last axis to be known at build time"
         return anchor_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
@@ -171,7 +172,9 @@ class Reduce:
 
 
 def _epilogue(w: Workload) -> str:
-    """The epilogue of a workload whose output may be a scalar."""
+    """The epilogue of a workload whose output may be a scalar or have a run-time last axis."""
+    if any(isinstance(d, Dim) for d in w.outputs[0].type.shape[-1:]):
+        return identity_epilogue_c()
     if w.outputs[0].type.shape:
         return workload_epilogue_c(w, 2)
     return epilogue_c(w.epilogue, first_arg=2, channels=1)

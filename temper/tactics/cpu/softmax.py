@@ -12,7 +12,7 @@ from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.reduce import Axis, origin_c
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c, typical_count
 
 
 class Softmax:
@@ -69,22 +69,13 @@ class Softmax:
                 "P_WS": len(args) - 1,
             }
         )
-        epilogue = _identity_c() if isinstance(shape[last], Dim) else workload_epilogue_c(w, 2)
+        epilogue = identity_epilogue_c() if isinstance(shape[last], Dim) else workload_epilogue_c(w, 2)
         text += origin_c(kept, symbols)
         source = template_text("vec.h", "vmath.h") + epilogue + text + template_text("softmax.c")
         return Kernel(source, (entry,), args, symbols, workspace)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
-
-
-def _identity_c() -> str:
-    """The empty epilogue, which needs no channel count."""
-    return (
-        "typedef struct { char none; } epi_t;\n"
-        "INLINE void epi_init(epi_t *e, void *const *p) { (void)e; (void)p; }\n"
-        "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) { return v0; }\n"
-    )
 
 
 TACTICS: tuple[Softmax, ...] = (Softmax(),)

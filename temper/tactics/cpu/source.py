@@ -34,6 +34,15 @@ def _opaque(o: Opaque, symbols: tuple[str, ...]) -> str:
     return f"({a} {op} {b})"
 
 
+def identity_epilogue_c() -> str:
+    """The empty program behind an anchor, which needs no channel count: the last axis may be a run-time size."""
+    return (
+        "typedef struct { char none; } epi_t;\n"
+        "INLINE void epi_init(epi_t *e, void *const *p) { (void)e; (void)p; }\n"
+        "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) { return v0; }\n"
+    )
+
+
 def typical_count(shape: Sequence[DimLike], unknown: int = 64) -> int:
     """Number of elements, a run-time dimension taken as `unknown`: what predictions count with."""
     return prod(unknown if isinstance(d, Dim) else d for d in shape)
