@@ -26,6 +26,7 @@ from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.pool_indices import PoolIndices
 from temper.tactics.cpu.recurrent import Recurrent
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
+from temper.tactics.cpu.reduce_typed import ReduceTyped
 from temper.tactics.cpu.regions import MaxRoiPool, RoiAlign
 from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.cpu.running import Running
@@ -51,6 +52,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Pool(),
         Softmax(),
         Reduce(),
+        ReduceTyped(),
         ArgExtreme(),
         SqueezeExcite(),
         Attention(),

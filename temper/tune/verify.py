@@ -186,6 +186,7 @@ def make_problem(
         slack = 4 * _EPS * np.abs(acc.astype(np.float64)) + 1e-9 * _extent(acc)
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
+    slack = np.where(np.isfinite(acc), slack, 0.0)  # an infinity moved by an infinity is no number
     ends = [
         epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]])
         for d in (-slack, 0 * slack, slack)

@@ -92,6 +92,21 @@ def _reductions() -> Iterator[Case]:
             for dtype in ("int32", "int64"):
                 make = lambda rng, d=dtype: [numbers(rng, (4, 5), d, -9, 9)]
                 yield Case(f"{op}_{dtype}", op, {"axes": (1,)}, make)
+        make = lambda rng, a=low: [floats(rng, (3, 4, 5, 2), "float64", low=a, high=2.0)]
+        yield Case(f"{op}_double", op, {"axes": (0, 2)}, make)
+        yield Case(f"{op}_double_all", op, {"axes": (0, 1, 2, 3), "keepdims": 0}, make)
+    for op in ("ReduceMax", "ReduceMin"):
+        for dtype in ("uint8", "int8", "bool"):
+            make = lambda rng, d=dtype: [numbers(rng, (3, 4, 5), d)]
+            yield Case(f"{op}_{dtype}", op, {"axes": (0, 2)}, make)
+        odd = np.array([[-np.inf, -np.inf], [np.inf, np.inf], [-np.inf, np.inf], [-0.5, 2]])
+        for dtype in ("float32", "float64"):
+            yield Case(f"{op}_special_{dtype}", op, {"axes": (1,)}, fixed(odd.astype(dtype)))
+    for op in ("ReduceL1", "ReduceSumSquare"):
+        yield Case(f"{op}_int32", op, {"axes": (1,)}, lambda rng: [numbers(rng, (4, 5), "int32", -9, 9)])
+    for op in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceLogSumExp"):
+        for dtype in ("float32", "float64"):
+            yield Case(f"{op}_nothing_{dtype}", op, {"axes": (1,)}, lambda rng, d=dtype: [floats(rng, (2, 0, 4), d)])
     yield Case("ReduceSum_empty", "ReduceSum", {"axes": (0,)}, lambda rng: [floats(rng, (0, 3))])
     yield Case(
         "ReduceMean_spatial_last",

@@ -85,7 +85,7 @@ def origin_c(axes: Sequence[Axis], symbols: tuple[str, ...]) -> str:
     return "\n".join([*lines, "  (void)u; (void)v;", "  return at;", "}", ""])
 
 
-def _nest_c(axes: Sequence[Axis], symbols: tuple[str, ...]) -> str:
+def nest_c(axes: Sequence[Axis], symbols: tuple[str, ...]) -> str:
     """The value of NEST(at, ...): loops over the outer reduced axes."""
     loops = " ".join(f"for (int64_t i{k} = 0; i{k} < {c_dim(a.size, symbols)}; i{k}++)" for k, a in enumerate(axes))
     offset = " + ".join(["0", *(f"i{k} * {c_dim(a.stride, symbols)}" for k, a in enumerate(axes))])
@@ -160,7 +160,7 @@ class Reduce:
                 "LAST": c_dim(last, symbols),
                 "PIXELS": c_dim(product(shape[1:-1]) if len(shape) > 1 else 1, symbols),
                 "CB": dict(params)["cb"],
-                "NEST(at, ...)": _nest_c(outer, symbols),
+                "NEST(at, ...)": nest_c(outer, symbols),
             }
         )
         origin = origin_c(kept[:-1] if keep_inner else kept, symbols)
