@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from temper.errors import ModelError, ShapeError, UnsupportedError
+from temper.frontends.onnx import gradient
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
 from temper.frontends.onnx.control_flow import Held, Items, Nothing, Site, resolver
 from temper.frontends.onnx.load import opsets
@@ -349,6 +350,8 @@ class Importer:
         check_counts(schema, node.input, node.output, where)
         given = read_attributes(node.attribute, where, body.attributes)
         resolve = resolver(node.op_type, inputs) if domain == "" else None
+        if (domain, node.op_type) == (gradient.DOMAIN, "Gradient"):
+            resolve = gradient.gradient
         if resolve is not None:
             return self._resolve(resolve, node, inputs, attributes_by_schema(schema, given, where), opset, body, label)
         row = find_row(domain, node.op_type, opset)

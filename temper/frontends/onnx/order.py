@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from temper.errors import ModelError
+from temper.frontends.onnx import gradient
 from temper.frontends.onnx.control_flow import Held
 
 
@@ -45,6 +46,8 @@ def label_of(node: Any, prefix: str = "") -> str:
 def free_names(node: Any) -> set[str]:
     """Names the node reads, those its subgraphs capture included."""
     names = {i for i in node.input if i}
+    if (node.domain, node.op_type) == (gradient.DOMAIN, "Gradient"):
+        names |= gradient.named_in(node)
     for a in node.attribute:
         for g in ([a.g] if a.HasField("g") else []) + list(a.graphs):
             inner = (
