@@ -15,9 +15,11 @@ import numpy as np
 
 from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, ceil_div, from_data, opaque
+from temper.ir.graph import Value
 from temper.ir.opdef import Attrs, Kind
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
+from temper.reference import run
 from temper.reference.formats import UNNAMED
 
 #: tensors with more elements are not tracked
@@ -302,6 +304,29 @@ def known_outputs(
     except (ValueError, IndexError, ArithmeticError) as e:
         raise ShapeError(f"its constant operands are illegal: {e}") from e
     return nothing if found is None else [settle(f, r.dtype) for f, r in zip(found, results, strict=True)]
+
+
+def encoded_outputs(
+    op: str, inputs: Sequence[Value | None], attrs: Attrs, results: Sequence[TensorType]
+) -> list[np.ndarray] | None:
+    """An op's outputs from small constants where a type numpy lacks is among them (`known_outputs` knows numbers only).
+
+    Arrays are as constants hold them. None where the op has other operands. ShapeError if constants are illegal.
+    """
+    types = [v.type for v in inputs if v is not None]
+    if not types or not any(t.dtype in UNNAMED for t in (*types, *results)) or not TABLE[op].deterministic:
+        return None
+    if any(v is not None and v.const is None for v in inputs) or _has_dims(attrs) or not _computed(op):
+        return None
+    if any(isinstance(t.count, Dim) or t.count > LIMIT or t.dtype == "string" for t in (*types, *results)):
+        return None
+    arrays = [None if v is None else v.const for v in inputs]
+    dtypes = [None if v is None else v.type.dtype for v in inputs]
+    try:
+        with np.errstate(all="ignore"):
+            return run(op, arrays, attrs, dtypes, [r.dtype for r in results])
+    except (ValueError, IndexError, ArithmeticError) as e:
+        raise ShapeError(f"its constant operands are illegal: {e}") from e
 
 
 def _shape(t: TensorType | None, attrs: Attrs) -> list[np.ndarray | None]:

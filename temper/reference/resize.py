@@ -14,6 +14,8 @@ import numpy as np
 from temper.reference.numeric import Arrays, Attrs, present
 
 _ONE, _HALF = np.float32(1.0), np.float32(0.5)
+#: a scaled length this little above a whole number is that number
+_WHOLE = np.float32(1e-3)
 
 
 def source_coordinates(
@@ -30,7 +32,10 @@ def source_coordinates(
         offset = np.float32(size) / np.float32(2) * (_ONE - adjustment)
         return offset + ((x + _HALF) / s - _HALF)
     if mode == "align_corners":
-        return x * np.float32(size - 1) / np.float32(out - 1) if out > 1 else np.zeros(out, np.float32)
+        # the corners are those of the length that the scale asks for, of which `out` is the whole part
+        asked = s * np.float32(size)
+        length = asked if asked - np.float32(out) > _WHOLE else np.float32(out)
+        return x * np.float32(size - 1) / (length - _ONE) if out > 1 else np.zeros(out, np.float32)
     if mode == "asymmetric":
         return x / s
     if mode == "tf_half_pixel_for_nn":

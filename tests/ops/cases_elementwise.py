@@ -97,6 +97,10 @@ def _binary() -> Iterator[Case]:
     divisors = np.array([-3, -2, -1, 1, 2, 3, 5], np.int32)
     yield Case("Div_toward_zero", "Div", {}, fixed(small[:, None], divisors[None, :]))
     yield Case("Mod_floor", "Mod", {}, fixed(small[:, None], divisors[None, :]))
+    for dtype in ("float32", "float64", "float16"):
+        odd = np.array([-9.25, -4, -0.5, -0.0, 0.0, 0.5, 3, 7.75, np.inf, -np.inf, np.nan], dtype)
+        by = np.array([-4, -1.5, 0.25, 2, 4, np.inf, -np.inf], dtype)
+        yield Case(f"Mod_{dtype}", "Mod", {}, fixed(odd[:, None], by[None, :]))
     yield Case("Mod_fmod_int", "Mod", {"fmod": 1}, fixed(small[:, None], divisors[None, :]))
     yield Case(
         "Mod_fmod",
@@ -110,6 +114,11 @@ def _binary() -> Iterator[Case]:
     for name, a, b in _BROADCASTS:
         yield Case(f"Pow_{name}", "Pow", {}, lambda rng, a=a, b=b: [floats(rng, a, low=0.1, high=4), floats(rng, b)])
     yield Case("Pow_square", "Pow", {}, lambda rng: [floats(rng, (5, 9)), np.array(2.0, np.float32)])
+    for kinds in ("float32 uint32", "float32 uint64", "int32 float32", "int64 float32"):
+        base, exponent = kinds.split()
+        whole = np.arange(6).astype(exponent)
+        bases = np.array([-3, -1, 0, 1, 2, 7, 10], base)
+        yield Case(f"Pow_{base}_{exponent}", "Pow", {}, fixed(bases[:, None], whole[None, :]))
     yield Case("Pow_int_exponent", "Pow", {}, lambda rng: [floats(rng, (5, 9)), np.array([3], np.int64)])
     yield Case(
         "Pow_int", "Pow", {}, lambda rng: [numbers(rng, (5, 9), "int32", -9, 9), numbers(rng, (9,), "int32", 0, 5)]

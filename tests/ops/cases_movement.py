@@ -189,6 +189,9 @@ def _resizes() -> Iterator[Case]:
     yield resize("nearest_just_below_tie", (1, 1, 10, 10), sizes=(1, 1, 23, 24), **rounding)
     plain: dict[str, AttrValue] = {"coordinate_transformation_mode": "half_pixel"}
     yield resize("nearest_just_above_tie", (1, 1, 28, 3), sizes=(1, 1, 38, 3), **plain)
+    corners: dict[str, AttrValue] = {"coordinate_transformation_mode": "align_corners"}
+    yield resize("linear_corners_scales", (1, 1, 2, 4), scales=(1.0, 1.0, 0.6, 0.6), mode="linear", **corners)
+    yield resize("cubic_corners_scales", (1, 1, 4, 4), scales=(1.0, 1.0, 0.8, 0.8), mode="cubic", **corners)
     yield resize("linear_scales", (1, 3, 5, 6), scales=(1.0, 1.0, 1.7, 0.8), mode="linear")
     yield resize("cubic_a", (1, 2, 5, 6), scales=(1.0, 1.0, 2.0, 1.5), mode="cubic", cubic_coeff_a=-0.5)
     yield resize("cubic_exclude", (1, 2, 5, 6), scales=(1.0, 1.0, 2.0, 1.5), mode="cubic", exclude_outside=1)

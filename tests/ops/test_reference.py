@@ -31,6 +31,15 @@ def _options() -> ort.SessionOptions:
 
 #: cases that ONNX Runtime refuses or answers otherwise than ONNX states, and why; onnx.reference decides those
 _NOT_ONNX_RUNTIME = {
+    **{f"Mod_{dtype}": "it has only the truncated remainder of floats" for dtype in ("float16", "float32", "float64")},
+    **{
+        f"Resize_{name}": "it takes the corners of the rounded length, not of the scaled one"
+        for name in (
+            "linear_corners_scales",
+            "cubic_corners_scales",
+            *(f"nearest_{m}_align_corners_half" for m in ("round_prefer_floor", "round_prefer_ceil", "floor", "ceil")),
+        )
+    },
     "Clip_special_0": "an absent bound is the largest finite number there",
     "Clip_special_1": "an absent bound is the largest finite number there",
     "Clip_special_2": "an absent bound is the largest finite number there",

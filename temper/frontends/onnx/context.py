@@ -15,7 +15,7 @@ from temper.ir.dims import Dim, DimLike, data_symbols, from_data, parse_dim
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import Attrs
 from temper.ir.ops import TABLE, make
-from temper.ir.symbolic import LIMIT, known_outputs
+from temper.ir.symbolic import LIMIT, encoded_outputs, known_outputs
 from temper.ir.types import TensorType
 from temper.reference.formats import UNNAMED, number, numbers
 
@@ -162,9 +162,14 @@ class Builder:
                 node.attrs,
                 [o.type for o in node.outputs],
             )
+            encoded = encoded_outputs(op, inputs, node.attrs, [o.type for o in node.outputs])
         except ShapeError as e:
             raise ShapeError(f"node '{label}' ({op}): {e}") from e
         outputs = list(node.outputs)
+        if encoded is not None:
+            stated = [(o.name, o.type.dtype) for o in outputs]
+            self.graph.remove_node(node)
+            return [self.constant(np.asarray(f), n, d) for f, (n, d) in zip(encoded, stated, strict=True)]
         if all(f is not None and f.dtype != object for f in found):
             given = [o.name for o in outputs]
             self.graph.remove_node(node)

@@ -28,7 +28,8 @@ _COORDINATES: Mapping[str, str] = {
     "half_pixel": "HALF_PIXEL",
     "pytorch_half_pixel": "(out > 1 ? HALF_PIXEL : 0.0f)",
     "half_pixel_symmetric": "((float)size / 2.0f * (1.0f - (float)out / (s * (float)size)) + HALF_PIXEL)",
-    "align_corners": "(out > 1 ? (float)i * (float)(size - 1) / (float)(out - 1) : 0.0f)",
+    "align_corners": "(out > 1 ? (float)i * (float)(size - 1) / "
+    "((s * (float)size - (float)out > 1e-3f ? s * (float)size : (float)out) - 1.0f) : 0.0f)",
     "asymmetric": "((float)i / s)",
     "tf_half_pixel_for_nn": "(((float)i + 0.5f) / s)",
     "tf_crop_and_resize": "(out > 1 ? r0 * (float)(size - 1) + (float)i * (r1 - r0) * (float)(size - 1) / "

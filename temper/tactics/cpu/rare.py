@@ -120,6 +120,12 @@ def rare_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], c_types: Ma
         return f"{args[0]} * v_sigmoid((float){float(instr.attr('alpha', 1.0)).hex()} * {args[0]})"  # type: ignore[arg-type]
     if op == "Mod" and instr.attr("fmod", 0) and kind in (*_FLOATS, *_INTS) and len(set(dtypes)) == 1:
         return f"v_fmod({args[0]}, {args[1]})"
+    if op == "Mod" and kind in _FLOATS and len(set(dtypes)) == 1:
+        return f"v_mod({args[0]}, {args[1]})"
+    if op == "Pow" and len(args) == 2 and kind == "float32" and dtypes[1] in (*_INTS, "float64"):
+        return f"(float)d_pow((double){args[0]}, (double){args[1]})"
+    if op == "Pow" and len(args) == 2 and kind in _INTS and dtypes[1] in _FLOATS:
+        return f"({c})d_whole(d_pow((double){args[0]}, (double){args[1]}))"
     if op == "Pow" and len(args) == 2 and kind in _INTS and dtypes[1] in _INTS and dtypes[1] != "uint64":
         return f"v_ipow({args[0]}, (int64_t){args[1]})"
     if op == "BitShift" and kind in _INTS:
@@ -137,7 +143,7 @@ def rare_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], c_types: Ma
     return None
 
 
-_NAMES = re.compile(r"\b(d_\w+|half_f|f_half|brain_f|f_brain|f_tan|v_fmod|v_ipow|v_sh[lr])\(")
+_NAMES = re.compile(r"\b(d_\w+|half_f|f_half|brain_f|f_brain|f_tan|v_f?mod|v_ipow|v_sh[lr])\(")
 _FORMATS = re.compile(r"\b(mini_f|f_mini|scale_f|f_scale)\(")
 
 

@@ -166,6 +166,41 @@ RARE_INT(int8_t) RARE_INT(uint8_t) RARE_INT(int16_t) RARE_INT(uint16_t) RARE_INT
 RARE_INT(uint64_t)
 INLINE OVL float v_fmod(float a, float b) { return (float)d_fmod(a, b); }
 INLINE OVL double v_fmod(double a, double b) { return d_fmod(a, b); }
+/* The remainder with the sign of y. */
+INLINE OVL double v_mod(double a, double b) {
+  const double r = d_fmod(a, b);
+  return r == 0 ? d_bits(bits_d(0.0) | (bits_d(b) & 0x8000000000000000ull)) : (r < 0) != (b < 0) ? r + b : r;
+}
+INLINE OVL float v_mod(float a, float b) {
+  const float r = (float)d_fmod(a, b);
+  return r == 0 ? f_bits(bits_f(b) & 0x80000000u) : (r < 0) != (b < 0) ? r + b : r;
+}
+
+/* x^y: whole exponents by squaring, exact where every product is; others as e^(y log x), to about |y log x| ulp of double. */
+INLINE double d_pow(double x, double y) {
+  const double a = d_abs(x), n = d_abs(y);
+  if (y == 0 || x == 1) return 1;
+  if (x != x || y != y) return D_NAN;
+  const int whole = d_rint(y) == y, odd = whole && n < 0x1p53 && ((int64_t)n & 1);
+  if (whole && n < 0x1p31) {
+    double r = 1, b = x;
+    for (int64_t k = (int64_t)n;;) {
+      if (k & 1) r *= b;
+      if (!(k >>= 1)) break;
+      b *= b;
+    }
+    return y < 0 ? 1 / r : r;
+  }
+  if (x == -1 && n == D_INF) return 1;
+  if (x < 0 && !whole && a < D_INF) return D_NAN;
+  const double r = a == 0 ? (y < 0 ? D_INF : 0) : a == D_INF ? (y < 0 ? 0 : D_INF) : d_exp(y * d_log(a));
+  return odd && bits_d(x) >> 63 ? -r : r;
+}
+/* What d_pow's rounding moved off a whole number goes back to it. */
+INLINE double d_whole(double x) {
+  const double r = d_rint(x);
+  return d_abs(x - r) <= 1e-14 * d_abs(x) ? r : x;
+}
 
 /* Half precision travels as its bits. */
 INLINE float half_f(uint16_t h) {
