@@ -35,7 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     "plan.container": {"errors", "ir.dims"},
     "plan.format": {"errors", "ir.dims", "plan.container"},
     "plan": {"errors", "config", "ir", "passes", "tactics"},
-    "runtime": {"errors", "config", "reference", "plan.format", "ir.dims"},
+    "runtime": {"errors", "config", "reference", "plan.container", "plan.format", "ir.dims"},
     "profiles": {"errors", "config", "ir"},
     "assemble": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "profiles", "runtime"},
     "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"}
@@ -73,6 +73,7 @@ OPTIONAL = (
     "rich",
     "sklearn",
     "scipy",
+    "PIL",
 )
 
 #: Modules that implement an optional package's own interface and so cannot be loaded without it.

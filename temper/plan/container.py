@@ -172,3 +172,26 @@ def map_file(path: str | os.PathLike[str]) -> memoryview:
         raise PlanError(f"cannot read the plan {os.fspath(path)}: {e.strerror or e}") from e
     except ValueError as e:
         raise PlanError(f"cannot read the plan {os.fspath(path)}: {e}") from e
+
+
+def pack_strings(array: np.ndarray) -> bytes:
+    """An array of strings among the constants: where each ends, int64, then their UTF-8 one after another."""
+    texts = [str(x).encode() for x in array.reshape(-1)]
+    ends = np.cumsum([len(t) for t in texts], dtype=np.int64)
+    return ends.astype("<i8").tobytes() + b"".join(texts)
+
+
+def unpack_strings(data: memoryview | bytes, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of that shape at the beginning of `data`. PlanError where its bytes are damaged."""
+    count = int(np.prod(shape, dtype=np.int64))
+    ends = np.frombuffer(data[: 8 * count], "<i8").tolist() if len(data) >= 8 * count else []
+    starts = [0, *ends[:-1]]
+    if len(ends) != count or any(a > b for a, b in zip(starts, ends, strict=False)):
+        raise PlanError("the plan's strings are damaged")
+    text = bytes(data[8 * count : 8 * count + (ends[-1] if ends else 0)])
+    out = np.empty(count, object)
+    try:
+        out[:] = [text[a:b].decode() for a, b in zip(starts, ends, strict=False)]
+    except UnicodeDecodeError as e:
+        raise PlanError("the plan's strings are damaged") from e
+    return out.reshape(shape)

@@ -20,9 +20,13 @@ from temper.reference import (
     control,
     data_sizes,
     elementwise,
+    ensembles,
+    images,
     movement,
+    random,
     recurrent,
     reduction,
+    strings,
     transforms,
     vision,
 )
@@ -44,6 +48,10 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
             data_sizes,
             transforms,
             vision,
+            ensembles,
+            images,
+            random,
+            strings,
         )
         for name, fn in family.REFERENCES.items()
     }

@@ -13,6 +13,7 @@ from tests.ops import (
     cases_control,
     cases_elementwise,
     cases_formats,
+    cases_host,
     cases_movement,
     cases_recurrent,
     cases_reduction,
@@ -33,6 +34,7 @@ _FAMILIES = (
     cases_recurrent,
     cases_control,
     cases_vision,
+    cases_host,
 )
 
 CASES: tuple[Case, ...] = tuple(case for family in _FAMILIES for case in family.cases())

@@ -47,6 +47,8 @@ _NOT_ONNX_RUNTIME = {
         (f"DFT_{name}_30" for name in ("real", "half", "complex", "inverse")), "its sums are off by 1e-4 at odd lengths"
     ),
     "DFT_back_to_real_10": "it does not take missing results for zeros",
+    **dict.fromkeys((f"StringSplit_{name}" for name in ("comma", "most")), "an empty string has no part there"),
+    "StringSplit_spaces": "a tab does not separate there",
     "Einsum_...ij,...kj->...ik": "its shape inference does not broadcast the ellipsis",
 }
 
@@ -102,7 +104,21 @@ def _ours(a: np.ndarray, dtype: str) -> np.ndarray:
 _EVEN_LRN = [c for c in CASES if c.op == "LRN" and c.attrs["size"] == 4]
 
 
-@pytest.mark.parametrize("case", [c for c in CASES if c not in _EVEN_LRN], ids=lambda c: c.name)
+#: ops whose tables are operands here and attributes in ONNX, random ops, and one that ONNX Runtime needs a locale for,
+#: while onnx.reference also takes accents away: frontends/test_onnx_ml.py
+_OTHER_FORM = (
+    "StringNormalizer",
+    "LabelEncoder",
+    "TfIdfVectorizer",
+    "TreeEnsemble",
+    "RandomUniform",
+    "RandomNormal",
+    "Multinomial",
+)
+_COMPARED = [c for c in CASES if c not in _EVEN_LRN and c.op not in _OTHER_FORM]
+
+
+@pytest.mark.parametrize("case", _COMPARED, ids=lambda c: c.name)
 def test_agrees_with_onnx(case: Case) -> None:
     attrs = case.full_attrs
     arrays = case.arrays()

@@ -128,7 +128,9 @@ _HOST_ONLY = frozenset(
     """Reshape Shape Size Squeeze Unsqueeze
     Compress ConvInteger DequantizeLinear DynamicQuantizeLinear Hardmax
     MatMulInteger NonMaxSuppression NonZero OneHot QuantizeLinear
-    ReverseSequence Trilu Unique""".split()
+    ReverseSequence Trilu Unique
+    StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer LabelEncoder
+    RandomUniform RandomNormal Multinomial ImageDecoder TreeEnsemble""".split()
 )
 
 

@@ -368,7 +368,7 @@ Emit = Callable[[Context], Value | Sequence[Value]]
 
 @dataclass(frozen=True)
 class Row:
-    """How one ONNX op becomes IR nodes, from opset `since` until the next row of the same op.
+    """How one ONNX op becomes IR nodes, from opset `since` of its domain until the next row of the same op.
 
     refused: why the op is never imported, where it never is.
     """
@@ -377,6 +377,7 @@ class Row:
     emit: Emit
     since: int = 1
     refused: str = ""
+    domain: str = ""
 
 
 def refuse(op: str, reason: str) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from temper.errors import ShapeError
+from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Emit, Refusal, Row, same
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.graph import Value
@@ -112,11 +112,25 @@ def _identity(c: Context) -> Value:
 def _dropout(c: Context) -> list[Value]:
     if c.opset < 7 and not c.attr("is_test", 0):
         raise Refusal("training mode (is_test=0) is not supported; export the model for inference")
-    if c.has(2) and c.array(2, "training_mode").any():
-        raise Refusal("training mode is not supported; export the model for inference")
     x = c.input(0)
+    if c.has(2) and c.array(2, "training_mode").any():
+        return _training_dropout(c, x)
     kept = c.constant(np.array(True))
     return [x] if not c.wants(1) else [x, c.emit("Expand", kept, shape=x.type.shape)]
+
+
+def _training_dropout(c: Context, x: Value) -> list[Value]:
+    """Elements are kept where a uniform number is not below the ratio, and divided by the share that is kept. Without a
+    seed, the seed is 0: ONNX leaves it open, and a model must not give other results from run to run unasked."""
+    ratio = float(c.scalar(1, "ratio")) if c.has(1) else 0.5
+    if not 0 <= ratio < 1:
+        raise ModelError(f"{c}: ratio must be at least 0 and below 1, not {ratio}")
+    if ratio == 0:
+        return [x, c.emit("Expand", c.constant(np.array(True)), shape=x.type.shape)]
+    drawn = c.emit("RandomUniform", shape=x.type.shape, to="float64", seed=c.attr("seed", 0) or 0)
+    kept = c.emit("GreaterOrEqual", drawn, c.constant(np.array(ratio)))
+    scaled = c.emit("Mul", x, c.like(1 / (1 - ratio), x))
+    return [c.emit("Where", kept, scaled, c.like(0.0, x)), kept]
 
 
 def _gelu(c: Context) -> Value:

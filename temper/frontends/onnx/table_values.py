@@ -131,6 +131,13 @@ def _eye_like(c: Context) -> Value:
     return c.constant(np.eye(rows, columns, c.attr("k", 0), np.dtype(dtype)))
 
 
+def _image_decoder(c: Context) -> Value:
+    if not c.dynamic:
+        raise Refusal("data-dependent shape: the size of the image is in the data")
+    sizes = (c.builder.fresh("height"), c.builder.fresh("width"))
+    return c.emit("ImageDecoder", c.input(0), pixel_format=c.attr("pixel_format", "RGB"), count=sizes)
+
+
 ROWS: tuple[Row, ...] = (
     Row("Constant", _constant),
     Row("ConstantOfShape", _constant_of_shape),
@@ -138,4 +145,5 @@ ROWS: tuple[Row, ...] = (
     Row("Size", _size),
     Row("Range", _range),
     Row("EyeLike", _eye_like),
+    Row("ImageDecoder", _image_decoder),
 )
