@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -69,8 +70,10 @@ class Runner:
         operands: Sequence[np.ndarray | None] = (None,),
         env: Mapping[str, int] | None = None,
         parts: int = 1,
+        threads: int = 1,
     ) -> list[np.ndarray]:
-        """Outputs of one run in `parts` shares; asserts that no byte outside the tensors changed."""
+        """Outputs of one run in `parts` shares on `threads` threads; asserts that no byte outside the tensors
+        changed."""
         env, w = env or {}, self.w
         constants = {i: a for i, (a, c) in enumerate(zip(inputs, w.constant, strict=True)) if c and a is not None}
         packed = [np.ascontiguousarray(a) for a in self.tactic.prepack(w, self.params, constants)]
@@ -87,7 +90,8 @@ class Runner:
         scratch = [Buffer(np.zeros(evaluate(self.kernel.workspace, env), np.uint8)) for _ in range(parts)]
         shared = [Buffer(np.zeros(evaluate(self.kernel.shared_workspace, env), np.uint8))]
         for f in self.functions:
-            for part in range(parts):
+
+            def share(part: int, f: int = f) -> None:
                 where = {
                     "input": ins,
                     "operand": ops,
@@ -98,6 +102,9 @@ class Runner:
                 }
                 pointers = [where[k][i].address for k, i in self.kernel.args]  # type: ignore[index, union-attr]
                 call(f, pointers, [env[s] for s in self.kernel.symbols], part, parts)
+
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(share, range(parts)))
         for g in (*ins, *ops, *outs, *placed, *scratch, *shared):
             assert g is None or g.intact, "wrote outside a tensor"
         return [g.array for g in outs]

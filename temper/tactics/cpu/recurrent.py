@@ -1,8 +1,8 @@
 """Recurrent layers in one kernel (templates/recurrent.c): per step a product with R and the cell on its sums; float32.
 
 With few rows the limit is reading R once a step (from L2, or L3 beyond it); with many, multiply-adds, R being read once
-for MB rows. Steps follow each other, so that work is shared out over (direction, row) pairs only: a single row of one
-direction runs on one thread, since shares of a kernel cannot wait for each other.
+for MB rows. Work is shared out over (direction, row) pairs; where there are fewer of them than threads, over hidden
+units (templates/recurrent_together.c), every share taking part in every step.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ _TYPICAL_STEPS, _TYPICAL_ROWS = 64, 1
 _ROWS = 64
 #: cycles of an activation on a vector
 _ACTIVATION = 15
+#: most rows whose steps threads share, least bytes of R and least seconds of the layer for which they do, and what a
+#: step then costs in waiting
+_FEW_ROWS, _SHARED_BYTES, _SHARED_SECONDS, _MEETING = 8, 96 << 10, 20e-6, 0.4e-6
+#: ranges of hidden units that shares can have as their own
+_HOMES = 64
 #: bytes a cycle that R streams with from L2 and from beyond, and what of it L2 holds
 _L2_RATE, _L3_RATE, _L2_BYTES = 48.0, 20.0, 800 << 10
 
@@ -105,8 +110,24 @@ def _activations_c(w: Workload, layer: _Layer) -> str:
     return "".join(out)
 
 
+def _shares_steps(w: Workload, layer: _Layer) -> str | None:
+    """None where shares can take part in each other's steps; otherwise the reason they do not."""
+    if w.threads < 2:
+        return "there is one thread"
+    if isinstance(layer.batch, Dim) or not 0 < layer.batch * layer.directions <= _FEW_ROWS:
+        return "the number of rows is large or known at run time only"
+    if layer.batch * layer.directions >= w.threads:
+        return "there is a row for each thread"
+    if not w.constant[1] or (len(w.inputs) > 3 and w.inputs[3] is not None):
+        return "weights or lengths are known at run time only"
+    if layer.directions * layer.hidden**2 * sum(layer.gates) * 4 < _SHARED_BYTES:
+        return "a step is short"
+    return None
+
+
 class Recurrent:
-    """Parameters. mb: rows of a register tile. nu: vectors of hidden units of a tile, with all their gates."""
+    """Parameters. mb: rows of a register tile. nu: vectors of hidden units of a tile, with all their gates. together:
+    shares take part in each other's steps."""
 
     name = "cpu.recurrent"
     ops = frozenset({"Recurrence"})
@@ -128,7 +149,13 @@ class Recurrent:
             if not isinstance(layer.batch, Dim):
                 most = max(1, min(most, layer.batch))
             tiles |= {(most, nu), (max(1, most // 2), nu)}
-        params: list[Params] = [(("mb", mb), ("nu", nu)) for mb, nu in sorted(tiles)]
+        params: list[Params] = [(("mb", mb), ("nu", nu), ("together", 0)) for mb, nu in sorted(tiles)]
+        if _shares_steps(w, layer) is None:
+            # shares are timed one after another, which hides what they gain together: only predictions tell
+            shared: list[Params] = [(("mb", mb), ("nu", nu), ("together", 1)) for mb, nu in sorted(tiles)]
+            best, alone = (min(self.predict(w, p) for p in ps) for ps in (shared, params))
+            if alone > _SHARED_SECONDS and best < 0.9 * alone:
+                params = shared
         return sorted(params, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -148,7 +175,12 @@ class Recurrent:
                 sums += groups * layer.hidden * each
         cells = rows * groups * nu * (5 * _ACTIVATION if layer.kind == "lstm" else 3 * _ACTIVATION)
         cycles = max(sums, held / rate) + cells + 40 * rows
-        return 5e-7 + steps * cycles * -(-share // max(rows, 1)) / 3.8e9
+        seconds = steps * cycles * -(-share // max(rows, 1)) / 3.8e9
+        if p["together"]:
+            pieces = groups * layer.directions
+            passes = 2 if layer.gates[1] else 1
+            return 2e-6 + steps * passes * _MEETING + seconds * pairs * -(-pieces // w.threads) / pieces
+        return 5e-7 + seconds
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         layer, isa, p = _accepted(w), ISAS[w.isa], dict(params)
@@ -175,10 +207,15 @@ class Recurrent:
         args.append(("workspace", 0))
         wide = layer.directions * sum(layer.gates) * layer.hidden
         backward = {"forward": (0, 0), "reverse": (1, 1), "bidirectional": (0, 1)}[str(w.attr("direction"))]
+        together = bool(p["together"])
+        if together:
+            args[-1] = ("shared", 0)
         text = defines(
             {
                 "ENTRY": entry,
                 "ENTRY_PACK": f"{entry}_pack",
+                "ENTRY_START": f"{entry}_start",
+                "HOMES": _HOMES,
                 "PACK": int(not known),
                 "CELL": layer.kind.upper(),
                 "GATES": layer.gates[0],
@@ -207,10 +244,14 @@ class Recurrent:
             }
         )
         source = template_text("vec.h", "vmath.h") + text + _KINDS + _activations_c(w, layer)
-        source += template_text("recurrent.c")
-        workspace = rows * states * groups * p["nu"] * isa.lanes * 4
+        source += template_text("recurrent_cell.h", "recurrent_together.c" if together else "recurrent.c")
+        held = states * groups * p["nu"] * isa.lanes * 4
+        if together:
+            assert not isinstance(layer.batch, Dim)
+            shared = 64 * (1 + _HOMES) + layer.directions * layer.batch * held
+            return Kernel(source, (f"{entry}_start", entry), tuple(args), symbols, 0, shared, in_place=False)
         entries = (entry,) if known else (f"{entry}_pack", entry)
-        return Kernel(source, entries, tuple(args), symbols, workspace, 0 if known else packed, in_place=False)
+        return Kernel(source, entries, tuple(args), symbols, rows * held, 0 if known else packed, in_place=False)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         if not w.constant[1]:
