@@ -383,6 +383,8 @@ def _grid_sample(types: Types, attrs: Attrs) -> list[TensorType]:
     if x.rank not in (4, 5) or grid.rank != x.rank or grid.shape[-1] != x.rank - 2:
         raise ShapeError(f"data {x} needs a grid of the same rank whose last axis is {x.rank - 2}, not {grid}")
     rules.equal_or_raise(x.shape[0], grid.shape[0], "batch of the data and the grid")
+    if 0 in x.shape[2:]:
+        raise ShapeError(f"{x} has nothing to sample")
     if attrs["mode"] not in ("linear", "nearest", "cubic") or attrs["padding_mode"] not in (
         "zeros",
         "border",
