@@ -70,7 +70,8 @@ def bind_results(node: Node, results: Sequence[np.ndarray], env: dict[str, int])
         return
     for s in node.binds:
         for o, r in zip(node.outputs, results, strict=True):
-            env.update((s, n) for d, n in zip(o.type.shape, r.shape, strict=True) if str(d) == s)
+            sizes = r.shape if isinstance(r, np.ndarray) else ()  # a sequence has none
+            env.update((s, n) for d, n in zip(o.type.shape, sizes, strict=True) if str(d) == s)
 
 
 def evaluate(graph: Graph, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:

@@ -13,7 +13,8 @@ from temper.ir.dims import Dim, DimLike, evaluate, from_data, product, symbols_o
 from temper.reference.formats import storage
 
 #: The element types of the IR: ONNX's names, which are numpy's where numpy has them; reference/formats.py says how
-#: arrays hold the others, one element an item. "string" appears on host values only.
+#: arrays hold the others, one element an item. "string" appears on host values only, and so does "sequence": a tuple of
+#: arrays, as one value of shape [].
 DTYPES = (
     "float32",
     "float16",
@@ -31,6 +32,7 @@ DTYPES = (
     "complex64",
     "complex128",
     "string",
+    "sequence",
     "float8e4m3fn",
     "float8e4m3fnuz",
     "float8e5m2",

@@ -16,6 +16,8 @@ def data_reason(region: Region) -> str | None:
 
     Regions whose operands merely have such sizes can: their kernels get them as arguments.
     """
+    if any(v.type.dtype == "sequence" for v in (*region.inputs, *region.outputs)):
+        return "sequences whose length depends on data are kept by the host"
     for node in region.nodes:
         if node.op == "ByData":
             return f"the shape of the results of {node.attrs['of']} depends on data"

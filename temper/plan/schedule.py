@@ -236,7 +236,7 @@ class _Scheduler:
     def _slotted(self, root: int) -> bool:
         """The array is made during the run: its size depends on data, or its elements are not plain bytes."""
         t = self.values[root].type
-        return bool(t.data_symbols) or t.dtype == "string"
+        return bool(t.data_symbols) or t.dtype in ("string", "sequence")
 
     def _slots(self, spans: Mapping[int, tuple[int, int]]) -> tuple[Slot, ...]:
         slots: list[Slot] = []

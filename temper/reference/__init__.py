@@ -26,12 +26,14 @@ from temper.reference import (
     random,
     recurrent,
     reduction,
+    sequences,
     strings,
     transforms,
     vision,
 )
 from temper.reference.formats import CODED, decode, encode
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
+from temper.reference.sequences import SEQUENCE_OPS
 
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     {
@@ -46,6 +48,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
             recurrent,
             control,
             data_sizes,
+            sequences,
             transforms,
             vision,
             ensembles,
@@ -65,6 +68,8 @@ def run(
     op: str, arrays: Arrays, attrs: Attrs, input_dtypes: Sequence[str | None], output_dtypes: Sequence[str]
 ) -> list[np.ndarray]:
     """`REFERENCES[op]` on operands of the given IR dtypes: bfloat16 is computed in float32 and rounded to even."""
+    if op in SEQUENCE_OPS or "sequence" in input_dtypes:
+        return list(arrays) if op == "Identity" else REFERENCES[op](arrays, attrs)  # type: ignore[arg-type]
     wide = [
         bfloat16_to_float32(a)
         if a is not None and d == "bfloat16" and op != "BitCast"

@@ -60,6 +60,7 @@ STORAGE: Mapping[str, str] = MappingProxyType(
     {
         "bfloat16": "uint16",
         "string": "object",
+        "sequence": "object",
         **dict.fromkeys(sorted(CODED), "uint8"),
         **{name: "int8" if signed else "uint8" for name, (_, signed) in NARROW_INTS.items()},
     }

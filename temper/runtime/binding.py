@@ -35,6 +35,7 @@ from temper.runtime.steps import HostCall, NativeCall, Run, sizes_of
 _NUMPY = {
     "bfloat16": "uint16",
     "string": "object",
+    "sequence": "object",
     **dict.fromkeys(("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0"), "uint8"),
     **dict.fromkeys(("float4e2m1", "uint4", "uint2"), "uint8"),
     **dict.fromkeys(("int4", "int2"), "int8"),
@@ -310,8 +311,11 @@ class Bound:
         return tuple(sorted(symbols))
 
     def _shape(self, b: Binding) -> tuple[int, ...] | None:
-        """None if the shape depends on data."""
-        return None if self.unknown(b.shape) else tuple(self.value(d) for d in b.shape)
+        """None if the shape depends on data, or if it is a sequence."""
+        return None if b.dtype == "sequence" or self.unknown(b.shape) else tuple(self.value(d) for d in b.shape)
+
+    def output_shape(self, i: int) -> tuple[DimText, ...]:
+        return self._plan.outputs[i].shape
 
     def late_output(self, run: Run, i: int) -> np.ndarray:
         """The array of an output whose shape depends on data: the caller's, if its shape is right, or a new one."""

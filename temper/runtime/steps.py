@@ -152,7 +152,7 @@ class HostCall:
 
     def _store(self, t: TypedRef, fixed: np.ndarray | None, y: Any, ins: Sequence[Any], run: Run) -> None:
         if not isinstance(y, (np.ndarray, np.generic)):
-            run.slots[t.ref.index] = y  # a sequence or an optional
+            (run.outputs if t.ref.kind == "output" else run.slots)[t.ref.index] = y  # a sequence
             return
         y = np.asarray(y)
         self._check(t, y, run)
@@ -160,14 +160,18 @@ class HostCall:
         if t.ref.kind == "host" or (late and run.outputs[t.ref.index] is None):
             # what a reference returns may be an operand, or a part of one
             own = y if y.flags.owndata and y.flags.c_contiguous and not any(y is a for a in ins) else y.copy()
-            if late:
+            if late:  # the output may be a renaming of what the step makes
+                own = own.reshape(sizes_of(self.bound.output_shape(t.ref.index), self.bound, run.env, self.name))
                 run.outputs[t.ref.index] = own
                 self.bound.pointers[len(run.arrays) + t.ref.index] = data_address(own)
             else:
                 run.slots[t.ref.index] = own
             return
-        target = self.bound.late_output(run, t.ref.index) if late else fixed
-        np.copyto(target if target is not None else self._read(t, run), y)
+        if late:
+            target = self.bound.late_output(run, t.ref.index)
+            np.copyto(target, y.reshape(target.shape))
+        else:
+            np.copyto(fixed if fixed is not None else self._read(t, run), y)
 
     def _check(self, t: TypedRef, y: np.ndarray, run: Run) -> None:
         """Binds the sizes that only the result tells; PlanError if the others are not what the plan says."""

@@ -24,12 +24,12 @@ from tests.frontends.models import NODE, model
 Feeds = dict[str, np.ndarray]
 
 
-def agrees(proto: Any, many: list[Feeds], tmp_path: Path) -> temper.Engine:
+def agrees(proto: Any, many: list[Feeds], tmp_path: Path, **options: Any) -> temper.Engine:
     """The reference and an engine (read back from its file's bytes) against ONNX Runtime."""
     graph = import_onnx(proto)
     again = parse(to_text(graph), constants_of(graph))
     assert again.hash() == graph.hash()
-    built = temper.build(proto, threads=1, effort=0, cache=tmp_path / "times.sqlite")
+    built = temper.build(proto, threads=1, effort=0, cache=tmp_path / "times.sqlite", **options)
     engine = temper.Engine.from_bytes(plan_format.to_bytes(built.plan))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for feeds in many:

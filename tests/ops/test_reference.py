@@ -16,6 +16,7 @@ from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
 from temper.reference.formats import CODED, ML_DTYPES, NARROW_INTS, UNNAMED, decode, storage
+from temper.reference.sequences import SEQUENCE_OPS
 from tests.ops.cases import CASES, Case
 from tests.ops.to_onnx import node_model
 
@@ -163,7 +164,7 @@ def test_names_are_unique() -> None:
 
 
 #: ops that ONNX has no form of, or that run graphs: test_data_sizes.py, frontends/test_onnx_flow.py
-_WITHOUT_ONNX = ("Sizes", "ReshapeSizes", "SliceBounds", "RangeOf", "ByData", "If", "Loop")
+_WITHOUT_ONNX = ("Sizes", "ReshapeSizes", "SliceBounds", "RangeOf", "ByData", "If", "Loop", *SEQUENCE_OPS)
 
 
 def test_every_op_has_a_case() -> None:

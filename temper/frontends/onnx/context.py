@@ -76,10 +76,10 @@ def by_data(
         return None
     definition = TABLE[op]
     results: list[list[TensorType]] = []
-    for number in (1, 2):
-        bound = [None if t is None else TensorType(t.dtype, tuple(_with(d, number) for d in t.shape)) for t in types]
+    for size in (1, 2):
+        bound = [None if t is None else TensorType(t.dtype, tuple(_with(d, size) for d in t.shape)) for t in types]
         try:
-            results.append(definition.infer(bound, _all_with_attrs(definition.complete(attrs), number)))
+            results.append(definition.infer(bound, _all_with_attrs(definition.complete(attrs), size)))
         except (ShapeError, ValueError, ZeroDivisionError):
             continue
     if not results:

@@ -16,9 +16,10 @@ import numpy as np
 
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Refusal, unknown
+from temper.frontends.onnx.lists import as_listed, element, inserted, joined, split_on_data
 from temper.frontends.onnx.subgraphs import branches, loop, scan
 from temper.frontends.onnx.tensors import dtype_of
-from temper.ir.dims import Dim
+from temper.ir.dims import Dim, DimLike
 from temper.ir.graph import Value
 from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
@@ -51,8 +52,21 @@ class Nothing:
     """An optional without a value."""
 
 
+@dataclass(frozen=True)
+class Listed:
+    """A sequence whose length depends on data: one value of dtype "sequence".
+
+    dtype: of its elements, "" as long as it is not known. shape: of its elements, None for a size in which they differ;
+    None if nothing is known of it.
+    """
+
+    value: Value
+    dtype: str
+    shape: tuple[DimLike | None, ...] | None
+
+
 #: What a name may stand for; None depends on an unsupported node
-Held = Value | Items | Nothing | None
+Held = Value | Items | Listed | Nothing | None
 
 
 @dataclass
@@ -80,6 +94,10 @@ class Site:
         if not isinstance(v, Items):
             raise ModelError(f"{self.c}: input {i} must be a sequence")
         return v
+
+    def listed(self, i: int) -> bool:
+        """Operand i is a sequence whose length depends on data."""
+        return i < len(self.inputs) and isinstance(self.inputs[i], Listed)
 
     def has(self, i: int) -> bool:
         return i < len(self.inputs) and self.inputs[i] is not None
@@ -125,18 +143,34 @@ def _empty(s: Site) -> list[Held]:
     return [Items((), dtype_of(s.attrs.get("dtype", 1), f"{s.c}: attribute 'dtype'"))]
 
 
+def _on_data(s: Site, position: int) -> bool:
+    """The sequence's length, or the position in it, depends on data."""
+    if s.listed(0):
+        return True
+    known = s.c.known(s.value(position)) if s.has(position) else np.zeros(())
+    return s.c.dynamic and (known is None or known.dtype == object)
+
+
 def _at(s: Site) -> list[Held]:
+    if _on_data(s, 1):
+        return [element(s.c, as_listed(s.c, s.inputs[0]), s.value(1))]
     items = s.items(0)
     return [items.values[_position(s, 1, len(items.values), 0)]]
 
 
 def _insert(s: Site) -> list[Held]:
+    if _on_data(s, 2):
+        return [inserted(s.c, as_listed(s.c, s.inputs[0]), s.value(1), s.value(2) if s.has(2) else None)]
     items, v = s.items(0), s.value(1)
     at = _position(s, 2, len(items.values), 1) if s.has(2) else len(items.values)
     return [Items((*items.values[:at], v, *items.values[at:]), v.type.dtype)]
 
 
 def _erase(s: Site) -> list[Held]:
+    if _on_data(s, 1):
+        held = as_listed(s.c, s.inputs[0])
+        made = s.c.emit("SequenceErase", held.value, *([s.value(1)] if s.has(1) else []))
+        return [Listed(made, held.dtype, held.shape)]
     items = s.items(0)
     at = _position(s, 1, len(items.values), 0) if s.has(1) else len(items.values) - 1
     if at < 0:
@@ -145,6 +179,9 @@ def _erase(s: Site) -> list[Held]:
 
 
 def _length(s: Site) -> list[Held]:
+    held = s.inputs[0]
+    if isinstance(held, Listed):
+        return [s.c.emit("SequenceLength", held.value)]
     return [s.c.constant(np.array(len(s.items(0).values), np.int64))]
 
 
@@ -174,11 +211,15 @@ def _static(s: Site, x: Value, axis: int) -> int:
 def _split(s: Site) -> list[Held]:
     x = s.value(0)
     axis = _axis(s, s.attrs.get("axis", 0), x.type.rank)
+    if s.c.dynamic and isinstance(x.type.shape[axis], Dim):
+        return [split_on_data(s.c, x, s.value(1) if s.has(1) else None, axis, s.attrs)]
     size = _static(s, x, axis)
     if not s.has(1):
         parts = [1] * size
     else:
         split = s.c.known(s.value(1))
+        if s.c.dynamic and (split is None or split.dtype == object):
+            return [split_on_data(s.c, x, s.value(1), axis, s.attrs)]
         if split is None or split.dtype == object:
             raise unknown(f"the split ('{s.value(1).name}') is computed from the data", s.value(1))
         chunk = int(split.reshape(-1)[0]) if split.size else 0
@@ -203,6 +244,9 @@ def _stack(s: Site, values: Sequence[Value], axis: int) -> Value:
 
 
 def _concat(s: Site) -> list[Held]:
+    held = s.inputs[0]
+    if isinstance(held, Listed):
+        return [joined(s.c, held, s.attrs["axis"], bool(s.attrs.get("new_axis", 0)))]
     values, axis = s.items(0).values, s.attrs["axis"]
     if not values:
         raise ShapeError(f"{s.c}: the sequence is empty")
@@ -458,6 +502,6 @@ RESOLVED: Mapping[str, Callable[[Site], list[Held]]] = MappingProxyType(
 
 def resolver(op: str, inputs: Sequence[Held]) -> Callable[[Site], list[Held]] | None:
     """What resolves a node of the default domain, if it is resolved here."""
-    if op == "Identity" and inputs and isinstance(inputs[0], (Items, Nothing)):
+    if op == "Identity" and inputs and isinstance(inputs[0], (Items, Listed, Nothing)):
         return _identity
     return RESOLVED.get(op)

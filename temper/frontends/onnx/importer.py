@@ -14,7 +14,7 @@ import numpy as np
 from temper.errors import ModelError, ShapeError, UnsupportedError
 from temper.frontends.onnx import gradient
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
-from temper.frontends.onnx.control_flow import Held, Items, Nothing, Site, resolver
+from temper.frontends.onnx.control_flow import Held, Items, Listed, Nothing, Site, resolver
 from temper.frontends.onnx.load import opsets
 from temper.frontends.onnx.order import Scope, free_names, label_of, ordered
 from temper.frontends.onnx.problems import Problem, UnsupportedNodesError
@@ -126,8 +126,8 @@ class Importer:
         shown: list[str] = []
         for name in names:
             held = scope.find(name)
-            if isinstance(held, Value):
-                values.append(held)
+            if isinstance(held, (Value, Listed)):
+                values.append(held if isinstance(held, Value) else held.value)
                 shown.append(name)
                 self.counts.append(None)
                 continue
@@ -531,8 +531,8 @@ def _tensors(inputs: Sequence[Held]) -> list[Value | None]:
     """The operands of an op that takes tensors only; Refusal where one is something else."""
     out: list[Value | None] = []
     for i, v in enumerate(inputs):
-        if isinstance(v, (Items, Nothing)):
-            raise Refusal(f"input {i} is {'a sequence' if isinstance(v, Items) else 'an empty optional'}")
+        if isinstance(v, (Items, Listed, Nothing)):
+            raise Refusal(f"input {i} is {'an empty optional' if isinstance(v, Nothing) else 'a sequence'}")
         out.append(v)
     return out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,14 @@ import numpy as np
 
 from temper.errors import ModelError
 from temper.frontends.onnx.context import Builder, Context, Refusal
+from temper.frontends.onnx.lists import Shape, as_listed, common
 from temper.ir.dims import Dim, DimLike, from_data
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.types import TensorType
 
 if TYPE_CHECKING:
-    from temper.frontends.onnx.control_flow import Held, Site
+    from temper.frontends.onnx.control_flow import Held, Listed, Site
 
 
 @dataclass
@@ -39,10 +40,12 @@ class SubGraph:
 
     def capture(self, held: Held) -> Held:
         """What a value of the outer graph is called here."""
-        from temper.frontends.onnx.control_flow import Items
+        from temper.frontends.onnx.control_flow import Items, Listed
 
         if isinstance(held, Items):
             return Items(tuple(self.value(v) for v in held.values), held.dtype)
+        if isinstance(held, Listed):
+            return Listed(self.value(held.value), held.dtype, held.shape)
         return self.value(held) if isinstance(held, Value) else held
 
     def value(self, v: Value) -> Value:
@@ -80,103 +83,154 @@ def local(d: DimLike, sub: SubGraph) -> bool:
     return any(from_data(s) and (s in own or s in sub.graph.binders) for s in d.symbols)
 
 
-def _tensors(held: Sequence[Held], what: str) -> list[Value]:
-    out = []
-    for h in held:
-        if not isinstance(h, Value):
-            raise Refusal(f"{what} is a sequence or an optional, and which one depends on data")
-        out.append(h)
+def _outside(shape: Shape | None, sub: SubGraph) -> Shape | None:
+    """The shape of a sequence's elements as it is known outside the graph."""
+    return None if shape is None else tuple(None if d is None or local(d, sub) else d for d in shape)
+
+
+def _results(c: Context, held: Sequence[Held], sub: SubGraph, lists: Collection[int]) -> list[Value | Listed]:
+    """Results of a sub-graph, sequences as one value each. lists: numbers of those that must be sequences."""
+    from temper.frontends.onnx.control_flow import Items, Listed
+
+    inner = replace(c, builder=sub.builder, inputs=[])
+    out: list[Value | Listed] = []
+    for i, h in enumerate(held):
+        if isinstance(h, (Items, Listed)):
+            out.append(as_listed(inner, h))
+        elif isinstance(h, Value) and i not in lists:
+            out.append(h)
+        else:
+            raise Refusal("a result of a branch or body is an optional, or no sequence where one is expected")
     return out
+
+
+def _value(h: Value | Listed) -> Value:
+    return h if isinstance(h, Value) else h.value
 
 
 def branches(s: Site, condition: Value) -> list[Held]:
     """An If on data: both branches become graphs, of which the run takes one."""
-    subs, results = [], []
+    from temper.frontends.onnx.control_flow import Listed
+
+    made = []
     for name in ("then_branch", "else_branch"):
-        sub, held = s.importer.separate(
-            s.attrs[name], lambda sub: [], s.body, f"{s.label}/{name.removesuffix('_branch')}/"
-        )
-        if any(h is None for h in held):
-            return [None] * len(held)
-        subs.append(sub)
-        results.append(_tensors(held, "a result of a branch"))
+        label = f"{s.label}/{name.removesuffix('_branch')}/"
+        made.append(s.importer.separate(s.attrs[name], lambda sub: [], s.body, label))
+    if any(h is None for _, held in made for h in held):
+        return [None] * len(s.node.output)
+    subs = [sub for sub, _ in made]
+    results = [_results(s.c, held, sub, ()) for sub, held in made]
+    if not len(results[0]) == len(results[1]) == len(s.node.output):
+        raise ModelError(f"{s.c}: the branches have {len(results[0])} and {len(results[1])} outputs")
     captured = list({v.id: v for sub in subs for v, _ in sub.captured.values()}.values())
     shapes: list[tuple[DimLike, ...]] = []
     count: list[DimLike] = []
-    for a, b in zip(*results, strict=True):
-        if a.type.dtype != b.type.dtype or a.type.rank != b.type.rank:
-            raise Refusal(f"its branches give {a.type} and {b.type}; which one depends on data ('{condition.name}')")
+    lists: dict[int, tuple[str, Shape | None]] = {}
+    for i, (g, h) in enumerate(zip(*results, strict=True)):
+        if isinstance(g, Listed) and isinstance(h, Listed):
+            lists[i] = g.dtype or h.dtype, common(_outside(g.shape, subs[0]), _outside(h.shape, subs[1]))
+        a, b = _value(g).type, _value(h).type
+        if a.dtype != b.dtype or a.rank != b.rank:
+            raise Refusal(f"its branches give {a} and {b}; which one depends on data ('{condition.name}')")
         shape = []
-        for d, e in zip(a.type.shape, b.type.shape, strict=True):
+        for d, e in zip(a.shape, b.shape, strict=True):
             if d != e or local(d, subs[0]) or local(e, subs[1]):
                 count.append(s.c.builder.fresh("If"))
                 d = count[-1]
             shape.append(d)
         shapes.append(tuple(shape))
-    graphs = [sub.finish([], outs, captured) for sub, outs in zip(subs, results, strict=True)]
+    graphs = [sub.finish([], [_value(h) for h in outs], captured) for sub, outs in zip(subs, results, strict=True)]
     flag = s.c.reshape(condition, ())
     attrs: dict[str, AttrValue] = {
-        "then": graphs[0],
-        "other": graphs[1],
-        "shapes": tuple(shapes),
-        "count": tuple(count),
-    }
-    return list(s.c.emit_many("If", [flag, *captured], attrs))
+        "then": graphs[0], "other": graphs[1], "shapes": tuple(shapes), "count": tuple(count),
+    }  # fmt: skip
+    values = s.c.emit_many("If", [flag, *captured], attrs)
+    return [Listed(v, *lists[i]) if i in lists else v for i, v in enumerate(values)]
 
 
 #: What the inputs of a body stand for, given its graph and context, the step's number and the carried values.
-Inputs = Callable[["SubGraph", Context, Value, list[Value]], "list[Held]"]
+Inputs = Callable[["SubGraph", Context, Value, "list[Held]"], "list[Held]"]
 
 
 @dataclass
 class _Body:
     """A loop's body as a graph. tests: its first result says whether to go on. changing: sizes of carried values that
-    differ from step to step."""
+    differ from step to step. lists: the carried sequences by number, as they are in every step."""
 
     sub: SubGraph
     inputs: list[Value]
     results: list[Value]
     tests: bool
     changing: set[tuple[int, int]]
+    lists: dict[int, Listed]
 
 
-def _body(s: Site, graph: Any, carried: Sequence[Value], given: Inputs, conditional: bool) -> _Body | None:
+def _carried(s: Site, held: Sequence[Held]) -> list[Value | Listed]:
+    """Initial values of what is carried; sequences as one value each."""
+    from temper.frontends.onnx.control_flow import Items, Listed
+
+    out: list[Value | Listed] = []
+    for h in held:
+        if isinstance(h, Items):
+            out.append(as_listed(s.c, h))
+        elif isinstance(h, (Value, Listed)):
+            out.append(h)
+        else:
+            raise Refusal("a carried value is an optional, and which one depends on data")
+    return out
+
+
+def _body(s: Site, graph: Any, carried: Sequence[Value | Listed], given: Inputs, conditional: bool) -> _Body | None:
     """The body, imported until it is known which sizes of the carried values change. None where it cannot be
     imported. conditional: its first result says whether to go on."""
+    from temper.frontends.onnx.control_flow import Listed
+
     changing: set[tuple[int, int]] = set()
+    lists = {k: h for k, h in enumerate(carried) if isinstance(h, Listed)}
     while True:
         types = [
             TensorType(
                 v.type.dtype,
                 tuple(s.c.builder.fresh("carried") if (k, a) in changing else d for a, d in enumerate(v.type.shape)),
             )
-            for k, v in enumerate(carried)
+            for k, v in enumerate(map(_value, carried))
         ]
 
-        def inputs(sub: SubGraph, types: list[TensorType] = types) -> list[Held]:
+        def inputs(sub: SubGraph, types: list[TensorType] = types, lists: Mapping[int, Listed] = lists) -> list[Held]:
             index = sub.graph.add_input("step", TensorType("int64", ()))
-            values = [
-                sub.graph.add_input(f"{v.name}.now{k}", t) for k, (v, t) in enumerate(zip(carried, types, strict=True))
-            ]
-            return given(sub, replace(s.c, builder=sub.builder, inputs=[]), index, values)
+            now: list[Held] = []
+            for k, (h, t) in enumerate(zip(carried, types, strict=True)):
+                v = sub.graph.add_input(f"{_value(h).name}.now{k}", t)
+                now.append(Listed(v, lists[k].dtype, lists[k].shape) if k in lists else v)
+            return given(sub, replace(s.c, builder=sub.builder, inputs=[]), index, now)
 
         problems, count = len(s.importer.problems), s.importer.count
         sub, held = s.importer.separate(graph, inputs, s.body, f"{s.label}/body/")
         if any(h is None for h in held):
             return None
-        results = _tensors(held, "a result of the body")
-        if len(results) < conditional + len(carried):
+        first = int(conditional)
+        results = _results(s.c, held, sub, [k + first for k in lists])
+        if len(results) < first + len(carried):
             raise ModelError(f"{s.c}: the body gives {len(results)} values, but {len(carried)} are carried")
+        if any(isinstance(h, Listed) for h in results[first + len(carried) :]):
+            raise Refusal("a result of every step is a sequence")
         more = set()
-        for k, (t, after) in enumerate(zip(types, results[int(conditional) :], strict=False)):
-            if t.dtype != after.type.dtype or t.rank != after.type.rank:
-                raise Refusal(f"the carried value '{carried[k].name}' is {t}, and {after.type} after a step")
-            more |= {(k, a) for a, (d, e) in enumerate(zip(t.shape, after.type.shape, strict=True)) if d != e}
-        if more <= changing:
-            tests = conditional and not _always(sub.builder.known.get(results[0].id))
+        grown = dict(lists)
+        for k, (t, after) in enumerate(zip(types, results[first:], strict=False)):
+            if isinstance(after, Listed) and k in lists:
+                shape = common(lists[k].shape, _outside(after.shape, sub))
+                grown[k] = Listed(lists[k].value, lists[k].dtype or after.dtype, shape)
+                continue
+            found = _value(after).type
+            if t.dtype != found.dtype or t.rank != found.rank:
+                raise Refusal(f"the carried value '{_value(carried[k]).name}' is {t}, and {found} after a step")
+            more |= {(k, a) for a, (d, e) in enumerate(zip(t.shape, found.shape, strict=True)) if d != e}
+        if more <= changing and grown == lists:
+            tests = conditional and not _always(sub.builder.known.get(_value(results[0]).id))
             inner = sub.graph.inputs[: 1 + len(carried)]
-            return _Body(sub, inner, results[int(conditional and not tests) :], tests, changing)
-        changing |= more
+            plain = [_value(h) for h in results[int(conditional and not tests) :]]
+            return _Body(sub, inner, plain, tests, changing, lists)
+        changing, lists = changing | more, grown
         del s.importer.problems[problems:]
         s.importer.count = count
 
@@ -185,8 +239,13 @@ def _always(known: np.ndarray | None) -> bool:
     return known is not None and known.dtype != object and bool(known.reshape(-1)[0])
 
 
-def _run(s: Site, body: _Body, carried: Sequence[Value], trips: Value | None, going: Value | None) -> list[Value]:
+def _run(
+    s: Site, body: _Body, initial: Sequence[Value | Listed], trips: Value | None, going: Value | None
+) -> list[Held]:
     """The Loop with this body: final values of what is carried, then the steps' results joined along a first axis."""
+    from temper.frontends.onnx.control_flow import Listed
+
+    carried = [_value(h) for h in initial]
     count: list[DimLike] = []
 
     def fresh(what: str) -> DimLike:
@@ -219,14 +278,16 @@ def _run(s: Site, body: _Body, carried: Sequence[Value], trips: Value | None, go
         "count": tuple(count),
     }
     attrs["limit"] = s.importer.loop_limit
-    return s.c.emit_many("Loop", [*flags, *carried, *captured], attrs)
+    made_values = s.c.emit_many("Loop", [*flags, *carried, *captured], attrs)
+    lists = body.lists
+    return [Listed(v, lists[k].dtype, lists[k].shape) if k in lists else v for k, v in enumerate(made_values)]
 
 
 def loop(s: Site, graph: Any, carried: Sequence[Held], trips: Value | None, going: Value | None) -> list[Held]:
     """A Loop whose number of steps depends on data, or is large: its body becomes a graph, run step by step."""
-    values = _tensors(carried, "a carried value")
+    values = _carried(s, carried)
 
-    def given(sub: SubGraph, c: Context, index: Value, now: list[Value]) -> list[Held]:
+    def given(sub: SubGraph, c: Context, index: Value, now: list[Held]) -> list[Held]:
         return [index, c.constant(np.array(True)), *now]
 
     body = _body(s, graph, values, given, True)
@@ -242,11 +303,11 @@ def scan(s: Site, graph: Any, states: Sequence[Held], data: Sequence[tuple[Value
 
     data: what is scanned, along which axis, and whether from its end. Results are joined along a first axis.
     """
-    values = _tensors(states, "a state")
+    values = _carried(s, states)
     x, axis, _ = data[0]
     trips = s.c.reshape(s.c.emit("Shape", x, start=axis, end=axis + 1), ())
 
-    def given(sub: SubGraph, c: Context, index: Value, now: list[Value]) -> list[Held]:
+    def given(sub: SubGraph, c: Context, index: Value, now: list[Held]) -> list[Held]:
         elements = []
         for v, at, backward in data:
             source = sub.value(v)
