@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from temper.config import BuildConfig, Profile, knob
+from temper.config import BuildConfig, Profile, Shape, ShapeRange, knob, shape_range
 from temper.errors import ConfigError
 from temper.runtime.engine import Engine
 
@@ -24,7 +24,8 @@ def build(
     threads: int | None = None,
     effort: int = 2,
     profiles: Sequence[Profile] = (),
-    shapes: Mapping[str, Sequence[int]] | None = None,
+    batch: int | Sequence[int | tuple[int, int, int]] | None = None,
+    shapes: Mapping[str, Sequence[int] | Sequence[Sequence[int]]] | None = None,
     output: str | os.PathLike[str] | None = None,
     portable: bool = False,
     isa: str = "",
@@ -36,8 +37,9 @@ def build(
 
     threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed).
     profiles: ranges of
-    symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. shapes: input name ->
-    static shape.
+    symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. batch: sizes of the
+    inputs' first dimension, [1, 8, 32] or with ranges [1, (2, 8, 32)] (min, opt, max): each is a profile tuned at its
+    own size. shapes: input name -> its shape, or (min, opt, max) shapes.
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
     loop_limit: a loop whose end depends on data raises an InputError after so many steps.
     Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, BuildError.
@@ -56,12 +58,21 @@ def build(
         profiles=tuple(profiles),
         portable_graph=portable,
         cache=Path(cache) if cache else None,
-        shapes={k: tuple(v) for k, v in (shapes or {}).items()},
+        shapes={k: _shape(k, v) for k, v in (shapes or {}).items()},
+        batches=tuple(
+            (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
+        ),
     )
     plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
     return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")))
+
+
+def _shape(name: str, given: Sequence[int] | Sequence[Sequence[int]]) -> Shape | ShapeRange:
+    """A shape, or (min, opt, max) shapes, as tuples."""
+    nested = [s for s in given if isinstance(s, Sequence) and not isinstance(s, str)]
+    return shape_range(name, nested) if nested else tuple(given)  # type: ignore[arg-type]
 
 
 def check_writable(path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,26 +40,63 @@ def knob(name: str) -> str:
     return {k.name: k for k in KNOBS}[name].read()
 
 
+Shape = tuple[int, ...]
+
+#: (min, opt, max) of a size, or of a whole shape.
+Range = tuple[int, int, int]
+ShapeRange = tuple[Shape, Shape, Shape]
+
+
 @dataclass(frozen=True)
 class Profile:
-    """Range of one input's shape: each dimension min <= opt <= max; the engine is tuned at opt and can run from min to
-    max.
+    """Sizes one program is for: each from min to max, tuned at opt. An engine takes the profile that holds its input.
 
-    Shapes are given per input name, or for the symbols directly: Profile.of(N=(1, 8, 32)).
+    symbols: ranges of symbolic dimensions by name, Profile.of(N=(1, 8, 32), S=128). inputs: ranges of whole shapes by
+    input, Profile.of_shapes({"x": ((1, 3, 224, 224), (8, 3, 224, 224), (32, 3, 224, 224))}), as TensorRT states them.
     """
 
-    symbols: tuple[tuple[str, tuple[int, int, int]], ...]
+    symbols: tuple[tuple[str, Range], ...]
+    inputs: tuple[tuple[str, ShapeRange], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, sizes in self.symbols:
+            if len(sizes) != 3 or not 0 < sizes[0] <= sizes[1] <= sizes[2]:
+                raise ConfigError(f"profile of {name}: needs 0 < min <= opt <= max, not {tuple(sizes)}")
+        for name, shapes in self.inputs:
+            check_shape_range(name, shapes)
 
     @staticmethod
-    def of(**ranges: tuple[int, int, int]) -> Profile:
-        for name, (low, opt, high) in ranges.items():
-            if not 0 < low <= opt <= high:
-                raise ConfigError(f"profile of {name}: needs 0 < min <= opt <= max, not {(low, opt, high)}")
-        return Profile(tuple(sorted(ranges.items())))
+    def of(**ranges: int | Range) -> Profile:
+        """Ranges by symbol; a number is a range of one size."""
+        full = {name: (r, r, r) if isinstance(r, int) else tuple(r) for name, r in ranges.items()}
+        return Profile(tuple(sorted(full.items())))  # type: ignore[arg-type]
+
+    @staticmethod
+    def of_shapes(shapes: Mapping[str, Sequence[Sequence[int]]]) -> Profile:
+        """Ranges by input name: (min, opt, max) shapes."""
+        return Profile((), tuple((name, shape_range(name, given)) for name, given in sorted(shapes.items())))
 
     @property
-    def ranges(self) -> dict[str, tuple[int, int, int]]:
+    def ranges(self) -> dict[str, Range]:
         return dict(self.symbols)
+
+
+def shape_range(name: str, given: Sequence[Sequence[int]]) -> ShapeRange:
+    """The (min, opt, max) shapes given for an input. ConfigError if they are not that."""
+    shapes = tuple(tuple(int(d) for d in s) for s in given)
+    check_shape_range(name, shapes)
+    return shapes  # type: ignore[return-value]
+
+
+def check_shape_range(name: str, shapes: Sequence[Shape]) -> None:
+    """ConfigError unless these are three shapes of one rank with 0 < min <= opt <= max along every axis."""
+    if len(shapes) != 3 or len({len(s) for s in shapes}) != 1:
+        raise ConfigError(f"shapes of input '{name}': needs (min, opt, max) of one rank, not {tuple(shapes)}")
+    for axis, (low, best, high) in enumerate(zip(*shapes, strict=True)):
+        if not 0 < low <= best <= high:
+            raise ConfigError(
+                f"shapes of input '{name}', axis {axis}: needs 0 < min <= opt <= max, not {(low, best, high)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -69,11 +106,11 @@ class BuildConfig:
     threads: threads the engine will use (results do not depend on it). effort 0: no timing, the cost model chooses;
     1..5: ever
     more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions; symbols
-    left out
-    get (1, 1, 1). portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere.
-    stop_after: name of the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite
-    rules and tactics this build does without. loop_limit: steps after which a loop that depends on data is an error at
-    run time.
+    left out are 1. batches: ranges of the first dimension of every input, a profile each: they multiply the profiles.
+    shapes: input name -> its shape, or (min, opt, max) shapes, which hold in every profile.
+    portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere. stop_after: name of
+    the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite rules and tactics this
+    build does without. loop_limit: steps after which a loop that depends on data is an error at run time.
     """
 
     threads: int = 1
@@ -87,7 +124,8 @@ class BuildConfig:
     disable: tuple[str, ...] = ()
     dump: Path | None = None
     loop_limit: int = 1_000_000
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    shapes: Mapping[str, Shape | ShapeRange] = field(default_factory=dict)
+    batches: tuple[Range, ...] = ()
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -96,3 +134,18 @@ class BuildConfig:
             raise ConfigError(f"loop_limit must be at least 1, not {self.loop_limit}")
         if not 0 <= self.effort <= 5:
             raise ConfigError(f"effort must be 0 to 5, not {self.effort}")
+        for name, shapes in self.shape_ranges.items():
+            check_shape_range(name, shapes)
+        for low, best, high in self.batches:
+            if not 0 < low <= best <= high:
+                raise ConfigError(f"batches: needs 0 < min <= opt <= max, not {(low, best, high)}")
+
+    @property
+    def static_shapes(self) -> dict[str, Shape]:
+        """Inputs given one shape."""
+        return {k: v for k, v in self.shapes.items() if not (v and isinstance(v[0], tuple))}
+
+    @property
+    def shape_ranges(self) -> dict[str, ShapeRange]:
+        """Inputs given (min, opt, max) shapes."""
+        return {k: v for k, v in self.shapes.items() if v and isinstance(v[0], tuple)}

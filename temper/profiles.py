@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
-from temper.config import BuildConfig
+from temper.config import BuildConfig, Profile, Range, ShapeRange
 from temper.errors import ConfigError, ShapeError, UnequalSizes
 from temper.ir.dims import Dim, DimLike, evaluate, solved, substitute
 from temper.ir.equations import divided, isolated
@@ -27,7 +27,7 @@ Model = Union[str, Path, bytes, "onnx.ModelProto", Graph]
 _LARGEST_FACTOR = 1024
 
 #: (min, opt, max) by symbol.
-Ranges = Mapping[str, tuple[int, int, int]]
+Ranges = Mapping[str, Range]
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,11 @@ def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
     """
     from temper.frontends.onnx.inputs import input_types
 
-    types = {v.name: v.type for v in model.inputs} if isinstance(model, Graph) else input_types(model, config.shapes)
+    types = (
+        {v.name: v.type for v in model.inputs} if isinstance(model, Graph) else input_types(model, config.static_shapes)
+    )
     symbols = sorted(frozenset().union(*(t.symbols for t in types.values())))
-    profiles = [p.ranges for p in config.profiles] or [{}]
+    profiles = _stated(types, config)
     for p in profiles:
         if unknown := sorted(set(p) - set(symbols)):
             raise ConfigError(
@@ -93,10 +95,64 @@ def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
     return Sizes(model, config, graph, tuple(ranges), dims)
 
 
+def _stated(types: Mapping[str, TensorType], config: BuildConfig) -> list[dict[str, Range]]:
+    """Every profile's ranges by symbol, from what is said of symbols, of whole shapes and of the batch."""
+    out: list[dict[str, Range]] = []
+    for p in config.profiles or (Profile(()),):
+        ranges = p.ranges
+        for name, shapes in {**config.shape_ranges, **dict(p.inputs)}.items():
+            _add_shapes(ranges, name, shapes, types)
+        out.append(ranges)
+    if config.batches:
+        symbols = batch_symbols(types)
+        out = [{**p, **dict.fromkeys(symbols, r)} for p in out for r in config.batches]
+    return out
+
+
+def _add_shapes(ranges: dict[str, Range], name: str, shapes: ShapeRange, types: Mapping[str, TensorType]) -> None:
+    """Ranges of the symbols in an input's shape from its (min, opt, max) shapes."""
+    if name not in types:
+        raise ConfigError(f"shapes are given for '{name}', but the inputs are {', '.join(types)}")
+    t = types[name]
+    if len(shapes[0]) != t.rank:
+        raise ConfigError(f"shapes of rank {len(shapes[0])} are given for input '{name}', which is {t}")
+    for axis, (d, *sizes) in enumerate(zip(t.shape, *shapes, strict=True)):
+        low, best, high = sizes
+        if not isinstance(d, Dim):
+            if (low, high) != (d, d):
+                raise ConfigError(
+                    f"shapes of input '{name}', axis {axis}: {low}, {best}, {high}, but the model has {d} there; "
+                    "only open dimensions can vary"
+                )
+            continue
+        found = [solved(d, size) for size in sizes]
+        if None in found:
+            continue  # an expression in other symbols: they have ranges of their own
+        symbol = found[0][0]  # type: ignore[index]
+        own = tuple(f[1] for f in found if f is not None)
+        if ranges.setdefault(symbol, own) != own:  # type: ignore[arg-type]
+            raise ConfigError(
+                f"shapes of input '{name}', axis {axis}, make {symbol} {own}, but elsewhere it is {ranges[symbol]}"
+            )
+
+
+def batch_symbols(types: Mapping[str, TensorType]) -> list[str]:
+    """Symbols that are the first dimension of an input. ConfigError if the model has none."""
+    firsts = [t.shape[0] for t in types.values() if t.rank]
+    symbols = sorted({str(d) for d in firsts if isinstance(d, Dim) and str(d).isidentifier()})
+    if not symbols:
+        shapes = ", ".join(f"{name}: {t}" for name, t in types.items())
+        raise ConfigError(
+            f"--batch: the model's inputs have a fixed first dimension ({shapes}); export it with a dynamic batch, "
+            "or give whole shapes with --shape"
+        )
+    return symbols
+
+
 def _imported(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: Mapping[str, DimLike]) -> Graph:
     from temper.frontends.onnx import import_onnx
 
-    return import_onnx(model, shapes=config.shapes, dims=dims, loop_limit=config.loop_limit)
+    return import_onnx(model, shapes=config.static_shapes, dims=dims, loop_limit=config.loop_limit)
 
 
 def _imported_as_demanded(

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 BATCH = "Size of the batch dimension: 8, a range 1:8:32 (min:opt:max), or sizes 1,8,32 tuned one by one."
+SHAPE = "Shape of an input, NAME=1x3x224x224, or its range NAME=1x3x64x64:1x3x224x224:8x3x512x512 (min:opt:max)."
 PROFILE = "Ranges of symbolic dimensions, N=1:8:32 or N=1:8:32,S=128; each option adds a profile."
 
 
@@ -20,9 +21,14 @@ def build(
     ] = 2,
     batch: Annotated[str, typer.Option(help=BATCH, show_default=False)] = "",
     profile: Annotated[list[str] | None, typer.Option(help=PROFILE, show_default=False)] = None,
-    shape: Annotated[
-        list[str] | None, typer.Option(help="Static shape of an input, NAME=1x3x224x224.", show_default=False)
-    ] = None,
+    shape: Annotated[list[str] | None, typer.Option(help=SHAPE, show_default=False)] = None,
+    least: Annotated[
+        str, typer.Option("--minShapes", help="As trtexec: NAME:1x3x224x224,OTHER:1x128.", show_default=False)
+    ] = "",
+    best: Annotated[
+        str, typer.Option("--optShapes", help="As trtexec: the shapes to tune at.", show_default=False)
+    ] = "",
+    most: Annotated[str, typer.Option("--maxShapes", help="As trtexec: the largest shapes.", show_default=False)] = "",
     isa: Annotated[
         str,
         typer.Option(
@@ -57,9 +63,9 @@ def build(
     from temper.builder import build_plan
     from temper.cli.files import is_plan
     from temper.cli.show import console, print_json, progress_bar
-    from temper.cli.sizes import parse_shapes, profiles_for
+    from temper.cli.sizes import parse_batches, parse_profiles, parse_shapes, trtexec_profile
     from temper.cli.summary import summarize, summary_table
-    from temper.config import BuildConfig
+    from temper.config import BuildConfig, Profile
     from temper.errors import ConfigError
     from temper.plan.format import write
     from temper.runtime.machine import cores
@@ -72,7 +78,8 @@ def build(
         threads=threads or cores(),
         effort=effort,
         isa=isa,
-        profiles=profiles_for(model, profile or (), batch, shapes),
+        profiles=(*(Profile.of(**p) for p in parse_profiles(profile or ())), *trtexec_profile(least, best, most)),
+        batches=parse_batches(batch),
         portable_graph=portable,
         cache=cache,
         jobs=jobs,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from temper.ir.graph import Graph
-    from temper.plan.format import Plan
+    from temper.plan.format import Plan, Profile
 
 TOLERANCE = (
     "Largest error, relative to the largest value of the tensor; "
@@ -46,6 +46,7 @@ def compare(
     from temper.debug.deviation import bounds, compare_layers, condition_bound, difference, exponentials, magnitude
     from temper.errors import ConfigError
     from temper.ir.evaluate import evaluate_values
+    from temper.runtime.binding import choose_profile, solve
     from temper.runtime.engine import Engine
 
     if not is_plan(plan) or is_plan(model):
@@ -53,9 +54,10 @@ def compare(
     engine = Engine.load(plan, threads=threads or None)
     given = read_feeds([s.name for s in engine.inputs], inputs or (), data)
     feeds = given or random_feeds(engine, batch, seed)
-    graph = _import(model, engine.plan)
     names = [s.name for s in engine.outputs]
     ours = dict(zip(names, engine.run(feeds), strict=True))
+    env = solve(engine.plan.inputs, tuple(feeds[b.name].shape for b in engine.plan.inputs))
+    graph = _import(model, engine.plan, engine.profiles[choose_profile(engine.profiles, env)])
     arguments = exponentials(graph)
     values = evaluate_values(graph, feeds, [*graph.outputs, *arguments.values()])
     reference = {name: values[v.id] for name, v in zip(graph.output_names, graph.outputs, strict=True)}
@@ -102,18 +104,38 @@ def compare(
         raise typer.Exit(1)
 
 
-def _import(model: Path, plan: Plan) -> Graph:
-    """The model with its inputs as the plan has them. DataError if they are not the same inputs."""
+def _import(model: Path, plan: Plan, profile: Profile) -> Graph:
+    """The model as the program of this profile was built from it: sizes the profile holds are constants. DataError if
+    its inputs are not the plan's.
+    """
+    from temper.config import BuildConfig
+    from temper.config import Profile as Ranges
     from temper.errors import DataError
-    from temper.frontends.onnx import import_onnx
+    from temper.frontends.onnx.inputs import input_types
+    from temper.plan.format import value_of
+    from temper.profiles import resolve_sizes
 
-    graph = import_onnx(model, shapes={b.name: b.shape for b in plan.inputs})
-    have, want = sorted(v.name for v in graph.inputs), sorted(b.name for b in plan.inputs)
-    if have != want or sorted(graph.output_names) != sorted(b.name for b in plan.outputs):
+    ends = [{name: r[end] for name, r in profile.symbols.items()} for end in range(3)]
+    given = {b.name: b.shape for b in plan.inputs if all(isinstance(d, int) for d in b.shape)}
+    types = input_types(model)
+    have, want = sorted(types), sorted(b.name for b in plan.inputs)
+    if have != want:
         raise DataError(
-            f"the plan was not built from {model}: its inputs are {', '.join(want)} "
-            f"and the model's {', '.join(have)}; "
-            f"outputs {', '.join(b.name for b in plan.outputs)} and {', '.join(graph.output_names)}"
+            f"the plan was not built from {model}: its inputs are {', '.join(want)} and the model's {', '.join(have)}"
+        )
+    ranges: dict[str, tuple[int, int, int]] = {}
+    for b in plan.inputs:
+        for d, stated in zip(types[b.name].shape, b.shape, strict=False) if b.name not in given else ():
+            if str(d).isidentifier():
+                low, best, high = (value_of(stated, env) for env in ends)
+                ranges[str(d)] = low, best, high
+    sizes = resolve_sizes(model, BuildConfig(profiles=(Ranges.of(**ranges),), shapes=given))  # type: ignore[arg-type]
+    (fixed,) = sizes.groups()
+    graph = sizes.graph_with(dict(fixed))
+    if sorted(graph.output_names) != sorted(b.name for b in plan.outputs):
+        raise DataError(
+            f"the plan was not built from {model}: its outputs are {', '.join(b.name for b in plan.outputs)} "
+            f"and the model's {', '.join(graph.output_names)}"
         )
     return graph
 

@@ -245,7 +245,7 @@ def _check(
 def _case(model: Path, data: Path | None, inputs: Sequence[str] | None, shape: Sequence[str] | None, seed: int) -> Case:
     """The model and its inputs: given ones, or seeded random ones."""
     from temper.cli.files import is_plan, read_feeds
-    from temper.cli.sizes import parse_shapes
+    from temper.cli.sizes import parse_static_shapes
     from temper.debug.extract import Case
     from temper.debug.inputs import input_names, read_model, sampled
     from temper.errors import ConfigError
@@ -254,7 +254,7 @@ def _case(model: Path, data: Path | None, inputs: Sequence[str] | None, shape: S
         raise ConfigError(f"{model} is a plan; give the ONNX file it was built from")
     proto = read_model(model)
     given = read_feeds(input_names(proto), inputs or (), data)
-    return Case(proto, {**sampled(proto, parse_shapes(shape or ()), seed, given), **given})
+    return Case(proto, {**sampled(proto, parse_static_shapes(shape or ()), seed, given), **given})
 
 
 def _write_finding(

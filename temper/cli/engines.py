@@ -22,19 +22,19 @@ def open_engine(path: Path, threads: int, *, effort: int = 2, batch: str = "", q
         return Engine.load(path, threads=threads or None)
     from temper.builder import build_plan
     from temper.cli.show import progress_bar
-    from temper.cli.sizes import profiles_for
+    from temper.cli.sizes import parse_batches
     from temper.config import BuildConfig
     from temper.runtime.machine import cores
 
-    config = BuildConfig(threads=threads or cores(), effort=effort, profiles=profiles_for(path, (), batch, {}))
+    config = BuildConfig(threads=threads or cores(), effort=effort, batches=parse_batches(batch))
     with progress_bar(quiet) as progress:
         plan = build_plan(path, config, progress=progress).plan
     return Engine(plan)
 
 
 def random_feeds(engine: Engine, batch: int = 0, seed: int = 0) -> dict[str, np.ndarray]:
-    """Seeded inputs: normal floats, integers 0 and 1. Open dimensions take the first profile's optimum, the batch
-    `batch` where given.
+    """Seeded inputs: normal floats, integers 0 and 1. Open dimensions take a profile's optimum: the first one's, or
+    with `batch`, which the first dimensions are then, that of the first that holds it.
     """
     import numpy as np
 
@@ -49,6 +49,9 @@ def random_feeds(engine: Engine, batch: int = 0, seed: int = 0) -> dict[str, np.
                 f"the engine's batch is fixed at {', '.join(map(str, sorted(firsts, key=str)))}; "
                 f"build it with --batch {batch}"
             )
+        for p in reversed(engine.profiles):
+            if all(p.symbols[d][0] <= batch <= p.symbols[d][2] for d in open_):
+                env = {name: best for name, (_, best, _) in p.symbols.items()}
         env.update(dict.fromkeys(open_, batch))
     rng = np.random.default_rng(seed)
     feeds = {}

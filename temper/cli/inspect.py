@@ -27,6 +27,7 @@ def inspect(
     everything: Annotated[
         bool, typer.Option("--all", help="Nothing left out: with --tactics also tactics for other ops.")
     ] = False,
+    profile: Annotated[int, typer.Option(help="Number of the profile that --svg draws, from 0.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
     svg: Annotated[
         Path | None,
@@ -49,8 +50,10 @@ def inspect(
         _model(file, as_json)
         return
     plan = read(file)
+    if profile >= len(plan.profiles):
+        raise ConfigError(f"--profile {profile}: {file} has {len(plan.profiles)} profiles, numbered from 0")
     if svg is not None:
-        write_whole(svg, (_memory_svg(plan) if memory else _graph_svg(plan)).encode())
+        write_whole(svg, (_memory_svg(plan, profile) if memory else _graph_svg(plan, profile)).encode())
         return
     parts: dict[str, Any] = {}
     if layers:
@@ -73,7 +76,12 @@ def inspect(
             markup=False,
         )
     if layers:
-        _show_layers(screen, parts["layers"])
+        from temper.cli.rows import sizes_text
+
+        for k, p in enumerate(plan.profiles):
+            if len(plan.profiles) > 1:
+                screen.print(f"profile {k}: {sizes_text(p)}", style="bold", markup=False)
+            _show_layers(screen, [r for r in parts["layers"] if r["profile"] == k])
     if tactics:
         _show_tactics(screen, parts["tactics"])
     if memory:
@@ -140,20 +148,22 @@ def _sections(file: Path) -> dict[str, int]:
     return {name: len(content) for name, content in sections(map_file(file), str(file))[1].items()}
 
 
-def _memory_svg(plan: Plan) -> str:
-    from temper.cli.rows import arena_spans
+def _memory_svg(plan: Plan, profile: int) -> str:
+    from temper.cli.rows import arena_rows
     from temper.plan.memory_svg import lifetimes_svg
 
-    p = plan.profiles[0]
-    return lifetimes_svg(arena_spans(plan, p), p.offsets, p.arena_bytes, [b.name for b in plan.buffers])
+    p = plan.profiles[profile]
+    names, spans, offsets = zip(*arena_rows(plan, p), strict=True) if any(at >= 0 for at in p.offsets) else ((), (), ())
+    return lifetimes_svg(spans, offsets, p.arena_bytes, names)
 
 
-def _graph_svg(plan: Plan) -> str:
+def _graph_svg(plan: Plan, profile: int) -> str:
     from temper.cli.graph_svg import Box, draw
-    from temper.cli.rows import layer_rows
+    from temper.cli.rows import layer_rows, regions_of
     from temper.cli.show import span
 
-    rows = layer_rows(plan)
+    numbers = {i: k for k, (i, _) in enumerate(regions_of(plan, profile))}
+    rows = [r for r in layer_rows(plan) if r["profile"] == profile]
     boxes = [
         Box(
             r["name"],
@@ -172,18 +182,22 @@ def _graph_svg(plan: Plan) -> str:
         )
         for r in rows
     ]
-    edges = [(i, k) for k, r in enumerate(plan.report.get("regions", [])) for i in r.get("inputs", [])]
-    inputs, outputs = _ends(plan)
+    own = [r for _, r in regions_of(plan, profile)]
+    edges = [(numbers[i], k) for k, r in enumerate(own) for i in r.get("inputs", []) if i in numbers]
+    inputs, outputs = _ends(plan, profile, numbers)
     return draw(boxes, edges, inputs, outputs, plan.report.get("model", ""))
 
 
-def _ends(plan: Plan) -> tuple[list[tuple[str, list[int]]], list[tuple[str, list[int]]]]:
-    """Which regions read each input and write each output of the model."""
+def _ends(
+    plan: Plan, profile: int, numbers: Mapping[int, int]
+) -> tuple[list[tuple[str, list[int]]], list[tuple[str, list[int]]]]:
+    """Which regions of a profile's program read each input and write each output of the model. numbers: places of the
+    report's rows in the program."""
     from temper.plan.format import Native
 
     reads: dict[int, set[int]] = {i: set() for i in range(len(plan.inputs))}
     writes: dict[int, set[int]] = {i: set() for i in range(len(plan.outputs))}
-    for segment in plan.programs[0]:
+    for segment in plan.programs[plan.profiles[profile].program]:
         if isinstance(segment, Native):
             for launch in segment.launches:
                 for k, a in enumerate(launch.args):
@@ -199,8 +213,8 @@ def _ends(plan: Plan) -> tuple[list[tuple[str, list[int]]], list[tuple[str, list
                 if t.ref.kind == "output":
                     writes[t.ref.index].add(segment.report)
     return (
-        [(b.name, sorted(reads[i])) for i, b in enumerate(plan.inputs)],
-        [(b.name, sorted(writes[i])) for i, b in enumerate(plan.outputs)],
+        [(b.name, sorted(numbers[r] for r in reads[i] if r in numbers)) for i, b in enumerate(plan.inputs)],
+        [(b.name, sorted(numbers[r] for r in writes[i] if r in numbers)) for i, b in enumerate(plan.outputs)],
     )
 
 
@@ -241,7 +255,8 @@ def _show_tactics(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
     from temper.cli.show import table
 
     for r in rows:
-        title = f"{_some(r['layers'])}\n  {r['workload']}"
+        at = f" at {r['sizes']}" if r["sizes"] else ""
+        title = f"{_some(r['layers'])}\n  {r['workload']}{at}"
         if not r["trials"]:
             screen.print(f"{title}\n  host: {r['reason']}\n", markup=False)
             continue

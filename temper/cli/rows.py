@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from temper.plan.format import Plan, Profile, value_of
@@ -10,17 +11,29 @@ from temper.plan.memory import lower_bound
 from temper.runtime.engine import check_machine
 
 
+def regions_of(plan: Plan, profile: int) -> list[tuple[int, Mapping[str, Any]]]:
+    """Rows of the build report that belong to a profile's program, with their numbers."""
+    return [(i, r) for i, r in enumerate(plan.report.get("regions", [])) if r.get("profile", 0) == profile]
+
+
+def sizes_text(profile: Profile) -> str:
+    """`N 1:8:32, S 128`: a profile's ranges, and a single number where it has one size."""
+    return ", ".join(
+        f"{k} {v[0]}" if v[0] == v[2] else f"{k} {v[0]}:{v[1]}:{v[2]}" for k, v in sorted(profile.symbols.items())
+    )
+
+
 def layer_rows(plan: Plan) -> list[dict[str, Any]]:
-    """A row a region: name, ops, outputs, operations, bytes, tactic, seconds as tuned (None if untimed), GFLOPS, share
-    of all seconds.
+    """A row a region: profile, name, ops, outputs, operations, bytes, tactic, seconds as tuned (None if untimed),
+    GFLOPS, share of its profile's seconds.
     """
-    regions = plan.report.get("regions", [])
-    total = sum(r.get("seconds") or 0.0 for r in regions)
+    totals = [sum(r.get("seconds") or 0.0 for _, r in regions_of(plan, k)) for k in range(len(plan.profiles))]
     rows = []
-    for r in regions:
-        seconds = r.get("seconds")
+    for r in plan.report.get("regions", []):
+        seconds, total = r.get("seconds"), totals[r.get("profile", 0)]
         rows.append(
             {
+                "profile": r.get("profile", 0),
                 "name": r["name"],
                 "ops": r["nodes"],
                 "origin": r["origin"],
@@ -38,13 +51,18 @@ def layer_rows(plan: Plan) -> list[dict[str, Any]]:
 
 
 def tactic_rows(plan: Plan, everything: bool) -> list[dict[str, Any]]:
-    """A row a distinct workload: its layers, every trial (label, seconds or None, note), the winner first."""
-    by_key: dict[str, dict[str, Any]] = {}
+    """A row a distinct workload and size it was tuned at: its layers, every trial (label, seconds or None, note), the
+    winner first.
+    """
+    by_key: dict[tuple[int, str, str], dict[str, Any]] = {}
     for r in plan.report.get("regions", []):
+        sizes = ", ".join(f"{k} = {v}" for k, v in r.get("sizes", {}).items())
         row = by_key.setdefault(
-            r["workload"],
+            (r.get("profile", 0), r["workload"], sizes),
             {
+                "profile": r.get("profile", 0),
                 "workload": r["workload"],
+                "sizes": sizes,
                 "op": r["op"],
                 "layers": [],
                 "chosen": r["tactic"],
@@ -77,7 +95,8 @@ def memory_rows(plan: Plan) -> list[dict[str, Any]]:
     """An entry a profile: arena and its lower bound, and every buffer with bytes, offset and lifetime."""
     out = []
     for p in plan.profiles:
-        spans = arena_spans(plan, p)
+        rows = arena_rows(plan, p)
+        spans = [span for _, span, _ in rows]
         out.append(
             {
                 "symbols": {k: list(v) for k, v in p.symbols.items()},
@@ -87,17 +106,22 @@ def memory_rows(plan: Plan) -> list[dict[str, Any]]:
                 "workspace_per_thread": p.workspace_bytes,
                 "shared_workspace": p.shared_bytes,
                 "buffers": [
-                    {"name": b.name, "bytes": n, "offset": at, "first": first, "last": last}
-                    for b, (n, first, last), at in zip(plan.buffers, spans, p.offsets, strict=True)
+                    {"name": name, "bytes": n, "offset": at, "first": first, "last": last}
+                    for name, (n, first, last), at in rows
                 ],
             }
         )
     return out
 
 
-def arena_spans(plan: Plan, profile: Profile) -> list[tuple[int, int, int]]:
+def arena_rows(plan: Plan, profile: Profile) -> list[tuple[str, tuple[int, int, int], int]]:
+    """The buffers of a profile's program: name, (bytes, first step, last step) at its maximum, and offset."""
     env = {name: high for name, (_, _, high) in profile.symbols.items()}
-    return [(value_of(b.bytes, env), b.first, b.last) for b in plan.buffers]
+    return [
+        (b.name, (value_of(b.bytes, env), b.first, b.last), at)
+        for b, at in zip(plan.buffers, profile.offsets, strict=True)
+        if at >= 0
+    ]
 
 
 def reason_rows(plan: Plan) -> list[dict[str, Any]]:
@@ -112,7 +136,8 @@ def reason_rows(plan: Plan) -> list[dict[str, Any]]:
             wording.setdefault(key, set()).add(reason)
     for r in plan.report.get("regions", []):
         if r["tactic"] == "host":
-            found.setdefault(("run on the host", r["reason"]), []).append(r["name"])
+            where = found.setdefault(("run on the host", r["reason"]), [])
+            where += [r["name"]] if r["name"] not in where else []  # once, however many profiles have it
         elif r["nodes"] == ["Identity"]:
             found.setdefault(("avoid a copy", "the tensor needs a buffer of its own here"), []).append(r["name"])
     for m in plan.report.get("memory", []):

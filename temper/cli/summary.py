@@ -6,15 +6,17 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
+from temper.cli.rows import regions_of
 from temper.cli.show import facts, size, span, table
 from temper.plan.format import Plan
 
 
 def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """JSON-able. seconds: wall time by stage and cache hits and misses, of a build just made."""
+    """JSON-able; regions, tactics and work are the first profile's. seconds: wall time by stage and cache hits and
+    misses, of a build just made."""
     report = plan.report
-    rows = report.get("regions", [])
-    hosts = [r for r in rows if r["tactic"] == "host"]
+    rows = [r for _, r in regions_of(plan, 0)]
+    hosts = {r["name"]: r for r in report.get("regions", []) if r["tactic"] == "host"}.values()
     out: dict[str, Any] = {
         "model": report.get("model", ""),
         "inputs": [[b.name, b.dtype, list(b.shape)] for b in plan.inputs],
@@ -32,6 +34,13 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
         "tactics": dict(Counter(r["tactic"].split(" ")[0] for r in rows).most_common()),
         "operations": sum(r["operations"] for r in rows),
         "tuned_seconds": sum(r.get("seconds") or 0.0 for r in rows),
+        "work_by_profile": [
+            {
+                "operations": sum(r["operations"] for _, r in regions_of(plan, k)),
+                "tuned_seconds": sum(r.get("seconds") or 0.0 for _, r in regions_of(plan, k)),
+            }
+            for k in range(len(plan.profiles))
+        ],
         "views": report.get("views", 0),
         "in_place": len(report.get("in_place", [])),
         "host_steps": [[r["name"], r["op"], r["reason"]] for r in hosts],
@@ -43,6 +52,11 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
         out["seconds"] = {k: v for k, v in seconds.items() if not k.startswith("cache_")}
         out["cache"] = {k: int(v) for k, v in seconds.items() if k.startswith("cache_")}
     return out
+
+
+def _work(work: Mapping[str, Any]) -> str:
+    seconds = work["tuned_seconds"]
+    return f" ({work['operations'] / 1e9:.3g} GFLOP, {span(seconds)} as tuned)" if seconds else ""
 
 
 def binding_text(name: str, dtype: str, shape: list[Any]) -> str:
@@ -61,10 +75,10 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         ("inputs", "; ".join(binding_text(*b) for b in s["inputs"])),
         ("outputs", "; ".join(binding_text(*b) for b in s["outputs"])),
     ]
-    if any(s["profiles"]):
-        rows.append(
-            ("profiles", "; ".join(", ".join(f"{k} {v[0]}:{v[1]}:{v[2]}" for k, v in p.items()) for p in s["profiles"]))
-        )
+    for k, p in enumerate(s["profiles"]):
+        if p:
+            sizes = ", ".join(f"{name} {v[0]}:{v[1]}:{v[2]}" for name, v in p.items())
+            rows.append((f"profile {k}", sizes + _work(s["work_by_profile"][k])))
     rows.append(
         (
             "built for",

@@ -117,7 +117,7 @@ def exponentials(graph: Graph) -> dict[str, Value]:
 
 def bounds(plan: Plan, arguments: Mapping[str, tuple[str, float]]) -> Bounds:
     """Bounds of a plan with a build report. arguments: op and largest argument of every exponential, by source node."""
-    env = {name: best for name, (_, best, _) in plan.profiles[0].symbols.items()}
+    best = [{name: opt for name, (_, opt, _) in p.symbols.items()} for p in plan.profiles]
     own: list[float] = []
     totals: list[float] = []
     for r in plan.report.get("regions", []):
@@ -125,14 +125,15 @@ def bounds(plan: Plan, arguments: Mapping[str, tuple[str, float]]) -> Bounds:
         incoming *= max(
             [1.0, *(_EXPONENTIAL[op] * x for op, x in (arguments[o] for o in r["origin"] if o in arguments))]
         )
-        own.append(_own(r, env))
+        own.append(_own(r, best[r.get("profile", 0)]))
         totals.append(incoming + own[-1])
     deepest = max(totals, default=_EPS["float32"])
     outputs = []
     for i, b in enumerate(plan.outputs):
         writers = [
             x.report
-            for s in plan.programs[0]
+            for program in plan.programs
+            for s in program
             if isinstance(s, Native)
             for x in s.launches
             for k in x.writes
