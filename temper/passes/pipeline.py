@@ -12,6 +12,7 @@ from temper.passes.lower import LOWER
 from temper.passes.manager import Pass
 from temper.passes.merge_products import MERGE_PRODUCTS
 from temper.passes.normalization import NORMALIZATION
+from temper.passes.recurrent import RECURRENT
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
 from temper.passes.views import SINK_VIEWS
@@ -25,6 +26,7 @@ PIPELINE: tuple[Pass, ...] = (
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
     NORMALIZATION,
     ATTENTION,        # before fold and layout: heads are split and merged as exporters write it
+    RECURRENT,
     FOLD,
     PLANES,           # before layout, which would make channels of what are planes; cleanup-2 then merges the renamings
     Pass("cleanup-2", CLEANUP.run),

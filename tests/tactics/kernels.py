@@ -100,7 +100,7 @@ class Runner:
                     "workspace": [scratch[part]],
                     "shared": shared,
                 }
-                pointers = [where[k][i].address for k, i in self.kernel.args]  # type: ignore[index, union-attr]
+                pointers = [where[k][i].address for k, i in self.kernel.args]  # type: ignore[index]
                 call(f, pointers, [env[s] for s in self.kernel.symbols], part, parts)
 
             with ThreadPoolExecutor(threads) as pool:

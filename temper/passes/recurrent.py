@@ -1,0 +1,99 @@
+"""Recurrent layers between exporters' transposes: batch-first data stays as it is, initial states of zeros are dropped.
+
+Runs after cleanup, which has cancelled what layers of one model put between each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.ops import make
+from temper.passes.manager import Log, Pass
+
+_SWAP = (1, 0, 2)
+#: ops whose result is zeros where their operands are; only the first operand is data, but for Concat
+_MOVES = frozenset({"Expand", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze", "Identity"})
+
+
+def _zeros(v: Value) -> bool:
+    """True if every element is known to be 0."""
+    if v.const is not None:
+        return v.type.dtype in ("float32", "float64", "float16") and not np.any(v.const)
+    node = v.producer
+    if node is None:
+        return False
+    if node.op == "ConstantOfShape":
+        return node.attrs.get("value", 0) == 0
+    if node.op == "Concat":
+        return all(_zeros(u) for u in node.inputs if u is not None)
+    return node.op in _MOVES and node.inputs[0] is not None and _zeros(node.inputs[0])
+
+
+def _drop_zero_states(graph: Graph, node: Node, log: Log) -> Node:
+    """h0 = 0 and c0 = 0 are what an absent state means."""
+    kept = [None if i in (4, 5) and v is not None and _zeros(v) else v for i, v in enumerate(node.inputs)]
+    if kept == list(node.inputs):
+        return node
+    log.did("zero-state", node.name)
+    return _replace(graph, node, kept, "zero-state")
+
+
+def _replace(graph: Graph, node: Node, inputs: Sequence[Value | None], rule: str) -> Node:
+    origin = (*(node.origin or (node.name,)), f"rule:{rule}")
+    new = make(graph, node.op, inputs, node.attrs, name=node.name, origin=origin)
+    for old, out in zip(node.outputs, new.outputs, strict=True):
+        graph.replace_uses(old, out)
+    graph.remove_node(node)
+    return new
+
+
+def _swapped(v: Value | None) -> Value | None:
+    """x where `v` is x with its first two axes swapped."""
+    if v is None or v.producer is None or v.producer.op != "Transpose" or v.producer.attrs["perm"] != _SWAP:
+        return None
+    return v.producer.inputs[0]
+
+
+def _keep_batch_first(graph: Graph, node: Node, log: Log) -> None:
+    """Recurrence(swap(x) W + b) = swap(Recurrence(x W + b)) with batch_first the other way about."""
+    gates = node.inputs[0]
+    assert gates is not None
+    add = gates.producer if gates.producer is not None and gates.producer.op == "Add" else None
+    product: Value | None = gates
+    bias = None
+    if add is not None:
+        bias = next((v for v in add.inputs if v is not None and v.type.rank == 1), None)
+        product = next((v for v in add.inputs if v is not bias), None)
+        if bias is None:
+            return
+    mul = product.producer if product is not None else None
+    if mul is None or mul.op != "MatMul" or mul.attrs.get("transA", 0):
+        return
+    x = _swapped(mul.inputs[0])
+    weights = mul.inputs[1]
+    if x is None or weights is None or weights.type.rank != 2:
+        return
+    origin = (*(node.origin or (node.name,)), "rule:batch-first")
+    y = make(graph, "MatMul", [x, weights], mul.attrs, name=mul.name, origin=mul.origin).output
+    if bias is not None and add is not None:
+        y = make(graph, "Add", [y, bias], {}, name=add.name, origin=add.origin).output
+    attrs = {**node.attrs, "batch_first": 1 - int(str(node.attrs["batch_first"]))}
+    new = make(graph, node.op, [y, *node.inputs[1:]], attrs, name=node.name, origin=origin)
+    swap = make(graph, "Transpose", [new.outputs[0]], {"perm": _SWAP}, name=f"{node.name}.swap", origin=origin)
+    for old, out in zip(node.outputs, (swap.output, *new.outputs[1:]), strict=True):
+        graph.replace_uses(old, out)
+    graph.remove_node(node)
+    log.did("batch-first", new.name)
+
+
+def _recurrent(graph: Graph, log: Log) -> None:
+    for node in graph.nodes:
+        if graph.alive(node) and node.op == "Recurrence":
+            _keep_batch_first(graph, _drop_zero_states(graph, node, log), log)
+    graph.prune()
+
+
+RECURRENT = Pass("recurrent", _recurrent)
