@@ -18,7 +18,10 @@ INLINE complex_t power(const complex_t *table, int64_t t)
     return (complex_t){w.re, INVERSE ? -w.im : w.im};
 }
 
-/* One stage with factor p known to the compiler. */
+INLINE complex_t plus(complex_t a, complex_t b) { return (complex_t){a.re + b.re, a.im + b.im}; }
+INLINE complex_t minus(complex_t a, complex_t b) { return (complex_t){a.re - b.re, a.im - b.im}; }
+
+/* One stage of factor p; 2 and 4 need no products but those with W_n. */
 INLINE void stage(const complex_t *x, complex_t *y, const complex_t *table, int64_t p, int64_t m, int64_t s)
 {
     for (int64_t b = 0; b < m; b++)
@@ -26,13 +29,41 @@ INLINE void stage(const complex_t *x, complex_t *y, const complex_t *table, int6
             const complex_t turn = power(table, b * k * s);
             for (int64_t c = 0; c < s; c++) {
                 complex_t sum = x[c + s * b];
-                for (int64_t a = 1; a < p; a++) {
-                    const complex_t term = times(x[c + s * (b + m * a)], power(table, a * k % p * (N / p)));
-                    sum.re += term.re, sum.im += term.im;
-                }
+                for (int64_t a = 1; a < p; a++)
+                    sum = plus(sum, times(x[c + s * (b + m * a)], power(table, a * k % p * (N / p))));
                 y[c + s * (p * b + k)] = times(sum, turn);
             }
         }
+}
+
+static void stage2(const complex_t *x, complex_t *y, const complex_t *table, int64_t m, int64_t s)
+{
+    for (int64_t b = 0; b < m; b++) {
+        const complex_t turn = power(table, b * s);
+        for (int64_t c = 0; c < s; c++) {
+            const complex_t u = x[c + s * b], w = x[c + s * (b + m)];
+            y[c + s * 2 * b] = plus(u, w);
+            y[c + s * (2 * b + 1)] = times(minus(u, w), turn);
+        }
+    }
+}
+
+static void stage4(const complex_t *x, complex_t *y, const complex_t *table, int64_t m, int64_t s)
+{
+    for (int64_t b = 0; b < m; b++) {
+        const complex_t w1 = power(table, b * s), w2 = power(table, 2 * b * s), w3 = power(table, 3 * b * s);
+        for (int64_t c = 0; c < s; c++) {
+            const complex_t *from = x + c + s * b;
+            const complex_t even = plus(from[0], from[2 * s * m]), odd = plus(from[s * m], from[3 * s * m]);
+            const complex_t half = minus(from[0], from[2 * s * m]), rest = minus(from[s * m], from[3 * s * m]);
+            const complex_t side = INVERSE ? (complex_t){-rest.im, rest.re} : (complex_t){rest.im, -rest.re};
+            complex_t *to = y + c + s * 4 * b;
+            to[0] = plus(even, odd);
+            to[s] = times(plus(half, side), w1);
+            to[2 * s] = times(minus(even, odd), w2);
+            to[3 * s] = times(minus(half, side), w3);
+        }
+    }
 }
 
 EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
@@ -60,9 +91,9 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
         for (int64_t t = 0, m = N, s = 1; t < STAGES; t++) {
             m /= radix[t];
             switch (radix[t]) {
-            case 2: stage(x, y, table, 2, m, s); break;
+            case 2: stage2(x, y, table, m, s); break;
             case 3: stage(x, y, table, 3, m, s); break;
-            case 4: stage(x, y, table, 4, m, s); break;
+            case 4: stage4(x, y, table, m, s); break;
             case 5: stage(x, y, table, 5, m, s); break;
             default: stage(x, y, table, radix[t], m, s);
             }
