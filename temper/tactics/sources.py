@@ -34,6 +34,7 @@ from temper.tactics.cpu.softmax import Softmax
 from temper.tactics.cpu.squeeze_excite import SqueezeExcite
 from temper.tactics.cpu.strassen import GemmStrassen
 from temper.tactics.cpu.top_k import TopK
+from temper.tactics.cpu.trees import Trees
 from temper.tactics.cpu.winograd import WinogradConv
 from temper.tactics.cuda.conv import ConvImplicitGemm
 
@@ -64,6 +65,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         ResizeTaps(),
         GatherRows(),
         Indexed(),
+        Trees(),
         Running(),
         TopK(),
         PoolIndices(),

@@ -130,7 +130,7 @@ _HOST_ONLY = frozenset(
     MatMulInteger NonMaxSuppression NonZero OneHot QuantizeLinear
     ReverseSequence Trilu Unique
     StringNormalizer StringConcat StringSplit RegexFullMatch TfIdfVectorizer LabelEncoder
-    RandomUniform RandomNormal Multinomial ImageDecoder TreeEnsemble""".split()
+    RandomUniform RandomNormal Multinomial ImageDecoder""".split()
 )
 
 
