@@ -162,7 +162,8 @@ def encode(x: np.ndarray, dtype: str, saturate: bool = True, round_mode: str = "
     saturate: beyond the largest number comes the largest, and infinity with it; else infinity where there is one, NaN
     elsewhere. round_mode: of float8e8m0; the others round to nearest, ties to even. What has no NaN makes it 0.
     """
-    wide = x.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # signalling NaN
+        wide = x.astype(np.float64)
     if dtype == "float8e8m0":
         return _encode_scale(np.abs(wide), saturate, round_mode)
     f = MINI_FLOATS[dtype]

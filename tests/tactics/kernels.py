@@ -10,6 +10,7 @@ import numpy as np
 from temper.compile.cc import compile_object, link
 from temper.ir.dims import Dim, evaluate
 from temper.ir.types import TensorType
+from temper.reference.formats import storage
 from temper.runtime.cpu import Library, call
 from temper.tactics.base import Params, Slot, Tactic, Workload
 from temper.tactics.epilogue import Epilogue, Instr, Operand
@@ -86,7 +87,7 @@ class Runner:
         outs = []
         for s in w.outputs:
             shape = tuple(evaluate(d, env) for d in s.type.shape)
-            outs.append(Buffer(np.full(shape, 85, s.type.dtype), s.row_stride))
+            outs.append(Buffer(np.full(shape, 85, storage(s.type.dtype)), s.row_stride))
         scratch = [Buffer(np.zeros(evaluate(self.kernel.workspace, env), np.uint8)) for _ in range(parts)]
         shared = [Buffer(np.zeros(evaluate(self.kernel.shared_workspace, env), np.uint8))]
         for f in self.functions:

@@ -13,6 +13,7 @@ from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.dims import Dim, ceil_div, data_symbols
 from temper.ir.graph import Value
 from temper.ir.symbolic import LIMIT, sign_of
+from temper.reference.formats import number
 
 #: largest range computed at import
 _RANGE_LIMIT = 1 << 24
@@ -126,9 +127,10 @@ def _eye_like(c: Context) -> Value:
         raise Refusal(f"{rows} x {columns} elements are too many")
     code = c.attr("dtype")
     dtype = t.dtype if code is None else dtype_of(code, f"{c}: attribute 'dtype'")
-    if dtype in ("bfloat16", "string"):
+    if dtype == "string":
         raise Refusal(f"dtype {dtype} is not supported")
-    return c.constant(np.eye(rows, columns, c.attr("k", 0), np.dtype(dtype)))
+    one = np.eye(rows, columns, c.attr("k", 0), bool)
+    return c.constant(np.where(one, number(1, dtype), number(0, dtype)), dtype)
 
 
 def _image_decoder(c: Context) -> Value:

@@ -201,8 +201,6 @@ class AxisMaps:
             return f"elements of type {dtype} are not moved here"
         if w.op == "Resize" and w.attr("mode") != "nearest":
             return f"mode {w.attr('mode')} computes weighted means"
-        if dtype == "bfloat16" and fill_bits(w):
-            return "it fills with a bfloat16 other than 0"
         found = _layout(w)
         return found if isinstance(found, str) else None
 
