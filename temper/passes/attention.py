@@ -15,6 +15,7 @@ from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.ops import make
+from temper.passes.attention_parts import grouped, triangular_mask
 from temper.passes.attention_views import Rows, reshaped, rows_of, scalar, scaled
 from temper.passes.manager import Log, Pass
 from temper.passes.rewrite import only_user
@@ -88,9 +89,11 @@ def _mask_step(graph: Graph, node: Node) -> tuple[Value, Value] | str:
 
 
 def _causal(mask: Value, s: DimLike, t: DimLike) -> bool:
-    """True if a constant mask is 0 up to the query's own position, counted from the end, and hides the rest."""
+    """True if a mask is 0 up to the query's own position, counted from the end, and hides the rest."""
+    if mask.const is None:
+        return s == t and mask.type.shape[-2:] == (s, t) and triangular_mask(mask, _HIDDEN)
     a = mask.const
-    if a is None or not isinstance(s, int) or not isinstance(t, int) or not 2 <= s <= t:
+    if not isinstance(s, int) or not isinstance(t, int) or not 2 <= s <= t:
         return False
     if a.size != s * t or a.shape[-2:] != (s, t):
         return False
@@ -98,43 +101,55 @@ def _causal(mask: Value, s: DimLike, t: DimLike) -> bool:
     return bool((plane[seen] == 0).all() and (plane[~seen] <= _HIDDEN).all())
 
 
-def _softmax(graph: Graph, v: Value) -> tuple[Node, bool] | str:
-    """The softmax behind the weights, and whether NaN rows become zeros."""
-    node, safe = v.producer, False
+@dataclass(frozen=True)
+class _Weights:
+    """The softmax behind the weights. safe: rows without a key become zeros; hidden: bool of the rows that do so, where
+    that is computed from a mask and not from the weights."""
+
+    softmax: Node
+    safe: bool = False
+    hidden: Value | None = None
+
+
+def _softmax(graph: Graph, v: Value) -> _Weights | str:
+    node = v.producer
+    if (reason := only_user(v, graph)) is not None:
+        return reason
+    found: _Weights | None = None
     if node is not None and node.op == "Where":
         condition, zero, p = node.inputs
         assert condition is not None and p is not None
+        if scalar(zero) != 0.0 or p.producer is None:
+            return f"{node!r} does not put zeros in place of weights"
         test = condition.producer
-        if scalar(zero) != 0.0 or test is None or test.op != "IsNaN" or test.inputs[0] is not p or len(p.uses) != 2:
-            return f"{node!r} does not put zeros in place of NaN"
-        if (reason := only_user(v, graph)) is not None:
+        if test is not None and test.op == "IsNaN" and test.inputs[0] is p and len(p.uses) == 2:
+            found = _Weights(p.producer, True)
+        elif (reason := only_user(p, graph)) is not None:
             return reason
-        node, safe = p.producer, True
-    elif (reason := only_user(v, graph)) is not None:
-        return reason
+        else:
+            found = _Weights(p.producer, True, condition)
+        node = p.producer
     if node is None or node.op != "Softmax":
         return f"{v!r} is no softmax"
     if int(str(node.attrs["axis"])) % v.type.rank != v.type.rank - 1:
         return f"{node!r} is not over the last axis"
-    return node, safe
+    return found or _Weights(node)
 
 
-def _ungrouped(v: Value) -> tuple[Value, int]:
-    """Keys or values before each head was repeated, and how often: [B, G, 1, T, D] expanded to [B, G, R, T, D]."""
-    node = v.producer
-    if node is None or node.op != "Reshape" or v.type.rank != 4 or node.inputs[0] is None:
-        return v, 1
-    wide = node.inputs[0]
-    inner = wide.producer
-    if wide.type.rank != 5 or inner is None or inner.op not in ("Expand", "Tile") or inner.inputs[0] is None:
-        return v, 1
-    narrow = inner.inputs[0]
-    b, g, r, t, d = wide.type.shape
-    if narrow.type.shape != (b, g, 1, t, d) or v.type.shape != (b, g * r, t, d) or not isinstance(r, int):
-        return v, 1
-    before = narrow.producer
-    source = before.inputs[0] if before is not None and before.op == "Reshape" else None
-    return (source, r) if source is not None and source.type.shape == (b, g, t, d) else (v, 1)
+def _hides_blind_rows(hidden: Value, masks: list[Value]) -> bool:
+    """True if `hidden` holds exactly where a mask is -inf for all keys, as ONNX's Attention writes it."""
+    if hidden.const is not None:
+        constant = [m.const for m in masks if m.const is not None and m.const.ndim]
+        rows = [np.isneginf(m).all(axis=-1, keepdims=True) for m in constant]
+        return not hidden.const.any() or any(r.shape == hidden.const.shape and (r == hidden.const).all() for r in rows)
+    test = hidden.producer
+    if test is None or test.op != "Equal" or scalar(test.inputs[1]) != -np.inf or test.inputs[0] is None:
+        return False
+    most = test.inputs[0].producer
+    if most is None or most.op != "ReduceMax" or not most.attrs["keepdims"] or most.inputs[0] not in masks:
+        return False
+    axes = most.attrs["axes"]
+    return isinstance(axes, tuple) and axes in ((-1,), (most.inputs[0].type.rank - 1,))
 
 
 def _match(graph: Graph, last: Node) -> tuple[list[Value], dict[str, AttrValue], tuple[DimLike, ...]] | str:
@@ -144,12 +159,13 @@ def _match(graph: Graph, last: Node) -> tuple[list[Value], dict[str, AttrValue],
     found = _softmax(graph, p)
     if isinstance(found, str):
         return found
-    softmax, safe = found
-    x = softmax.inputs[0]
+    x, safe = found.softmax.inputs[0], found.safe
     assert x is not None
     scores = _scores(graph, x)
     if isinstance(scores, str):
         return scores
+    if found.hidden is not None and not _hides_blind_rows(found.hidden, scores.masks):
+        return f"weights become zeros where {found.hidden!r}, which is not where a mask hides all keys"
     first = scores.product
     q, kt = first.inputs[0], first.inputs[1]
     assert q is not None and kt is not None
@@ -167,10 +183,10 @@ def _match(graph: Graph, last: Node) -> tuple[list[Value], dict[str, AttrValue],
         heads = p.type.shape[1]
         if not isinstance(heads, int):
             return "the number of heads is not known"
-        made = _grouped(kt, v, turned)
+        made = grouped(kt, v, turned)
         if made is not None:
-            k, v, repeats, turned = made
-            t_axis, d_axis = (2, 3) if turned else (3, 2)
+            k, v, repeats, scores.factor = made[0], made[1], made[2], scores.factor * made[3]
+            t_axis, d_axis = 2, 3
         groups = heads // repeats
         if {k.type.shape[1], v.type.shape[1]} != {groups} or {k.type.shape[0], v.type.shape[0]} != {p.type.shape[0]}:
             return "keys or values are broadcast over heads or batches"
@@ -200,18 +216,6 @@ def _match(graph: Graph, last: Node) -> tuple[list[Value], dict[str, AttrValue],
     if mask is not None:
         operands.append(mask)
     return operands, {**attrs, "scale": factor, "layout": letters + "h", "causal": int(causal)}, (batch, heads, s, e)
-
-
-def _grouped(kt: Value, v: Value, turned: bool) -> tuple[Value, Value, int, bool] | None:
-    """Keys and values before their heads were repeated; the keys then are [B, G, T, D]."""
-    k = kt
-    if not turned:
-        node = kt.producer
-        if node is None or node.op != "Transpose" or node.attrs["perm"] != (0, 1, 3, 2) or node.inputs[0] is None:
-            return None
-        k = node.inputs[0]
-    (k2, r), (v2, r2) = _ungrouped(k), _ungrouped(v)
-    return (k2, v2, r, True) if r == r2 and r > 1 else None
 
 
 def _moved(graph: Graph, v: Value, order: tuple[int, int, int, int], sizes: tuple[DimLike, ...]) -> Rows:

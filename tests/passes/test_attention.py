@@ -154,3 +154,104 @@ def test_single_heads_of_three_axes() -> None:
     s = n("Mul", n("MatMul", q, n("Transpose", k, perm=(0, 2, 1))), n.const(0.5))
     after, _ = check(n.done(n("MatMul", weights(n, s), v)), PASSES)
     assert "Attention" in ops(after) and "Transpose" not in ops(after)
+
+
+S = Dim.symbol("S")
+
+
+def _lower(n: Net, dtype: str, k: int, upper: int, fill: float = 1) -> Value:
+    return n("Trilu", n("Expand", n.const(np.full((1, 1), fill, dtype)), shape=(S, S)), k=k, upper=upper)
+
+
+def _written_out(n: Net) -> Value:
+    return _lower(n, "float32", 1, 1, -3.4e38)
+
+
+def _equal_to_zero(n: Net) -> Value:
+    return n("Where", n("Equal", _lower(n, "float32", 0, 0), n.const(0.0)), n.const(-np.inf), n.const(0.0))
+
+
+def _boolean(n: Net) -> Value:
+    seen = n("Reshape", _lower(n, "bool", 0, 0), shape=(1, 1, S, S))
+    return n("Where", seen, n.const(0.0), n.const(-1e9))
+
+
+def _negated(n: Net) -> Value:
+    seen = n("Not", n("Cast", _lower(n, "int64", 1, 1), to="bool"))
+    return n("Reshape", n("Where", seen, n.const(0.0), n.const(-np.inf)), shape=(1, S, S))
+
+
+@pytest.mark.parametrize("mask", [_written_out, _equal_to_zero, _boolean, _negated])
+def test_causal_masks_of_run_time_size(mask: Callable[[Net], Value]) -> None:
+    n = Net()
+    after, log = check(n.done(legacy(n, n.input(2, S, 10), mask(n))), PASSES, {"S": 6})
+    (node,) = (m for m in after.nodes if m.op == "Attention")
+    assert node.attrs["causal"] == 1 and len(node.inputs) == 3, log.declined
+    assert "Trilu" not in ops(after)
+
+
+@pytest.mark.parametrize("k", [1, 2])
+def test_other_diagonals_stay_masks(k: int) -> None:
+    n = Net()
+    seen = _lower(n, "bool", k, 0)
+    mask = n("Where", seen, n.const(0.0), n.const(-1e9))
+    after, _ = check(n.done(legacy(n, n.input(2, S, 10), mask)), PASSES, {"S": 6})
+    (node,) = (m for m in after.nodes if m.op == "Attention")
+    assert node.attrs["causal"] == 0 and len(node.inputs) == 4
+
+
+def _standard(n: Net, x: Value, mask: Value, hidden: Value) -> Value:
+    """The body of ONNX's Attention (opset 23): blind rows are found in the mask."""
+    q, k, v = (split(n, dense(n, x)) for _ in range(3))
+    root = n.const(np.asarray([0.5**0.5], np.float32))
+    s = n("MatMul", n("Mul", q, root), n("Mul", n("Transpose", k, perm=(0, 1, 3, 2)), root))
+    p = weights(n, n("Add", s, mask))
+    return merge(n, n("MatMul", n("Where", hidden, n.const(0.0), p), v))
+
+
+def _blind(n: Net, mask: Value, number: float = -np.inf) -> Value:
+    return n("Equal", n("ReduceMax", mask, axes=(3,), keepdims=1), n.const(number))
+
+
+def test_standard_attention_is_safe() -> None:
+    n = Net()
+    x, mask = n.input(2, 5, 10), n.input(2, 1, 1, 5, name="mask")
+    after, _ = check(n.done(_standard(n, x, mask, _blind(n, mask))), PASSES)
+    (node,) = (m for m in after.nodes if m.op == "Attention")
+    assert node.attrs["safe"] == 1 and node.attrs["layout"] == "rrrr"
+
+
+def test_standard_attention_with_constant_mask() -> None:
+    n = Net()
+    rows = np.where(np.tri(5, k=-1, dtype=bool), 0, -np.inf).astype(np.float32)  # the first query sees nothing
+    hidden = n.const(np.isneginf(rows).all(-1, keepdims=True), "bool")
+    after, _ = check(n.done(_standard(n, n.input(2, 5, 10), n.const(rows), hidden)), PASSES)
+    (node,) = (m for m in after.nodes if m.op == "Attention")
+    assert node.attrs["safe"] == 1
+
+
+def test_weights_hidden_for_another_reason_stay() -> None:
+    n = Net()
+    x, mask = n.input(2, 5, 10), n.input(2, 1, 1, 5, name="mask")
+    after, log = check(n.done(_standard(n, x, mask, _blind(n, mask, 0.25))), PASSES)
+    assert "Attention" not in ops(after)
+    assert any("hides all keys" in reason for _, _, reason in log.declined)
+
+
+def test_grouped_heads_through_three_axes() -> None:
+    """dynamo: keys become [B * H, T, D] to be transposed, and are scaled afterwards."""
+    n, g = Net(), 2
+    x = n.input(1, 5, 10)
+    q = split(n, dense(n, x, 4 * D), heads=4)
+
+    def repeated(y: Value) -> Value:
+        return n("Expand", n("Reshape", split(n, y, heads=g), shape=(1, g, 1, 5, D)), shape=(1, g, 2, 5, D))
+
+    k = n("Reshape", repeated(dense(n, x, g * D)), shape=(4, 5, D))
+    v = n("Reshape", repeated(dense(n, x, g * D)), shape=(1, 4, 5, D))
+    kt = n("Reshape", n("Transpose", k, perm=(0, 2, 1)), shape=(1, 4, D, 5))
+    root = n.const(0.5**0.5)
+    s = n("MatMul", n("Mul", q, root), n("Mul", kt, root))
+    after, _ = check(n.done(merge(n, n("MatMul", weights(n, s), v))), PASSES)
+    (node,) = (m for m in after.nodes if m.op == "Attention")
+    assert node.attrs["kv_heads"] == g and set(ops(after)) == {"MatMul", "Add", "Attention"}
