@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,10 +21,10 @@ from typing import Any
 import numpy as np
 
 from temper.errors import DataError
-from temper.ir.evaluate import bind, bind_attrs, bind_results, evaluate_values
+from temper.ir.evaluate import bind, evaluate_values, run_node
 from temper.ir.graph import Graph, Node, Value
+from temper.passes.host import TUNED_FOR
 from temper.plan.format import Native, Plan, value_of
-from temper.reference import run as run_reference
 from temper.reference.formats import CODED, decode
 from temper.runtime.engine import Engine
 from temper.runtime.trace import trace
@@ -117,7 +118,7 @@ def exponentials(graph: Graph) -> dict[str, Value]:
 
 def bounds(plan: Plan, arguments: Mapping[str, tuple[str, float]]) -> Bounds:
     """Bounds of a plan with a build report. arguments: op and largest argument of every exponential, by source node."""
-    best = [{name: opt for name, (_, opt, _) in p.symbols.items()} for p in plan.profiles]
+    best = [defaultdict(lambda: TUNED_FOR, {s: opt for s, (_, opt, _) in p.symbols.items()}) for p in plan.profiles]
     own: list[float] = []
     totals: list[float] = []
     for r in plan.report.get("regions", []):
@@ -256,10 +257,7 @@ def _own_errors(
         note(v)
     last = {v.id: k for k, n in enumerate(graph.nodes) for v in n.inputs if v is not None}
     for k, node in enumerate(graph.nodes):
-        attrs = bind_attrs(node, env)
-        operands = [None if v is None else live[v.id] for v in node.inputs]
-        types = [None if v is None else v.type.dtype for v in node.inputs]
-        results = run_reference(node.op, operands, attrs, types, [o.type.dtype for o in node.outputs])
+        results = run_node(node, [None if v is None else live[v.id] for v in node.inputs], env)
         live.update((o.id, r) for o, r in zip(node.outputs, results, strict=True))
         reach = _reach(node, live, traced, scales)
         for o in node.outputs:

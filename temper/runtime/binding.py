@@ -211,6 +211,7 @@ class Bound:
         self.code, self._memory, self._profile, self.env = code, memory, profile, env
         self._constants = address(plan.constants)
         self.threads = threads
+        self._run = code.host.run
         self._values: dict[str, int] = {}
         self._late: dict[str, Dim] = {}
         self.slots = self._plan.slots
@@ -253,13 +254,35 @@ class Bound:
     def memory(self) -> Memory:
         return self._memory
 
-    def call(self, arrays: Sequence[Any]) -> list[Any]:
-        """Results of a bound sub-program; arrays must be contiguous and of the shapes it is bound to."""
-        outputs = [None if shape is None else np.empty(shape, dtype) for shape, dtype in self.outputs]
-        for i, a in enumerate((*arrays, *outputs)):
-            self.pointers[i] = data_address(a) if isinstance(a, np.ndarray) else 0
-        self.execute(Run(arrays, outputs, self.env))
-        return outputs
+    def keeps(self, first: int, shapes: Sequence[tuple[int, ...] | None]) -> bool:
+        """Its outputs from number `first` on have these shapes, whatever the data are. None: a sequence."""
+        return [s for s, _ in self.outputs[first : first + len(shapes)]] == list(shapes)
+
+    def call(self, arrays: Sequence[Any], changed: int | None = None) -> list[Any]:
+        """Results of a bound sub-program; arrays must be contiguous and of the shapes it is bound to.
+
+        changed: only the first so many differ from those of the last call.
+        """
+        pointers, i = self.pointers, 0
+        for a in arrays if changed is None else arrays[:changed]:
+            pointers[i] = data_address(a) if type(a) is np.ndarray else 0
+            i += 1
+        i = len(arrays)
+        if self.single:
+            outputs = []
+            for shape, dtype in self.fresh:
+                a = np.empty(shape, dtype)
+                pointers[i] = data_address(a)
+                outputs.append(a)
+                i += 1
+            self._run(self.single, self.bindings)
+            return outputs
+        results = [None if shape is None else np.empty(shape, dtype) for shape, dtype in self.outputs]
+        for a in results:
+            pointers[i] = 0 if a is None else data_address(a)
+            i += 1
+        self.execute(Run(arrays, results, self.env))
+        return results
 
     def _last_uses(self) -> list[list[int]]:
         """For every step the slots that nothing after it reads."""

@@ -26,7 +26,8 @@ class _Program:
         self.symbols = parent.plan.subs[number].symbols
         self._bound: dict[Any, Bound] = {}
 
-    def __call__(self, arrays: Sequence[Any], env: Mapping[str, int]) -> list[Any]:
+    def bound(self, arrays: Sequence[Any], env: Mapping[str, int]) -> Bound:
+        """The sub-program bound to the shapes of these arrays."""
         key = (
             tuple([a.shape if type(a) is np.ndarray else None for a in arrays]),
             tuple([env.get(s) for s in self.symbols]),
@@ -38,7 +39,7 @@ class _Program:
                 del self._bound[next(iter(self._bound))]
             bound = self.parent.sub(self.number, env, arrays, first.memory if first is not None else None)
             self._bound[key] = bound
-        return bound.call(arrays)
+        return bound
 
 
 class FlowCall(HostCall):
@@ -50,7 +51,7 @@ class FlowCall(HostCall):
 
     def _results(self, ins: Sequence[Any], run: Run) -> list[Any]:
         if self.step.op == "If":
-            return self._programs[0 if ins[0].reshape(-1)[0] else 1](ins[1:], run.env)
+            return self._programs[0 if ins[0].reshape(-1)[0] else 1].bound(ins[1:], run.env).call(ins[1:])
         return self._loop(ins, run)
 
     def _loop(self, ins: Sequence[Any], run: Run) -> list[Any]:
@@ -61,14 +62,21 @@ class FlowCall(HostCall):
         going = ins[1] is None or bool(ins[1].reshape(-1)[0])
         carried, captured = list(ins[2 : 2 + n]), ins[2 + n :]
         rows: list[list[np.ndarray]] = [[] for _ in self.step.outputs[n:]]
-        body, step = self._programs[0], 0
+        bound, changed, step = None, None, 0
         while going and step < trips:
             if step >= limit:
                 raise InputError(
                     f"the loop '{self.name}' is still going after {limit} steps; "
                     "if it should, build with a larger loop_limit"
                 )
-            results = body([np.array(step, np.int64), *carried, *captured], run.env)
+            arrays = [np.array(step, np.int64), *carried, *captured]
+            if bound is None or changed is None:
+                bound = self._programs[0].bound(arrays, run.env)
+            results = bound.call(arrays, changed)
+            if changed is None and bound.keeps(
+                tests, [a.shape if isinstance(a, np.ndarray) else None for a in carried]
+            ):
+                changed = 1 + n  # every step has the same shapes, so nothing else needs to be bound anew
             if tests:
                 going = bool(results[0].reshape(-1)[0])
             carried = results[tests : tests + n]
