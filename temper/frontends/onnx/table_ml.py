@@ -87,7 +87,7 @@ def _one_hot(c: Context) -> Value:
     if texts is None and x.type.dtype != "int64":
         x = c.emit("Cast", x, to="int64")
     cats = c.constant(objects(texts) if texts is not None else np.array(numbers, np.int64))
-    wide = c.emit("Unsqueeze", x, axes=(x.type.rank,))
+    wide = c.reshape(x, (*x.type.shape, 1))
     return c.emit("Cast", c.emit("Equal", wide, cats), to="float32")
 
 

@@ -1,4 +1,4 @@
-"""ONNX ops on strings, and ops that look things up: all of them are host steps."""
+"""ONNX ops on strings, and ops that look things up: host steps, but for small tables of integers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import numpy as np
 
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row, same
+from temper.frontends.onnx.table_values import filled
 from temper.ir.graph import Value
+
+#: positions times n-grams up to which every pair is compared by kernels; a host step looks up the others
+_FEW = 1 << 14
 
 
 def objects(values: Sequence[str]) -> np.ndarray:
@@ -60,6 +64,12 @@ def _tf_idf(c: Context) -> Value:
     weights = c.attr("weights")
     if weights is not None and len(weights) != len(columns):
         raise ModelError(f"{c}: there are {len(weights)} weights for {len(columns)} n-grams")
+    length = x.type.shape[-1] if x.type.rank in (1, 2) else None
+    if texts is None and isinstance(length, int) and length * len(columns) <= _FEW:
+        into = np.zeros((len(columns), max(columns) + 1), np.float32)
+        scaled = weights is not None and c.attr("mode") != "TF"
+        into[np.arange(len(columns)), columns] = weights if scaled else 1
+        return _counted_grams(c, x, starts, pool, into)
     return c.emit(
         "TfIdfVectorizer",
         x,
@@ -73,6 +83,46 @@ def _tf_idf(c: Context) -> Value:
         starts=starts,
         width=max(columns) + 1,
     )
+
+
+def _counted_grams(c: Context, x: Value, starts: Sequence[int], pool: np.ndarray, into: np.ndarray) -> Value:
+    """Counts of n-grams by comparing every position with every gram. into: [grams, columns], the weight of each gram in
+    its column."""
+    rank, length = x.type.rank, int(str(x.type.shape[-1]))
+    least, most, skips = c.attr("min_gram_length"), c.attr("max_gram_length"), c.attr("max_skip_count")
+    ends = (*starts, pool.size)
+    counts: list[Value] = []
+    kept: list[int] = []
+    number = 0
+    for n in range(1, len(ends)):
+        grams = pool[ends[n - 1] : ends[n]].reshape(-1, n)
+        numbers = list(range(number, number + len(grams)))
+        number += len(grams)
+        if not least <= n <= most or not len(grams):
+            continue
+        total: Value | None = None
+        for skip in range(1, (skips if n > 1 else 0) + 2):
+            places = length - (n - 1) * skip
+            if places < 1:
+                break
+            hit: Value | None = None
+            for k in range(n):
+                item = c.emit("Slice", x, starts=(k * skip,), ends=(k * skip + places,), axes=(rank - 1,), steps=(1,))
+                item = c.reshape(item, (*item.type.shape, 1))
+                equal = c.emit("Equal", item, c.constant(np.ascontiguousarray(grams[:, k])))
+                hit = equal if hit is None else c.emit("And", hit, equal)
+            assert hit is not None
+            found = c.emit("ReduceSum", c.emit("Cast", hit, to="float32"), axes=(rank - 1,), keepdims=0)
+            total = found if total is None else c.emit("Add", total, found)
+        if total is not None:
+            counts.append(total)
+            kept += numbers
+    if not counts:
+        return filled(c, np.zeros((), np.float32), "float32", (*x.type.shape[:-1], into.shape[1]))
+    y = counts[0] if len(counts) == 1 else c.emit("Concat", *counts, axis=rank - 1)
+    if c.attr("mode") == "IDF":
+        y = c.emit("Min", y, c.like(1.0, y))
+    return c.emit("MatMul", y, c.constant(into[kept]))
 
 
 #: attribute suffix -> dtype of a LabelEncoder's lists
