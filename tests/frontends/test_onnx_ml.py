@@ -495,3 +495,21 @@ def test_pillow_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) ->
     data = np.arange(50, dtype=np.uint8)
     with pytest.raises(UnsupportedError, match=r"temper-rt\[image\]"):
         ours(model("ImageDecoder", {"x": data}, (TensorProto.UINT8,)), {"x": data})
+
+
+#: features whose data are strings, or whose labels are
+_WITH_STRINGS = ("one_hot_strings", "classifier_strings")
+
+
+@pytest.mark.parametrize("name", _FEATURES)
+def test_engines_of_numeric_features_have_no_host_step(name: str, timing_cache: Any) -> None:
+    from temper.builder import build_plan
+    from temper.config import BuildConfig
+    from temper.onnx_backend import host_steps
+    from temper.runtime.engine import Engine
+
+    op, attrs, x, outputs = _FEATURES[name]
+    m = model(op, {"x": x}, outputs, domain=ML, **attrs)
+    engine = Engine(build_plan(m, BuildConfig(effort=0, cache=timing_cache)).plan)
+    same(engine.run({"x": x}), ours(m, {"x": x}))
+    assert bool(host_steps(engine.plan)) == (name in _WITH_STRINGS)
