@@ -12,8 +12,11 @@ def _fail(subject: object, law: str) -> VerificationError:
     return VerificationError(f"{subject}: {law}")
 
 
-def verify(graph: Graph) -> None:
-    """VerificationError naming the node or value and the law it breaks. Subgraphs in attributes are verified too."""
+def verify(graph: Graph, inside: bool = False) -> None:
+    """VerificationError naming the node or value and the law it breaks. Subgraphs in attributes are verified too.
+
+    inside: the graph is such a subgraph, which may mention sizes that the graph around it binds.
+    """
     values = {v.id: v for v in graph.values}
     try:
         nodes = graph.nodes
@@ -29,6 +32,7 @@ def verify(graph: Graph) -> None:
         _definition(graph, v, nodes)
     for node in nodes:
         _node(node)
+    _symbols(graph, nodes, inside)
 
 
 def _interface(graph: Graph, values: dict[int, Value]) -> None:
@@ -77,6 +81,17 @@ def _definition(graph: Graph, v: Value, nodes: list[Node]) -> None:
         raise _fail(repr(v), "dimensions are not negative")
 
 
+def _symbols(graph: Graph, nodes: list[Node], inside: bool) -> None:
+    """A size that depends on data is bound by one node, and none is mentioned that nothing binds."""
+    binder: dict[str, Node] = {}
+    for node in nodes:
+        for s in node.binds:
+            if binder.setdefault(s, node) is not node:
+                raise _fail(repr(node), f"the size {s} is bound once, but {binder[s]!r} binds it too")
+    if not inside and (free := graph.free_symbols):
+        raise _fail(f"graph '{graph.name}'", f"sizes are bound by a node, but {', '.join(sorted(free))} is not")
+
+
 def _node(node: Node) -> None:
     definition = TABLE.get(node.op)
     if definition is None:
@@ -110,6 +125,6 @@ def _node(node: Node) -> None:
     for name, value in node.attrs.items():
         if isinstance(value, Graph):
             try:
-                verify(value)
+                verify(value, inside=True)
             except VerificationError as e:
                 raise _fail(f"{node!r}.{name}", str(e)) from e

@@ -86,9 +86,11 @@ def _non_max_suppression(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     for n in range(scores.shape[0]):
         for c in range(scores.shape[1]):
             row = scores[n, c]
-            order = np.argsort(-row, kind="stable")
-            if "score_threshold" in attrs:
-                order = order[row[order] > np.float32(attrs["score_threshold"])]
+            # few boxes pass the threshold, so it comes before the sort
+            passed = np.flatnonzero(row > np.float32(attrs["score_threshold"])) if "score_threshold" in attrs else None
+            order = (
+                np.argsort(-row, kind="stable") if passed is None else passed[np.argsort(-row[passed], kind="stable")]
+            )
             kept: list[int] = []
             while order.size and len(kept) < limit:
                 best = int(order[0])

@@ -24,12 +24,12 @@ from tests.frontends.models import NODE, model
 Feeds = dict[str, np.ndarray]
 
 
-def agrees(proto: Any, many: list[Feeds], tmp_path: Path, **options: Any) -> temper.Engine:
+def agrees(proto: Any, many: list[Feeds], timing_cache: Path, **options: Any) -> temper.Engine:
     """The reference and an engine (read back from its file's bytes) against ONNX Runtime."""
     graph = import_onnx(proto)
     again = parse(to_text(graph), constants_of(graph))
     assert again.hash() == graph.hash()
-    built = temper.build(proto, threads=1, effort=0, cache=tmp_path / "times.sqlite", **options)
+    built = temper.build(proto, threads=1, effort=0, cache=timing_cache, **options)
     engine = temper.Engine.from_bytes(plan_format.to_bytes(built.plan))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for feeds in many:
@@ -87,9 +87,9 @@ def _boxes(seed: int, shift: float = 0.0) -> Feeds:
     return {"boxes": boxes, "logits": (rng.standard_normal((1, 40, 3)) + shift).astype(np.float32)}
 
 
-def test_what_follows_a_non_maximum_suppression_is_generated_code(tmp_path: Path) -> None:
+def test_what_follows_a_non_maximum_suppression_is_generated_code(timing_cache: Path) -> None:
     many = [_boxes(0), _boxes(1), _boxes(2, -1.5), _boxes(3, -50), _boxes(4, 50)]
-    engine = agrees(detector(), many, tmp_path)
+    engine = agrees(detector(), many, timing_cache)
     found = tactics(engine)
     for name in ("picked", "embedded", "triple", "score"):
         assert found[name] != "host", name
@@ -102,7 +102,7 @@ def test_what_follows_a_non_maximum_suppression_is_generated_code(tmp_path: Path
     np.testing.assert_array_equal(rows["features"], engine.run(_boxes(0))[4])
 
 
-def test_thresholds_may_be_inputs(tmp_path: Path) -> None:
+def test_thresholds_may_be_inputs(timing_cache: Path) -> None:
     node = NODE("NonMaxSuppression", ["boxes", "scores", "", "iou"], ["y"])
     shapes = {"boxes": [1, 10, 4], "scores": [1, 2, 10], "iou": [1]}
     many = []
@@ -111,10 +111,10 @@ def test_thresholds_may_be_inputs(tmp_path: Path) -> None:
         many.append(
             {"boxes": found["boxes"][:, :10], "scores": np.ones((1, 2, 10), np.float32), "iou": np.float32([iou])}
         )
-    agrees(model([node], shapes), many, tmp_path)
+    agrees(model([node], shapes), many, timing_cache)
 
 
-def test_masks(tmp_path: Path) -> None:
+def test_masks(timing_cache: Path) -> None:
     """x[mask], computed with, and written back: two masks of one value have one size."""
     nodes = [
         NODE("Greater", ["x", "zero"], ["mask"]),
@@ -140,7 +140,7 @@ def test_masks(tmp_path: Path) -> None:
         x = (rng.standard_normal((6, 7)) + shift).astype(np.float32)
         flags = rng.uniform(size=7) > 0.1 * (shift + 5)
         many.append({"x": x, "b": x * 2, "flags": flags, "labels": rng.integers(0, 9, 12)})
-    engine = agrees(proto, many, tmp_path)
+    engine = agrees(proto, many, timing_cache)
     assert sum(isinstance(s, HostStep) and s.op == "NonZero" for s in engine.plan.programs[0]) == 1
     assert tactics(engine)["sum"] != "host"
 
@@ -226,26 +226,26 @@ SHAPES: dict[str, tuple[Callable[[], Any], list[Feeds]]] = {
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_shapes_from_data(name: str, tmp_path: Path) -> None:
+def test_shapes_from_data(name: str, timing_cache: Path) -> None:
     make, many = SHAPES[name]
-    agrees(make(), many, tmp_path)
+    agrees(make(), many, timing_cache)
 
 
-def test_data_that_contradict_a_shape(tmp_path: Path) -> None:
+def test_data_that_contradict_a_shape(timing_cache: Path) -> None:
     proto = SHAPES["reshape"][0]()
-    engine = temper.build(proto, threads=1, effort=0, cache=tmp_path / "times.sqlite")
+    engine = temper.build(proto, threads=1, effort=0, cache=timing_cache)
     x = np.ones((4, 6), np.float32)
     with pytest.raises(InputError, match=r"\[4, 6\] cannot be reshaped to \[5, -1, 1\]"):
         engine(x, np.array([5, -1, 1]))
     proto = SHAPES["top k"][0]()
-    engine = temper.build(proto, threads=1, effort=0, cache=tmp_path / "times.sqlite")
+    engine = temper.build(proto, threads=1, effort=0, cache=timing_cache)
     with pytest.raises(InputError, match="v.*TopK"):
         engine(np.ones((3, 9), np.float32), np.array([10]))
     assert engine(np.ones((3, 9), np.float32), np.array([1]))["y"].tolist() == [[0]] * 3
 
 
-def test_out_arrays_of_sizes_found_in_the_data(tmp_path: Path) -> None:
-    engine = temper.build(detector(), threads=1, effort=0, cache=tmp_path / "times.sqlite")
+def test_out_arrays_of_sizes_found_in_the_data(timing_cache: Path) -> None:
+    engine = temper.build(detector(), threads=1, effort=0, cache=timing_cache)
     feeds = _boxes(0)
     want = engine.run(feeds)
     out = [np.zeros_like(w) for w in want]

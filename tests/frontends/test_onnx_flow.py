@@ -63,8 +63,8 @@ def scripted_branch() -> onnx.ModelProto:
     return model(outer, {"x": ["n", 8]}, ("y",), constants)
 
 
-def test_scripted_branch(tmp_path: Path) -> None:
-    engine = agrees(scripted_branch(), [feeds(0, 1), feeds(1, -1)], tmp_path, profiles=[Profile.of(n=(1, 4, 8))])
+def test_scripted_branch(timing_cache: Path) -> None:
+    engine = agrees(scripted_branch(), [feeds(0, 1), feeds(1, -1)], timing_cache, profiles=[Profile.of(n=(1, 4, 8))])
     assert len(engine.plan.subs) == 2 and {s.name for s in engine.plan.subs} == {"choose/then", "choose/else"}
     for n in (1, 8):
         assert engine(np.ones((n, 8), np.float32)).shape == (n, 8)
@@ -72,14 +72,14 @@ def test_scripted_branch(tmp_path: Path) -> None:
     assert all(t != "host" for name, t in found.items() if name != "choose"), found
 
 
-def test_branches_of_different_sizes(tmp_path: Path) -> None:
+def test_branches_of_different_sizes(timing_cache: Path) -> None:
     then = body([NODE("NonZero", ["x"], ["nz"]), NODE("Cast", ["nz"], ["r"], to=1)], [], ["r"])
     other = body([NODE("Slice", ["x", "zero", "k", "zero"], ["r2"])], [], ["r2"])
     nodes = [NODE("If", ["c"], ["s"], then_branch=then, else_branch=other), NODE("Neg", ["s"], ["y"])]
     constants = {"zero": np.array([0])}
     proto = model(nodes, {"x": [2, 8], "c": (bool, []), "k": (np.int64, [1])}, ("y",), constants)
     many = [{**feeds(3, shape=(2, 8)), "c": np.array(c), "k": np.array([k])} for c in (True, False) for k in (1, 2)]
-    agrees(proto, many, tmp_path)
+    agrees(proto, many, timing_cache)
 
 
 def greedy() -> onnx.ModelProto:
@@ -108,9 +108,9 @@ def greedy() -> onnx.ModelProto:
     return model(outer, {"x": [1, 16], "limit": (np.int64, [])}, ("h", "tokens", "best"), constants)
 
 
-def test_greedy_decoding(tmp_path: Path) -> None:
+def test_greedy_decoding(timing_cache: Path) -> None:
     many = [{**feeds(s, shape=(1, 16)), "limit": np.array(n)} for s in (0, 1, 2) for n in (0, 1, 30)]
-    engine = agrees(greedy(), many, tmp_path)
+    engine = agrees(greedy(), many, timing_cache)
     assert tactics(engine)["decode/body/logits"] != "host"
     names = [s.name for s in engine.plan.programs[0] if isinstance(s, HostStep)]
     assert names == ["decode"]
@@ -161,15 +161,15 @@ def beams() -> onnx.ModelProto:
     return model(outer, {"x": [1, 16], "n": (np.int64, [])}, ("seqs", "score", "all", "steps", "final"), constants)
 
 
-def test_beam_search(tmp_path: Path) -> None:
+def test_beam_search(timing_cache: Path) -> None:
     many = [{**feeds(s, shape=(1, 16)), "n": np.array(n)} for s in (0, 1) for n in (1, 2, 9)]
-    engine = agrees(beams(), many, tmp_path)
+    engine = agrees(beams(), many, timing_cache)
     assert any(s.op == "SequenceInsert" for sub in engine.plan.subs for s in sub.segments if isinstance(s, HostStep))
     with pytest.raises(InputError, match="the sequence is empty"):
         engine(many[0]["x"], np.array(0))
 
 
-def test_tf2onnx_while(tmp_path: Path) -> None:
+def test_tf2onnx_while(timing_cache: Path) -> None:
     """A while loop as tf2onnx writes it: the largest trip count, the condition computed before and in the body."""
     nodes = [
         NODE("MatMul", ["v", "w"], ["v1"]),
@@ -193,11 +193,11 @@ def test_tf2onnx_while(tmp_path: Path) -> None:
         "most": np.array(20), "axis": np.array([0]), "axis1": np.array([1]), "forever": np.array(2**63 - 1),
     }  # fmt: skip
     proto = model(outer, {"x": [1, 8]}, ("k", "v", "y"), constants)
-    engine = agrees(proto, [feeds(s, t, (1, 8)) for s, t in ((0, 1), (1, 0), (2, 90))], tmp_path)
+    engine = agrees(proto, [feeds(s, t, (1, 8)) for s, t in ((0, 1), (1, 0), (2, 90))], timing_cache)
     assert "while_loop" in tactics(engine)
 
 
-def test_nested_control_flow(tmp_path: Path) -> None:
+def test_nested_control_flow(timing_cache: Path) -> None:
     then = body([NODE("NonZero", ["h"], ["nz"]), NODE("Cast", ["nz"], ["f"], to=1),
                  NODE("ReduceSum", ["f"], ["s"], keepdims=0), NODE("Add", ["h", "s"], ["r"])], [], ["r"])  # fmt: skip
     other = body([NODE("MatMul", ["h", "w"], ["r2"])], [], ["r2"])
@@ -224,7 +224,7 @@ def test_nested_control_flow(tmp_path: Path) -> None:
     many = [
         {**feeds(s, t, (n, 8)), "k": np.array([k])} for s, n in ((0, 3), (1, 7)) for t in (1, -1, 0.1) for k in (1, 2)
     ]
-    engine = agrees(proto, many, tmp_path, profiles=[Profile.of(n=(1, 4, 16))])
+    engine = agrees(proto, many, timing_cache, profiles=[Profile.of(n=(1, 4, 16))])
     assert {s.name for s in engine.plan.subs} >= {
         "outer/then",
         "outer/then/loop/body",
@@ -234,7 +234,7 @@ def test_nested_control_flow(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("back", [0, 1])
-def test_long_scan(back: int, tmp_path: Path) -> None:
+def test_long_scan(back: int, timing_cache: Path) -> None:
     nodes = [
         NODE("MatMul", ["s", "w"], ["a"]),
         NODE("Add", ["a", "e"], ["b"]),
@@ -248,16 +248,16 @@ def test_long_scan(back: int, tmp_path: Path) -> None:
     )  # fmt: skip
     proto = model([scan], {"start": [2, 8], "x": [2, "t", 8]}, ("last", "ys"), {"w": weights(8, 8)})
     many = [{"start": weights(2, 8), "x": weights(2, t, 8, seed=t)} for t in (1, 7, 40)]
-    engine = agrees(proto, many, tmp_path, profiles=[Profile.of(t=(1, 16, 64))])
+    engine = agrees(proto, many, timing_cache, profiles=[Profile.of(t=(1, 16, 64))])
     assert engine.outputs[1].shape == (2, "t", 8) and len(engine.plan.subs) == 1
 
 
-def test_a_known_long_loop_is_a_step(tmp_path: Path) -> None:
+def test_a_known_long_loop_is_a_step(timing_cache: Path) -> None:
     nodes = [NODE("MatMul", ["h", "w"], ["h1"]), NODE("Tanh", ["h1"], ["h2"]), NODE("Identity", ["going"], ["on"])]
     loop = body(nodes, step(("h", FLOAT, [1, 8])), ["on", "h2", "h1"])
     constants = {"w": weights(8, 8), "n": np.array(3000), "yes": np.array(True)}
     proto = model([NODE("Loop", ["n", "yes", "x"], ["h", "all"], body=loop)], {"x": [1, 8]}, ("h", "all"), constants)
-    engine = agrees(proto, [feeds(0, shape=(1, 8))], tmp_path)
+    engine = agrees(proto, [feeds(0, shape=(1, 8))], timing_cache)
     assert engine.outputs[1].shape == (3000, 1, 8) and len(engine.report["regions"]) < 10
 
 
@@ -280,7 +280,7 @@ def test_scan_of_opset_8() -> None:
     np.testing.assert_allclose(last, [sums[0, 2], sums[1, 1]], rtol=1e-6)
 
 
-def test_sequences_whose_length_depends_on_data(tmp_path: Path) -> None:
+def test_sequences_whose_length_depends_on_data(timing_cache: Path) -> None:
     nodes = [
         NODE("SplitToSequence", ["x", "sizes"], ["s"], axis=1),
         NODE("SequenceAt", ["s", "at"], ["part"]),
@@ -297,14 +297,14 @@ def test_sequences_whose_length_depends_on_data(tmp_path: Path) -> None:
         for s in ([2, 1, 3], [4, 1, 1])
         for at in (0, 2, -2)
     ]
-    engine = agrees(proto, many, tmp_path)
+    engine = agrees(proto, many, timing_cache)
     with pytest.raises(InputError, match="position 3 is out of range for a sequence of 3"):
         engine({**many[0], "at": np.array(3)})
     with pytest.raises(InputError, match=r"parts \[5, 5, 5\] of an axis of 6"):
         engine({**many[0], "sizes": np.array([5, 5, 5])})
 
 
-def test_a_loop_beyond_its_bound(tmp_path: Path) -> None:
+def test_a_loop_beyond_its_bound(timing_cache: Path) -> None:
     nodes = [
         NODE("Add", ["h", "h"], ["h2"]),
         NODE("ReduceMax", ["h2"], ["m"], keepdims=0),
@@ -312,7 +312,7 @@ def test_a_loop_beyond_its_bound(tmp_path: Path) -> None:
     ]
     loop = body(nodes, step(("h", FLOAT, [1, 8])), ["on", "h2"])
     proto = model([NODE("Loop", ["", "", "x"], ["y"], body=loop, name="forever")], {"x": [1, 8]})
-    engine = temper.build(proto, threads=1, effort=0, cache=tmp_path / "times.sqlite", loop_limit=50)
+    engine = temper.build(proto, threads=1, effort=0, cache=timing_cache, loop_limit=50)
     with pytest.raises(InputError, match="the loop 'forever' is still going after 50 steps"):
         engine(np.ones((1, 8), np.float32))
     assert np.isnan(engine(np.full((1, 8), np.nan, np.float32))).all(), "the engine works on after an error"
