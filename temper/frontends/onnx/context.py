@@ -363,7 +363,7 @@ class Context:
         return f"node '{self.label}' ({self.op})"
 
 
-Emit = Callable[[Context], Value | Sequence[Value]]
+Emit = Callable[[Context], Value | Sequence[Value | None]]
 
 
 @dataclass(frozen=True)

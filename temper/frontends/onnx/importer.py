@@ -20,6 +20,7 @@ from temper.frontends.onnx.order import Scope, free_names, label_of, ordered
 from temper.frontends.onnx.problems import Problem, UnsupportedNodesError
 from temper.frontends.onnx.schema import (
     OLDEST_OPSET,
+    attribute_value,
     attributes_by_schema,
     check_counts,
     check_types,
@@ -33,6 +34,7 @@ from temper.frontends.onnx.table import find_row
 from temper.frontends.onnx.tensors import dtype_of, read_sparse, read_tensor
 from temper.ir.dims import Dim, DimLike, parse_dim, symbols_of
 from temper.ir.graph import Graph, Value
+from temper.ir.ops.sequences import SEQUENCE
 from temper.ir.types import TensorType
 from temper.reference.formats import storage
 
@@ -186,6 +188,8 @@ class Importer:
         if kind.WhichOneof("value") != "sequence_type":
             return self._tensor(info.name, kind, self.shapes.get(info.name))
         shapes = self.members.get(info.name)
+        if shapes is None and self.builder.dynamic:
+            return self._sequence(info.name, kind.sequence_type.elem_type)
         if shapes is None:
             raise UnsupportedError(
                 f"{self.label}: input '{info.name}' is a sequence; state its members, for example "
@@ -194,6 +198,18 @@ class Importer:
         element = kind.sequence_type.elem_type
         values = tuple(self._tensor(f"{info.name}.{i}", element, shape) for i, shape in enumerate(shapes))
         return Items(values, dtype_of(element.tensor_type.elem_type, f"{self.label}: input '{info.name}'"))
+
+    def _sequence(self, name: str, element: Any) -> Listed:
+        """A sequence of any length; sizes that the file leaves open may differ from member to member."""
+        where = f"{self.label}: input '{name}'"
+        if element.WhichOneof("value") != "tensor_type":
+            raise UnsupportedError(f"{where}: only sequences of dense tensors are supported")
+        tensor = element.tensor_type
+        shape: tuple[DimLike | None, ...] | None = None
+        if tensor.HasField("shape"):
+            shape = tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+        value = self.builder.graph.add_input(self._free(name), SEQUENCE)
+        return Listed(value, dtype_of(tensor.elem_type, where), shape)
 
     def _tensor(self, name: str, kind: Any, shape: Sequence[DimOverride] | None) -> Value:
         if name not in self.values:
@@ -336,6 +352,15 @@ class Importer:
         if domain not in body.opsets:
             raise Refusal(f"the domain '{domain or 'ai.onnx'}' is not among the model's opset imports")
         schema = self._schema(node.op_type, domain, opset)
+        if (
+            schema is None and (row := find_row(domain, node.op_type, opset)) is not None
+        ):  # ONNX Runtime's own operators
+            own = {
+                k: attribute_value(a, where) for k, a in read_attributes(node.attribute, where, body.attributes).items()
+            }
+            if broken:
+                return [None] * len(node.output)
+            return self._apply(row, node, _tensors(inputs), own, opset, label, body.prefix, where, body.used)
         if schema is None:
             known = domain == ""
             raise Refusal(
@@ -402,14 +427,14 @@ class Importer:
             made = row.emit(context)
         except ShapeError as e:
             raise ShapeError(f"{self.label}: {e}") from e
-        results = [made] if isinstance(made, Value) else list(made)
+        results: list[Value | None] = [made] if isinstance(made, Value) else list(made)
         if len(results) < len(node.output):
             extra = [o for o in node.output[len(results) :] if o in used]
             if extra:
                 raise MissingOutputError(f"output '{extra[0]}' is not supported")
             return [*results, *[None] * (len(node.output) - len(results))]
         for name, value in zip(names, results, strict=False):
-            if name and value.id in context.made:
+            if name and value is not None and value.id in context.made:
                 self.builder.graph.rename(value, name)
         return results[: len(node.output)]
 

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from temper.frontends.onnx import (
     table_contraction,
     table_elementwise,
+    table_microsoft,
     table_ml,
     table_movement,
     table_normalization,
@@ -43,6 +44,7 @@ def _join() -> Mapping[tuple[str, str], tuple[Row, ...]]:
         table_ml,
         table_trees,
         table_training,
+        table_microsoft,
     ):
         for row in family.ROWS:
             rows.setdefault((row.domain, row.op), []).append(row)
