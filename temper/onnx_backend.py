@@ -106,8 +106,11 @@ class TemperRep(BackendRep):
             if count is not None and count < 0:
                 shown.append(None)
                 continue
-            taken = [_shown(next(results), code) for _ in range(1 if count is None else count)]
-            shown.append(taken[0] if count is None else taken)
+            if count is None:
+                whole = next(results)
+                shown.append([_shown(a, code) for a in whole] if isinstance(whole, tuple) else _shown(whole, code))
+                continue
+            shown.append([_shown(next(results), code) for _ in range(count)])
         names = [o.name for o in self._outputs]
         outputs: tuple[Any, ...] = namedtupledict("Outputs", names)(*shown)
         return outputs

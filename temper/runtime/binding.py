@@ -263,10 +263,9 @@ class Bound:
 
         changed: only the first so many differ from those of the last call.
         """
-        pointers, i = self.pointers, 0
-        for a in arrays if changed is None else arrays[:changed]:
-            pointers[i] = data_address(a) if type(a) is np.ndarray else 0
-            i += 1
+        pointers = self.pointers
+        for k, a in enumerate(arrays if changed is None else arrays[:changed]):
+            pointers[k] = data_address(a) if type(a) is np.ndarray else 0
         i = len(arrays)
         if self.single:
             outputs = []

@@ -40,7 +40,8 @@ _KEPT_SHAPES = 64
 @dataclass(frozen=True)
 class TensorSpec:
     """A model input or output: dtype as numpy sees it; a dimension is an int or the text of an expression in the
-    plan's symbols.
+    plan's symbols. A name that starts with an underscore is a size found in the data. A sequence (given as a list of
+    arrays, returned as a tuple of them) has dtype object and no dimensions.
     """
 
     name: str
@@ -256,6 +257,9 @@ class Context:
         """Arrays as they can be used: the same where possible, contiguous copies otherwise."""
         out = []
         for b, dtype, a in zip(self._engine.plan.inputs, self._dtypes, arrays, strict=True):
+            if b.dtype == "sequence":
+                out.append(_wrapped(b, a))
+                continue
             if isinstance(a, np.generic):
                 a = np.asarray(a)
             if not isinstance(a, np.ndarray):
@@ -373,6 +377,17 @@ class Context:
         least = [min(column) for column in zip(*times, strict=True)]
         steps = [x for s in segments for x in (s.launches if isinstance(s, Native) else (s,))]
         return [LayerTime(x.name, t, x.report, not hasattr(x, "entries")) for x, t in zip(steps, least, strict=True)]
+
+
+def _wrapped(b: Binding, given: Any) -> np.ndarray:
+    """A sequence of arrays as one object, in an array without dimensions as all inputs are arrays."""
+    if isinstance(given, np.ndarray) and given.dtype == object and given.shape == () and isinstance(given[()], tuple):
+        return given
+    if not isinstance(given, (list, tuple)) or not all(isinstance(a, (np.ndarray, np.generic)) for a in given):
+        raise InputError(f"input '{b.name}' is a {type(given).__name__}, expected a list of numpy arrays")
+    whole = np.empty((), object)
+    whole[()] = tuple(np.array(a, order="C", copy=True) for a in given)
+    return whole
 
 
 def _spec(b: Binding) -> TensorSpec:

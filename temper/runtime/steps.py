@@ -127,8 +127,8 @@ class HostCall:
             return self.bound.view(t, run.env)
         source = {"host": run.slots, "input": run.arrays, "output": run.outputs}[t.ref.kind]
         base = source[t.ref.index]  # type: ignore[index]
-        if not isinstance(base, np.ndarray):
-            return base
+        if t.dtype == "sequence":
+            return base[()] if isinstance(base, np.ndarray) else base  # an input of the model, or made on the way
         dtype, shape = self.bound.numpy_dtype(t.dtype), tuple(self.bound.value(d, run.env) for d in t.shape)
         if base.dtype == object or (base.dtype == dtype and base.size == np.prod(shape, dtype=np.int64)):
             return base.reshape(shape)
@@ -181,6 +181,11 @@ class HostCall:
                     run.env.setdefault(d, n)
         shape = tuple(self.bound.value(d, run.env) for d in t.shape)
         if y.shape != shape or y.dtype != self.bound.numpy_dtype(t.dtype):
+            if self.step.op in ("SequenceAt", "ConcatFromSequence"):  # what members are like is for the caller to say
+                raise InputError(
+                    f"step '{self.name}' reads {y.dtype}{_text(y.shape)} from a sequence, expected "
+                    f"{self.bound.numpy_dtype(t.dtype)}{_text(shape)}"
+                )
             raise PlanError(
                 f"host step {self.name} made {y.dtype}{_text(y.shape)}, the plan expects "
                 f"{self.bound.numpy_dtype(t.dtype)}{_text(shape)}; build the plan anew with this version"
