@@ -345,3 +345,38 @@ def test_unknown_operators_in_branches_are_listed() -> None:
     with pytest.raises(UnsupportedError, match=r"Odd \(domain 'acme', opset 1\)") as e:
         import_onnx(proto)
     assert "'z'" in str(e.value) and "/n0'" in str(e.value) and "/n1'" in str(e.value)
+
+
+def listed(name: str, shape: list[Any] | None) -> onnx.ValueInfoProto:
+    element = helper.make_tensor_type_proto(FLOAT, shape)
+    return helper.make_value_info(name, helper.make_sequence_type_proto(element))
+
+
+def test_sequences_as_inputs_and_outputs_of_an_engine(timing_cache: Path) -> None:
+    """Lists of arrays of any length; an output that is a sequence is a tuple of arrays."""
+    nodes = [
+        NODE("SequenceAt", ["s", "first"], ["a"]),
+        NODE("Exp", ["a"], ["e"]),
+        NODE("SequenceInsert", ["s", "e"], ["t"]),
+        NODE("ConcatFromSequence", ["t"], ["y"], axis=0),
+    ]
+    graph = helper.make_graph(
+        nodes, "g", [listed("s", [None, 3])], [listed("t", None), info("y", FLOAT, None)],
+        [numpy_helper.from_array(np.array(0), "first")],
+    )  # fmt: skip
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    engine = temper.build(proto, threads=1, effort=0, cache=timing_cache)
+    parts = [weights(n, 3, seed=n) for n in (2, 1, 4)]
+    for given in (parts, parts[:1], tuple(parts[1:])):
+        found = engine(list(given))
+        want = [*given, np.exp(given[0])]
+        assert isinstance(found["t"], tuple) and len(found["t"]) == len(want)
+        for a, b in zip(found["t"], want, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+        np.testing.assert_allclose(found["y"], np.concatenate(want), rtol=1e-6)
+    with pytest.raises(InputError, match="'s' is a ndarray, expected a list of numpy arrays"):
+        engine(parts[0])
+    with pytest.raises(InputError, match=r"reads float64\(2, 3\) from a sequence, expected float32"):
+        engine([parts[0].astype(np.float64)])
+    with pytest.raises(InputError, match="position 0 is out of range for a sequence of 0"):
+        engine([])
