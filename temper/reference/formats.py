@@ -114,8 +114,8 @@ def float32_to_bfloat16(x: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(x), quiet, rounded)
 
 
-def number(value: float, dtype: str) -> np.ndarray:
-    """A scalar of `dtype` as an array holds it."""
+def number(value: float | np.ndarray, dtype: str) -> np.ndarray:
+    """A number, or an array of them, as an array of `dtype` holds it."""
     if dtype == "bfloat16":
         return float32_to_bfloat16(np.asarray(value, np.float32))
     return encode(np.asarray(value), dtype) if dtype in CODED else np.asarray(value).astype(storage(dtype))

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from temper.errors import ShapeError, TemperError, UnsupportedError
 from temper.frontends.onnx import import_onnx
@@ -328,6 +329,29 @@ def test_resize(transform: str, mode: str, opset: int) -> None:
         z=np.array([2, 4, 14, 12]),
         relative=1e-4,
     )
+
+
+def test_bounds_in_bfloat16_are_known() -> None:
+    """Their constants are read as numbers: a range's length, the fill of a Pad, the bounds of a Clip."""
+    bf16 = np.dtype(ml_dtypes.bfloat16)
+    constants = {n: np.array(v, bf16) for n, v in (("a", 0.5), ("b", 3.0), ("s", 0.75), ("f", -2.0))}
+    pads = numpy_helper.from_array(np.array([0, 1, 1, 0]), "p")
+    nodes = [
+        NODE("Range", ["a", "b", "s"], ["r"]),
+        NODE("Pad", ["x", "p", "f"], ["q"]),
+        NODE("Clip", ["x", "a", "b"], ["c"]),
+    ]
+    outs = [onnx.helper.make_tensor_value_info(n, onnx.TensorProto.BFLOAT16, None) for n in "rqc"]
+    x = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.BFLOAT16, [2, 3])
+    initializers = [*(numpy_helper.from_array(v, n) for n, v in constants.items()), pads]
+    graph = onnx.helper.make_graph(nodes, "g", [x], outs, initializers)
+    proto = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 27)])
+    imported = import_onnx(proto)
+    data = np.array([[-1, 0, 1], [2, 3, 4]], np.float32).astype(bf16)
+    r, q, c = (y.view(bf16).astype(np.float32) for y in evaluate(imported, {"x": data.view(np.uint16)}))
+    assert r.tolist() == [0.5, 1.25, 2.0, 2.75]
+    assert q.tolist() == [[-2, -1, 0, 1], [-2, 2, 3, 4], [-2, -2, -2, -2]]
+    assert c.tolist() == [[0.5, 0.5, 1], [2, 3, 3]]
 
 
 def test_resize_some_axes() -> None:

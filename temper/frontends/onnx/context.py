@@ -211,6 +211,9 @@ class Context:
         return self.inputs[i] if i < len(self.inputs) else None
 
     def known(self, value: Value) -> np.ndarray | None:
+        """The numbers of a small value that is known at import, or expressions over sizes; None if it is not."""
+        if value.const is not None and value.type.dtype in UNNAMED and value.const.size <= LIMIT:
+            return numbers(value.const, value.type.dtype)
         return self.builder.known.get(value.id)
 
     def array(self, i: int, what: str) -> np.ndarray:

@@ -85,7 +85,7 @@ def _range(c: Context) -> Value:
         count = max(0, math.ceil((limit - start) / delta))
         if count > _RANGE_LIMIT:
             raise Refusal(f"a range of {count} elements is too long")
-        return c.constant((np.arange(count) * np.asarray(delta) + np.asarray(start)).astype(dtype))
+        return c.constant(number(np.arange(count) * np.asarray(delta) + np.asarray(start), dtype), dtype)
     if not all(isinstance(v, (int, np.integer, Dim)) for v in values) or isinstance(delta, Dim):
         raise Refusal("a range with fractional or symbolic steps over symbolic sizes")
     step = int(delta)
