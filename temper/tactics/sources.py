@@ -29,6 +29,7 @@ from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.reduce_typed import ReduceTyped
 from temper.tactics.cpu.regions import MaxRoiPool, RoiAlign
 from temper.tactics.cpu.resize import ResizeTaps
+from temper.tactics.cpu.resize_maps import ResizeMaps
 from temper.tactics.cpu.running import Running
 from temper.tactics.cpu.softmax import Softmax
 from temper.tactics.cpu.squeeze_excite import SqueezeExcite
@@ -63,6 +64,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         IndexCopy(),
         AxisMaps(),
         ResizeTaps(),
+        ResizeMaps(),
         GatherRows(),
         Indexed(),
         Trees(),

@@ -22,7 +22,7 @@ from temper.tactics.cpu.source import c_dim, defines
 #: Taps per output element that the template keeps in registers and on the stack.
 _MAX_TAPS = 1024
 
-_AXES = 3
+AXES = 3
 _TYPICAL_IMAGES = 1
 
 
@@ -79,7 +79,7 @@ def _axis_taps(size: int, out: int, items: tuple[tuple[str, object], ...]) -> Ax
     return AxisTaps(size, np.where(outside, -1, start).astype(np.int32), weight.astype(np.float32))
 
 
-def _axis_attrs(w: Workload, a: int) -> dict[str, object]:
+def axis_attrs(w: Workload, a: int) -> dict[str, object]:
     """The attributes of axis `a` of a two-dimensional problem [size, size] of which only axis 0 is resized; {} if
     nothing changes.
     """
@@ -107,22 +107,22 @@ def resize_shape(w: Workload) -> ResizeShape | str:
     x, y = w.inputs[0], w.outputs[0]
     assert x is not None
     rank = x.type.rank
-    changed = [a for a in range(rank) if _axis_attrs(w, a)]
+    changed = [a for a in range(rank) if axis_attrs(w, a)]
     if not changed:
         return "no axis changes: it is a plain copy"
     first, last = changed[0], max(changed[-1], rank - 2)
     sizes = x.type.shape[first : last + 1]
     if any(isinstance(d, Dim) for d in (*sizes, *y.type.shape[first:])):
         return "it resizes an axis whose size is not known at build"
-    if last - first + 1 > _AXES:
-        return f"it resizes over {last - first + 1} axes, more than {_AXES}"
+    if last - first + 1 > AXES:
+        return f"it resizes over {last - first + 1} axes, more than {AXES}"
     if last == rank - 1 and (x.row_stride is not None or y.row_stride is not None):
         return "it resizes the last axis of a view"
     run = 1 if last == rank - 1 else int(str(y.type.shape[-1]))
     if 0 in (*y.type.shape, *x.type.shape):
         return "it moves no element"
     axes = tuple(
-        axis_taps(int(str(x.type.shape[a])), int(str(y.type.shape[a])), _axis_attrs(w, a))
+        axis_taps(int(str(x.type.shape[a])), int(str(y.type.shape[a])), axis_attrs(w, a))
         for a in range(first, last + 1)
     )
     if np.prod([a.taps for a in axes]) > _MAX_TAPS:
@@ -130,7 +130,7 @@ def resize_shape(w: Workload) -> ResizeShape | str:
     one = AxisTaps(1, np.zeros(1, np.int32), np.ones((1, 1), np.float32))
     return ResizeShape(
         product(y.type.shape[:first]),
-        (*(one,) * (_AXES - len(axes)), *axes),
+        (*(one,) * (AXES - len(axes)), *axes),
         run,
         x.row_stride or run,
         y.row_stride or run,
@@ -165,7 +165,7 @@ class ResizeTaps:
     @staticmethod
     def _last_axis(w: Workload) -> bool:
         assert w.inputs[0] is not None
-        return bool(_axis_attrs(w, w.inputs[0].type.rank - 1))
+        return bool(axis_attrs(w, w.inputs[0].type.rank - 1))
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         return [()]
@@ -193,10 +193,12 @@ class ResizeTaps:
             "IMG_ROWS": c_dim(product(w.outputs[0].type.shape[1:-1]), w.symbols),
             "P_START": 1,
             "P_WEIGHT": 2,
+            "WEIGHT_AT": 0,
+            "TAP(first, tap, size)": "((first) + (tap))",
             "P_OUT": 3,
             "SCALAR": int(scalar),
             "CROP": int(any((a.start < 0).any() for a in s.axes)),
-            "OUTSIDE": f"{_c_float(outside)}",
+            "OUTSIDE": f"{c_float(outside)}",
         }
         args: list[ArgRef] = [("input", 0), ("packed", 0), ("packed", 1), ("output", 0), *epilogue_args(w.epilogue)]
         head = template_text("vec.h", "vmath.h") + defines(values)
@@ -209,7 +211,7 @@ class ResizeTaps:
         return (np.concatenate([a.start for a in s.axes]), np.concatenate([a.weight.reshape(-1) for a in s.axes]))
 
 
-def _c_float(x: float) -> str:
+def c_float(x: float) -> str:
     """A C expression of the float32 nearest to x."""
     value = np.float32(x)
     if np.isnan(value):

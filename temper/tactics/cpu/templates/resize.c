@@ -1,8 +1,9 @@
 /* Weighted resize over up to three axes: every output pixel is a fixed combination of T0 x T1 x T2 input pixels of C elements.
  *
  * Defined by the tactic: OUTER (images and other unresized axes before, may read v[]), I0..I2 and O0..O2 (sizes), T0..T2 (taps), C, XLD and
- * OLD (elements between pixels), IMG_ROWS (pixels per index of axis 0, for the epilogue), P_START P_WEIGHT P_OUT (arguments), SCALAR (C is
- * 1 and there is no epilogue), CROP (a start of -1 marks an output outside the cropped region, which gets OUTSIDE).
+ * OLD (elements between pixels), IMG_ROWS (pixels per index of axis 0, for the epilogue), P_START P_WEIGHT P_OUT (arguments), WEIGHT_AT
+ * (where weights begin in theirs), TAP(first, tap, size) (input index of a tap), SCALAR (C is 1 and there is no epilogue), CROP (a start
+ * of -1 marks an output outside the cropped region, which gets OUTSIDE).
  * Tables: first input index per output index, then T weights per output index, axis after axis. */
 
 #define TAPS (T0 * T1 * T2)
@@ -12,7 +13,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     (void)v;
     const float *x = p[0];
     const int32_t *start = p[P_START];
-    const float *weight = p[P_WEIGHT];
+    const float *weight = (const float *)p[P_WEIGHT] + (WEIGHT_AT);
     float *y = p[P_OUT];
 #if !SCALAR
     epi_t e;
@@ -34,7 +35,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
                 for (int t1 = 0; t1 < T1; t1++)
                     for (int t2 = 0; t2 < T2; t2++, k++) {
                         w[k] = w0[t0] * w1[t1] * w2[t2];
-                        a[k] = image + (((int64_t)(s0 + t0) * I1 + s1 + t1) * I2 + s2 + t2) * XLD;
+                        a[k] = image + (((int64_t)TAP(s0, t0, I0) * I1 + TAP(s1, t1, I1)) * I2 + TAP(s2, t2, I2)) * XLD;
                     }
 #if CROP
             const int outside = s0 < 0 || s1 < 0 || s2 < 0;
