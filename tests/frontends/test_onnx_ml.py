@@ -412,6 +412,17 @@ def test_string_constants_are_kept_in_a_plan(timing_cache: Any, tmp_path: Any) -
     assert got.tolist() == ["é", "c", "_Unused", "b"]
 
 
+def test_graphs_with_strings_are_portable() -> None:
+    from temper.ir.portable import from_bytes, to_bytes
+
+    x = words("a", "é", "c")
+    m = model("LabelEncoder", {"x": x}, (STR,), domain=ML, keys_strings=["é", "a"], values_strings=["1", "0\0"])
+    graph = import_onnx(m)
+    again = from_bytes(to_bytes(graph))
+    assert again.hash() == graph.hash()
+    assert evaluate(again, {"x": x})[0].tolist() == ["0\0", "1", "_Unused"]
+
+
 def test_random_numbers() -> None:
     """A seed means the same numbers as in the onnx package's evaluator; without one every run draws others."""
     for op, attrs in (
