@@ -14,6 +14,7 @@ from temper.passes.merge_products import MERGE_PRODUCTS
 from temper.passes.normalization import NORMALIZATION
 from temper.passes.recurrent import RECURRENT
 from temper.passes.recurrent_cells import RECURRENT_CELLS
+from temper.passes.recurrent_loops import RECURRENT_LOOPS
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
 from temper.passes.views import SINK_VIEWS
@@ -23,6 +24,7 @@ from temper.passes.widen import WIDEN
 PIPELINE: tuple[Pass, ...] = (
     CLEANUP,
     WIDEN,            # before all that knows float32 only
+    RECURRENT_LOOPS,
     RECURRENT_CELLS,  # before fold, which would make first steps unlike the others
     EINSUM,           # before the idioms of attention
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish

@@ -20,14 +20,14 @@ from temper.ir.ops.recurrent import ACTIVATIONS
 from temper.passes.manager import Log, Pass
 from temper.passes.steps import readers, seen, sequence
 
-_RULE = "lstm-cell"
+RULE = "lstm-cell"
 
 #: an activation and its parameters
 _Function = tuple[str, float, float]
 
 
 @dataclass(frozen=True)
-class _Cell:
+class Cell:
     """One step. order: which of the four parts are i, o, f and g. kept: f c, and where c is among its operands.
     products: x W and h R in any order, or x W alone where h is zeros. bias: constants added."""
 
@@ -114,7 +114,7 @@ def _terms(v: Value) -> list[Value]:
     return [t for u in node.inputs if u is not None for t in _terms(u)]
 
 
-def _cell(h: Value) -> _Cell | str | None:
+def find_cell(h: Value) -> Cell | str | None:
     """The step whose h' is `h`; None if it is none, a reason where only its sums are not known."""
     reading = next(_parts(h), None)
     if reading is None:
@@ -133,16 +133,16 @@ def _cell(h: Value) -> _Cell | str | None:
             continue  # the product of a state of zeros
         if t.const is not None and t.const.size == 4 * hidden:
             bias.append(t)
-        elif t.producer is not None and t.producer.op == "MatMul" and _weights(t.producer) is not None:
+        elif t.producer is not None and t.producer.op == "MatMul" and weights(t.producer) is not None:
             products.append(t.producer)
         else:
             return f"its gates also add {t!r}"
     if len(products) not in (1, 2):
         return f"its gates are {len(products)} products with constants, not x W and h R"
-    return _Cell(h, c, split, order, functions, kept, kept_at, tuple(products), tuple(bias), hidden)
+    return Cell(h, c, split, order, functions, kept, kept_at, tuple(products), tuple(bias), hidden)
 
 
-def _weights(node: Node) -> np.ndarray | None:
+def weights(node: Node) -> np.ndarray | None:
     """The constant [K, N] of a product of rows, or None."""
     w, x = node.inputs[1], node.inputs[0]
     if w is None or x is None or w.const is None or w.const.ndim != 2 or x.type.rank != 2:
@@ -152,7 +152,7 @@ def _weights(node: Node) -> np.ndarray | None:
     return w.const.T if node.attrs.get("transB", 0) else w.const
 
 
-def _data(node: Node) -> Value:
+def data(node: Node) -> Value:
     x = node.inputs[0]
     assert x is not None
     return x
@@ -162,49 +162,49 @@ def _data(node: Node) -> Value:
 _ABSENT = -1
 
 
-def _input_product(cell: _Cell, place: int) -> Node:
+def _input_product(cell: Cell, place: int) -> Node:
     """x W, where h R is at `place`."""
     return cell.products[0 if place == _ABSENT else 1 - place]
 
 
-def _recurrent_product(cell: _Cell, before: _Cell | None, known: np.ndarray | None) -> int | None:
+def _recurrent_product(cell: Cell, before: Cell | None, known: np.ndarray | None) -> int | None:
     """Which of the cell's products is h R: that of the previous step's h, or that with the weights known to be R."""
     if len(cell.products) == 1:
         return None if before is not None or known is None else _ABSENT
     for k, node in enumerate(cell.products):
-        weights = _weights(node)
-        assert weights is not None
-        if weights.shape[0] != cell.hidden:
+        own = weights(node)
+        assert own is not None
+        if own.shape[0] != cell.hidden:
             continue
-        if before is not None and seen(_data(node)) is not before.h:
+        if before is not None and seen(data(node)) is not before.h:
             continue
-        if known is not None and not np.array_equal(weights, known):
+        if known is not None and not np.array_equal(own, known):
             continue
         return k
     return None
 
 
-def _same_layer(a: _Cell, b: _Cell, ra: int, rb: int) -> bool:
+def _same_layer(a: Cell, b: Cell, ra: int, rb: int) -> bool:
     """True if two steps have one layer's weights."""
     pairs = [(_input_product(a, ra), _input_product(b, rb))]
     if ra != _ABSENT:
         pairs.append((a.products[ra], b.products[rb]))
-    arrays = [(_weights(x), _weights(y)) for x, y in pairs]
+    arrays = [(weights(x), weights(y)) for x, y in pairs]
     arrays += [(x.const, y.const) for x, y in zip(a.bias, b.bias, strict=False)]
     same = all(x is y or (x is not None and y is not None and np.array_equal(x, y)) for x, y in arrays)
     return same and len(a.bias) == len(b.bias) and (a.order, a.functions) == (b.order, b.functions)
 
 
-def _chains(cells: Sequence[_Cell]) -> list[tuple[list[_Cell], list[int]]]:
+def _chains(cells: Sequence[Cell]) -> list[tuple[list[Cell], list[int]]]:
     """Steps that follow each other in one layer, and which product of each is h R."""
     by_c = {c.c.id: c for c in cells}
-    after: dict[int, _Cell] = {}
+    after: dict[int, Cell] = {}
     for cell in cells:
         before = by_c.get(seen(cell.last_c).id)
         r = None if before is None else _recurrent_product(cell, before, None)
         if before is None or r is None or before.c.id in after:
             continue
-        rb = _recurrent_product(before, None, _weights(cell.products[r]))
+        rb = _recurrent_product(before, None, weights(cell.products[r]))
         if rb is not None and _same_layer(before, cell, rb, r):
             after[before.c.id] = cell
     followed = {c.c.id for c in after.values()}
@@ -215,29 +215,30 @@ def _chains(cells: Sequence[_Cell]) -> list[tuple[list[_Cell], list[int]]]:
         chain = [cell]
         while (following := after.get(chain[-1].c.id)) is not None:
             chain.append(following)
-        weights: np.ndarray | None = None
+        known: np.ndarray | None = None
         if len(chain) > 1:
             last = _recurrent_product(chain[1], chain[0], None)
             assert last is not None
-            weights = _weights(chain[1].products[last])
-        found = [_recurrent_product(c, None, weights) for c in chain]
+            known = weights(chain[1].products[last])
+        found = [_recurrent_product(c, None, known) for c in chain]
         if None not in found:
             out.append((chain, [k for k in found if k is not None]))
     return out
 
 
-def _columns(array: np.ndarray, cell: _Cell) -> np.ndarray:
+def _columns(array: np.ndarray, cell: Cell) -> np.ndarray:
     """The last axis in ONNX's order of gates: i, o, f, g."""
     blocks = np.split(array, 4, axis=-1)
     return np.concatenate([blocks[k] for k in cell.order], axis=-1)
 
 
-class _Emitter:
-    def __init__(self, graph: Graph, chain: Sequence[_Cell]) -> None:
-        self.graph = graph
-        self.name = chain[0].split.name
-        origins = (o for c in chain for n in (*c.products, c.split) for o in (n.origin or (n.name,)))
-        self.origin = (*dict.fromkeys(origins), f"rule:{_RULE}")
+class Emitter:
+    """Adds the nodes that stand for those of `nodes`."""
+
+    def __init__(self, graph: Graph, name: str, nodes: Sequence[Node]) -> None:
+        self.graph, self.name = graph, name
+        origins = (o for n in nodes for o in (n.origin or (n.name,)))
+        self.origin = (*dict.fromkeys(origins), f"rule:{RULE}")
 
     def __call__(self, op: str, *inputs: Value | None, **attrs: object) -> Node:
         return make(self.graph, op, inputs, attrs, name=f"{self.name}.{op.lower()}", origin=self.origin)  # type: ignore[arg-type]
@@ -249,59 +250,72 @@ class _Emitter:
         return self.graph.add_constant(np.ascontiguousarray(array), f"{self.name}.{what}")
 
 
-def _rewrite(graph: Graph, chain: Sequence[_Cell], which: Sequence[int]) -> None:
-    """One Recurrence for the steps of `chain`; which[k]: step k's product h R."""
-    head, emit = chain[0], _Emitter(graph, chain)
-    hidden, steps = head.hidden, len(chain)
-    whose = 1 if which[0] == _ABSENT else 0
-    r, w = _weights(chain[whose].products[which[whose]]), _weights(_input_product(head, which[0]))
-    assert r is not None and w is not None
-    xs = [_data(_input_product(c, k)) for c, k in zip(chain, which, strict=True)]
-    batch, size = xs[0].type.shape
-    whole = sequence(xs)
-    first = 0
-    if whole is not None:
-        x, first, backwards = whole
-    else:
-        backwards = False
-        parts = [emit.reshape(v, 1, batch, size) for v in xs]
-        x = emit("Concat", *parts, axis=0).output if steps > 1 else parts[0]
-    gates = emit("MatMul", x, emit.constant(_columns(w, head), "W")).output
-    if head.bias:
-        bias = sum(v.const.reshape(-1) for v in head.bias if v.const is not None)
-        gates = emit("Add", gates, emit.constant(_columns(np.asarray(bias), head), "b")).output
-    h0 = None if which[0] == _ABSENT else _data(head.products[which[0]])
-    states = [None if v is None else emit.reshape(v, 1, batch, hidden) for v in (h0, head.last_c)]
-    node = emit(
+def layer(
+    emit: Emitter,
+    cell: Cell,
+    w: np.ndarray,
+    r: np.ndarray,
+    x: Value,
+    first: int,
+    backwards: bool,
+    h0: Value | None,
+    c0: Value,
+) -> Node:
+    """The Recurrence of `cell`'s gates over the steps of x [T, B, I] (first 0) or [B, T, I] (first 1)."""
+    batch, hidden = x.type.shape[1 - first], cell.hidden
+    gates = emit("MatMul", x, emit.constant(_columns(w, cell), "W")).output
+    if cell.bias:
+        bias = sum(v.const.reshape(-1) for v in cell.bias if v.const is not None)
+        gates = emit("Add", gates, emit.constant(_columns(np.asarray(bias), cell), "b")).output
+    states = [None if v is None else emit.reshape(v, 1, batch, hidden) for v in (h0, c0)]
+    return emit(
         "Recurrence",
         gates,
-        emit.constant(_columns(r, head).T[None], "R"),
+        emit.constant(_columns(r, cell).T[None], "R"),
         None,
         None,
         *states,
         cell="lstm",
         direction="reverse" if backwards else "forward",
         batch_first=first,
-        activations=" ".join(f[0] for f in head.functions),
-        alpha=tuple(f[1] for f in head.functions),
-        beta=tuple(f[2] for f in head.functions),
+        activations=" ".join(f[0] for f in cell.functions),
+        alpha=tuple(f[1] for f in cell.functions),
+        beta=tuple(f[2] for f in cell.functions),
     )
-    y, _, c = node.outputs
+
+
+def _rewrite(graph: Graph, chain: Sequence[Cell], which: Sequence[int]) -> None:
+    """One Recurrence for the steps of `chain`; which[k]: step k's product h R."""
+    head, steps = chain[0], len(chain)
+    emit = Emitter(graph, head.split.name, [n for c in chain for n in (*c.products, c.split)])
+    whose = 1 if which[0] == _ABSENT else 0
+    r, w = weights(chain[whose].products[which[whose]]), weights(_input_product(head, which[0]))
+    assert r is not None and w is not None
+    xs = [data(_input_product(c, k)) for c, k in zip(chain, which, strict=True)]
+    batch, size = xs[0].type.shape
+    whole = sequence(xs)
+    first, backwards = 0, False
+    if whole is not None:
+        x, first, backwards = whole
+    else:
+        parts = [emit.reshape(v, 1, batch, size) for v in xs]
+        x = emit("Concat", *parts, axis=0).output if steps > 1 else parts[0]
+    h0 = None if which[0] == _ABSENT else data(head.products[which[0]])
+    y, h, c = layer(emit, head, w, r, x, first, backwards, h0, head.last_c).outputs
     stacked = _stack(chain)
-    for t, cell in enumerate(chain):
+    for t, cell in enumerate(chain[:-1]):
         at = steps - 1 - t if backwards else t
-        part = y
-        if steps > 1:
-            part = emit("Slice", y, starts=(at,), ends=(at + 1,), axes=(first,), steps=(1,)).output
-        graph.replace_uses(cell.h, emit.reshape(part, batch, hidden))
-    graph.replace_uses(chain[-1].c, emit.reshape(c, batch, hidden))
+        part = emit("Slice", y, starts=(at,), ends=(at + 1,), axes=(first,), steps=(1,)).output
+        graph.replace_uses(cell.h, emit.reshape(part, batch, head.hidden))
+    for old, new in ((chain[-1].h, h), (chain[-1].c, c)):
+        graph.replace_uses(old, emit.reshape(new, batch, head.hidden))
     if stacked is not None and not backwards:
-        node_, axis = stacked
+        node, axis = stacked
         rows = y if axis == first else emit("Transpose", y, perm=(1, 0, 2)).output
-        graph.replace_uses(node_.output, rows)
+        graph.replace_uses(node.output, rows)
 
 
-def _stack(chain: Sequence[_Cell]) -> tuple[Node, int] | None:
+def _stack(chain: Sequence[Cell]) -> tuple[Node, int] | None:
     """(Concat, axis) where one joins every step's h along a new axis of time, in order."""
     for user in readers(chain[0].h):
         if user.op != "Concat" or len(user.inputs) != len(chain) or user.output.type.rank != 3:
@@ -314,7 +328,7 @@ def _stack(chain: Sequence[_Cell]) -> tuple[Node, int] | None:
     return None
 
 
-def _apart(graph: Graph, chain: Sequence[_Cell], which: Sequence[int]) -> str | None:
+def _apart(graph: Graph, chain: Sequence[Cell], which: Sequence[int]) -> str | None:
     """Why the steps must stay apart: a state between two of them is read elsewhere, or an input follows from one."""
     own = {n.id for c in chain for n in (c.c.producer, c.h.producer, c.kept) if n is not None}
     for cell in chain[:-1]:
@@ -324,7 +338,7 @@ def _apart(graph: Graph, chain: Sequence[_Cell], which: Sequence[int]) -> str | 
             inner = node.op in ACTIVATIONS and {u.id for u in node.output.users} <= own
             if node.id not in own and not inner:
                 return f"{cell.c!r} is read by {node!r}"
-    stack = [_data(_input_product(c, k)) for c, k in zip(chain, which, strict=True)]
+    stack = [data(_input_product(c, k)) for c, k in zip(chain, which, strict=True)]
     visited: set[int] = set()
     while stack:
         node_ = stack.pop().producer
@@ -342,9 +356,9 @@ def _recognise(graph: Graph, log: Log) -> None:
     for node in graph.nodes:
         if node.op != "Mul":
             continue
-        found = _cell(node.output)
+        found = find_cell(node.output)
         if isinstance(found, str):
-            log.did_not(_RULE, node.name, found)
+            log.did_not(RULE, node.name, found)
         elif found is not None:
             cells.append(found)
     for chain, which in _chains(cells):
@@ -354,10 +368,10 @@ def _recognise(graph: Graph, log: Log) -> None:
         pieces = [(chain, which)] if reason is None else [([c], [k]) for c, k in zip(chain, which, strict=True)]
         for steps, places in pieces:
             if len(steps) == 1 and places[0] == _ABSENT:
-                log.did_not(_RULE, steps[0].split.name, "its h is zeros: there is no h R")
+                log.did_not(RULE, steps[0].split.name, "its h is zeros: there is no h R")
                 continue
             _rewrite(graph, steps, places)
-            log.did(_RULE, steps[0].split.name)
+            log.did(RULE, steps[0].split.name)
     graph.prune()
 
 
