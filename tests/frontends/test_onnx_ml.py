@@ -524,3 +524,23 @@ def test_engines_of_numeric_features_have_no_host_step(name: str, timing_cache: 
     engine = Engine(build_plan(m, BuildConfig(effort=0, cache=timing_cache)).plan)
     same(engine.run({"x": x}), ours(m, {"x": x}))
     assert bool(host_steps(engine.plan)) == (name in _WITH_STRINGS)
+
+
+def test_trees_with_an_open_batch(timing_cache: Any) -> None:
+    from temper.builder import build_plan
+    from temper.config import BuildConfig, Profile
+    from temper.runtime.engine import Engine
+
+    rng = np.random.default_rng(8)
+    attrs = {**_tree_lists(rng, 11, 4, _KINDS[:1]), **_leaves(rng, "target", 11, 4, (0, 1))}
+    m = model("TreeEnsembleRegressor", {"x": _DATA}, (F,), domain=ML, **attrs, n_targets=2)
+    m.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    config = BuildConfig(effort=0, threads=2, cache=timing_cache, profiles=(Profile.of(N=(1, 8, 50)),))
+    engine = Engine(build_plan(m, config).plan)
+    assert [r["tactic"].split()[0] for r in engine.report["regions"]] == ["cpu.trees"]
+    (want,) = runtime(m, {"x": _DATA})
+    for n in (1, 7, 8, 50):
+        (got,) = engine.run({"x": _DATA[:n]})
+        np.testing.assert_allclose(got, want[:n], rtol=1e-5, atol=1e-5)
+        # a row's sum does not depend on the rows beside it
+        assert np.array_equal(got[:1], engine.run({"x": _DATA[:1]})[0])
