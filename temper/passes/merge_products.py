@@ -1,7 +1,8 @@
 """Products of one tensor with several constant matrices (queries, keys, values) become one product with views of it.
 
 [x @ a + p, x @ b + q, ..] = split(x @ [a b ..] + [p q ..]). Done where every product is read by attention only, which
-reads pieces of wider rows; x is then read once and small batches fill more columns.
+reads pieces of wider rows; x is then read once and small batches fill more columns. Where rows of all images were
+products of two axes (tf2onnx, ONNX Runtime), the wide product is reshaped in place of each narrow one.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _NAME = "merge-products"
 
 @dataclass(frozen=True)
 class _Product:
-    """x @ w + bias (None without one), whose result is `value`."""
+    """x @ w + bias (None without one), whose result is `value`, reshaped to other rows or not."""
 
     node: Node
     w: np.ndarray
@@ -41,6 +42,10 @@ def _product(graph: Graph, node: Node) -> _Product | str:
         columns = w.const.shape[1]
         if other is not None and other.const is not None and other.const.size == columns == other.const.shape[-1]:
             value, bias = add.output, other.const.reshape(-1)
+    if only_user(value, graph) is None and value.users[0].op == "Reshape":
+        rows = value.users[0].output
+        if rows.type.shape[-1:] == value.type.shape[-1:]:
+            value = rows
     if graph.is_output(value) or not value.uses or any(u.op != "Attention" for u in value.users):
         return "not only attention reads it, and others need not read pieces of rows"
     return _Product(node, w.const, bias, value)
@@ -58,9 +63,11 @@ def _run(graph: Graph, log: Log) -> None:
                 log.did_not(_NAME, n.name, p)
             else:
                 found.append(p)
-        if len(found) > 1:
-            _merge(graph, x, found)
-            log.did(_NAME, found[0].node.name)
+        for rows in dict.fromkeys(p.value.type.shape[:-1] for p in found):
+            alike = [p for p in found if p.value.type.shape[:-1] == rows]
+            if len(alike) > 1:
+                _merge(graph, x, alike)
+                log.did(_NAME, alike[0].node.name)
     graph.prune()
 
 
@@ -75,6 +82,9 @@ def _merge(graph: Graph, x: Value, found: list[_Product]) -> None:
             graph, "Add", [y, graph.add_constant(np.concatenate(bias), f"{first.name}.bias")], origin=origin
         ).output
     sizes = tuple(p.w.shape[1] for p in found)
+    rows = found[0].value.type.shape[:-1]
+    if rows != y.type.shape[:-1]:
+        y = make(graph, "Reshape", [y], {"shape": (*rows, sum(sizes))}, origin=origin).output
     pieces = make(graph, "Split", [y], {"axis": y.type.rank - 1, "sizes": sizes}, origin=origin).outputs
     for p, piece in zip(found, pieces, strict=True):
         graph.replace_uses(p.value, piece)

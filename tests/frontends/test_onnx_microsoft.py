@@ -97,6 +97,22 @@ def test_fused_matmul(ta: int, tb: int) -> None:
     check("FusedMatMul", [a, numbers(B, 7, H) if tb else numbers(B, H, 7)], transA=ta, transB=tb, alpha=0.25)
 
 
+@pytest.mark.parametrize("activation", ["Relu", "Tanh", "LeakyRelu"])
+def test_fused_gemm(activation: str) -> None:
+    parameters = {"activation_alpha": 0.3} if activation == "LeakyRelu" else {}
+    constant = {1: numbers(7, H), 2: numbers(7)}
+    check("FusedGemm", [numbers(S, H)], constant, alpha=0.5, transB=1, activation=activation, **parameters)
+
+
+@pytest.mark.parametrize("added", [False, True])
+@pytest.mark.parametrize(("activation", "parameters"), [("Relu", []), ("Clip", [-0.25, 0.5]), ("LeakyRelu", [0.2])])
+def test_fused_conv(activation: str, parameters: list[float], added: bool) -> None:
+    inputs = [numbers(1, 6, 5, 5), None, None, *([numbers(1, 4, 5, 5)] if added else [])]
+    extra = {"activation_params": parameters} if parameters else {}
+    constant = {1: numbers(4, 6, 3, 3), 2: numbers(4)}
+    check("FusedConv", inputs, constant, pads=[1] * 4, kernel_shape=[3, 3], activation=activation, **extra)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 def test_skip_layer_normalization(bias: bool) -> None:
     parameters = {2: numbers(H), 3: numbers(H, seed=1), **({4: numbers(H, seed=2)} if bias else {})}

@@ -38,3 +38,23 @@ def test_a_product_that_others_read_stays() -> None:
     after, log = check(n.done(attend(n, x, q, k, v), n("Relu", k)), (MERGE_PRODUCTS,))
     assert ops(after).count("MatMul") == 2
     assert any("attention" in reason for _, _, reason in log.declined)
+
+
+def test_projections_of_all_rows_at_once() -> None:
+    """tf2onnx and ONNX Runtime multiply [B * S, K] and reshape each product; the wide one is reshaped instead."""
+    n = Net()
+    x = n.input(10, 10)
+    parts = [n("Reshape", projection(n, x, w, True), shape=(2, 5, w)) for w in (12, 6, 6)]
+    after, _ = check(n.done(attend(n, x, *parts)), (MERGE_PRODUCTS,))
+    assert ops(after) == ["MatMul", "Add", "Reshape", "Split", "Attention"]
+
+
+def test_products_of_other_rows_stay_apart() -> None:
+    n = Net()
+    x = n.input(10, 10)
+    q = n("Reshape", projection(n, x, 12, True), shape=(1, 10, 12))
+    k, v = (n("Reshape", projection(n, x, 6, True), shape=(1, 10, 6)) for _ in range(2))
+    other = n("Reshape", projection(n, x, 12, True), shape=(2, 5, 12))
+    keys = [n.input(2, 7, 6, name=c) for c in "kv"]
+    after, _ = check(n.done(attend(n, x, q, k, v), attend(n, x, other, *keys)), (MERGE_PRODUCTS,))
+    assert ops(after).count("MatMul") == 2

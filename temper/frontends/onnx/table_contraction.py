@@ -81,7 +81,7 @@ def _matmul(c: Context) -> Value:
     return c.emit("MatMul", c.input(0), c.input(1))
 
 
-def _gemm(c: Context) -> Value:
+def gemm(c: Context) -> Value:
     a, b = c.input(0), c.input(1)
     if a.type.rank != 2 or b.type.rank != 2:
         raise ShapeError(f"{c}: A and B must be matrices, not {a.type} and {b.type}")
@@ -126,7 +126,7 @@ ROWS: tuple[Row, ...] = (
     Row("ConvInteger", _conv),
     Row("ConvTranspose", _conv_transpose),
     Row("MatMul", _matmul),
-    Row("Gemm", _gemm),
+    Row("Gemm", gemm),
     Row("MatMulInteger", _integer),
     Row("Einsum", _einsum),
 )

@@ -6,10 +6,13 @@ ContribOperators.md. Masks are added to scores as it does: (1 - mask) * mask_fil
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 
 from temper.errors import ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row
+from temper.frontends.onnx.table_contraction import convolution, gemm
 from temper.ir.dims import DimLike, product
 from temper.ir.graph import Value
 
@@ -34,8 +37,8 @@ def _fast_gelu(c: Context) -> Value:
 
 def _quick_gelu(c: Context) -> Value:
     """x * sigmoid(alpha * x)."""
-    x = c.input(0)
-    return c.emit("Mul", x, c.emit("Sigmoid", c.emit("Mul", x, c.like(c.attr("alpha", 1.702), x))))
+    x, alpha = c.input(0), c.attr("alpha", 1.702)
+    return c.emit("Mul", x, c.emit("Sigmoid", x if alpha == 1.0 else c.emit("Mul", x, c.like(alpha, x))))
 
 
 def _fused_matmul(c: Context) -> Value:
@@ -44,6 +47,33 @@ def _fused_matmul(c: Context) -> Value:
     y = c.emit("MatMul", c.input(0), c.input(1), transA=c.attr("transA", 0), transB=c.attr("transB", 0))
     alpha = c.attr("alpha", 1.0)
     return y if alpha == 1.0 else c.emit("Mul", y, c.like(alpha, y))
+
+
+#: Activations of fused products, and the attributes that take their parameters.
+_ACTIVATIONS: Mapping[str, tuple[str, ...]] = {
+    "": (), "Relu": (), "Tanh": (), "Sigmoid": (), "LeakyRelu": ("alpha",), "HardSigmoid": ("alpha", "beta"),
+    "Clip": ("min", "max"),
+}  # fmt: skip
+
+
+def _activated(c: Context, y: Value, parameters: Sequence[float]) -> Value:
+    kind = c.attr("activation", "")
+    if kind not in _ACTIVATIONS:
+        raise Refusal(f"the activation {kind} is not supported")
+    return c.emit(kind, y, **dict(zip(_ACTIVATIONS[kind], parameters, strict=False))) if kind else y
+
+
+def _fused_gemm(c: Context) -> Value:
+    given = [c.attr(f"activation_{n}") for n in ("alpha", "beta", "gamma")]
+    return _activated(c, gemm(c), [v for v in given if v is not None])
+
+
+def _fused_conv(c: Context) -> Value:
+    """Convolution plus a tensor (operand 3), activated."""
+    y = convolution(c, "Conv", c.inputs[:3])
+    if c.has(3):
+        y = c.emit("Add", y, c.input(3))
+    return _activated(c, y, tuple(c.attr("activation_params") or ()))
 
 
 # ---- normalisations ----
@@ -203,6 +233,8 @@ ROWS: tuple[Row, ...] = (
     Row("FastGelu", _fast_gelu, domain=DOMAIN),
     Row("QuickGelu", _quick_gelu, domain=DOMAIN),
     Row("FusedMatMul", _fused_matmul, domain=DOMAIN),
+    Row("FusedGemm", _fused_gemm, domain=DOMAIN),
+    Row("FusedConv", _fused_conv, domain=DOMAIN),
     Row("SkipLayerNormalization", _skip_layer, domain=DOMAIN),
     Row("SkipSimplifiedLayerNormalization", _skip_simplified, domain=DOMAIN),
     Row("EmbedLayerNormalization", _embed_layer, domain=DOMAIN),
