@@ -107,7 +107,11 @@ class Kernel:
 
 
 class Tactic(Protocol):
-    """One way to compute a family of workloads. ops: the workload ops it is asked about at all."""
+    """One way to compute a family of workloads. ops: the workload ops it is asked about at all.
+
+    A tactic may also have `packing`, the names of the parameters that the layout of its packed weights depends on (all
+    of them if it has none): profiles of one plan prefer to share weights.
+    """
 
     name: str
     ops: frozenset[str]

@@ -33,7 +33,7 @@ _BARRIER = 1.5e-6
 _DROP = 1.25
 
 #: How much slower than the best a candidate may be that needs no weights of its own in the plan.
-SHARING = 1.03
+SHARING = 1.05
 
 
 def cold_bytes(constants: int, cache: int) -> int:
@@ -76,6 +76,12 @@ class Task:
 def label(tactic: Tactic, params: Params) -> str:
     """A candidate in words: the tactic and its parameters."""
     return tactic.name + (" " + " ".join(f"{k}={v}" for k, v in params) if params else "")
+
+
+def packing(tactic: Tactic, params: Params) -> Params:
+    """The parameters that the layout of the packed weights depends on: those a tactic names in `packing`, else all."""
+    names = getattr(tactic, "packing", None)
+    return params if names is None else tuple((k, v) for k, v in params if k in names)
 
 
 @dataclass(frozen=True)
@@ -122,7 +128,7 @@ def candidates_for(
 ) -> tuple[list[Candidate], list[Trial]]:
     """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons.
 
-    env: sizes of the variables to predict at; also: candidates to add.
+    env: sizes of the variables to predict at; also: candidates to add, and the best that share their packed weights.
     """
     ranked: list[tuple[float, int, Tactic, Params]] = []
     declined = []
@@ -147,7 +153,12 @@ def candidates_for(
             if own and own[0][0] < 4 * ranked[0][0]:
                 chosen += [r for r in own if r not in chosen]
     contestants = {(tactic.name, params): tactic for _, _, tactic, params in chosen}
-    contestants |= {(t.name, p): t for t, p in also if (t.name, p) not in contestants and t.accepts(w) is None}
+    for tactic, params in also:
+        if tactic.accepts(w) is None:
+            contestants.setdefault((tactic.name, params), tactic)
+            # the best of those that read the same packed weights
+            alike = [p for _, _, t, p in ranked if t is tactic and packing(t, p) == packing(t, params)]
+            contestants |= {(tactic.name, p): tactic for p in alike[:2]}
     candidates = []
     for (_, params), tactic in contestants.items():
         entry = "k" + digest(w.key, tactic.name, repr(params))[:16]

@@ -183,6 +183,7 @@ class ConvGemm:
 
     name = "cpu.conv_gemm"
     ops = frozenset({"Conv"})
+    packing = ("nb",)
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Conv":

@@ -113,6 +113,7 @@ class Depthwise:
 
     name = "cpu.depthwise"
     ops = frozenset({"Conv"})
+    packing = ("cb",)
 
     def accepts(self, w: Workload) -> str | None:
         s = depthwise_shape(w)

@@ -48,6 +48,7 @@ class GemmPacked:
 
     name = "cpu.gemm_packed"
     ops = frozenset({"MatMul"})
+    packing = ("nb",)
 
     def accepts(self, w: Workload) -> str | None:
         if reason := decline_matmul(w):

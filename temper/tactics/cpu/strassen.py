@@ -96,6 +96,7 @@ class GemmStrassen:
 
     name = "cpu.gemm_strassen"
     ops = frozenset({"MatMul"})
+    packing = ("nb", "kc")
 
     def accepts(self, w: Workload) -> str | None:
         if reason := GemmPacked().accepts(w):

@@ -204,6 +204,7 @@ class WinogradConv:
 
     name = "cpu.conv.winograd"
     ops = frozenset({"Conv"})
+    packing = ("mh", "mw", "nb")
 
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Conv":
