@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -247,14 +248,17 @@ def _case(model: Path, data: Path | None, inputs: Sequence[str] | None, shape: S
     from temper.cli.files import is_plan, read_feeds
     from temper.cli.sizes import parse_static_shapes
     from temper.debug.extract import Case
-    from temper.debug.inputs import input_names, read_model, sampled
+    from temper.debug.inputs import guessed, input_names, read_model, sampled
     from temper.errors import ConfigError
 
     if is_plan(model):
         raise ConfigError(f"{model} is a plan; give the ONNX file it was built from")
     proto = read_model(model)
     given = read_feeds(input_names(proto), inputs or (), data)
-    return Case(proto, {**sampled(proto, parse_static_shapes(shape or ()), seed, given), **given})
+    shapes = parse_static_shapes(shape or ())
+    if open_ := guessed(proto, shapes, given):
+        print(f"note: the sizes {', '.join(open_)} are taken as 1; give others with --shape or --data", file=sys.stderr)
+    return Case(proto, {**sampled(proto, shapes, seed, given), **given})
 
 
 def _write_finding(
@@ -297,6 +301,4 @@ def _write_finding(
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Callable[[str], None]]:
     """Lines on standard error, as the search goes on."""
-    import sys
-
     yield (lambda text: None) if quiet else (lambda text: print(text, file=sys.stderr, flush=True))

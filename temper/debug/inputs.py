@@ -35,6 +35,22 @@ def input_names(model: Any) -> list[str]:
     return [v.name for v in _given_at_run_time(model)]
 
 
+def guessed(model: Any, shapes: Mapping[str, Sequence[int]], given: Mapping[str, np.ndarray]) -> list[str]:
+    """Open dimensions, as "NAME[axis]" or their names, that `sampled` takes for 1."""
+    inputs = _given_at_run_time(model)
+    told = {v.name for v in inputs if v.name in given or v.name in shapes}
+    known = {d.dim_param for v in inputs if v.name in told for d in v.type.tensor_type.shape.dim if d.dim_param}
+    return list(
+        dict.fromkeys(
+            d.dim_param or f"{v.name}[{axis}]"
+            for v in inputs
+            if v.name not in told
+            for axis, d in enumerate(v.type.tensor_type.shape.dim)
+            if not d.dim_value and d.dim_param not in known
+        )
+    )
+
+
 def sampled(
     model: Any, shapes: Mapping[str, Sequence[int]], seed: int, given: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:

@@ -14,6 +14,7 @@ from temper.debug.deviation import as_float, condition_bound, difference
 from temper.errors import ConfigError, DataError
 from temper.ir.evaluate import evaluate
 from temper.ir.graph import Graph
+from temper.ir.ops import TABLE
 
 if TYPE_CHECKING:
     from temper.builder import Build
@@ -85,12 +86,15 @@ def judge(
 
 
 def imported(model: Any, feeds: Mapping[str, np.ndarray]) -> Graph:
-    """The model's graph for inputs of these shapes. DataError names an input that is missing."""
+    """The model's graph for inputs of these shapes. DataError names an input that is missing, or a node whose results
+    cannot be compared because every run draws others."""
     from temper.frontends.onnx import import_onnx
 
     graph = import_onnx(model, shapes={k: tuple(v.shape) for k, v in feeds.items()})
     if missing := [v.name for v in graph.inputs if v.name not in feeds]:
         raise DataError(f"no data is given for the inputs {', '.join(missing)}")
+    if drawn := [n.name for n in graph.nodes if "seed" in TABLE[n.op].attrs and "seed" not in n.attrs]:
+        raise DataError(f"every run draws other random numbers at {', '.join(drawn)}: give these nodes a seed")
     return graph
 
 

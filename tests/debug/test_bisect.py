@@ -224,3 +224,20 @@ def test_a_missing_input_is_named() -> None:
 
     with pytest.raises(DataError, match="x"):
         bisect(Case(case.model, {}))
+
+
+def test_guessed_sizes_are_told(temper: Run, dynamic_onnx: Path) -> None:
+    done = temper("debug", "check", dynamic_onnx)
+    assert done.code == 0 and "the sizes N are taken as 1" in done.err
+    done = temper("debug", "check", dynamic_onnx, "--shape", "image=3x3x12x12")
+    assert done.code == 0 and "taken as 1" not in done.err
+
+
+def test_draws_without_a_seed_cannot_be_compared() -> None:
+    from temper.errors import DataError
+
+    case = chain("Relu", "RandomNormalLike", "Neg")
+    with pytest.raises(DataError, match="RandomNormalLike_1"):
+        bisect(case)
+    case.model.graph.node[1].attribute.append(onnx.helper.make_attribute("seed", 3.0))
+    assert bisect(case, peer=False).finding is None
