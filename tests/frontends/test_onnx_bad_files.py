@@ -299,7 +299,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
     ]
     proto = model(nodes, {"x": [4]}, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.example", 2)])
     with pytest.raises(UnsupportedNodesError) as caught:
-        import_onnx(proto)
+        import_onnx(proto, dynamic=False)
     assert {p.node for p in caught.value.problems} == {"n1", "n2", "n3", "n4"}
     assert {(p.domain, p.opset) for p in caught.value.problems if p.op == "Frobnicate"} == {("com.example", 2)}
     for word in ("Frobnicate", "'n1', 'n4'", "com.example", "NoSuchOp", "'n2'", "opset 17"):
@@ -542,7 +542,8 @@ def test_input_without_type() -> None:
 def test_sequence_input() -> None:
     proto = _input([1])
     proto.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = FLOAT
-    refused(proto, UnsupportedError, "'x'", "is a sequence")
+    refused(proto, UnsupportedError, "'x'", "is a sequence", dynamic=False)
+    refused(proto, UnsupportedError, "'y'", "input 0 is a sequence")
 
 
 def test_shape_for_an_unknown_input() -> None:
