@@ -72,19 +72,21 @@ def _deformable() -> Iterator[Case]:
         def make(rng: Rng) -> Arrays:
             x, w = floats(rng, (2, 4, *size)), weights(rng, (6, 4 // group, *kernel), taps * 4 // group)
             arrays: Arrays = [x, w, floats(rng, (2, shifted * taps * 2, *out), low=-1.5, high=1.5)]
-            if extras:
+            if extras.strip("w"):
                 arrays.append(floats(rng, (6,)) if "b" in extras else None)
             if "m" in extras:
                 arrays.append(floats(rng, (2, shifted * taps, *out), low=0, high=1))
             return arrays
 
-        return Case(f"DeformConv_{name}", "DeformConv", {**attrs, "group": group, "offset_group": shifted}, make)
+        attrs |= {"group": group, "offset_group": shifted}
+        return Case(f"DeformConv_{name}", "DeformConv", attrs, make, (1,) if "w" in extras else ())
 
-    yield case("plain", (5, 6), (3, 4))
+    yield case("plain", (5, 6), (3, 4), extras="w")
+    yield case("weights_are_data", (4, 4), (2, 2), group=2, extras="m")
     yield case("padded", (5, 6), (5, 6), pads=(1, 1, 1, 1), extras="b")
-    yield case("strided", (7, 6), (3, 3), (3, 2), strides=(2, 2), pads=(0, 0, 0, 1), extras="bm")
+    yield case("strided", (7, 6), (3, 3), (3, 2), strides=(2, 2), pads=(0, 0, 0, 1), extras="wbm")
     yield case("dilated", (7, 7), (3, 3), dilations=(2, 2), extras="m")
-    yield case("grouped", (5, 5), (4, 4), (2, 2), group=2, shifted=2, extras="bm")
+    yield case("grouped", (5, 5), (4, 4), (2, 2), group=2, shifted=2, extras="wb")
 
 
 def _regions() -> Iterator[Case]:

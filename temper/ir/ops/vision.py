@@ -42,6 +42,8 @@ def _deform_conv(types: Types, attrs: Attrs) -> list[TensorType]:
     rank = x.rank - 2
     if rank < 1 or w.rank != x.rank or offset.rank != x.rank:
         raise ShapeError(f"data {x}, weights {w} and offsets {offset} must have one rank of 3 or more")
+    if 0 in x.shape[2:]:
+        raise ShapeError(f"{x} has nothing to sample")
     kernel = rules.ints({"kernel": w.shape[2:]}, "kernel")
     strides, pads, dilations = window_attrs(attrs, rank)
     group, shifted, taps = integer(attrs, "group"), integer(attrs, "offset_group"), product(kernel)

@@ -10,9 +10,12 @@ from temper.tactics.cpu.direct import Direct, array_c, integers
 from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines, typical_count
 
+#: positions taken together, as in the template
+_LANES = 16
+
 
 class DeformConv(Direct):
-    """Float32: the moved and scaled samples of one output position, then a product with the weights as they are."""
+    """Float32: the moved and scaled samples of a few output positions, then their products with the weights."""
 
     name = "cpu.deform_conv"
     ops = frozenset({"DeformConv"})
@@ -67,4 +70,4 @@ class DeformConv(Direct):
         }
         args += [("output", 0), ("workspace", 0)]
         source = template_text("vec.h", "interpolate.h") + defines(values) + template_text("deform_conv.c")
-        return Kernel(source, (entry,), tuple(args), w.symbols, channels * taps * 8)
+        return Kernel(source, (entry,), tuple(args), w.symbols, _LANES * 8 * taps * (channels + 2 * 2**rank))
