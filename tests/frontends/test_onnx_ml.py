@@ -352,6 +352,11 @@ def test_label_encoders() -> None:
         (texts, I64, {"keys_strings": ["a", "b"], "values_int64s": [5, 6], "default_int64": 7}),
         (np.array([1, 2, 9]), STR, {"keys_int64s": [1, 2], "values_strings": ["x", "y"]}),
         (np.array([1, np.nan], np.float32), I64, {"keys_floats": [np.nan, 2.0], "values_int64s": [3, 4]}),
+        (
+            np.array([[4, 1, 4], [2, 0, 3]]),
+            F,
+            {"keys_int64s": [4, 0, 1], "values_floats": [0.5, np.nan, 2.5], "default_float": -3.0},
+        ),
     ]
     for x, code, attrs in cases:
         m = model("LabelEncoder", {"x": x}, (code,), domain=ML, version=4, **attrs)

@@ -16,6 +16,10 @@ from temper.ir.graph import Value
 _FEW = 1 << 14
 
 
+#: keys of a LabelEncoder up to which every pair is compared by kernels
+_FEW_KEYS = 64
+
+
 def objects(values: Sequence[str]) -> np.ndarray:
     """A vector of strings."""
     out = np.empty(len(values), object)
@@ -153,6 +157,19 @@ def _default(c: Context, values: np.ndarray) -> np.ndarray:
     return objects([given]) if dtype == "string" else np.array([given], values.dtype)
 
 
+def _compared(c: Context, x: Value, keys: np.ndarray, values: np.ndarray, other: np.ndarray) -> Value:
+    """values[i] where an element equals keys[i], by comparing every pair; no key is there twice."""
+    wide = c.reshape(x, (*x.type.shape, 1))
+    hit = c.emit("Equal", wide, c.constant(keys))
+    if keys.dtype.kind == "f" and np.isnan(keys).any():
+        hit = c.emit("Or", hit, c.emit("And", c.emit("IsNaN", wide), c.constant(np.isnan(keys))))
+    marks = c.emit("Cast", hit, to="float32")
+    last = x.type.rank
+    which = c.emit("ArgMax", marks, axis=last, keepdims=0)
+    found = c.emit("Greater", c.emit("ReduceMax", marks, axes=(last,), keepdims=0), c.like(0.0, marks))
+    return c.emit("Where", found, c.emit("Gather", c.constant(values), which, axis=0), c.constant(other.reshape(())))
+
+
 def _label_encoder(c: Context) -> Value:
     if c.attr("classes_strings") is not None:  # version 1: a list of classes and their numbers, in either direction
         classes = objects(c.attr("classes_strings"))
@@ -165,6 +182,9 @@ def _label_encoder(c: Context) -> Value:
     other = _default(c, values)
     if other.dtype != values.dtype:
         raise ModelError(f"{c}: the default is {other.dtype}, the values are {values.dtype}")
+    numeric = all(a.dtype != object for a in (keys, values))
+    if numeric and 0 < keys.size <= _FEW_KEYS and np.unique(keys).size == keys.size:
+        return _compared(c, c.input(0), keys, values, other)
     return c.emit("LabelEncoder", c.input(0), *(c.constant(a) for a in (keys, values, other)))
 
 
