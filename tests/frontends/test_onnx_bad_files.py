@@ -292,7 +292,7 @@ def test_opset_stated_twice() -> None:
 def test_all_unsupported_nodes_are_listed() -> None:
     nodes = [
         NODE("Frobnicate", ["x"], ["a"], name="n1", domain="com.example"),
-        NODE("NonZero", ["a"], ["b"], name="n2"),
+        NODE("NonZero", ["x"], ["b"], name="n2"),
         NODE("NoSuchOp", ["x"], ["c"], name="n3"),
         NODE("Frobnicate", ["c"], ["d"], name="n4", domain="com.example"),
         NODE("Add", ["b", "d"], ["y"], name="fine"),
