@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -32,8 +33,8 @@ _BARRIER = 1.5e-6
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25
 
-#: How much slower than the best a candidate may be that needs no weights of its own in the plan.
-SHARING = 1.05
+#: Share of a program's time that it may lose to kernels that need no packed weights of their own in the plan.
+SHARING = 0.02
 
 
 def cold_bytes(constants: int, cache: int) -> int:
@@ -51,7 +52,7 @@ class Task:
     """A workload to tune with the data it needs: weights for prepacking and verification, and the sizes to tune at.
 
     also: candidates that take part whatever is predicted of them, such as another profile's choice. prefers: whether a
-    candidate wins against faster ones that are at most `SHARING` times as fast: its packed weights are in the plan.
+    candidate's packed weights are in the plan already, so that it may be chosen before faster ones.
     """
 
     workload: Workload
@@ -199,10 +200,36 @@ class Tuner:
             self._run(contest)
         if open_:
             self.progress("time", len(open_), len(open_))
+        shared = self._shared(contests, Counter(t.key for t in tasks))
         for key, contest in contests.items():
-            done[key] = contest.result(self.cache)
+            done[key] = contest.result(self.cache, shared.get(key))
             self._tell(contest, done[key])
         return done
+
+    def _shared(self, contests: Mapping[str, Contest], counts: Mapping[str, int]) -> dict[str, Candidate]:
+        """Candidates to take instead of the fastest because their packed weights are in the plan already: as many as
+        save the most bytes for the time they lose, while all of them lose at most `SHARING` of the program's time."""
+        total = 0.0
+        swaps: list[tuple[float, float, str, Candidate]] = []
+        for key, contest in contests.items():
+            ranking = contest.ranking(self.cache)
+            total += ranking[0][0] * counts[key] if ranking else 0.0
+            prefers = contest.task.prefers
+            if prefers is None or not ranking or prefers(ranking[0][1]):
+                continue
+            ready = ((s, c) for s, c in ranking if self.cache.code(c.code_key) is not None)
+            found = next(((s, c) for s, c in ready if prefers(c)), None)
+            if found is not None:
+                loss = (found[0] - ranking[0][0]) * counts[key]
+                weights = sum(a.nbytes for a in contest.task.constants.values()) * counts[key]
+                swaps.append((loss / max(weights, 1), loss, key, found[1]))
+        out: dict[str, Candidate] = {}
+        lost = 0.0
+        for _, loss, key, candidate in sorted(swaps, key=lambda x: x[:3]):
+            if lost + loss <= SHARING * total:
+                lost += loss
+                out[key] = candidate
+        return out
 
     def _tell(self, contest: Contest, choice: Choice) -> None:
         """TEMPER_DEBUG lines on standard error, and the sources of all candidates into the dump folder."""
@@ -319,29 +346,28 @@ class Contest:
     def missing(self, cache: TimingCache) -> list[Candidate]:
         return [c for c in self.candidates if cache.time(self.time_key(c)) is None]
 
-    def _winner(self, cache: TimingCache, sharing: bool = False) -> tuple[Candidate, Record] | None:
+    def ranking(self, cache: TimingCache) -> list[tuple[float, Candidate]]:
+        """Seconds and candidate of all that are right, fastest first."""
         records = [(c, cache.time(self.time_key(c))) for c in self.candidates]
-        ok = [(r.seconds, c.label, c, r) for c, r in records if r is not None and r.seconds is not None]
-        ok.sort(key=lambda x: x[:2])
-        prefers = self.task.prefers
-        if sharing and prefers is not None:
-            near = [x for x in ok if x[0] <= SHARING * ok[0][0] and cache.code(x[2].code_key) is not None]
-            ok = [x for x in near if prefers(x[2])] or ok
-        return ok[0][2:] if ok else None
+        ok = [(r.seconds, c) for c, r in records if r is not None and r.seconds is not None]
+        return sorted(ok, key=lambda x: (x[0], x[1].label))
 
     def code(self, cache: TimingCache) -> bytes | None:
-        winner = self._winner(cache)
-        return None if winner is None else cache.code(winner[0].code_key)
+        """Code of the fastest; None if it is not known."""
+        ranking = self.ranking(cache)
+        return cache.code(ranking[0][1].code_key) if ranking else None
 
-    def result(self, cache: TimingCache) -> Choice:
-        winner = self._winner(cache, sharing=True)
+    def result(self, cache: TimingCache, shared: Candidate | None = None) -> Choice:
+        """The choice: the fastest, or `shared`. BuildError if no candidate is right."""
+        ranking = [(s, c) for s, c in self.ranking(cache) if shared is None or c is shared]
         trials = []
         for c in self.candidates:
             r = cache.time(self.time_key(c))
             trials.append(Trial(c.label, r.seconds if r else None, r.failure if r else ""))
-        if winner is None:
+        if not ranking:
             tried = "; ".join(f"{t.label}: {t.note}" for t in trials)
             raise BuildError(f"'{self.task.name}': every candidate kernel failed its check: {tried}")
-        code = cache.code(winner[0].code_key)
+        seconds, winner = ranking[0]
+        code = cache.code(winner.code_key)
         assert code is not None
-        return Choice(winner[0], code, winner[1].seconds if self.effort else None, (*trials, *self.declined))
+        return Choice(winner, code, seconds if self.effort else None, (*trials, *self.declined))
