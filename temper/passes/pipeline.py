@@ -15,6 +15,7 @@ from temper.passes.normalization import NORMALIZATION
 from temper.passes.recurrent import RECURRENT
 from temper.passes.recurrent_cells import RECURRENT_CELLS
 from temper.passes.recurrent_loops import RECURRENT_LOOPS
+from temper.passes.rows import ROWS
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
 from temper.passes.views import SINK_VIEWS
@@ -28,8 +29,10 @@ PIPELINE: tuple[Pass, ...] = (
     RECURRENT_CELLS,  # before fold, which would make first steps unlike the others
     EINSUM,           # before the idioms of attention
     IDIOMS,           # before fold: a scale folded into a convolution would hide a hard-swish
+    ROWS,             # before what recognises layers by their shapes
     NORMALIZATION,
     ATTENTION,        # before fold and layout: heads are split and merged as exporters write it
+    Pass("rows-2", ROWS.run),  # of what attention returns
     RECURRENT,
     FOLD,
     PLANES,           # before layout, which would make channels of what are planes; cleanup-2 then merges the renamings
