@@ -89,10 +89,28 @@ def _keep_batch_first(graph: Graph, node: Node, log: Log) -> None:
     log.did("batch-first", new.name)
 
 
+def _drop_direction_swaps(graph: Graph, node: Node, log: Log) -> None:
+    """transpose(Y as [T, 1, B, H]) = Y as [T, B, 1, H]: with one direction the swap of ONNX's layout only renames.
+
+    Done here because layout, which comes later, would sink it past the reshape behind it.
+    """
+    for reshape in node.outputs[0].users:
+        for swap in reshape.output.users if reshape.op == "Reshape" else ():
+            shape = reshape.output.type.shape
+            if swap.op != "Transpose" or swap.attrs["perm"] != (0, 2, 1, 3) or 1 not in shape[1:3]:
+                continue
+            attrs, origin = {"shape": swap.output.type.shape}, (*swap.origin, "rule:direction-swap")
+            renamed = make(graph, "Reshape", [node.outputs[0]], attrs, name=swap.name, origin=origin).output
+            graph.replace_uses(swap.output, renamed)
+            log.did("direction-swap", swap.name)
+
+
 def _recurrent(graph: Graph, log: Log) -> None:
     for node in graph.nodes:
         if graph.alive(node) and node.op == "Recurrence":
-            _keep_batch_first(graph, _drop_zero_states(graph, node, log), log)
+            node = _drop_zero_states(graph, node, log)
+            _drop_direction_swaps(graph, node, log)
+            _keep_batch_first(graph, node, log)
     graph.prune()
 
 

@@ -74,3 +74,24 @@ def test_data_that_is_not_turned_stays_as_it_is() -> None:
     graph = passed(stacked(False, 0.0, turned=False))
     assert [n.attrs["batch_first"] for n in graph.nodes if n.op == "Recurrence"] == [0, 0]
     assert not [n for n in graph.nodes if n.op == "Transpose"]
+
+
+def test_the_swap_of_a_single_direction_only_renames() -> None:
+    rng = np.random.default_rng(0)
+    shapes = {"W": (1, 16, 3), "R": (1, 16, 4)}
+    graph = helper.make_graph(
+        [
+            NODE("LSTM", ["x", "W", "R"], ["s"], hidden_size=4),
+            NODE("Transpose", ["s"], ["t"], perm=[0, 2, 1, 3]),
+            NODE("Reshape", ["t", "rows"], ["y"]),
+        ],
+        "swap",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["T", "N", 3])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)],
+        [
+            numpy_helper.from_array(np.array([0, 0, -1]), "rows"),
+            *(numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), k) for k, s in shapes.items()),
+        ],
+    )
+    made = passed(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8))
+    assert [n.op for n in made.nodes] == ["MatMul", "Recurrence"]
