@@ -295,7 +295,7 @@ def test_all_unsupported_nodes_are_listed() -> None:
         NODE("NonZero", ["x"], ["b"], name="n2"),
         NODE("NoSuchOp", ["x"], ["c"], name="n3"),
         NODE("Frobnicate", ["c"], ["d"], name="n4", domain="com.example"),
-        NODE("Add", ["b", "d"], ["y"], name="fine"),
+        NODE("Sum", ["a", "b", "d"], ["y"], name="fine"),
     ]
     proto = model(nodes, {"x": [4]}, opset_imports=[helper.make_opsetid("", 17), helper.make_opsetid("com.example", 2)])
     with pytest.raises(UnsupportedNodesError) as caught:
