@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from temper.errors import ShapeError, TemperError, UnsupportedError
+from temper.errors import ModelError, ShapeError, TemperError, UnsupportedError
 from temper.frontends.onnx import import_onnx
 from temper.ir.dims import Dim
 from temper.ir.evaluate import evaluate
@@ -142,13 +142,13 @@ def test_dropout() -> None:
     assert ops(check(NODE("Dropout", ["x"], ["y", "unread"], ratio=0.3), MATRIX, 7)) == []
     assert ops(check(NODE("Dropout", ["x", "r"], ["y"]), MATRIX, r=np.float32(0.5))) == []
     check(NODE("Dropout", ["x"], ["y", "mask"]), MATRIX, outputs=("y", "mask"))
-    proto = model(
-        [NODE("Dropout", ["x", "r", "t"], ["y"], name="drop")],
-        MATRIX,
-        constants={"r": np.float32(0.5), "t": np.array(True)},
-    )
-    with pytest.raises(UnsupportedError, match=r"training mode.*'drop'"):
-        import_onnx(proto)
+    training = {"r": np.float32(0.5), "t": np.array(True)}
+    graph = import_onnx(model([NODE("Dropout", ["x", "r", "t"], ["y"])], MATRIX, constants=training))
+    assert ops(graph) == ["RandomUniform", "GreaterOrEqual", "Mul", "Where"]
+    with pytest.raises(ModelError, match="ratio"):
+        import_onnx(
+            model([NODE("Dropout", ["x", "r", "t"], ["y"])], MATRIX, constants={**training, "r": np.float32(1)})
+        )
 
 
 def test_quantize_and_dequantize() -> None:
