@@ -212,8 +212,9 @@ def _quantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     with np.errstate(all="ignore"):
         q = x.astype(work) / along_axis(scale, x, axis, block).astype(work)
         if to in CODED:
-            shift = 0 if zero is None else along_axis(zero, x, axis, block).astype(work)
-            return [encode(q + shift, to, bool(attrs.get("saturate", 1)))]
+            if zero is not None:
+                q = q + along_axis(zero, x, axis, block).astype(work)
+            return [encode(q, to, bool(attrs.get("saturate", 1)))]
         q = np.rint(q).astype(np.float64)
         if zero is not None:
             q = q + along_axis(zero, x, axis, block)

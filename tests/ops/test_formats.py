@@ -10,7 +10,9 @@ from onnx import TensorProto, helper
 from onnx.numpy_helper import to_float8e8m0
 
 import temper.onnx_backend as backend
+from temper.frontends.onnx import import_onnx
 from temper.frontends.onnx.tensors import DTYPES, read_tensor
+from temper.ir.evaluate import evaluate
 from temper.ir.graph import Graph
 from temper.ir.text import parse, to_text
 from temper.reference.formats import (
@@ -149,6 +151,35 @@ def test_text_keeps_constants() -> None:
     text = to_text(g)
     assert to_text(parse(text)) == text
     assert [v.type.dtype for v in parse(text).outputs] == [v.type.dtype for v in values]
+
+
+def test_microscaling_blocks() -> None:
+    """Blocks of float4e2m1 that share a power of two, and what is asked of 8-bit floats."""
+    w = rng.integers(0, 16, (4, 8)).astype(np.uint8)
+    scale = rng.integers(120, 135, (4, 2)).astype(np.uint8)
+    odd = np.array([0, 0x7C, 0xFC, 0x7E], np.uint8)  # 0, both infinities and NaN of float8e5m2
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s"], ["d"], axis=1, block_size=4, output_dtype=TensorProto.FLOAT),
+        helper.make_node(
+            "QuantizeLinear", ["d", "s"], ["q"], axis=1, block_size=4, output_dtype=TensorProto.FLOAT4E2M1
+        ),
+        helper.make_node("IsNaN", ["o"], ["n"]),
+        helper.make_node("IsInf", ["o"], ["i"], detect_negative=0),
+    ]
+    inputs = [("w", "float4e2m1", [4, 8]), ("s", "float8e8m0", [4, 2]), ("o", "float8e5m2", [4])]
+    types = {"d": TensorProto.FLOAT, "q": TensorProto.FLOAT4E2M1, "n": TensorProto.BOOL, "i": TensorProto.BOOL}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(n, _TENSOR[d], shape) for n, d, shape in inputs],
+        [helper.make_tensor_value_info(n, t, None) for n, t in types.items()],
+    )
+    imported = import_onnx(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 28)]))
+    d, q, n, i = evaluate(imported, {"w": w, "s": scale, "o": odd})
+    np.testing.assert_array_equal(d, decode(w, "float4e2m1") * np.repeat(decode(scale, "float8e8m0"), 4, axis=1))
+    np.testing.assert_array_equal(q, w)
+    assert n.tolist() == [False, False, False, True]
+    assert i.tolist() == [False, True, False, False]
 
 
 def test_packed_weights_with_block_scales_are_multiplied() -> None:

@@ -96,6 +96,16 @@ def _cast_to(c: Context, to: str) -> Value:
     return c.emit("Cast", c.input(0), to=to, **attrs)
 
 
+def _of_number(op: str, *attrs: str) -> Emit:
+    """A question about one number; 8-bit floats are asked in float32, which holds them."""
+
+    def emit(c: Context) -> Value:
+        x = c.input(0)
+        return c.emit(op, c.emit("Cast", x, to="float32") if x.type.dtype in CODED else x, **c.take(*attrs))
+
+    return emit
+
+
 def _bit_cast(c: Context) -> Value:
     to = dtype_of(c.attr("to"), f"{c}: attribute 'to'")
     return c.input(0) if c.input(0).type.dtype == to else c.emit("BitCast", c.input(0), to=to)
@@ -187,7 +197,6 @@ _PLAIN = (
     "Or",
     "Xor",
     "Not",
-    "IsNaN",
     "BitwiseAnd",
     "BitwiseOr",
     "BitwiseXor",
@@ -211,7 +220,8 @@ ROWS: tuple[Row, ...] = (
     Row("Celu", same("Celu", "alpha")),
     Row("Shrink", same("Shrink", "lambd", "bias")),
     Row("ThresholdedRelu", same("ThresholdedRelu", "alpha")),
-    Row("IsInf", same("IsInf", "detect_positive", "detect_negative")),
+    Row("IsInf", _of_number("IsInf", "detect_positive", "detect_negative")),
+    Row("IsNaN", _of_number("IsNaN")),
     Row("Max", _chain("Max")),
     Row("Min", _chain("Min")),
     Row("Sum", _chain("Add")),

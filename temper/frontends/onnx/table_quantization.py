@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from temper.errors import ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row
 from temper.frontends.onnx.table_contraction import convolution
 from temper.frontends.onnx.tensors import dtype_of
@@ -22,13 +23,21 @@ def _quantized_axis(c: Context) -> int:
 def _quantize(c: Context) -> Value:
     if c.attr("precision", 0) not in (0, 1):
         raise Refusal(f"precision {c.attr('precision')} is not supported")
-    attrs: dict[str, Any] = _stated_type(c)
+    attrs = _stated_type(c)
     zero = c.optional(2)
     if not attrs and zero is not None and zero.type.dtype in UNNAMED:
         attrs["to"] = zero.type.dtype
     if attrs.get("to") in CODED and not c.attr("saturate", 1):
         attrs["saturate"] = 0
-    return c.emit("QuantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs)
+    return c.emit(
+        "QuantizeLinear", *_with_scale(c), axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs
+    )
+
+
+def _with_scale(c: Context) -> list[Value | None]:
+    """The operands, with a scale of float8e8m0 (a microscaling format's) as the number it is."""
+    scale = c.input(1)
+    return [c.input(0), c.emit("Cast", scale, to="float32") if scale.type.dtype in CODED else scale, *c.inputs[2:]]
 
 
 def _stated_type(c: Context) -> dict[str, Any]:
@@ -37,8 +46,12 @@ def _stated_type(c: Context) -> dict[str, Any]:
 
 
 def _dequantize(c: Context) -> Value:
-    attrs = _stated_type(c)
-    return c.emit("DequantizeLinear", *c.inputs, axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs)
+    attrs, scale = _stated_type(c), c.input(1)
+    if scale.type.dtype in CODED and not attrs:
+        raise ShapeError(f"{c}: with a scale of {scale.type.dtype}, output_dtype must state the type of the result")
+    return c.emit(
+        "DequantizeLinear", *_with_scale(c), axis=_quantized_axis(c), block_size=c.attr("block_size", 0), **attrs
+    )
 
 
 def _dynamic(c: Context) -> list[Value]:
