@@ -249,9 +249,13 @@ def _rewrite(
     """Puts the op in place; heads that are merged right after are merged by its stores."""
     b, h, s, e = sizes
     origin = (*_origin(last, operands), f"rule:{_NAME}")
-    user = last.output.users[0] if len(last.output.uses) == 1 and not graph.is_output(last.output) else None
+    result = last.output
+    user = result.users[0] if only_user(result, graph) is None else None
+    if user is not None and user.op == "Reshape" and user.output.type.shape == sizes:  # heads of three axes
+        result = user.output
+        user = result.users[0] if only_user(result, graph) is None else None
     if user is not None and user.op == "Transpose":
-        perm, rank = user.attrs["perm"], last.output.type.rank
+        perm, rank = user.attrs["perm"], result.type.rank
         assert isinstance(perm, tuple)
         axes = {0: "b", 1: "h", 2: "s", 3: "e"} if rank == 4 else {0: "h" if b == 1 else "b", 1: "s", 2: "e"}
         length = dict(zip("bhse", sizes, strict=True))

@@ -255,3 +255,15 @@ def test_grouped_heads_through_three_axes() -> None:
     after, _ = check(n.done(merge(n, n("MatMul", weights(n, s), v))), PASSES)
     (node,) = (m for m in after.nodes if m.op == "Attention")
     assert node.attrs["kv_heads"] == g and set(ops(after)) == {"MatMul", "Add", "Attention"}
+
+
+def test_heads_of_three_axes_are_merged_by_the_stores() -> None:
+    """Whisper and BART: [B * H, S, D] operands; the result becomes [B, H, S, D] and is transposed."""
+    n = Net()
+    x = n.input(1, 5, 10)
+    q, k, v = (n("Reshape", split(n, dense(n, x)), shape=(H, 5, D)) for _ in range(3))
+    s = n("Mul", n("MatMul", q, n("Transpose", k, perm=(0, 2, 1))), n.const(0.5))
+    y = n("Reshape", n("MatMul", weights(n, s), v), shape=(1, H, 5, D))
+    after, _ = check(n.done(merge(n, y)), PASSES)
+    (node,) = (m for m in after.nodes if m.op == "Attention")
+    assert node.attrs["layout"] == "rrrr" and set(ops(after)) == {"MatMul", "Add", "Attention"}
