@@ -126,7 +126,7 @@ class Subject:
                 value = self.values[name]
                 shape_like = value.dtype.kind in "iu" and value.ndim <= 1 and value.size <= _SHAPE_LIKE
                 if name in self.fixed or shape_like:
-                    graph.initializer.append(onnx.numpy_helper.from_array(value, name))
+                    graph.initializer.append(self._tensor(name, value))
                 else:
                     graph.input.append(self._info(name))
                     feeds[name] = value
@@ -147,6 +147,16 @@ class Subject:
         wanted = set(names)
         kept = [i for i, n in enumerate(self.nodes) if n.name in wanted or wanted & set(n.output)]
         return self.cut(kept) if kept else None
+
+    def _tensor(self, name: str, value: np.ndarray) -> Any:
+        """A TensorProto; arrays of codes (bfloat16 in uint16) get the type that the model states."""
+        import onnx
+
+        known = self.types.get(name)
+        code = known.type.tensor_type.elem_type if known is not None else 0
+        if value.dtype != np.uint16 or code != onnx.TensorProto.BFLOAT16:
+            return onnx.numpy_helper.from_array(value, name)
+        return onnx.helper.make_tensor(name, code, value.shape, value.tobytes(), raw=True)
 
     def _info(self, name: str) -> Any:
         import onnx

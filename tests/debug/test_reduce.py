@@ -198,6 +198,25 @@ def test_bodies_keep_the_values_they_capture() -> None:
     assert np.array_equal(record(part)["y"], -np.maximum(case.feeds["x"], 0))
 
 
+def test_types_numpy_lacks() -> None:
+    """Values of bfloat16 travel as their codes and stay bfloat16, whether they become inputs or constants."""
+    from onnx import TensorProto, helper
+
+    case = chain("Relu", "Cast", "Neg", "Add", "Cast")
+    nodes = case.model.graph.node
+    nodes[1].attribute.append(helper.make_attribute("to", TensorProto.BFLOAT16))
+    nodes[4].attribute.append(helper.make_attribute("to", TensorProto.FLOAT))
+    nodes[3].input.append("half")
+    case.model.graph.initializer.append(onnx.numpy_helper.from_array(np.float32([0.5]), "single"))
+    nodes.insert(3, helper.make_node("Cast", ["single"], ["half"], name="fixed", to=TensorProto.BFLOAT16))
+    found = reduce_model(case, Inside(lambda ops, feeds: int("Add" in ops)))
+    graph = found.case.model.graph
+    assert [n.op_type for n in graph.node] == ["Add"]
+    assert graph.input[0].type.tensor_type.elem_type == TensorProto.BFLOAT16
+    assert [t.data_type for t in graph.initializer] == [TensorProto.BFLOAT16]
+    assert all(not r.deviates for r in judge(found.case.model, found.case.feeds))
+
+
 def test_differs_is_judged_in_another_process() -> None:
     """With no tolerance at all something always differs from ONNX Runtime: it is brought down to one node."""
     found = reduce_model(perceptron(), differs("onnxruntime", 1e-12, 60), Same(match="deviates"))
