@@ -3,9 +3,10 @@
     python -m benchmarks.cpu                                 # the four generated models, 1 and 2 threads
     python -m benchmarks.cpu --threads 1 --models resnet50,bert_base_s128
     python -m benchmarks.cpu my.onnx other.onnx              # given files instead
+    python -m benchmarks.cpu --plans FOLDER --build          # build now, on any machine load; time later with --plans
 
 Every thread count runs in a fresh process pinned to as many cores. Prints a table of medians (ms) and of Temper's speed
-against the better peer; writes JSON with machine, date and versions to --json.
+against the better peer; writes JSON with machine, date and versions to --json, where rows of other models stay.
 """
 
 from __future__ import annotations
@@ -28,25 +29,35 @@ import numpy as np
 from temper.peers import PEERS, MissingPeer, interleaved, pin, random_inputs
 
 
-def measure(model: Path, threads: int, seconds: float, effort: int) -> dict[str, Any]:
+def built(model: Path, threads: int, effort: int, folder: Path) -> tuple[Path, float]:
+    """The model's plan in a folder, made if it is not there, and how many seconds making it took."""
+    import temper
+
+    plan = folder / f"{model.stem}.{threads}.plan"
+    note = plan.with_suffix(".json")
+    if not note.exists():
+        start = time.perf_counter()
+        engine = temper.build(model, threads=threads, effort=effort)
+        seconds = time.perf_counter() - start
+        temper.save(engine, plan)
+        note.write_text(json.dumps({"build_seconds": seconds, "effort": effort}))
+    return plan, float(json.loads(note.read_text())["build_seconds"])
+
+
+def measure(model: Path, threads: int, seconds: float, effort: int, folder: Path) -> dict[str, Any]:
     """One model at one thread count, in this process: medians by engine, Temper's build and load seconds, largest
-    difference of outputs.
+    difference of outputs. folder: where the plan is kept.
     """
     pin(threads)
     import temper
     from temper.runtime.machine import cpu_name
 
     feeds = random_inputs(model)
+    plan, build_seconds = built(model, threads, effort, folder)
     start = time.perf_counter()
-    engine = temper.build(model, threads=threads, effort=effort)
-    built = time.perf_counter() - start
-    with tempfile.TemporaryDirectory() as folder:
-        plan = Path(folder) / "model.plan"
-        temper.save(engine, plan)
-        start = time.perf_counter()
-        temper.load(plan)
-        loaded = time.perf_counter() - start
-        size = plan.stat().st_size
+    engine = temper.load(plan)
+    loaded = time.perf_counter() - start
+    size = plan.stat().st_size
     ours = dict(zip((s.name for s in engine.inputs), feeds.values(), strict=True))
     runs: dict[str, Callable[[], object]] = {"temper": lambda: engine.run(ours)}
     versions, missing, difference = {"temper": temper.__version__}, [], None
@@ -72,7 +83,7 @@ def measure(model: Path, threads: int, seconds: float, effort: int) -> dict[str,
         "ms": {k: t.median for k, t in timings.items()},
         "p10": {k: t.p10 for k, t in timings.items()},
         "others": max(t.others for t in timings.values()),
-        "build_seconds": built,
+        "build_seconds": build_seconds,
         "load_seconds": loaded,
         "plan_bytes": size,
         "arena_bytes": memory["arena"],
@@ -132,52 +143,62 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=12.0, help="time per model and thread count")
     parser.add_argument("--effort", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write results here")
+    parser.add_argument("--plans", type=Path, help="keep plans in this folder, and use those that are there")
+    parser.add_argument("--build", action="store_true", help="with --plans: build only")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.build and not args.plans:
+        parser.error("--build needs --plans")
     if args.one:
-        print(json.dumps(measure(args.files[0], int(args.threads), args.seconds, args.effort)))
+        if args.build:
+            pin(int(args.threads))
+            print(json.dumps(built(args.files[0], int(args.threads), args.effort, args.plans)[1]))
+        else:
+            print(json.dumps(measure(args.files[0], int(args.threads), args.seconds, args.effort, args.plans)))
         return
     with tempfile.TemporaryDirectory() as folder:
-        files = args.files
-        if not files:
-            files = [write(name, Path(folder)) for name in args.models.split(",")]
+        plans = args.plans or Path(folder)
+        plans.mkdir(parents=True, exist_ok=True)
+        files = args.files or [write(name, Path(folder)) for name in args.models.split(",")]
         rows = []
         for threads in args.threads.split(","):
             for file in files:
-                command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.cpu",
-                    "--one",
-                    "--threads",
-                    threads,
-                    "--seconds",
-                    str(args.seconds),
-                    "--effort",
-                    str(args.effort),
-                    str(file),
-                ]
+                command = [sys.executable, "-m", "benchmarks.cpu", "--one", "--threads", threads, "--plans", str(plans)]
+                command += ["--seconds", str(args.seconds), "--effort", str(args.effort), str(file)]
+                command += ["--build"] if args.build else []
                 done = subprocess.run(command, capture_output=True, text=True, check=False)
                 if done.returncode:
                     sys.exit(f"{file.name} with {threads} threads failed:\n{done.stderr[-3000:]}")
-                rows.append(json.loads(done.stdout.splitlines()[-1]))
-                r = rows[-1]
-                print(
-                    f"{r['model']:18s} {threads} threads  "
-                    + "  ".join(f"{k} {v:.2f} ms" for k, v in r["ms"].items())
-                    + f"  {ratio(r):.2f}x  (build {r['build_seconds']:.1f} s, neighbours {r['others']:.2f} cores)",
-                    flush=True,
-                )
+                found = json.loads(done.stdout.splitlines()[-1])
+                if args.build:
+                    print(f"{file.stem:24s} {threads} threads  built in {found:.1f} s", flush=True)
+                    continue
+                rows.append(found)
+                print(line(found), flush=True)
+    if not rows:
+        return
     print("\n" + table(rows))
     if args.json:
+        new = {(r["model"], r["threads"]) for r in rows}
+        old = json.loads(args.json.read_text())["rows"] if args.json.exists() else []
+        rows = [*(r for r in old if (r["model"], r["threads"]) not in new), *rows]
         result = {
             "date": date.today().isoformat(),
-            "cpu": rows[0]["cpu"],
+            "cpu": rows[-1]["cpu"],
             "system": platform.platform(),
             "python": platform.python_version(),
-            "rows": rows,
+            "rows": sorted(rows, key=lambda r: (r["threads"], r["model"])),
         }
         args.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def line(r: dict[str, Any]) -> str:
+    """A row as one line of text."""
+    return (
+        f"{r['model']:24s} {r['threads']} threads  "
+        + "  ".join(f"{k} {v:.2f} ms" for k, v in r["ms"].items())
+        + f"  {ratio(r):.2f}x  (build {r['build_seconds']:.1f} s, neighbours {r['others']:.2f} cores)"
+    )
 
 
 if __name__ == "__main__":
