@@ -174,6 +174,29 @@ def test_features_and_linear_models(name: str) -> None:
     same(ours(m, {"x": x}), runtime(m, {"x": x}))
 
 
+@pytest.mark.parametrize("classes", [2, 3, 4])
+@pytest.mark.parametrize("post", ["NONE", "LOGISTIC"])
+def test_support_vector_classifiers(classes: int, post: str) -> None:
+    rng = np.random.default_rng(classes)
+    sizes = [3, 2, 4, 1][:classes]
+    attrs: dict[str, Any] = {
+        "coefficients": rng.standard_normal((classes - 1) * sum(sizes)).tolist(),
+        "support_vectors": rng.standard_normal(sum(sizes) * 4).tolist(),
+        "vectors_per_class": sizes,
+        "rho": rng.standard_normal(classes * (classes - 1) // 2).tolist(),
+        "kernel_type": "RBF",
+        "kernel_params": [0.5, 0.0, 3.0],
+        "classlabels_ints": [7, 3, 5, 4][:classes],
+    }
+    m = model("SVMClassifier", {"x": _DATA}, (I64, F), domain=ML, **attrs, post_transform=post)
+    got = ours(m, {"x": _DATA})
+    same(got, runtime(m, {"x": _DATA}))
+    assert len(set(got[0].tolist())) > 1
+    odds = {"prob_a": attrs["rho"], "prob_b": attrs["rho"]}
+    with pytest.raises(UnsupportedError, match="probability=False"):
+        import_onnx(model("SVMClassifier", {"x": _DATA}, (I64, F), domain=ML, **attrs, **odds))
+
+
 def test_array_feature_extractor() -> None:
     for x in (X, X[0]):
         m = model("ArrayFeatureExtractor", {"x": x}, (F,), domain=ML, constants={"i": np.array([[3, 0, 3]], np.int64)})

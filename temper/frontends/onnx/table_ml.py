@@ -160,6 +160,48 @@ def _support_vector_regressor(c: Context) -> Value:
     return transformed(c, y, c.attr("post_transform", "NONE"))
 
 
+def _support_vector_classifier(c: Context) -> list[Value]:
+    """A decision for every pair of classes i < j: the sum over their support vectors of weight times kernel, plus rho.
+    A positive one is a vote for i; the class with most votes wins, the first of several. The scores are the decisions;
+    for two classes -d and d, as ONNX Runtime has it."""
+    x, sizes = _float(c, _rows(c, c.input(0))), c.attr("vectors_per_class")
+    labels = c.attr("classlabels_strings") or c.attr("classlabels_ints")
+    if c.attr("prob_a") or not sizes:
+        raise Refusal(
+            "probabilities are not supported; export with probability=False"
+            if sizes
+            else "it is supported with support vectors only; export a linear model as LinearClassifier"
+        )
+    count, classes, post = sum(sizes), len(sizes), c.attr("post_transform", "NONE")
+    weights = np.array(c.attr("coefficients") or (), np.float32)
+    vectors = np.array(c.attr("support_vectors") or (), np.float32)
+    bias = np.array(c.attr("rho") or (), np.float32)
+    pairs = [(i, j) for i in range(classes) for j in range(i + 1, classes)]
+    if not labels or len(labels) != classes or classes < 2 or not count or vectors.size % count:
+        raise ModelError(f"{c}: {vectors.size} numbers of {count} support vectors for {classes} classes")
+    if weights.size != (classes - 1) * count or bias.size != len(pairs):
+        raise ModelError(f"{c}: {weights.size} coefficients and {bias.size} biases for {classes} classes")
+    if classes == 2 and post not in ("NONE", "LOGISTIC"):
+        raise Refusal(f"post_transform {post} of two classes is not supported")
+    rows, first = weights.reshape(classes - 1, count), np.cumsum([0, *sizes])
+    spread = np.zeros((count, len(pairs)), np.float32)
+    votes, given = np.zeros((len(pairs), classes), np.float32), np.zeros(classes, np.float32)
+    for p, (i, j) in enumerate(pairs):
+        spread[first[i] : first[i + 1], p] = rows[j - 1, first[i] : first[i + 1]]
+        spread[first[j] : first[j + 1], p] = rows[i, first[j] : first[j + 1]]
+        votes[p, [i, j]] = 1, -1
+        given[j] += 1
+    kernel = _kernel(c, x, vectors.reshape(count, -1))
+    decisions = c.emit("Add", c.emit("MatMul", kernel, c.constant(spread)), c.constant(bias))
+    won = c.emit("Cast", c.emit("Greater", decisions, c.like(0.0, decisions)), to="float32")
+    total = c.emit("Add", c.emit("MatMul", won, c.constant(votes)), c.constant(given))
+    best = c.emit("ArgMax", total, axis=1, keepdims=0)
+    names = objects(labels) if isinstance(labels[0], str) else np.array(labels, np.int64)
+    if classes == 2:
+        decisions = c.emit("Concat", c.emit("Neg", decisions), decisions, axis=1)
+    return [c.emit("Gather", c.constant(names), best, axis=0), transformed(c, decisions, post)]
+
+
 ROWS: tuple[Row, ...] = (
     Row("ArrayFeatureExtractor", _extract, domain=_DOMAIN),
     Row("Binarizer", _binarizer, domain=_DOMAIN),
@@ -170,5 +212,6 @@ ROWS: tuple[Row, ...] = (
     Row("FeatureVectorizer", _concatenated, domain=_DOMAIN),
     Row("LinearRegressor", _regressor, domain=_DOMAIN),
     Row("LinearClassifier", _classifier, domain=_DOMAIN),
+    Row("SVMClassifier", _support_vector_classifier, domain=_DOMAIN),
     Row("SVMRegressor", _support_vector_regressor, domain=_DOMAIN),
 )
