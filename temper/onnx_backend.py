@@ -70,8 +70,12 @@ def _segments(plan: Plan, program: int | None = None) -> Iterator[Segment]:
 
 
 def host_steps(plan: Plan) -> tuple[str, ...]:
-    """op: reason, for every step of a plan that runs its numpy reference. (An If or a Loop runs programs.)"""
-    return tuple(f"{s.op}: {_short(s.reason)}" for s in _segments(plan) if isinstance(s, HostStep) and not s.subs)
+    """op: reason, for every step of a plan that runs its numpy reference.
+
+    An If or a Loop runs programs; a Sizes only reads numbers that kernels or the caller wrote.
+    """
+    steps = [s for s in _segments(plan) if isinstance(s, HostStep) and not s.subs and s.op != "Sizes"]
+    return tuple(f"{s.op}: {_short(s.reason)}" for s in steps)
 
 
 def _short(reason: str) -> str:

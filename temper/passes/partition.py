@@ -22,7 +22,7 @@ from temper.passes.manager import Log
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 
 #: Ops that only rename a buffer. (An Identity left after cleanup is a copy that somebody needs.)
-VIEW_OPS = frozenset({"Reshape"})
+VIEW_OPS = frozenset({"Reshape", "Prefix"})
 
 #: Most instructions in one program: beyond this, registers spill and compile time grows with no gain.
 MAX_INSTRS = 24

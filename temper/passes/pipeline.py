@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from temper.passes.attention import ATTENTION
+from temper.passes.bounded import BOUNDED
 from temper.passes.cleanup import CLEANUP
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
@@ -42,6 +43,7 @@ PIPELINE: tuple[Pass, ...] = (
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
     DECOMPOSE,
+    BOUNDED,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts
     SINK_VIEWS,       # after lower, which renames
     STRENGTH,         # last: the rules before it know Pow and Div as exporters write them

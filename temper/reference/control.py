@@ -101,6 +101,16 @@ def _non_max_suppression(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [np.array(chosen, np.int64).reshape(-1, 3)]
 
 
+def _boxes_kept(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    """The rows of NonMaxSuppression, zeros behind them up to the most there can be, and their number."""
+    found = _non_max_suppression(arrays, attrs)[0]
+    _, scores = present(arrays)
+    keep = max(0, min(scores.shape[2], attrs.get("max_output_boxes_per_class", 0)))
+    rows = np.zeros((scores.shape[0] * scores.shape[1] * keep, 3), np.int64)
+    rows[: len(found)] = found
+    return [rows, np.array([len(found)], np.int64)]
+
+
 def _unique(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """(values, first indices, inverse, counts); sorted, or in order of first appearance."""
     (x,) = present(arrays)
@@ -129,6 +139,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "Compress": _compress,
         "TopK": _top_k,
         "NonMaxSuppression": _non_max_suppression,
+        "BoxesKept": _boxes_kept,
         "Unique": _unique,
     }
 )

@@ -60,6 +60,11 @@ def _range_of(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [(np.arange(count) * np.asarray(wide[2]) + np.asarray(wide[0])).astype(start.dtype)]
 
 
+def _prefix(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    (x,) = present(arrays)
+    return [x[: attrs["shape"][0]].copy()]
+
+
 def _by_data(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     from temper.reference import REFERENCES as every  # this table is a part of that one
 
@@ -72,6 +77,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "ReshapeSizes": _reshape_sizes,
         "SliceBounds": _slice_bounds,
         "RangeOf": _range_of,
+        "Prefix": _prefix,
         "ByData": _by_data,
     }
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from temper.tactics.base import Tactic
 from temper.tactics.cpu.attention import Attention
 from temper.tactics.cpu.axis_maps import AxisMaps
+from temper.tactics.cpu.boxes_kept import BoxesKept
 from temper.tactics.cpu.col2im import ColumnsToImage
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.conv_transpose import ConvTransposeFallback
@@ -70,6 +71,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Trees(),
         Running(),
         TopK(),
+        BoxesKept(),
         PoolIndices(),
         GridSample(),
         Einsum(),

@@ -1,3 +1,4 @@
+# ruff: noqa: E731 (a case is a name and the function that makes its operands)
 """Cases of ops that read shapes, make values, sort and select."""
 
 from __future__ import annotations
@@ -7,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from temper.ir.opdef import AttrValue
-from tests.ops.case import Case, fixed, floats, numbers
+from tests.ops.case import Arrays, Case, Rng, fixed, floats, numbers
 
 
 def _control() -> Iterator[Case]:
@@ -33,6 +34,12 @@ def _control() -> Iterator[Case]:
         for axis in (0, 1, -1):
             attrs2: dict[str, AttrValue] = {"k": 3, "axis": axis, "largest": largest}
             yield Case(f"TopK_{axis}_{largest}", "TopK", attrs2, lambda rng: [floats(rng, (5, 7))])
+            if axis == 1:
+                odd = np.array([[0.0, -0.0, 5.0, np.inf, -np.inf, 1.0, 1e-40, -1.0, 0.0, 1.0] * 9], np.float32)
+                yield Case(f"TopK_special_{largest}", "TopK", {**attrs2, "k": 40}, fixed(odd))
+                for dtype in ("uint32", "int8", "float64"):
+                    make = lambda rng, d=dtype: [numbers(rng, (2, 90), d)]
+                    yield Case(f"TopK_{dtype}_{largest}", "TopK", {**attrs2, "k": 17}, make)
             yield Case(f"TopK_ties_{axis}_{largest}", "TopK", attrs2, lambda rng: [numbers(rng, (5, 7), "int64", 0, 3)])
     boxes = np.array(
         [[[0, 0, 1, 1], [0, 0.1, 1, 1.1], [0, -0.1, 1, 0.9], [0, 10, 1, 11], [1, 11.1, 0, 10.1], [0, 100, 1, 101]]],
@@ -66,10 +73,25 @@ def _control() -> Iterator[Case]:
         {**common, "center_point_box": 1, "count": 6},
         fixed(centers, scores),
     )
+    kept: tuple[tuple[str, dict[str, AttrValue], tuple[np.ndarray, np.ndarray]], ...] = (
+        ("BoxesKept", {}, (boxes, scores)),
+        ("BoxesKept_threshold", {"score_threshold": 0.4}, (boxes, scores)),
+        ("BoxesKept_centers", {"center_point_box": 1}, (centers, scores)),
+    )
+    for name, more, operands in kept:
+        yield Case(name, "BoxesKept", {**common, **more}, fixed(*operands))
+    yield Case("BoxesKept_many", "BoxesKept", {**common, "iou_threshold": 0.3, "score_threshold": 0.0}, _many_boxes)
     rows = np.array([[1, 0], [1, 0], [2, 3], [0, 1]], np.int64)
     yield Case("Unique_flat", "Unique", {"count": 4}, fixed(rows))
     yield Case("Unique_unsorted", "Unique", {"sorted": 0, "count": 4}, fixed(rows))
     yield Case("Unique_axis", "Unique", {"axis": 0, "count": 3}, fixed(rows))
+
+
+def _many_boxes(rng: Rng) -> Arrays:
+    """Two images of 70 boxes and three classes, with equal scores among them."""
+    corner, size = rng.uniform(0, 8, (2, 70, 2)), rng.uniform(0.5, 4, (2, 70, 2))
+    boxes = np.concatenate([corner, corner + size], -1).astype(np.float32)
+    return [boxes, np.round(rng.standard_normal((2, 3, 70)) * 8).astype(np.float32) / 8]
 
 
 def cases() -> Iterator[Case]:

@@ -101,6 +101,17 @@ def _non_max_suppression(types: Types, attrs: Attrs) -> list[TensorType]:
     return [TensorType("int64", (_dim(attrs, "count"), 3))]
 
 
+def _boxes_kept(types: Types, attrs: Attrs) -> list[TensorType]:
+    """As NonMaxSuppression with static shapes: as many rows as there can be, and how many there are."""
+    _non_max_suppression(types, {**attrs, "count": 0})
+    scores = need(types, 1)
+    if not scores.static:
+        raise ShapeError(f"scores {scores} must have known sizes")
+    images, classes, boxes = (int(str(d)) for d in scores.shape)
+    keep = max(0, min(boxes, integer(attrs, "max_output_boxes_per_class")))
+    return [TensorType("int64", (images * classes * keep, 3)), TensorType("int64", (1,))]
+
+
 def _unique(types: Types, attrs: Attrs) -> list[TensorType]:
     x, count = allow(need(types, 0), ANY), _dim(attrs, "count")
     axis = axis_of(integer(attrs, "axis"), x.rank) if "axis" in attrs else None
@@ -118,9 +129,7 @@ def _op(
     outputs: int = 1,
 ) -> OpDef:
     least_most = (operands, operands) if isinstance(operands, int) else operands
-    return OpDef(
-        name, Kind.OPAQUE, least_most, infer, REFERENCES[name], cost, attrs, outputs, Tolerance(relative=0.0)
-    )
+    return OpDef(name, Kind.OPAQUE, least_most, infer, REFERENCES[name], cost, attrs, outputs, Tolerance(relative=0.0))
 
 
 OPS: tuple[OpDef, ...] = (
@@ -155,6 +164,19 @@ OPS: tuple[OpDef, ...] = (
             "count": _COUNT,
         },
         rules.per_input(16),
+    ),
+    _op(
+        "BoxesKept",
+        2,
+        _boxes_kept,
+        {
+            "max_output_boxes_per_class": default(0),
+            "iou_threshold": default(0.0),
+            "score_threshold": AttrSpec(rules.NUMBER),
+            "center_point_box": default(0),
+        },
+        rules.per_input(16),
+        2,
     ),
     _op("Unique", 1, _unique, {"axis": AttrSpec(int), "sorted": default(1), "count": _COUNT}, rules.per_input(8), 4),
 )

@@ -2,7 +2,8 @@
 
 Sizes: the elements of an integer tensor. ReshapeSizes: a Reshape's shape with 0 and -1 resolved. SliceBounds: a slice's
 starts and lengths. RangeOf: a range between tensors. ByData: any op whose result has a shape that no rule can express;
-it runs its reference, and every unknown size of its results is a new symbol.
+it runs its reference, and every unknown size of its results is a new symbol. Prefix binds nothing: the first rows of a
+tensor, a view of it without a copy.
 """
 
 from __future__ import annotations
@@ -58,6 +59,13 @@ def _range_of(types: Types, attrs: Attrs) -> list[TensorType]:
     return [TensorType(allow(need(types, 0), NUMBERS).dtype, (cast(Any, attrs["count"]),))]
 
 
+def _prefix(types: Types, attrs: Attrs) -> list[TensorType]:
+    x, shape = need(types, 0), rules.dims(attrs, "shape")
+    if x.rank < 1 or shape[1:] != x.shape[1:]:
+        raise ShapeError(f"{rules.shape_text(shape)} is no first part of {x}")
+    return [TensorType(x.dtype, shape)]
+
+
 def _by_data(types: Types, attrs: Attrs) -> list[TensorType]:
     dtypes, shapes = cast("tuple[str, ...]", attrs["dtypes"]), cast("tuple[Any, ...]", attrs["shapes"])
     if len(dtypes) != len(shapes):
@@ -76,6 +84,7 @@ OPS: tuple[OpDef, ...] = (
     _op("Sizes", (1, 1), _sizes, {"binds": _BINDS}),
     _op("ReshapeSizes", (1, 1), _reshape_sizes, {"of": INTS_ATTR, "allowzero": default(0), "binds": _BINDS}),
     _op("SliceBounds", (2, 2), _slice_bounds, {"sizes": INTS_ATTR, "steps": INTS_ATTR, "binds": _BINDS}),
+    _op("Prefix", (1, 1), _prefix, {"shape": INTS_ATTR}),
     _op("RangeOf", (3, 3), _range_of, {"count": AttrSpec((int, Dim), required=True)}),
     _op(
         "ByData",
