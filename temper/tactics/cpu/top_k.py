@@ -29,6 +29,8 @@ class TopK(Direct):
             {
                 "ENTRY": entry,
                 "T": C_TYPES[y.dtype],
+                "KEYS": int(itemsize(y.dtype) <= 4),
+                "FLOATS": int(y.dtype.startswith("float")),
                 "LARGEST": str(w.attr("largest", 1)),
                 "OUTER": c_dim(product(y.shape[:axis]), w.symbols),
                 "LENGTH": c_dim(x.type.shape[axis], w.symbols),
@@ -38,4 +40,4 @@ class TopK(Direct):
         )
         source = template_text("vec.h") + text + template_text("top_k.c")
         args = (("input", 0), ("output", 0), ("output", 1), ("workspace", 0))
-        return Kernel(source, (entry,), args, w.symbols, y.shape[axis] * (8 + max(8, itemsize(y.dtype))))
+        return Kernel(source, (entry,), args, w.symbols, y.shape[axis] * 16)
