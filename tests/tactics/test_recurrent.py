@@ -70,6 +70,7 @@ def together(w: Workload) -> list[tuple[tuple[str, int], ...]]:
         ("gru", 2, 201, "forward", 1, 4),
         ("lstm", 1, 160, "bidirectional", 0, 4),
         ("rnn", 1, 400, "forward", 0, 2),
+        ("lstm", 3, 256, "forward", 0, 2),
     ],
 )
 def test_shares_take_steps_together(
@@ -92,7 +93,7 @@ def test_shares_take_steps_together(
     ("w", "why"),
     [
         (workload("lstm", 70, 1, 256, threads=1), "one thread"),
-        (workload("lstm", 70, 2, 256), "a row for each thread"),
+        (workload("lstm", 70, 9, 256), "many rows"),
         (workload("lstm", 1, 1, 256), "too short"),
         (workload("lstm", 70, 1, 32), "a step is short"),
     ],

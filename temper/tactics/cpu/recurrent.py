@@ -1,8 +1,8 @@
 """Recurrent layers in one kernel (templates/recurrent.c): per step a product with R and the cell on its sums; float32.
 
 With few rows the limit is reading R once a step (from L2, or L3 beyond it); with many, multiply-adds, R being read once
-for MB rows. Work is shared out over (direction, row) pairs; where there are fewer of them than threads, over hidden
-units (templates/recurrent_together.c), every share taking part in every step.
+for MB rows. Work is shared out over (direction, row) pairs; where there are few of them and R is large, over hidden
+units (templates/recurrent_together.c), every share taking part in every step: each core then reads its part of R only.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _FEW_ROWS, _SHARED_BYTES, _SHARED_SECONDS, _MEETING = 8, 96 << 10, 20e-6, 0.4e-6
 #: ranges of hidden units that shares can have as their own
 _HOMES = 64
 #: bytes a cycle that R streams with from L2 and from beyond, and what of it L2 holds
-_L2_RATE, _L3_RATE, _L2_BYTES = 48.0, 20.0, 800 << 10
+_L2_RATE, _L3_RATE, _L2_BYTES = 42.0, 24.0, 1280 << 10
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,6 @@ def _shares_steps(w: Workload, layer: _Layer) -> str | None:
         return "there is one thread"
     if isinstance(layer.batch, Dim) or not 0 < layer.batch * layer.directions <= _FEW_ROWS:
         return "the number of rows is large or known at run time only"
-    if layer.batch * layer.directions >= w.threads:
-        return "there is a row for each thread"
     if not w.constant[1] or (len(w.inputs) > 3 and w.inputs[3] is not None):
         return "weights or lengths are known at run time only"
     if layer.directions * layer.hidden**2 * sum(layer.gates) * 4 < _SHARED_BYTES:
@@ -162,25 +160,29 @@ class Recurrent:
         layer, isa, p = _accepted(w), ISAS[w.isa], dict(params)
         steps = _TYPICAL_STEPS if isinstance(layer.steps, Dim) else layer.steps
         batch = _TYPICAL_ROWS if isinstance(layer.batch, Dim) else layer.batch
-        pairs = batch * layer.directions
-        share = -(-pairs // min(w.threads, max(pairs, 1))) if pairs else 0
-        rows = min(share, batch)
-        nu, groups = p["nu"], -(-layer.hidden // (isa.lanes * p["nu"]))
+        groups = -(-layer.hidden // (isa.lanes * p["nu"]))
+        pairs, pieces = batch * layer.directions, groups * layer.directions
+        if p["together"]:
+            part = -(-pieces // w.threads) / pieces
+            step = layer.directions * part * self._step_cycles(w, layer, p, batch, part * layer.directions)
+            return 2e-6 + steps * ((2 if layer.gates[1] else 1) * _MEETING + step / 3.8e9)
+        share = -(-pairs // min(w.threads, max(pairs, 1)))
+        rows = max(1, min(share, batch))
+        return 5e-7 + steps * -(-share // rows) * self._step_cycles(w, layer, p, rows, 1.0) / 3.8e9
+
+    @staticmethod
+    def _step_cycles(w: Workload, layer: _Layer, p: Mapping[str, int], rows: int, part: float) -> float:
+        """Cycles of a step of one direction. part: how much of R a core reads, which decides whence it comes."""
+        isa, nu = ISAS[w.isa], p["nu"]
+        groups = -(-layer.hidden // (isa.lanes * nu))
         held = groups * layer.hidden * nu * sum(layer.gates) * isa.lanes * 4
-        rate = _L2_RATE if held < _L2_BYTES else _L3_RATE
+        rate = _L2_RATE if held * part < _L2_BYTES else _L3_RATE
         sums = 0.0
         for m in [p["mb"]] * (rows // p["mb"]) + [rows % p["mb"]] * (rows % p["mb"] > 0):
             for gates in filter(None, layer.gates):
-                each = max(m * nu * gates * 0.5, 4.0, nu * gates * 0.5 + m * 0.5)
-                sums += groups * layer.hidden * each
+                sums += groups * layer.hidden * max(m * nu * gates * 0.5, 4.0, nu * gates * 0.5 + m * 0.5)
         cells = rows * groups * nu * (5 * _ACTIVATION if layer.kind == "lstm" else 3 * _ACTIVATION)
-        cycles = max(sums, held / rate) + cells + 40 * rows
-        seconds = steps * cycles * -(-share // max(rows, 1)) / 3.8e9
-        if p["together"]:
-            pieces = groups * layer.directions
-            passes = 2 if layer.gates[1] else 1
-            return 2e-6 + steps * passes * _MEETING + seconds * pairs * -(-pieces // w.threads) / pieces
-        return 5e-7 + seconds
+        return max(sums, held / rate) + cells + 40 * rows
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         layer, isa, p = _accepted(w), ISAS[w.isa], dict(params)
