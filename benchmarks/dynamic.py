@@ -4,7 +4,7 @@
     python -m benchmarks.dynamic --cases resnet50_batch,bert_base --threads 2
 
 For each case: milliseconds of both, their ratio (dynamic / static), the largest difference of their outputs, and the
-time to bind a shape for the first time. One case compares the size of a plan of several profiles with that of one.
+time to bind a shape for the first time. --plans weighs plans of several batch sizes.
 """
 
 from __future__ import annotations
@@ -146,9 +146,28 @@ def measure(case: Case, threads: int, effort: int, seconds: float, cache: Path |
     }
 
 
+#: Models whose plan of several batch sizes is weighed against that of one.
+SEVERAL: dict[str, Callable[[], ModelProto]] = {
+    "mobilenetv2": partial(models.mobilenetv2, "N"),
+    "resnet50": partial(models.resnet50, "N"),
+}
+BATCHES = (1, 2, 4, 8)
+
+
+def plan_sizes(make: Callable[[], ModelProto], threads: int, effort: int, cache: Path | None) -> dict[str, Any]:
+    """Bytes of a plan with a profile for every one of `BATCHES`, of one for the first, and their ratio."""
+    model = make()
+    one, several = (
+        len(to_bytes(build_plan(model, BuildConfig(threads=threads, effort=effort, cache=cache, batches=sizes)).plan))
+        for sizes in (((1, 1, 1),), tuple((b, b, b) for b in BATCHES))
+    )
+    return {"batches": list(BATCHES), "bytes": several, "bytes_of_one": one, "ratio": several / one}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", default=",".join(CASES))
+    parser.add_argument("--plans", default="", help=f"models to weigh several profiles for: {','.join(SEVERAL)}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--effort", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=6.0, help="of measuring, for each engine of a case")
@@ -158,20 +177,25 @@ def main() -> None:
     pin(options.threads)
     found: dict[str, Any] = {}
     print(f"{'case':<20}{'static ms':>10}{'dynamic':>10}{'ratio':>7}{'least':>7}{'bind ms':>9}{'host':>5}  difference")
-    for name in options.cases.split(","):
+    for name in filter(None, options.cases.split(",")):
         r = found[name] = measure(CASES[name], options.threads, options.effort, options.seconds, options.cache)
         print(
             f"{name:<20}{r['static_ms']:>10.3f}{r['dynamic_ms']:>10.3f}{r['ratio']:>7.3f}{r['ratio_of_least']:>7.3f}"
             f"{r['bind_ms']:>9.3f}{r['host_steps']:>5}  {r['difference']:.1e}",
             flush=True,
         )
+    plans: dict[str, Any] = {}
+    for name in filter(None, options.plans.split(",")):
+        p = plans[name] = plan_sizes(SEVERAL[name], options.threads, options.effort, options.cache)
+        print(f"{name}: batches {p['batches']} make {p['bytes']} bytes, {p['ratio']:.3f} of a plan for one", flush=True)
     if options.json:
         from temper.runtime.machine import cpu_name
 
-        old = json.loads(options.json.read_text())["cases"] if options.json.is_file() else {}
+        old = json.loads(options.json.read_text()) if options.json.is_file() else {}
         about = {"machine": cpu_name(), "python": platform.python_version(), "date": str(date.today())}
         about |= {"threads": options.threads, "effort": options.effort}
-        options.json.write_text(json.dumps({**about, "cases": {**old, **found}}, indent=1) + "\n")
+        rows = {"cases": {**old.get("cases", {}), **found}, "plans": {**old.get("plans", {}), **plans}}
+        options.json.write_text(json.dumps({**about, **rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

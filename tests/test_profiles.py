@@ -239,3 +239,13 @@ def test_a_plan_of_several_profiles_is_rebuilt_from_its_graph(cache: Path) -> No
     assert again.profiles == plan.profiles and bytes(again.constants) == bytes(plan.constants)
     x = image(3)
     np.testing.assert_array_equal(temper.Engine(plan)(x)["cat"], temper.Engine(again)(x)["cat"])
+
+
+def test_products_whose_columns_vary(cache: Path) -> None:
+    model = model_of([n("MatMul", ["a", "b"], ["y"])], {"a": ["N", "S", 16], "b": ["N", 16, "S"]}, "y")
+    engine = temper.build(model, effort=0, profiles=[Profile.of(N=(1, 2, 3), S=(1, 5, 40))], cache=cache)
+    assert not [r for r in engine.report["regions"] if r["tactic"] == "host"]
+    rng = np.random.default_rng(4)
+    for batch, size in ((1, 1), (2, 5), (3, 40), (2, 17)):
+        a = rng.standard_normal((batch, size, 16)).astype(np.float32)
+        agree(engine, model, {"a": a, "b": np.ascontiguousarray(a.transpose(0, 2, 1))})

@@ -1,12 +1,12 @@
 """Einsum straight from its definition (templates/einsum.c): what is not lowered to a matrix product.
 
-Diagonals, float64 and integers, also in MatMul, which is an Einsum. Repeated labels need nothing special: their
-strides add.
+Diagonals, float64 and integers, also in MatMul, which is an Einsum; and products whose number of columns is known at
+run time only. Repeated labels need nothing special: their strides add.
 """
 
 from __future__ import annotations
 
-from temper.ir.dims import DimLike, product
+from temper.ir.dims import Dim, DimLike, product
 from temper.ir.opdef import AttrValue
 from temper.ir.ops.contraction import einsum_terms
 from temper.tactics.base import Kernel, Params, Workload
@@ -23,8 +23,10 @@ class Einsum(Direct):
 
     def declines(self, w: Workload) -> str | None:
         dtype = w.outputs[0].type.dtype
-        if w.op == "MatMul" and (dtype == "float32" or any(s is None or s.type.rank < 2 for s in w.inputs)):
-            return f"leaves products of {dtype} and of vectors to other kernels"
+        if w.op == "MatMul" and any(s is None or s.type.rank < 2 for s in w.inputs):
+            return "leaves products of vectors to other kernels"
+        if w.op == "MatMul" and dtype == "float32" and not isinstance(w.outputs[0].type.shape[-1], Dim):
+            return "leaves products of float32 with a known number of columns to other kernels"
         return None if dtype in C_TYPES and dtype != "bool" else f"{dtype} has no C form"
 
     def predict(self, w: Workload, params: Params) -> float:
