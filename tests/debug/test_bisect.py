@@ -153,7 +153,8 @@ def test_a_wrong_tactic_and_the_right_ones(careless: Case) -> None:
     assert "x[i] > 100" in found.texts["kernel.c"]
     again = bisect(careless, config=BuildConfig(threads=1, effort=0, disable=("test.careless",)))
     assert again.finding is None
-    part = part_of(careless, found, lambda p: bisect(p).finding is not None)
+    untimed = BuildConfig(threads=1, effort=0)
+    part = part_of(careless, found, lambda p: bisect(p, config=untimed).finding is not None)
     assert [n.op_type for n in part.model.graph.node] == ["Relu"]
 
 
