@@ -111,6 +111,15 @@ def _boxes_kept(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [rows, np.array([len(found)], np.int64)]
 
 
+def _positions(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    """The columns of NonZero as rows, zeros behind them up to the number of elements, and their number."""
+    (x,) = present(arrays)
+    found = np.argwhere(x)
+    rows = np.zeros((x.size, x.ndim), np.int64)
+    rows[: len(found)] = found
+    return [rows, np.array([len(found)], np.int64)]
+
+
 def _unique(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """(values, first indices, inverse, counts); sorted, or in order of first appearance."""
     (x,) = present(arrays)
@@ -140,6 +149,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "TopK": _top_k,
         "NonMaxSuppression": _non_max_suppression,
         "BoxesKept": _boxes_kept,
+        "Positions": _positions,
         "Unique": _unique,
     }
 )

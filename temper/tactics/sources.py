@@ -25,6 +25,7 @@ from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.pool import Pool
 from temper.tactics.cpu.pool_indices import PoolIndices
+from temper.tactics.cpu.positions import Positions
 from temper.tactics.cpu.recurrent import Recurrent
 from temper.tactics.cpu.reduce import ArgExtreme, Reduce
 from temper.tactics.cpu.reduce_typed import ReduceTyped
@@ -72,6 +73,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Running(),
         TopK(),
         BoxesKept(),
+        Positions(),
         PoolIndices(),
         GridSample(),
         Einsum(),

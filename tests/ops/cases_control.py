@@ -80,6 +80,10 @@ def _control() -> Iterator[Case]:
     )
     for name, more, operands in kept:
         yield Case(name, "BoxesKept", {**common, **more}, fixed(*operands))
+    sparse = np.array([[0, 2, 0], [1.5, 0, np.nan], [0, -0.0, 3]], np.float32)
+    yield Case("Positions", "Positions", {}, fixed(sparse))
+    yield Case("Positions_bool", "Positions", {}, lambda rng: [rng.random((4, 3, 5)) < 0.4])
+    yield Case("Positions_none", "Positions", {}, fixed(np.zeros(6, np.int32)))
     yield Case("BoxesKept_many", "BoxesKept", {**common, "iou_threshold": 0.3, "score_threshold": 0.0}, _many_boxes)
     rows = np.array([[1, 0], [1, 0], [2, 3], [0, 1]], np.int64)
     yield Case("Unique_flat", "Unique", {"count": 4}, fixed(rows))

@@ -112,6 +112,14 @@ def _boxes_kept(types: Types, attrs: Attrs) -> list[TensorType]:
     return [TensorType("int64", (images * classes * keep, 3)), TensorType("int64", (1,))]
 
 
+def _positions(types: Types, attrs: Attrs) -> list[TensorType]:
+    """A row of indices for every element there is, and how many of them are of elements that are not zero."""
+    x = allow(need(types, 0), NUMBERS | BOOL)
+    if x.rank < 1:
+        raise ShapeError(f"{x} has no axes")
+    return [TensorType("int64", (x.count, x.rank)), TensorType("int64", (1,))]
+
+
 def _unique(types: Types, attrs: Attrs) -> list[TensorType]:
     x, count = allow(need(types, 0), ANY), _dim(attrs, "count")
     axis = axis_of(integer(attrs, "axis"), x.rank) if "axis" in attrs else None
@@ -178,5 +186,6 @@ OPS: tuple[OpDef, ...] = (
         rules.per_input(16),
         2,
     ),
+    _op("Positions", 1, _positions, {}, rules.per_input(), 2),
     _op("Unique", 1, _unique, {"axis": AttrSpec(int), "sorted": default(1), "count": _COUNT}, rules.per_input(8), 4),
 )
