@@ -76,21 +76,23 @@ def _planes(p: Parts, x: Value, depths: int) -> list[Value]:
     node = p.node
     pads, stride, dilation = _ints(node, "pads"), _ints(node, "strides")[0], _ints(node, "dilations")[0]
     begin, end = pads[0], pads[len(pads) // 2]
-    if begin or end:
-        rank = x.type.rank
+    taps, size, rank = p.input(1).type.shape[0], x.type.shape[1], x.type.rank
+    assert isinstance(taps, int) and isinstance(size, int)
+
+    def padded(before: int, after: int) -> Value:
+        """Planes added, or taken away where negative, before the first and after the last."""
         widths = [0] * (2 * rank)
-        widths[1], widths[rank + 1] = begin, end
-        x = p("Pad", x, pads=tuple(widths))
-    span = (depths - 1) * stride + 1
-    taps = p.input(1).type.shape[0]
-    assert isinstance(taps, int)
-    out = []
+        widths[1], widths[rank + 1] = before, after
+        return p("Pad", x, pads=tuple(widths)) if before or after else x
+
+    before = [begin - k * dilation for k in range(taps)]
+    if stride == 1 and all(abs(b) <= size and abs(depths - size - b) <= size for b in before):
+        return [padded(b, depths - size - b) for b in before]
+    x, size = padded(begin, end), size + begin + end
+    out, span = [], (depths - 1) * stride + 1
     for k in range(taps):
         first = k * dilation
-        piece = x
-        if first or stride > 1 or x.type.shape[1] != span:
-            piece = p("Slice", x, starts=(first,), ends=(first + span,), axes=(1,), steps=(stride,))
-        out.append(piece)
+        out.append(p("Slice", x, starts=(first,), ends=(first + span,), axes=(1,), steps=(stride,)))
     return out
 
 

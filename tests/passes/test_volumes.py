@@ -28,6 +28,18 @@ def test_convolution(group: int, stride: int, dilation: int, pad: int) -> None:
     assert len(convolutions) == (3 if group == 4 else 1)
 
 
+def test_window_that_lies_in_the_padding() -> None:
+    net = Net()
+    y = net.conv(net.input(1, 2, 2, 4, 4), 3, 3, dilation=5, pad=5)
+    check(net.done(y), (LAYOUT, LOWER))
+
+
+def test_planes_at_stride_1_are_copied_once() -> None:
+    net = Net()
+    after, _ = check(net.done(net.conv(net.input(1, 4, 5, 6, 6), 8, 3)), (LAYOUT, LOWER))
+    assert ops(after).count("Pad") == 2 and "Slice" not in ops(after)
+
+
 def test_four_spatial_axes() -> None:
     net = Net()
     after, _ = check(net.done(net.conv(net.input(1, 2, 3, 4, 3, 5), 3, 3)), (LAYOUT, LOWER))
