@@ -24,7 +24,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from temper.peers import PEERS, MissingPeer, interleaved, pin
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = dict[str, np.ndarray]
 Case = tuple[onnx.ModelProto, Arrays]
 
 
