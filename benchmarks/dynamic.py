@@ -132,6 +132,7 @@ def measure(case: Case, threads: int, effort: int, seconds: float, cache: Path |
     rows = dynamic.report["regions"]
     return {
         "sizes": best,
+        "effort": effort,
         "ranges": {k: list(v) for k, v in case.ranges.items()},
         "static_ms": timings["static"].median,
         "dynamic_ms": timings["dynamic"].median,
@@ -161,7 +162,7 @@ def plan_sizes(make: Callable[[], ModelProto], threads: int, effort: int, cache:
         len(to_bytes(build_plan(model, BuildConfig(threads=threads, effort=effort, cache=cache, batches=sizes)).plan))
         for sizes in (((1, 1, 1),), tuple((b, b, b) for b in BATCHES))
     )
-    return {"batches": list(BATCHES), "bytes": several, "bytes_of_one": one, "ratio": several / one}
+    return {"batches": list(BATCHES), "effort": effort, "bytes": several, "bytes_of_one": one, "ratio": several / one}
 
 
 def main() -> None:
@@ -193,7 +194,7 @@ def main() -> None:
 
         old = json.loads(options.json.read_text()) if options.json.is_file() else {}
         about = {"machine": cpu_name(), "python": platform.python_version(), "date": str(date.today())}
-        about |= {"threads": options.threads, "effort": options.effort}
+        about["threads"] = options.threads
         rows = {"cases": {**old.get("cases", {}), **found}, "plans": {**old.get("plans", {}), **plans}}
         options.json.write_text(json.dumps({**about, **rows}, indent=1) + "\n")
 
