@@ -249,3 +249,23 @@ def test_products_whose_columns_vary(cache: Path) -> None:
     for batch, size in ((1, 1), (2, 5), (3, 40), (2, 17)):
         a = rng.standard_normal((batch, size, 16)).astype(np.float32)
         agree(engine, model, {"a": a, "b": np.ascontiguousarray(a.transpose(0, 2, 1))})
+
+
+def test_a_row_of_a_constant_chosen_by_a_size(cache: Path) -> None:
+    """Positions of a decoder step: table[P : P + 1] for P keys."""
+    inits = [
+        weights("table", 64, 4),
+        *(onnx.numpy_helper.from_array(np.array([v], np.int64), k) for k, v in (("zero", 0), ("one", 1))),
+    ]
+    nodes = [
+        n("Shape", ["x"], ["shape"]),
+        n("Slice", ["shape", "zero", "one", "zero"], ["p"]),
+        n("Add", ["p", "one"], ["q"]),
+        n("Slice", ["table", "p", "q", "zero"], ["row"]),
+        n("Add", ["x", "row"], ["y"]),
+    ]
+    model = model_of(nodes, {"x": ["P", 4]}, "y", inits)
+    engine = temper.build(model, effort=0, profiles=[Profile.of(P=(1, 7, 63))], cache=cache)
+    assert not [r for r in engine.report["regions"] if r["tactic"] == "host"]
+    for size in (1, 7, 30, 63):
+        agree(engine, model, {"x": np.ones((size, 4), np.float32)})

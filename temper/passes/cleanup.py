@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from temper.ir.dims import Dim
 from temper.ir.graph import Graph, Node, Value, attr_text
 from temper.ir.opdef import AttrValue
 from temper.ir.ops import TABLE, make
@@ -89,6 +90,8 @@ def fold_constants(graph: Graph, log: Log) -> int:
             continue
         if not all(o.type.static for o in node.outputs) or any(o.type.dtype == "string" for o in node.outputs):
             continue
+        if any(isinstance(d, Dim) for a in node.attrs.values() for d in (a if isinstance(a, tuple) else (a,))):
+            continue  # which part of a constant it is follows from run-time sizes
         before = sum(v.type.nbytes({}) for v in node.inputs if v is not None)
         after = sum(o.type.nbytes({}) for o in node.outputs)
         if after > before + MAX_GROWTH:

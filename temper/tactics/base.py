@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from temper.ir.dims import DimLike, symbols_of
+from temper.ir.dims import Dim, DimLike, symbols_of
 from temper.ir.types import TensorType
 from temper.tactics.epilogue import Attr, Epilogue
 
@@ -57,6 +57,9 @@ class Workload:
         for slot in (*self.inputs, *self.outputs):
             if slot is not None:
                 names |= slot.type.symbols
+        for _, value in self.attrs:
+            for d in value if isinstance(value, tuple) else (value,):
+                names |= d.symbols if isinstance(d, Dim) else frozenset()
         return tuple(sorted(names))
 
     @property
