@@ -8,7 +8,7 @@ from typing import Protocol
 
 import numpy as np
 
-from temper.ir.dims import Dim, DimLike, symbols_of
+from temper.ir.dims import Dim, DimLike, from_data, symbols_of
 from temper.ir.types import TensorType
 from temper.tactics.epilogue import Attr, Epilogue
 
@@ -59,7 +59,8 @@ class Workload:
                 names |= slot.type.symbols
         for _, value in self.attrs:
             for d in value if isinstance(value, tuple) else (value,):
-                names |= d.symbols if isinstance(d, Dim) else frozenset()
+                # an attribute that depends on data keeps its node on the host
+                names |= {s for s in d.symbols if not from_data(s)} if isinstance(d, Dim) else set()
         return tuple(sorted(names))
 
     @property
