@@ -33,6 +33,13 @@ class Isa:
 
 
 ISAS: dict[str, Isa] = {
+    "avx512vnni": Isa(
+        "avx512vnni",
+        ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),
+        16,
+        32,
+        frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "fma", "bmi2"}),
+    ),
     "avx512": Isa(
         "avx512",
         ("-march=x86-64-v4", "-mprefer-vector-width=512"),

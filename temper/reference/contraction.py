@@ -202,6 +202,25 @@ def _conv_integer(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [from_channels_last(y, attrs).astype(np.int64).astype(np.int32)]
 
 
+def _wrapped(y: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """Whole-valued sums of 8-bit products and an int32 bias, as int32; beyond its range they wrap."""
+    total = y.astype(np.int64) + (0 if bias is None else bias.astype(np.int64))
+    return np.asarray(total).astype(np.int32)
+
+
+def _conv_int8(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    x, w = present(arrays[:2])
+    data = to_channels_last(x.astype(np.float64) - attrs.get("zero_point", 0), attrs)
+    y = _conv(data, _weights_last(w, attrs).astype(np.float64), attrs)
+    return [from_channels_last(_wrapped(y, _zero(arrays, 2)), attrs)]
+
+
+def _matmul_int8(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    a, b = present(arrays[:2])
+    left = a.astype(np.float64) - attrs.get("zero_point", 0)
+    return [_wrapped(np.asarray(np.matmul(left, b.astype(np.float64))), _zero(arrays, 2))]
+
+
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     {
         "Conv": _convolution,
@@ -210,5 +229,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "Einsum": _einsum,
         "MatMulInteger": _matmul_integer,
         "ConvInteger": _conv_integer,
+        "ConvInt8": _conv_int8,
+        "MatMulInt8": _matmul_int8,
     }
 )

@@ -221,6 +221,13 @@ def _quantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [saturate(q, to)]
 
 
+def _saturate(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    """saturate(round_half_even(x) + zero_point); NaN becomes the lowest code."""
+    (x,) = present(arrays)
+    with np.errstate(all="ignore"):
+        return [saturate(np.rint(x).astype(np.float64) + attrs.get("zero_point", 0), np.dtype(attrs["to"]))]
+
+
 def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """float32(x - zero_point) * scale, the difference exact, in the scale's dtype."""
     x, scale = present(arrays[:2])
@@ -324,6 +331,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "BitShift": exact(_bit_shift),
         # quantization
         "QuantizeLinear": _quantize,
+        "Saturate": _saturate,
         "DequantizeLinear": _dequantize,
     }
 )

@@ -20,6 +20,7 @@ from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.grid_sample import GridSample
 from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.indexed import Indexed
+from temper.tactics.cpu.int8 import ConvInt8, GemmInt8
 from temper.tactics.cpu.layernorm import LayerNorm
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
@@ -83,6 +84,8 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         DeformConv(),
         RoiAlign(),
         MaxRoiPool(),
+        ConvInt8(),
+        GemmInt8(),
         Gemm(),
         ConvTransposeFallback(),
         ConvFallback(),

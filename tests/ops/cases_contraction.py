@@ -164,5 +164,31 @@ def _contractions() -> Iterator[Case]:
     yield Case("ConvInteger", "ConvInteger", layer.attrs(0), make, (1, 2))
 
 
+def _int8() -> Iterator[Case]:
+    """Products of codes over their whole range; signed and unsigned data take turns, and so do zero points."""
+    for k, (name, layer) in enumerate(_CONVS.items()):
+        dtype, zero = (("uint8", 0), ("int8", 0), ("uint8", 131), ("int8", -5))[k % 4]
+
+        def make(rng: Rng, x: Layer = layer, dtype: str = dtype) -> Arrays:
+            data = numbers(rng, (x.n, *x.size, x.c), dtype)
+            w = numbers(rng, (*x.k, x.c // x.g, x.oc), "int8", -127, 127)
+            bias = numbers(rng, (x.oc,), "int32", -(1 << 20), 1 << 20)
+            return [data, w, bias] if x.bias else [data, w]
+
+        attrs = layer.attrs(1, zero_point=zero)
+        yield Case(f"ConvInt8_{name}", "ConvInt8", attrs, make, (1, 2) if layer.bias else (1,))
+    for k, (name, a, b, attrs) in enumerate(_PRODUCTS):
+        if len(a) < 2 or len(b) != 2 or attrs or 0 in b:
+            continue
+        dtype, zero = (("uint8", 0), ("int8", 0), ("uint8", 131), ("int8", -5))[k % 4]
+        operands = lambda rng, a=a, b=b, d=dtype: [
+            numbers(rng, a, d),
+            numbers(rng, b, "int8", -127, 127),
+            numbers(rng, (b[1],), "int32", -(1 << 20), 1 << 20),
+        ]
+        yield Case(f"MatMulInt8_{name}", "MatMulInt8", {"zero_point": zero}, operands, (1, 2))
+
+
 def cases() -> Iterator[Case]:
     yield from _contractions()
+    yield from _int8()

@@ -203,6 +203,10 @@ def _quantization() -> Iterator[Case]:
     yield Case("DequantizeLinear_blocks", "DequantizeLinear", blocks, make, (1, 2))
     bias = lambda rng: [numbers(rng, (5,), "int32", -9999, 9999), np.array(0.01, np.float32)]
     yield Case("DequantizeLinear_int32", "DequantizeLinear", {}, bias, (0, 1))
+    ties = np.concatenate([np.arange(-300, 300) / 2, [1e9, -1e9, 3e38, -np.inf, np.inf]]).astype(np.float32)
+    for dtype, zero in (("uint8", 0), ("int8", 0), ("uint8", 128), ("int8", -7)):
+        attrs: Mapping[str, AttrValue] = {"to": dtype, "zero_point": zero}
+        yield Case(f"Saturate_{dtype}_{zero}", "Saturate", attrs, lambda rng: [ties.reshape(5, -1)])
     for name, low, high in (("both", -3.0, 3.0), ("positive", 1.0, 3.0), ("negative", -3.0, -1.0)):
         make = lambda rng, a=low, b=high: [floats(rng, (5, 7), low=a, high=b)]
         yield Case(f"DynamicQuantizeLinear_{name}", "DynamicQuantizeLinear", {}, make)

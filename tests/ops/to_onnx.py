@@ -337,6 +337,27 @@ def _recurrence(e: Export, s: Site) -> None:
 
 _TAKE_ALPHA = frozenset({"Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"})
 _TAKE_BETA = frozenset({"Affine", "ScaledTanh", "HardSigmoid"})
+def _int8(e: Export, s: Site) -> None:
+    """The integer product with a zero point, and the bias added to it."""
+    dtype = s.type(0).dtype
+    zero = e.constant(np.asarray(s.attrs["zero_point"], dtype))
+    product = s.outputs if len(s.inputs) < 3 else [e.name()]
+    if s.op == "MatMulInt8":
+        e.emit("MatMulInteger", [*s.inputs[:2], zero], product)
+    else:
+        rank = s.type(0).rank
+        x = e.emit("Transpose", [s.inputs[0]], perm=_to_first(rank))
+        w = e.emit("Transpose", [s.inputs[1]], perm=(rank - 1, rank - 2, *range(rank - 2)))
+        y = e.emit("ConvInteger", [x, w, zero], **s.pick(*_CONV))
+        e.emit("Transpose", [y], product, perm=_to_last(rank))
+    if len(s.inputs) > 2:
+        e.emit("Add", [*product, s.inputs[2]], s.outputs)
+
+
+def _saturate(e: Export, s: Site) -> None:
+    zero = e.constant(np.asarray(s.attrs["zero_point"], s.attrs["to"]))
+    e.emit("QuantizeLinear", [s.inputs[0], e.constant(np.ones((), np.float32)), zero], s.outputs)
+
 
 def _dft(e: Export, s: Site) -> None:
     length, axis = (e.constant(np.array(s.attrs[n], np.int64)) for n in ("length", "axis"))
@@ -358,6 +379,9 @@ _RULES: Mapping[str, Rule] = {
     "SqueezeExcite": _squeeze_excite,
     "Attention": _attention,
     "Recurrence": _recurrence,
+    "ConvInt8": _int8,
+    "MatMulInt8": _int8,
+    "Saturate": _saturate,
     "MatMul": _matmul,
     "Split": _split,
     "Slice": _slice,

@@ -110,6 +110,26 @@ def _conv_integer(types: Types, attrs: Attrs) -> list[TensorType]:
     return _conv_shape(types, attrs, "int32")
 
 
+def _int8_operands(types: Types, out: Sequence[TensorType], features: DimLike) -> list[TensorType]:
+    allow(need(types, 0), _BYTES, "data")
+    allow(need(types, 1), frozenset({"int8"}), "weights")
+    bias = rules.optional(types, 2)
+    if bias is not None:
+        rules.vector(allow(bias, frozenset({"int32"}), "bias"), features, "bias")
+    return list(out)
+
+
+def _conv_int8(types: Types, attrs: Attrs) -> list[TensorType]:
+    """Exact products of codes: data less its zero point, weights without one, an int32 bias."""
+    out = _conv_shape(types, attrs, "int32")
+    return _int8_operands(types, out, channels_of(out[0], attrs))
+
+
+def _matmul_int8(types: Types, attrs: Attrs) -> list[TensorType]:
+    out = _matmul_integer(types, attrs)
+    return _int8_operands(types, out, out[0].shape[-1])
+
+
 def _conv_transpose(types: Types, attrs: Attrs) -> list[TensorType]:
     x, w, kernel, group = _operands(types, attrs)
     rules.same_dtype([allow(x, FLOATS, "data"), w])
@@ -289,6 +309,26 @@ OPS: tuple[OpDef, ...] = (
         REFERENCES["ConvInteger"],
         _conv_cost,
         _CONV,
+        tolerance=Tolerance(relative=0.0),
+    ),
+    OpDef(
+        "ConvInt8",
+        Kind.CONTRACTION,
+        (2, 3),
+        _conv_int8,
+        REFERENCES["ConvInt8"],
+        _conv_cost,
+        {**_CONV, "zero_point": default(0)},
+        tolerance=Tolerance(relative=0.0),
+    ),
+    OpDef(
+        "MatMulInt8",
+        Kind.CONTRACTION,
+        (2, 3),
+        _matmul_int8,
+        REFERENCES["MatMulInt8"],
+        _matmul_cost,
+        {"zero_point": default(0)},
         tolerance=Tolerance(relative=0.0),
     ),
 )

@@ -148,6 +148,13 @@ def _quantize(types: Types, attrs: Attrs) -> list[TensorType]:
     return [TensorType(to, x.shape)]
 
 
+def _saturate(types: Types, attrs: Attrs) -> list[TensorType]:
+    x, to = allow(need(types, 0), frozenset({"float32"})), rules.text(attrs, "to")
+    if to not in ("int8", "uint8"):
+        raise ShapeError(f"to={to!r} is not a type of codes")
+    return [TensorType(to, x.shape)]
+
+
 def _dequantize(types: Types, attrs: Attrs) -> list[TensorType]:
     x, zero = allow(need(types, 0), _QUANTIZED), rules.optional(types, 2)
     if zero is not None and zero.dtype != x.dtype:
@@ -254,4 +261,14 @@ OPS: tuple[OpDef, ...] = (
         tolerance=_EXACT,
     ),
     _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
+    _row("QuantizeLinear", 3, _quantize, least=2, ops=4, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
+    _row(
+        "Saturate",
+        1,
+        _saturate,
+        ops=3,
+        attrs={"to": AttrSpec(str, required=True), "zero_point": default(0)},
+        tolerance=_EXACT,
+    ),
+    _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs=_AXIS, tolerance=_EXACT),
 )

@@ -72,17 +72,17 @@ def static(d: DimLike) -> int | None:
 
 #: Register tiles (pixels, vectors) that keep accumulators, weights and a broadcast in registers. The largest (14x2,
 #: 9x3, 7x4) never won: their epilogues are too long to overlap with the next tile's products.
-_TILES: Mapping[str, tuple[tuple[int, int], ...]] = {
-    "avx512": ((6, 4), (7, 2), (8, 2), (10, 2), (8, 3), (7, 3), (5, 5), (4, 6), (12, 1), (14, 1), (24, 1)),
-    "avx2": ((6, 2), (4, 3), (5, 2), (12, 1), (7, 1), (3, 4), (4, 2)),
-    "portable": ((5, 2), (4, 2), (3, 3), (10, 1), (7, 1), (2, 4)),
+_TILES: Mapping[int, tuple[tuple[int, int], ...]] = {  # by lanes
+    16: ((6, 4), (7, 2), (8, 2), (10, 2), (8, 3), (7, 3), (5, 5), (4, 6), (12, 1), (14, 1), (24, 1)),
+    8: ((6, 2), (4, 3), (5, 2), (12, 1), (7, 1), (3, 4), (4, 2)),
+    4: ((5, 2), (4, 2), (3, 3), (10, 1), (7, 1), (2, 4)),
 }
 
 
 def register_tiles(isa: str, vectors: int, run: int | None) -> list[tuple[int, int]]:
     """Tiles for `vectors` vectors of channels and runs of `run` pixels, cut to leave a run no short last tile."""
     out: dict[tuple[int, int], None] = {}
-    for mr, nb in _TILES[isa]:
+    for mr, nb in _TILES[ISAS[isa].lanes]:
         if nb > vectors or (nb == 1 and vectors > 1):
             continue
         if not run or run > 8 * mr:  # of no pixels there is nothing to fit
@@ -90,7 +90,7 @@ def register_tiles(isa: str, vectors: int, run: int | None) -> list[tuple[int, i
         elif run >= mr:
             out[-(-run // -(-run // mr)), nb] = None
         else:
-            room = max(m * n for m, n in _TILES[isa] if n > 1) // run
+            room = max(m * n for m, n in _TILES[ISAS[isa].lanes] if n > 1) // run
             for n in {min(vectors, room, 16), min(vectors, room // 2, 8)} - {0}:
                 out[run, n] = None
     return list(out)
@@ -251,14 +251,15 @@ def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> f
     return (cycles + weights * s.groups / (20 if b.ahead else 12)) / 3.8e9
 
 
-def blockings(s: ConvShape, isa: str, threads: int) -> list[Blocking]:
-    """Every blocking worth ranking for a shape."""
+def blockings(s: ConvShape, isa: str, threads: int, in_place: bool = True) -> list[Blocking]:
+    """Every blocking worth ranking for a shape. in_place: tiles may read the image itself."""
     lanes = ISAS[isa].lanes
     vectors = -(-s.ocg // lanes)
     pixels = static(s.pixels)
     known = pixels or TYPICAL_PIXELS
     width = static(s.ow)
-    modes = [FLAT] if s.flat else [BAND, COPIED] if s.padded else [ROWS, COPIED]
+    direct = [FLAT] if s.flat else [ROWS, COPIED]
+    modes = direct if in_place and not s.padded else [BAND, COPIED]
     out: dict[Blocking, None] = {}
     for mode in modes:
         run = width if mode in (ROWS, BAND) else pixels

@@ -6,6 +6,7 @@ The same template computes a matrix product with a constant right operand: a 1x1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -86,10 +87,43 @@ def _pads(w: Workload) -> tuple[int, int, int, int]:
     return t, left, b, r
 
 
-def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bias: int) -> Kernel:
+@dataclass(frozen=True)
+class Terms:
+    """What the words of the product are (tile.h), and the input they come from.
+
+    kind: FLOAT, BYTES or PAIRS. in_t: C type of the input; channels: its elements per group, xld: per pixel.
+    zero_point: the input's code for zero, which padding holds. flip: signed bytes are made unsigned.
+    """
+
+    kind: str
+    in_t: str
+    channels: int
+    xld: int
+    zero_point: int = 0
+    flip: bool = False
+
+    @property
+    def defines(self) -> dict[str, int | str]:
+        return {
+            "FLOAT": 0,
+            "BYTES": 1,
+            "PAIRS": 2,
+            "TERMS": self.kind,
+            "in_t": self.in_t,
+            "ICX": self.channels,
+            "XLD": self.xld,
+            "ZERO_POINT": f"({self.zero_point})",
+            "FLIP": int(self.flip),
+        }
+
+
+def conv_kernel(
+    g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bias: int, terms: Terms | None = None
+) -> Kernel:
     """The kernel for a geometry.
 
     refs: the anchor's pointer arguments x, weights[, bias]; bias: 0 none, 1 padded per group, 2 of exact length.
+    terms: floats if None; otherwise `g.s` counts input channels in words.
     """
     s, b = g.s, g.b
     symbols = w.symbols
@@ -108,6 +142,7 @@ def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bi
             "OH": c_dim(s.oh, symbols),
             "OW": c_dim(s.ow, symbols),
             "IMG_ROWS": c_dim(s.img_rows, symbols),
+            **(terms or Terms("FLOAT", "float", s.icg, s.xld)).defines,
             "ICG": s.icg,
             "OCG": s.ocg,
             "GROUPS": s.groups,
@@ -122,7 +157,6 @@ def conv_kernel(g: Geometry, w: Workload, entry: str, refs: Sequence[ArgRef], bi
             "PAD_R": f"({s.pads[3]})",
             "PADDED": int(s.padded),
             "BAND_LD": g.band_ld,
-            "XLD": s.xld,
             "OLD": s.old,
             "MR": b.mr,
             "MRT": f"({g.mrt})",
@@ -161,19 +195,19 @@ def heavy_epilogue(w: Workload) -> bool:
     return len(w.epilogue.instrs) > 5 or any(i.op not in cheap for i in w.epilogue.instrs)
 
 
-def pack_weights(g: Geometry, weights: np.ndarray) -> np.ndarray:
-    """[K, groups * ocg] float32 -> flat [group][block][K][vectors of the block * lanes], zeros in the padding lanes."""
+def pack_words(g: Geometry, weights: np.ndarray) -> np.ndarray:
+    """[K, groups * ocg] words -> flat [group][block][K][vectors of the block * lanes], zeros in the padding lanes."""
     s, lanes = g.s, g.lanes
-    padded = np.zeros((s.groups, s.k, g.vectors * lanes), np.float32)
+    padded = np.zeros((s.groups, s.k, g.vectors * lanes), weights.dtype)
     padded[:, :, : s.ocg] = weights.reshape(s.k, s.groups, s.ocg).transpose(1, 0, 2)
     width = g.b.nb * lanes
     pieces = [padded[i, :, j : j + width].ravel() for i in range(s.groups) for j in range(0, g.vectors * lanes, width)]
-    return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+    return np.concatenate(pieces) if pieces else np.zeros(0, weights.dtype)
 
 
 def pack_bias(g: Geometry, bias: np.ndarray) -> np.ndarray:
-    """[groups * ocg] float32 -> flat [group][vectors * lanes], zeros in the padding lanes."""
-    padded = np.zeros((g.s.groups, g.vectors * g.lanes), np.float32)
+    """[groups * ocg] -> flat [group][vectors * lanes], zeros in the padding lanes."""
+    padded = np.zeros((g.s.groups, g.vectors * g.lanes), bias.dtype)
     padded[:, : g.s.ocg] = bias.reshape(g.s.groups, g.s.ocg)
     return padded.ravel()
 
@@ -219,7 +253,7 @@ class ConvGemm:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         g = Geometry(_shape(w), Blocking.of(params), ISAS[w.isa].lanes)
-        packed = pack_weights(g, constants[1])
+        packed = pack_words(g, constants[1])
         return (packed, pack_bias(g, constants[2])) if _bias_kind(w) == 1 else (packed,)
 
 

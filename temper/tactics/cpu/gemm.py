@@ -18,7 +18,7 @@ from temper.tactics.cpu.blocking import (
     register_tiles,
     static,
 )
-from temper.tactics.cpu.conv import conv_kernel, decline_dtype, heavy_epilogue, pack_weights
+from temper.tactics.cpu.conv import conv_kernel, decline_dtype, heavy_epilogue, pack_words
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
@@ -77,7 +77,7 @@ class GemmPacked:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         b = constants[1].T if w.attr("transB", 0) else constants[1]
-        return (pack_weights(self._geometry(w, params), b),)
+        return (pack_words(self._geometry(w, params), b),)
 
     @staticmethod
     def _geometry(w: Workload, params: Params) -> Geometry:
@@ -217,6 +217,8 @@ class Gemm:
                 "EPI_LOOP": int(heavy_epilogue(w)),
                 "BIAS": 0,
                 "KBLOCKED": 0,
+                "FLOAT": 0,
+                "TERMS": "FLOAT",
                 "P_A": 0,
                 "P_B": 1,
                 "P_SHARED": 2,

@@ -25,7 +25,10 @@ C_TYPES: Mapping[str, str] = {
 #: Types of typed scalar loops: also those that only travel and convert.
 SCALAR_TYPES: Mapping[str, str] = {**C_TYPES, **BIT_TYPES}
 #: Types whose values fit the 32-bit lanes of a float vector: programs over these only are rendered with vectors.
-LANE_DTYPES = frozenset({"float32", "int32", "bool"})
+LANE_DTYPES = frozenset({"float32", "int32", "bool", "int8", "uint8"})
+#: Of those, types that widen to int32 when loaded. Only ops whose result such a type always holds take them in vectors.
+_BYTES = frozenset({"int8", "uint8"})
+_BYTE_OPS = frozenset({"Identity", "Max", "Min", "Relu", "Where"})
 
 _FLOAT = frozenset({"float32"})
 _FLOATS = frozenset({"float32", "float64"})
@@ -136,6 +139,8 @@ def literal(value: Attr, dtype: str = "float32") -> str:
 _LANE_CASTS: Mapping[tuple[str, str], str] = {
     ("float32", "bool"): "v_truth({0})", ("bool", "float32"): "v_from_truth({0})", ("int32", "bool"): "({0}) != 0",
     ("bool", "int32"): "-({0})", ("float32", "int32"): "v_to_int({0})", ("int32", "float32"): "v_from_int({0})",
+    ("int8", "int32"): "{0}", ("uint8", "int32"): "{0}", ("int8", "float32"): "v_from_int({0})",
+    ("uint8", "float32"): "v_from_int({0})",
 }
 
 
@@ -161,6 +166,21 @@ def _clip(instr: Instr, arg: str, dtype: str) -> str:
     return text
 
 
+def code_range(dtype: str) -> tuple[int, int]:
+    """Least and greatest value of an 8-bit type."""
+    return (-128, 127) if dtype == "int8" else (0, 255)
+
+
+def _saturate(instr: Instr, arg: str, vector: bool) -> str | None:
+    """Rounding to a code: clipped before the conversion, which has no defined result beyond int32."""
+    if instr.dtype not in _BYTES:
+        return None
+    low, high = code_range(instr.dtype)
+    zero = int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
+    name = "v_code" if vector else "v_code1"
+    return f"{name}({arg}, {low - zero}.0f, {high - zero}.0f, {zero})"
+
+
 def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: bool) -> str | None:
     """The C expression of one instruction, or None if there is none."""
     text = _common_c(instr, args, dtypes, vector)
@@ -179,6 +199,8 @@ def _common_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: 
     if instr.op == "Cast":
         text_or_none = _cast(instr, dtypes[0], instr.dtype, vector)
         return text_or_none.format(*args) if text_or_none else None
+    if instr.op == "Saturate":
+        return _saturate(instr, args[0], vector) if dtypes == ["float32"] else None
     if instr.op == "Clip":
         if dtypes[0] not in (_FLOAT if vector else _NUMBERS) or len(args) != 1:
             return None
@@ -200,6 +222,8 @@ def _common_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: 
     if (instr.op == "Mod" and instr.attr("fmod", 0)) or (instr.op == "Silu" and instr.attr("alpha", 1.0) != 1.0):
         return None
     if vector and values[0] == "int32" and instr.op in ("Div", "Mod"):
+        return None
+    if vector and values[0] in _BYTES and instr.op not in _BYTE_OPS:
         return None
     attrs = {name: literal(instr.attr(name, default)) for name, default in op.attrs}
     for name, default in op.attrs:
@@ -254,17 +278,24 @@ _OFFSET: Mapping[str, str] = {
 }
 
 
-def anchor_declines(e: Epilogue) -> str | None:
-    """Why an anchor's template cannot apply this program (the region is then split there); None if it can."""
-    if e.operands[0].dtype != "float32":
-        return f"the accumulator is {e.operands[0].dtype}, not float32"
+#: What templates can store as their first result when they do it with epi_store().
+STORED = frozenset({"float32", "int32", "int8", "uint8"})
+
+
+def anchor_declines(e: Epilogue, accumulator: str = "float32", stored: frozenset[str] = _FLOAT) -> str | None:
+    """Why an anchor's template cannot apply this program (the region is then split there); None if it can.
+
+    accumulator: dtype the template computes. stored: dtypes it can store as first result.
+    """
+    if e.operands[0].dtype != accumulator:
+        return f"the accumulator is {e.operands[0].dtype}, not {accumulator}"
     for i, o in enumerate(e.operands[1:], 1):
         if o.kind == "general":
             return f"operand {i} is broadcast along axes {[a for a, m in enumerate(o.mask) if not m]}"
     if (reason := body_declines(e, vector=True)) is not None:
         return reason
-    if e.dtype_of(e.results[0]) != "float32":
-        return f"the first result is {e.dtype_of(e.results[0])}, not float32"
+    if e.dtype_of(e.results[0]) not in stored:
+        return f"the first result is {e.dtype_of(e.results[0])}, not {' or '.join(sorted(stored))}"
     return None
 
 
@@ -272,6 +303,8 @@ _LOADS: Mapping[str, tuple[str, str]] = {  # of one element spread over the lane
     "float32": ("splat({x}[{i}])", "ldx({x} + {i}, n)"),
     "int32": ("splati({x}[{i}])", "ldni({x} + {i}, n)"),
     "bool": ("splati(-{x}[{i}])", "ld_bool({x} + {i}, n)"),
+    "int8": ("splati({x}[{i}])", "ld_int8({x} + {i}, n)"),
+    "uint8": ("splati({x}[{i}])", "ld_uint8({x} + {i}, n)"),
 }
 
 
@@ -286,6 +319,8 @@ def store_c(dtype: str, pointer: str, offset: str, value: str) -> str:
         return f"stx((float *){pointer} + {offset}, {value}, n);"
     if dtype == "int32":
         return f"stni((int32_t *){pointer} + {offset}, {value}, n);"
+    if dtype in _BYTES:
+        return f"st_byte((uint8_t *){pointer} + {offset}, {value}, n);"
     return f"st_bool((uint8_t *){pointer} + {offset}, {value}, n);"
 
 
@@ -295,21 +330,24 @@ def epilogue_args(e: Epilogue) -> tuple[ArgRef, ...]:
 
 
 def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Sequence[int | None] = ()) -> str:
-    """C text of `epi_t`, `epi_init(e, p)` and `epilogue(v0, e, img, pix, c, n)`.
+    """C text of `epi_t`, `epi_init(e, p)`, `epilogue(v0, e, img, pix, c, n)` and `epi_store(out, at, v, n)`, which
+    stores what epilogue() returns as elements `at`.. of result 0.
 
     first_arg: index in `p` of the first pointer of `epilogue_args`. channels: size of the output's last axis.
     row_strides: of each result (None or absent: dense); the first is ignored, the template stores result 0 itself.
     ValueError for what `anchor_declines` names.
     """
-    if (reason := anchor_declines(e)) is not None:
+    if (reason := anchor_declines(e, e.operands[0].dtype, STORED)) is not None:
         raise ValueError(reason)
+    vector = {d: "vf" if d == "float32" else "vi" for d in LANE_DTYPES}
+    first = e.dtype_of(e.results[0])
     n, m = len(e.operands) - 1, len(e.results) - 1
     loads, stores = [], []
     for i, o in enumerate(e.operands[1:], 1):
         kind = o.kind
         offset = _OFFSET[kind].format(stride=o.row_stride or channels, channels=channels)
         load = load_c(o.dtype, kind in ("scalar", "pixel", "image"), f"e->q[{i - 1}]", offset)
-        loads.append(f"  const {'vf' if o.dtype == 'float32' else 'vi'} v{i} = {load};")
+        loads.append(f"  const {vector[o.dtype]} v{i} = {load};")
     for k, value in enumerate(e.results[1:], 1):
         stride = (row_strides[k] if k < len(row_strides) else None) or channels
         stores.append("  " + store_c(e.dtype_of(value), f"e->o[{k - 1}]", f"pix * {stride} + c", f"v{value}"))
@@ -318,8 +356,11 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
     return "\n".join([
         f"typedef struct {{ const void *q[{max(n, 1)}]; void *o[{max(m, 1)}]; }} epi_t;",
         "INLINE void epi_init(epi_t *e, void *const *p) {", *(init or ["  (void)e; (void)p;"]), "}",
-        "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) {",
-        *loads, body_c(e, vector=True), *stores, f"  return v{e.results[0]};", "}", ""])
+        f"INLINE {vector[first]} epilogue({vector[e.operands[0].dtype]} v0, const epi_t *e, int64_t img, int64_t pix, "
+        "int64_t c, int n) {",
+        *loads, body_c(e, vector=True), *stores, f"  return v{e.results[0]};", "}",
+        f"INLINE void epi_store(void *out, int64_t at, {vector[first]} v, int n) {{",
+        "  " + store_c(first, "out", "at", "v"), "}", ""])
 
 
 def workload_epilogue_c(w: Workload, first_arg: int) -> str:

@@ -53,7 +53,7 @@ _CHUNK_VECTORS, _UNROLLED, _AHEAD_KB = 4, 4, 96
 
 #: For `predict`: clock; bytes per second of weights from DRAM; multiply-adds a cycle; cycles per vector of V and of M.
 _CLOCK, _STREAM = 3.7e9, 27e9
-_FMA = {"avx512": 2.0, "avx2": 2.0, "portable": 1.0}
+_FMA = {16: 2.0, 8: 2.0, 4: 1.0}  # by lanes
 _INPUT_CYCLES, _OUTPUT_CYCLES = 5.5, 4.0
 
 
@@ -251,7 +251,7 @@ class WinogradConv:
         cycles = 0.0
         for b, count in ((p.nb, s.vectors // p.nb), (s.vectors % p.nb, 1)):
             if b:
-                term = max(rows * b / _FMA[w.isa], (rows + b) / 2, 4.0, (rows * b + rows + b + 2) / 7)
+                term = max(rows * b / _FMA[ISAS[w.isa].lanes], (rows + b) / 2, 4.0, (rows * b + rows + b + 2) / 7)
                 cycles += count * (s.ic * term + 30 + rows * b)
         cycles *= p.points * total / rows
         cycles += p.points * total * (_INPUT_CYCLES * _ceil(s.ic, s.lanes) + _OUTPUT_CYCLES * s.vectors)

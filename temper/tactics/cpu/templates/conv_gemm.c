@@ -5,7 +5,10 @@
  *   group / pixel block / OCS channel blocks / KC terms / tile / channel block
  * Every element is the bias plus its K products in ascending order, whichever tile, thread or K block it falls in.
  *
- * Defined by the tactic (dimensions may read v[]): BATCH IH IW OH OW IMG_ROWS; static: ICG OCG GROUPS KH KW SH SW DH DW PAD_T PAD_L
+ * K is counted in 32-bit words of ICG a tap: a float, four bytes or two int16 of the ICX elements that the input has (tile.h). The bytes of a
+ * last word beyond them meet zero weights. Tiles read the image in place only where its pixels are whole words of the same form.
+ *
+ * Defined by the tactic (dimensions may read v[]): BATCH IH IW OH OW IMG_ROWS; static: in_t ICX ICG OCG GROUPS KH KW SH SW DH DW PAD_T PAD_L
  * PAD_R PADDED (1 if a tap can fall outside) XLD OLD; MR MRT (pixels of the last tile, 0: full, -1: known at run time) NB NBT NLT OCS
  * PT (tiles per pixel block; output rows in BAND mode) KC (terms per K block) UK PFL (cache lines of later weights fetched
  * every UK terms) MODE BAND_LD SPLIT KBLOCKED
@@ -17,8 +20,9 @@
 #define BAND 3   /* tiles within an output row; the input rows of a pixel block are copied with their padding first */
 
 #define BY_ROW (MODE == ROWS || MODE == BAND)
-/* Elements between neighbouring pixels where tiles read them. */
-#define PIXEL (MODE == BAND ? BAND_LD : XLD)
+/* Words between neighbouring pixels where tiles read them. */
+#define XLDW (XLD * (int64_t)sizeof(in_t) / 4)
+#define PIXEL (MODE == BAND ? BAND_LD : XLDW)
 #define KTOTAL (KH * KW * ICG)
 #define OCV ((OCG + VL - 1) / VL)
 #define NBLK ((OCV + NB - 1) / NB)
@@ -28,10 +32,32 @@
 #define MERGED (PIXEL == ICG && DW == 1)
 #define SEG_TAPS (MERGED ? 1 : KW)
 #define SEG (MERGED ? KW * ICG : ICG)
+/* The input's elements are words as they are. */
+#define SAME (TERMS != PAIRS && ICX * sizeof(in_t) == ICG * 4)
+
+/* The `taps` * ICX elements of neighbouring taps as words; the destination has VL words of slack. */
+INLINE void take(float *to, const in_t *from, int64_t taps) {
+#if TERMS == FLOAT
+  copy(to, from, taps * ICG);
+#elif TERMS == BYTES
+  if (SAME) { copy(to, (const float *)from, taps * ICG); return; }
+  for (; taps > 0; taps--, to += ICG, from += ICX) {
+    int k = 0;
+#pragma clang loop unroll_count(4)
+    for (; k + 4 * VL <= ICX; k += 4 * VL) st(to + k / 4, ld(from + k));
+    __builtin_memcpy((in_t *)to + ICX / (4 * VL) * (4 * VL), from + ICX / (4 * VL) * (4 * VL), ICX % (4 * VL));
+  }
+#else
+  for (; taps > 0; taps--, to += ICG, from += ICX) {
+    int16_t __attribute__((may_alias)) *pairs = (void *)to;
+    for (int k = 0; k < ICX; k++) pairs[k] = from[k];
+  }
+#endif
+}
 
 /* One register tile. lda: elements between A rows; copied: A is a panel (one run of q->len terms) instead of the image. */
 INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const int64_t lda, const int copied, const int part) {
-  vf acc[MR][NB];
+  acc_t acc[MR][NB];
   const char *next = q->next;
   start(acc, q, mr, nb, nl);
   if (copied || (KH == 1 && SEG_TAPS == 1)) {
@@ -68,27 +94,27 @@ VARIANT(tile_panel_part, MR, PANEL_LD, 1, 1)
 typedef struct { int64_t ih, iw, oh, ow; } map_t;
 
 /* Rows of `count` pixels from `pix` on, in K order with zeros for padding, then zero rows up to MR. x: first channel of the group. */
-static __attribute__((noinline)) void gather(float *panel, const float *x, map_t m, int64_t pix, int count) {
+static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t m, int64_t pix, int count) {
   int64_t ow = pix % m.ow, row = pix / m.ow, oh = row % m.oh, img = row / m.oh;
   for (int i = 0; i < count; i++, panel += PANEL_LD) {
     float *to = panel;
     int64_t h = oh * SH - PAD_T, w = ow * SW - PAD_L;
-    const float *from = x + ((img * m.ih + h) * m.iw + w) * XLD;
+    const in_t *from = x + ((img * m.ih + h) * m.iw + w) * XLD;
     for (int kh = 0; kh < KH; kh++, h += DH, from += DH * m.iw * XLD) {
       if (PADDED && (h < 0 || h >= m.ih)) {
         clear(to, KW * ICG);
         to += KW * ICG;
         continue;
       }
-      if (XLD == ICG && DW == 1 && (!PADDED || (w >= 0 && w + KW <= m.iw))) {
-        copy(to, from, KW * ICG);
+      if (XLD == ICX && DW == 1 && (!PADDED || (w >= 0 && w + KW <= m.iw))) {
+        take(to, from, KW);
         to += KW * ICG;
         continue;
       }
       for (int kw = 0; kw < KW; kw++, to += ICG) {
         const int64_t at = w + kw * DW;
         if (PADDED && (at < 0 || at >= m.iw)) clear(to, ICG);
-        else copy(to, from + kw * (DW * XLD), ICG);
+        else take(to, from + kw * (DW * XLD), 1);
       }
     }
     if (++ow == m.ow) {
@@ -100,23 +126,23 @@ static __attribute__((noinline)) void gather(float *panel, const float *x, map_t
 }
 
 /* Input rows that output rows [first, end) of an image read, with padding, BAND_LD elements a pixel. x: first channel of the group. */
-static __attribute__((noinline)) void fill_band(float *band, const float *x, map_t m, int64_t img, int64_t first, int64_t end) {
+static __attribute__((noinline)) void fill_band(float *band, const in_t *x, map_t m, int64_t img, int64_t first, int64_t end) {
   const int64_t width = (PAD_L) + m.iw + (PAD_R), stop = (end - 1) * SH + (KH - 1) * DH + 1 - (PAD_T);
   for (int64_t h = first * SH - (PAD_T); h < stop; h++, band += width * BAND_LD) {
     if (h < 0 || h >= m.ih) {
       clear(band, width * BAND_LD);
       continue;
     }
-    const float *from = x + (img * m.ih + h) * m.iw * XLD;
+    const in_t *from = x + (img * m.ih + h) * m.iw * XLD;
     float *to = band;
     int64_t skip = 0, count = m.iw;
     if (PAD_L > 0) clear(to, (PAD_L) * BAND_LD), to += (PAD_L) * BAND_LD;
     if (PAD_L < 0) skip = -(PAD_L), count -= skip;
     if (PAD_R < 0) count += PAD_R;
     from += skip * XLD;
-    if (XLD == ICG && BAND_LD == ICG) copy(to, from, count * ICG);
+    if (XLD == ICX && BAND_LD == ICG) take(to, from, count);
     else
-      for (int64_t w = 0; w < count; w++) copy(to + w * BAND_LD, from + w * XLD, ICG);
+      for (int64_t w = 0; w < count; w++) take(to + w * BAND_LD, from + w * XLD, 1);
     if (PAD_R > 0) clear(to + count * BAND_LD, (PAD_R) * BAND_LD);
   }
 }
@@ -143,7 +169,8 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
 
   for (int64_t g = u0 / NBLK; g * NBLK < u1; g++) {
     const int64_t j0 = u0 > g * NBLK ? u0 - g * NBLK : 0, j1 = u1 < (g + 1) * NBLK ? u1 - g * NBLK : NBLK;
-    const float *x = (const float *)p[P_X] + g * ICG, *w = (const float *)p[P_W] + g * (int64_t)OCV * VL * KTOTAL;
+    const in_t *x = (const in_t *)p[P_X] + g * ICX;
+    const float *w = (const float *)p[P_W] + g * (int64_t)OCV * VL * KTOTAL;
     for (int64_t tb = t0, te; tb < t1; tb = te) {
       te = tb + PT;
       int64_t band_row = 0;
@@ -171,7 +198,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
             const int64_t left = BY_ROW ? m.ow - col : pixels - q.pix;
             q.valid = (int32_t)(left < MR ? left : MR);
             q.e = &e;
-            q.out = (float *)p[P_OUT];
+            q.out = p[P_OUT];
             q.img_rows = IMG_ROWS;
             q.first = kb == 0, q.last = kb + KC >= KTOTAL;
             q.len = KTOTAL - kb < KC ? KTOTAL - kb : KC;
@@ -185,10 +212,10 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
               q.row_step = DH * width * BAND_LD;
               q.a = band + ((row - band_row) * SH * width + col * SW) * BAND_LD;
             } else if (MODE == ROWS) {
-              q.row_step = DH * m.iw * XLD;
-              q.a = x + ((row / m.oh * m.ih + row % m.oh * SH) * m.iw + col * SW) * XLD + kb;
+              q.row_step = DH * m.iw * XLDW;
+              q.a = (const float *)(x + ((row / m.oh * m.ih + row % m.oh * SH) * m.iw + col * SW) * XLD) + kb;
             } else {
-              q.a = x + q.pix * XLD + kb;
+              q.a = (const float *)(x + q.pix * XLD) + kb;
             }
             for (int64_t j = js; j < je; j++) {
               q.b = w + (j * (int64_t)NB * KTOTAL) * VL;

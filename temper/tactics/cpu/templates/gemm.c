@@ -40,7 +40,7 @@ EXPORT void ENTRY_PACK(void *const *p, const int64_t *v, int32_t part, int32_t p
 
 INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const int64_t lda, const int copied, const int part) {
   (void)copied;
-  vf acc[MR][NB];
+  acc_t acc[MR][NB];
   const char *next = q->next;
   start(acc, q, mr, nb, nl);
   terms(acc, q->a, lda, q->b, q->len, &next, mr, nb);
@@ -68,7 +68,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     const float *b = packed + b_matrix(matrix, v) * NV * VL * k;
     job_t q;
     q.e = &e;
-    q.out = (float *)p[P_OUT];
+    q.out = p[P_OUT];
     q.img_rows = IMG_ROWS;
     q.pix = matrix * rows + first;
     q.len = k;

@@ -115,6 +115,19 @@ INLINE float hsum(vf v) {
   return (q[0] + q[2]) + (q[1] + q[3]);
 }
 
+/* acc + the products of each lane's four pairs of bytes (a unsigned, b signed), or two pairs of int16; all exact. */
+#if defined(__AVX512VNNI__)
+INLINE vi dot4(vi acc, vi a, vi b) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b); }
+#endif
+#if VL == 16
+INLINE vi dot2(vi acc, vi a, vi b) { return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
+#elif VL == 8
+INLINE vi dot2(vi acc, vi a, vi b) { return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
+#else
+typedef int16_t v8s __attribute__((vector_size(16)));
+INLINE vi dot2(vi acc, vi a, vi b) { return acc + (vi)__builtin_ia32_pmaddwd128((v8s)a, (v8s)b); }
+#endif
+
 /* Share `part` of `parts` of n equal items: [*lo, *hi). */
 INLINE void share(int64_t n, int32_t part, int32_t parts, int64_t *lo, int64_t *hi) {
   *lo = n * part / parts;

@@ -349,6 +349,43 @@ INLINE void st_bool(void *p, vi v, int n) {
   if (n == VL) { *(vb_any *)q = __builtin_convertvector(-v, vb); return; }
   for (int i = 0; i < VL; i++) if (i < n) q[i] = (uint8_t)-v[i];
 }
+/* 8-bit lanes are int32 in registers. */
+INLINE vi ld_uint8(const void *p, int n) {
+  const uint8_t *q = p;
+  if (n == VL) return __builtin_convertvector(*(const vb_any *)q, vi);
+#if VL == 16
+  return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), q));
+#else
+  vi v = {};
+  for (int i = 0; i < VL; i++) if (i < n) v[i] = q[i];
+  return v;
+#endif
+}
+INLINE vi ld_int8(const void *p, int n) { return ld_uint8(p, n) << 24 >> 24; }
+INLINE void st_byte(void *p, vi v, int n) {
+  uint8_t *q = p;
+#if VL == 16
+  if (n == VL) _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8((__m512i)v));
+  else _mm_mask_storeu_epi8(q, (__mmask16)((1u << n) - 1u), _mm512_cvtepi32_epi8((__m512i)v));
+#else
+  if (n == VL) { *(vb_any *)q = __builtin_convertvector(v, vb); return; }
+  for (int i = 0; i < VL; i++) if (i < n) q[i] = (uint8_t)v[i];
+#endif
+}
+/* Half to even, within [lo, hi], plus zero; NaN gives lo. */
+INLINE vi v_code(vf x, float lo, float hi, int32_t zero) {
+#if VL == 16
+  const __m512 c = _mm512_min_ps(_mm512_max_ps((__m512)x, (__m512)splat(lo)), (__m512)splat(hi));
+  return (vi)_mm512_cvtps_epi32(c) + zero;
+#elif VL == 8
+  const __m256 c = _mm256_min_ps(_mm256_max_ps((__m256)x, (__m256)splat(lo)), (__m256)splat(hi));
+  return (vi)_mm256_cvtps_epi32(c) + zero;
+#else
+  vf c = sel(x > lo, x, splat(lo));
+  return __builtin_convertvector(v_round(sel(c < hi, c, splat(hi))), vi) + zero;
+#endif
+}
+INLINE int32_t v_code1(float x, float lo, float hi, int32_t zero) { return v_code(splat(x), lo, hi, zero)[0]; }
 INLINE vi v_truth(vf x) { return x != 0.0f; }
 INLINE vf v_from_truth(vi m) { return (vf)(m & (vi)splat(1.0f)); }
 /* Out of range and NaN give INT32_MIN, as x86 and numpy on x86 do. */

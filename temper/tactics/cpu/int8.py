@@ -1,0 +1,148 @@
+"""Products of 8-bit codes accumulated in int32: convolutions and matrix products over packed weights.
+
+The kernel is the float one's (templates/conv_gemm.c), its words four bytes where the CPU multiplies unsigned by signed
+bytes (VNNI), and two int16 elsewhere: there inputs are widened as they are copied to panels, because the byte product
+of older CPUs saturates at int16. Both are exact, so that every code level gives the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from temper.compile.cc import ISAS
+from temper.tactics.base import ArgRef, Kernel, Params, Workload
+from temper.tactics.cpu.blocking import Blocking, ConvShape, Geometry, blockings, predict_seconds, static
+from temper.tactics.cpu.conv import Terms, conv_kernel, conv_shape, pack_bias, pack_words
+from temper.tactics.cpu.gemm import row_image
+from temper.tactics.cpu.render import STORED, anchor_declines
+
+_INPUTS = {"uint8": "uint8_t", "int8": "int8_t"}
+
+
+@dataclass(frozen=True)
+class Product:
+    """A product of codes. shape: its geometry with input channels in words; per_word: codes in a word."""
+
+    shape: ConvShape
+    terms: Terms
+    per_word: int
+
+    @property
+    def in_place(self) -> bool:
+        """Pixels are whole words of the kernel's own form."""
+        t = self.terms
+        return t.kind == "BYTES" and t.channels % 4 == 0 and t.xld % 4 == 0
+
+    @property
+    def offset(self) -> int:
+        """What the kernel's codes are more than the values they stand for."""
+        return self.terms.zero_point + 128 * self.terms.flip
+
+
+def _product(w: Workload, s: ConvShape) -> Product:
+    x = w.inputs[0]
+    assert x is not None
+    vnni = "avx512_vnni" in ISAS[w.isa].needs
+    per_word = 4 if vnni else 2
+    zero = w.attr("zero_point", 0)
+    assert isinstance(zero, int)
+    terms = Terms(
+        "BYTES" if vnni else "PAIRS", _INPUTS[x.type.dtype], s.icg, s.xld, zero, vnni and x.type.dtype == "int8"
+    )
+    return Product(replace(s, icg=-(-s.icg // per_word), xld=-(-s.xld // per_word)), terms, per_word)
+
+
+def _declines(w: Workload) -> str | None:
+    x, k = w.inputs[0], w.inputs[1]
+    if w.isa not in ISAS:
+        return f"no such CPU level: {w.isa}"
+    if x is None or k is None or x.type.dtype not in _INPUTS or k.type.dtype != "int8":
+        return "multiplies int8 or uint8 data by int8 weights"
+    if reason := anchor_declines(w.epilogue, "int32", STORED):
+        return reason
+    if not all(w.constant[1:]):
+        return "weights and bias must be constant to be packed"
+    return None
+
+
+class _Int8:
+    """What convolution and matrix product have in common."""
+
+    name: str
+    ops: frozenset[str]
+
+    def shape(self, w: Workload) -> ConvShape | str:
+        """Geometry with channels in codes, or why there is none."""
+        raise NotImplementedError
+
+    def accepts(self, w: Workload) -> str | None:
+        if w.op not in self.ops:
+            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
+        if reason := _declines(w):
+            return reason
+        s = self.shape(w)
+        return s if isinstance(s, str) else None
+
+    def _made(self, w: Workload) -> Product:
+        s = self.shape(w)
+        if isinstance(s, str):
+            raise ValueError(f"workload was not accepted: {s}")
+        return _product(w, s)
+
+    def _geometry(self, w: Workload, params: Params) -> Geometry:
+        return Geometry(self._made(w).shape, Blocking.of(params), ISAS[w.isa].lanes)
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        p = self._made(w)
+        found = blockings(p.shape, w.isa, w.threads, p.in_place)
+        return [b.params for b in sorted(found, key=lambda b: self.predict(w, b.params))]
+
+    def predict(self, w: Workload, params: Params) -> float:
+        return predict_seconds(self._geometry(w, params), w.isa, w.threads, len(w.epilogue.instrs))
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        refs: list[ArgRef] = [("input", 0), ("packed", 0), ("packed", 1)]
+        return conv_kernel(self._geometry(w, params), w, entry, refs, 1, self._made(w).terms)
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        p, g = self._made(w), self._geometry(w, params)
+        s = p.shape
+        taps = constants[1].reshape(-1, p.terms.channels, s.groups * s.ocg)
+        padded = np.zeros((len(taps), s.icg * p.per_word, s.groups * s.ocg), np.int8)
+        padded[:, : p.terms.channels] = taps
+        # [K words, codes of a word, OC]; a word's codes lie together, its first at the lowest address
+        codes = padded.reshape(s.k, p.per_word, -1).transpose(0, 2, 1)
+        wide = np.ascontiguousarray(codes if p.per_word == 4 else codes.astype(np.int16))
+        words = wide.view(np.int32)[..., 0]
+        bias = np.zeros(s.groups * s.ocg, np.int64) if 2 not in constants else constants[2].astype(np.int64)
+        bias = bias - p.offset * taps.astype(np.int64).sum(axis=(0, 1))
+        return pack_words(g, words), pack_bias(g, bias.astype(np.int32))
+
+
+class ConvInt8(_Int8):
+    """2-D convolutions of codes, dense or grouped."""
+
+    name = "cpu.conv_int8"
+    ops = frozenset({"ConvInt8"})
+
+    def shape(self, w: Workload) -> ConvShape | str:
+        return conv_shape(w)
+
+
+class GemmInt8(_Int8):
+    """a [..., M, K] times a constant b [K, N]."""
+
+    name = "cpu.gemm_int8"
+    ops = frozenset({"MatMulInt8"})
+
+    def shape(self, w: Workload) -> ConvShape | str:
+        a, b = w.inputs[0], w.inputs[1]
+        assert a is not None and b is not None
+        if a.type.rank < 2 or b.type.rank != 2:
+            return f"packs one right operand of rank 2, not {b.type.rank}"
+        if static(b.type.shape[0]) is None or static(b.type.shape[1]) is None or 0 in b.type.shape:
+            return "a packed operand has a static shape and is not empty"
+        return row_image(w)
