@@ -14,7 +14,14 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.render import (
+    C_TYPES,
+    STORED,
+    anchor_declines,
+    epilogue_args,
+    template_text,
+    workload_epilogue_c,
+)
 from temper.tactics.cpu.source import c_dim, defines
 
 #: Extents that stand for unknown ones when candidates are ranked.
@@ -51,8 +58,6 @@ def int_tuple(w: Workload, name: str, count: int, default: int) -> tuple[int, ..
 
 def depthwise_shape(w: Workload) -> Shape | str:
     """Geometry of a depthwise Conv workload, or the reason it is none."""
-    if w.op != "Conv":
-        return f"computes Conv, not {w.op}"
     if len(w.inputs) < 2 or w.inputs[0] is None or w.inputs[1] is None:
         return "a convolution needs input and weights"
     x, k, out = w.inputs[0], w.inputs[1], w.outputs[0]
@@ -108,19 +113,32 @@ def tiles_c(s: Shape, nb: int) -> str:
     return " ".join(text)
 
 
+#: Sums of products of codes below this are exact in float32.
+_EXACT = 1 << 24
+
+
 class Depthwise:
-    """Depthwise convolution by register tiles of columns x channel vectors."""
+    """Depthwise convolution by register tiles of columns x channel vectors: of floats, or of codes (ConvInt8)."""
 
     name = "cpu.depthwise"
     ops = frozenset({"Conv"})
     packing = ("cb",)
+    ops = frozenset({"Conv", "ConvInt8"})
 
     def accepts(self, w: Workload) -> str | None:
+        if w.op not in self.ops:
+            return f"computes Conv, not {w.op}"
         s = depthwise_shape(w)
         if isinstance(s, str):
             return s
         if w.isa not in ISAS:
             return f"no such CPU level: {w.isa}"
+        if w.op == "ConvInt8":
+            if s.kernel[0] * s.kernel[1] * 255 * 128 >= _EXACT:
+                return "sums of so many taps are not exact in float32"
+            if not all(w.constant[1:]):
+                return "weights and bias must be constant to be packed"
+            return anchor_declines(w.epilogue, "int32", STORED)
         types = {x.type.dtype for x in w.inputs if x is not None} | {w.outputs[0].type.dtype}
         if types != {"float32"}:
             return f"computes float32 only, not {', '.join(sorted(types - {'float32'}))}"
@@ -174,7 +192,12 @@ class Depthwise:
         s, q = _shape(w), dict(params)
         symbols = w.symbols
         args: tuple[ArgRef, ...] = (("input", 0), ("packed", 0), ("output", 0), *epilogue_args(w.epilogue))
+        x = w.inputs[0]
+        assert x is not None
+        dtype = x.type.dtype
         text = defines({
+            "CODES": int(w.op == "ConvInt8"), "in_t": C_TYPES[dtype], "LOAD_CODES": f"ld_{dtype}",
+            "ZERO_POINT": f"({w.attr('zero_point', 0)})",
             "ENTRY": entry, "BATCH": c_dim(s.n, symbols), "IH": c_dim(s.ih, symbols), "IW": c_dim(s.iw, symbols),
             "OH": c_dim(s.oh, symbols), "OW": c_dim(s.ow, symbols), "OC": s.oc, "MULT": s.multiplier,
             "KH": s.kernel[0], "KW": s.kernel[1], "SH": s.strides[0], "SW": s.strides[1],
@@ -190,8 +213,8 @@ class Depthwise:
         width = q["cb"] * ISAS[w.isa].lanes
         blocks = -(-s.oc // width)
         rows = np.zeros((1 + s.kernel[0] * s.kernel[1], blocks * width), np.float32)
-        if 2 in constants:
-            rows[0, :s.oc] = constants[2]
+        if 2 in constants:  # floats, or int32 whose bits are kept
+            rows[0, :s.oc] = constants[2].view(np.float32)
         rows[1:, :s.oc] = constants[1].reshape(-1, s.oc)
         return (np.ascontiguousarray(rows.reshape(-1, blocks, width).transpose(1, 0, 2)),)
 

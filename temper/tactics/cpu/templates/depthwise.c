@@ -4,6 +4,8 @@
  * registers. Taps outside the image are skipped, at compile time where the tile's column is a constant.
  * Generated: the epilogue, and TILES(t), which calls t(column, width, edge) for the tiles of one output row; `edge` tiles may
  * touch padding. Weights are packed per block of CB*VL channels: a bias row, then [KH][KW], each CB*VL wide, zero-padded.
+ * CODES 1: the input holds 8-bit codes (in_t, zero at ZERO_POINT) and weights are whole numbers; products and sums of them are exact in
+ * float as long as they stay below 2^24, which the tactic sees to. The bias row is int32 then, and the epilogue gets int32.
  * OC output channels, MULT of them per input channel; XLD, OLD: pixel strides; ROWS output rows are one unit of work. */
 #define UNROLL _Pragma("clang loop unroll(full)")
 #define BLOCKS ((OC + CB * VL - 1) / (CB * VL))
@@ -12,20 +14,29 @@
 #define TAIL_LANES (OC - (VECTORS - 1) * VL)
 #define PANEL ((1 + KH * KW) * CB * VL)
 
+#if CODES
+typedef vi acc_t;
+#else
+typedef vf acc_t;
+#endif
+
 typedef struct {
-  const float *x, *w;
-  float *out;
+  const in_t *x;
+  const float *w;
+  void *out;
   const epi_t *e;
   int64_t img, pix0, oy, c, ky0, ky1, ahead;
 } row_t;
 
-INLINE vf load_x(const float *p, int64_t c, int n) {
-#if MULT == 1
-  return ldx(p + c, n);
-#else
+INLINE vf load_x(const in_t *p, int64_t c, int n) {
+#if MULT > 1
   vf v = {};
-  UNROLL for (int i = 0; i < VL; i++) if (i < n) v[i] = p[(c + i) / MULT];
+  UNROLL for (int i = 0; i < VL; i++) if (i < n) v[i] = p[(c + i) / MULT] - ZERO_POINT;
   return v;
+#elif CODES
+  return v_from_int(LOAD_CODES(p + c, n) - ZERO_POINT);
+#else
+  return ldx(p + c, n);
 #endif
 }
 
@@ -33,12 +44,12 @@ INLINE vf load_x(const float *p, int64_t c, int n) {
 INLINE void tile(const row_t *r, int64_t iw, int64_t ow, int64_t ox, int nb, int edge, int nv, int nl) {
   vf acc[NB][CB];
   UNROLL for (int v = 0; v < CB; v++) if (v < nv) {
-    vf b = ld(r->w + v * VL);
+    vf b = CODES ? (vf){} : ld(r->w + v * VL);
     UNROLL for (int o = 0; o < NB; o++) if (o < nb) acc[o][v] = b;
   }
   const float *w = r->w + (1 + r->ky0 * KW) * CB * VL;
   for (int64_t ky = r->ky0; ky < r->ky1; ky++, w += KW * CB * VL) {
-    const float *x = r->x + ((r->oy * SH - PAD_T + ky * DH) * iw + ox * SW - PAD_L) * XLD;
+    const in_t *x = r->x + ((r->oy * SH - PAD_T + ky * DH) * iw + ox * SW - PAD_L) * XLD;
     vf k[KW][CB];
     UNROLL for (int kx = 0; kx < KW; kx++)
       UNROLL for (int v = 0; v < CB; v++) if (v < nv) k[kx][v] = ld(w + (kx * CB + v) * VL);
@@ -56,10 +67,10 @@ INLINE void tile(const row_t *r, int64_t iw, int64_t ow, int64_t ox, int nb, int
   }
 #if PREFETCH
   {
-    const float *x = r->x + (r->ahead * iw + ox * SW) * XLD + r->c;
+    const in_t *x = r->x + (r->ahead * iw + ox * SW) * XLD + r->c;
     UNROLL for (int y = 0; y < SH; y++)
       UNROLL for (int j = 0; j < NB * SW; j++) if (j < nb * SW)
-        UNROLL for (int v = 0; v < CB; v += 16 / VL > 0 ? 16 / VL : 1) if (v < nv) __builtin_prefetch(x + (y * iw + j) * XLD + v * VL, 0, 3);
+        UNROLL for (int v = 0; v < CB; v += 64 / (VL * sizeof(in_t)) > 0 ? 64 / (VL * sizeof(in_t)) : 1) if (v < nv) __builtin_prefetch(x + (y * iw + j) * XLD + v * VL, 0, 3);
   }
 #endif
   const int64_t pix = r->oy * ow + ox;
@@ -67,7 +78,12 @@ INLINE void tile(const row_t *r, int64_t iw, int64_t ow, int64_t ox, int nb, int
     UNROLL for (int v = 0; v < CB; v++) if (v < nv) {
       const int n = v == nv - 1 ? nl : VL;
       const int64_t c = r->c + v * VL;
-      stx(r->out + (pix + o) * OLD + c, epilogue(acc[o][v], r->e, r->img, r->pix0 + pix + o, c, n), n);
+#if CODES
+      const acc_t sum = __builtin_convertvector(acc[o][v], vi) + ldi(r->w + v * VL);
+#else
+      const acc_t sum = acc[o][v];
+#endif
+      epi_store(r->out, (r->pix0 + pix + o) * OLD + c, epilogue(sum, r->e, r->img, r->pix0 + pix + o, c, n), n);
     }
   }
 }
@@ -99,8 +115,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   share((int64_t)BATCH * high * BLOCKS, part, parts, &lo, &hi);
   for (int64_t u = lo; u < hi; u++) {
     const int64_t b = u % BLOCKS, t = u / BLOCKS, y0 = t % high * ROWS, img = t / high;
-    row_t r = {(const float *)p[0] + img * ((int64_t)IH * IW * XLD), (const float *)p[1] + b * PANEL,
-               (float *)p[2] + img * (oh * ow * OLD), &e, img, img * (oh * ow), 0, b * CB * VL, 0, 0, 0};
+    row_t r = {(const in_t *)p[0] + img * ((int64_t)IH * IW * XLD), (const float *)p[1] + b * PANEL, p[2], &e, img, img * (oh * ow), 0, b * CB * VL, 0, 0, 0};
     const int64_t y1 = y0 + ROWS < oh ? y0 + ROWS : oh;
     if (b < BLOCKS - 1) block(&r, v, y0, y1, CB, VL);
     else block(&r, v, y0, y1, TAIL_CB ? TAIL_CB : CB, TAIL_LANES);
