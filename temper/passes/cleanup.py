@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -81,11 +81,14 @@ CLEANUP_RULES: Sequence[Rule] = (
 )
 
 
-def fold_constants(graph: Graph, log: Log) -> int:
-    """Replaces nodes whose inputs are all constants by their reference's result."""
+def fold_constants(graph: Graph, log: Log, *, codes: bool = True) -> int:
+    """Replaces nodes whose inputs are all constants by their reference's result. codes: also what reads quantized
+    constants, which integer products take as they are."""
     folded = 0
     for node in graph.nodes:
         definition = TABLE[node.op]
+        if node.op == "DequantizeLinear" and not codes:
+            continue
         if not definition.deterministic or not all(v is None or v.const is not None for v in node.inputs):
             continue
         if not all(o.type.static for o in node.outputs) or any(o.type.dtype == "string" for o in node.outputs):
@@ -176,16 +179,23 @@ def concat_of_split(graph: Graph, log: Log) -> int:
     return count
 
 
-def cleanup(graph: Graph, log: Log) -> None:
-    """All of the above until nothing changes."""
-    graph.prune()
-    while (
-        apply_rules(graph, CLEANUP_RULES, log)
-        + fold_constants(graph, log)
-        + merge_common(graph, log)
-        + concat_of_split(graph, log)
-    ):
-        pass
+def _until_nothing_changes(*, codes: bool) -> Callable[[Graph, Log], None]:
+    """All of the above."""
+
+    def cleanup(graph: Graph, log: Log) -> None:
+        graph.prune()
+        while (
+            apply_rules(graph, CLEANUP_RULES, log)
+            + fold_constants(graph, log, codes=codes)
+            + merge_common(graph, log)
+            + concat_of_split(graph, log)
+        ):
+            pass
+
+    return cleanup
 
 
+cleanup = _until_nothing_changes(codes=True)
 CLEANUP = Pass("cleanup", cleanup)
+#: Leaves quantized constants as they are: what comes before the integer pass.
+CLEANUP_BUT_CODES = Pass("cleanup", _until_nothing_changes(codes=False))

@@ -42,11 +42,18 @@ def compose(first: Perm, then: Perm) -> Perm:
 
 
 def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
-    """`v` transposed; folded for constants, nothing for the identity."""
+    """`v` transposed; folded for constants, quantized ones too, nothing for the identity."""
     if perm == tuple(range(v.type.rank)):
         return v
     if v.const is not None:
         return graph.add_constant(np.ascontiguousarray(v.const.transpose(perm)), v.name, v.type.dtype)
+    source = v.producer
+    if source is not None and source.op == "DequantizeLinear" and not source.attrs["block_size"]:
+        codes, axis = source.inputs[0], source.attrs["axis"]
+        if codes is not None and codes.const is not None and isinstance(axis, int):
+            attrs = {**source.attrs, "axis": perm.index(axis % len(perm))}
+            inputs = [transpose(graph, codes, perm), *source.inputs[1:]]
+            return make(graph, "DequantizeLinear", inputs, attrs, origin=source.origin).output
     return make(graph, "Transpose", [v], {"perm": perm}).output
 
 

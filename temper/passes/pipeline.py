@@ -4,10 +4,12 @@ from __future__ import annotations
 from temper.passes.attention import ATTENTION
 from temper.passes.bounded import BOUNDED
 from temper.passes.cleanup import CLEANUP
+from temper.passes.cleanup import CLEANUP, CLEANUP_BUT_CODES
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
 from temper.passes.fold import FOLD
 from temper.passes.idioms import IDIOMS
+from temper.passes.integer import INTEGER
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
 from temper.passes.lower import LOWER
 from temper.passes.manager import Pass
@@ -24,7 +26,7 @@ from temper.passes.volumes import PLANES
 from temper.passes.widen import WIDEN
 
 PIPELINE: tuple[Pass, ...] = (
-    CLEANUP,
+    CLEANUP_BUT_CODES,
     WIDEN,            # before all that knows float32 only
     RECURRENT_LOOPS,
     RECURRENT_CELLS,  # before fold, which would make first steps unlike the others
@@ -38,10 +40,12 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD,
     PLANES,           # before layout, which would make channels of what are planes; cleanup-2 then merges the renamings
     Pass("cleanup-2", CLEANUP.run),
+    Pass("cleanup-2", CLEANUP_BUT_CODES.run),
     MERGE_PRODUCTS,   # after cleanup: renamings between projections and attention are gone
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
+    INTEGER,          # after layout: its products are channels-last; before the rest of quantization is taken apart
     DECOMPOSE,
     BOUNDED,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts

@@ -1,0 +1,294 @@
+"""Q/DQ graphs become integer arithmetic: products of codes, and requantization as steps that kernels fuse.
+
+A value x that is read as DequantizeLinear(q, s, z) stands for s (q - z). Between such values and a QuantizeLinear with
+scale t, everything that commutes with a positive factor (add, relu, clip, max, min) is computed in units of t, so that
+the factors s / t are multiplied in once, at the leaves. They are float64 and rounded once. What does not commute is
+float arithmetic between a multiplication by s and a division by t.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.opdef import AttrValue
+from temper.ir.ops import make
+from temper.passes.manager import Log, Pass
+
+CODES = ("int8", "uint8")
+
+#: A bias is meant in units of the product's scale if its own scale is this near: both were rounded to float32.
+_SAME_SCALE = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """s (codes - zero). scale: float64, a scalar or one per index of the last axis."""
+
+    codes: Value
+    scale: np.ndarray
+    zero: int = 0
+
+
+class _Integer:
+    def __init__(self, graph: Graph, log: Log) -> None:
+        self.graph, self.log = graph, log
+        #: accumulators that stand for values: scales in float64, which the graph's float32 constants would round
+        self.sums: dict[int, Scaled] = {}
+
+    def emit(self, node: Node, op: str, *inputs: Value | None, **attrs: AttrValue) -> Value:
+        origin = (*(node.origin or (node.name,)), "rule:integer")
+        return make(self.graph, op, inputs, attrs, name=f"{node.name}.{op.lower()}", origin=origin).output
+
+    def constant(self, node: Node, array: np.ndarray) -> Value:
+        return self.graph.add_constant(np.asarray(array), f"{node.name}.const")
+
+    def run(self) -> None:
+        for node in self.graph.nodes:
+            if self.graph.alive(node) and node.op in _MOVES:
+                self.sink(node)
+        for node in self.graph.nodes:
+            if node.op in ("Conv", "MatMul"):
+                self.product(node)
+        for node in self.graph.nodes:
+            if node.op == "QuantizeLinear" and self.graph.alive(node):
+                self.requantize(node)
+        self.graph.prune()
+
+    # ---- reading ----
+
+    def read(self, v: Value | None, features: int = -1) -> Scaled | str:
+        """What a value stands for, or why it is not known as codes. features: the axis that scales may go along."""
+        if v is None:
+            return "it is absent"
+        if v.id in self.sums:
+            return self.sums[v.id]
+        node = v.producer
+        if node is None or node.op != "DequantizeLinear":
+            return f"'{v.name}' is not quantized"
+        codes, scale = node.inputs[0], node.inputs[1]
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        if codes is None or scale is None or scale.const is None or scale.type.dtype != "float32":
+            return f"the scale of '{v.name}' is not a float32 constant"
+        if node.attrs["block_size"]:
+            return f"'{v.name}' is quantized in blocks"
+        if zero is not None and zero.const is None:
+            return f"the zero point of '{v.name}' is not a constant"
+        factor = scale.const.astype(np.float64)
+        if factor.size > 1:
+            axis = node.attrs["axis"]
+            assert isinstance(axis, int)
+            if axis % codes.type.rank != features % codes.type.rank:
+                return f"'{v.name}' has a scale for each index of axis {axis}, which is not that of features"
+        zeros = np.zeros(1, np.int64) if zero is None or zero.const is None else zero.const.astype(np.int64)
+        if (zeros != zeros.flat[0]).any():
+            return f"'{v.name}' has different zero points"
+        if not (factor > 0).all() or not np.isfinite(factor).all():
+            return f"a scale of '{v.name}' is not positive"
+        return Scaled(codes, factor.reshape(-1) if factor.size > 1 else factor.reshape(()), int(zeros.flat[0]))
+
+    def scalar(self, node: Node) -> tuple[float, int, str] | str:
+        """Scale, zero point and dtype of a QuantizeLinear with one scale."""
+        scale = node.inputs[1]
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        if node.output.type.dtype not in CODES:
+            return f"its codes are {node.output.type.dtype}"
+        if scale is None or scale.const is None or scale.const.size != 1 or scale.type.dtype != "float32":
+            return "its scale is not one float32 constant"
+        if zero is not None and zero.const is None:
+            return "its zero point is not a constant"
+        return (
+            float(scale.const.reshape(-1)[0]),
+            0 if zero is None or zero.const is None else int(zero.const.reshape(-1)[0]),
+            node.output.type.dtype,
+        )
+
+    # ---- moves ----
+
+    def sink(self, node: Node) -> None:
+        """move(dq(x)) = dq(move(x)): what only moves values, or takes the largest, may do so with codes."""
+        found = [self.read(v) for v in node.inputs if v is not None and v.type.dtype == "float32"]
+        if len(node.outputs) != 1:
+            return
+        first = found[0] if found else "it has no inputs"
+        if isinstance(first, str) or first.scale.ndim or first.codes.type.dtype not in CODES:
+            return
+        for other in found[1:]:
+            if (
+                isinstance(other, str)
+                or other.scale.ndim
+                or (other.scale, other.zero, other.codes.type.dtype)
+                != (first.scale, first.zero, first.codes.type.dtype)
+            ):
+                self.log.did_not("move codes", node.name, "its inputs have different scales")
+                return
+        inputs: list[Value | None] = []
+        data = iter(found)
+        for v in node.inputs:
+            scaled = next(data) if v is not None and v.type.dtype == "float32" else None
+            inputs.append(scaled.codes if isinstance(scaled, Scaled) else v)
+        attrs = dict(node.attrs)
+        if node.op == "Pad":
+            if attrs["mode"] != "constant" or attrs.get("value", 0.0) != 0.0:
+                return
+            attrs["value"] = first.zero
+        if node.op == "Resize" and attrs["mode"] != "nearest":
+            return
+        source = node.inputs[0].producer if node.inputs[0] is not None else None
+        assert source is not None
+        y = self.emit(node, node.op, *inputs, **attrs)
+        self.graph.rename(y, node.name)
+        out = self.emit(source, "DequantizeLinear", y, *source.inputs[1:], **source.attrs)
+        self.graph.replace_uses(node.output, out)
+        self.graph.remove_node(node)
+        self.log.did("move codes", node.name)
+
+    # ---- products ----
+
+    def product(self, node: Node) -> None:
+        reason = self._product(node)
+        if reason is not None:
+            self.log.did_not("integer product", node.name, reason)
+
+    def _product(self, node: Node) -> str | None:
+        turned = node.op == "MatMul" and bool(node.attrs["transB"])
+        x, w = self.read(node.inputs[0]), self.read(node.inputs[1], 0 if turned else -1)
+        if isinstance(x, str):
+            return x
+        if isinstance(w, str):
+            return w
+        if x.scale.ndim or x.codes.type.dtype not in CODES:
+            return "its data has no single scale of 8-bit codes"
+        codes = w.codes.const
+        if codes is None or w.codes.type.dtype not in CODES:
+            return "its weights are not 8-bit constants"
+        if node.op == "Conv" and not node.attrs["channels_last"]:
+            return "it is not channels-last"
+        if node.op == "MatMul" and (node.attrs["transA"] or w.codes.type.rank != 2):
+            return "its data are transposed, or its weights a batch"
+        shifted = (codes.T if turned else codes).astype(np.int16) - w.zero
+        if shifted.size and (shifted.min() < -128 or shifted.max() > 127):
+            return "its weights less their zero point do not fit int8"
+        scale = np.broadcast_to(x.scale * w.scale, (shifted.shape[-1],))
+        weights = self.graph.add_constant(np.ascontiguousarray(shifted, np.int8), f"{node.name}.codes")
+        inputs: list[Value | None] = [x.codes, weights]
+        rest: Value | None = None
+        if node.op == "Conv" and len(node.inputs) > 2 and node.inputs[2] is not None:
+            bias = self._bias(node.inputs[2], scale)
+            if bias is None:
+                rest = node.inputs[2]
+            else:
+                inputs.append(self.graph.add_constant(bias, f"{node.name}.bias"))
+        attrs = {k: v for k, v in node.attrs.items() if k not in ("transA", "transB")}
+        acc = self.emit(node, node.op + "Int8", *inputs, **attrs, zero_point=x.zero)
+        y = self.emit(
+            node, "DequantizeLinear", acc, self.constant(node, scale.astype(np.float32)), axis=acc.type.rank - 1
+        )
+        self.sums[y.id] = Scaled(acc, scale)
+        self.graph.replace_uses(node.output, y if rest is None else self.emit(node, "Add", y, rest))
+        self.graph.remove_node(node)
+        self.log.did("integer product", node.name)
+        return None
+
+    def _bias(self, v: Value, scale: np.ndarray) -> np.ndarray | None:
+        """int32 codes of a bias in units of `scale`, if it is given so."""
+        bias = self.read(v)
+        if isinstance(bias, str) or bias.codes.const is None or bias.codes.type.dtype != "int32":
+            return None
+        if (np.abs(bias.scale - scale) > _SAME_SCALE * scale).any():
+            return None
+        wide = bias.codes.const.astype(np.int64) - bias.zero
+        return wide.astype(np.int32) if (np.abs(wide) < 2**31).all() else None
+
+    # ---- requantization ----
+
+    def requantize(self, node: Node) -> None:
+        target = self.scalar(node)
+        if isinstance(target, str):
+            self.log.did_not("requantize", node.name, target)
+            return
+        scale, zero, dtype = target
+        x = node.inputs[0]
+        assert x is not None
+        source = self.read(x)
+        if (
+            isinstance(source, Scaled)
+            and not source.scale.ndim
+            and (float(source.scale), source.zero, source.codes.type.dtype) == (scale, zero, dtype)
+        ):
+            self.graph.replace_uses(node.output, source.codes)
+            self.log.did("cancel", node.name)
+        else:
+            y = self.units(x, scale, node) if self._has_codes(x) else None
+            if y is None:
+                y = self.emit(node, "Div", x, self.constant(node, np.array(scale, np.float32)))
+            self.graph.replace_uses(node.output, self.emit(node, "Saturate", y, to=dtype, zero_point=zero))
+            self.log.did("requantize", node.name)
+        self.graph.remove_node(node)
+
+    def _has_codes(self, v: Value) -> bool:
+        """Some leaf of the steps that lead to `v` is known as codes."""
+        if isinstance(self.read(v), Scaled):
+            return True
+        node = v.producer
+        if node is None or node.op not in _HOMOGENEOUS or len(v.uses) > 1 or self.graph.is_output(v):
+            return False
+        return any(self._has_codes(u) for u in node.inputs if u is not None)
+
+    def units(self, v: Value, unit: float, at: Node) -> Value:
+        """v / unit."""
+        if v.const is not None:
+            return self.constant(at, (v.const.astype(np.float64) / unit).astype(np.float32))
+        source = self.read(v)
+        if isinstance(source, Scaled):
+            x = source.codes
+            if source.zero:
+                wide = x if x.type.dtype == "int32" else self.emit(at, "Cast", x, to="int32")
+                x = self.emit(at, "Sub", wide, self.constant(at, np.array(source.zero, np.int32)))
+            factor = np.asarray(source.scale / unit, np.float32)
+            return self.emit(at, "Mul", self.emit(at, "Cast", x, to="float32"), self.constant(at, factor))
+        node = v.producer
+        if node is None or node.op not in _HOMOGENEOUS or not self._has_codes(v):
+            return self.emit(at, "Div", v, self.constant(at, np.array(unit, np.float32)))
+        attrs: dict[str, AttrValue] = dict(node.attrs)
+        for bound in ("min", "max"):
+            value = attrs.get(bound)
+            if node.op == "Clip" and isinstance(value, (int, float)):
+                attrs[bound] = float(np.float32(float(value) / unit))
+        return self.emit(node, node.op, *(None if u is None else self.units(u, unit, at) for u in node.inputs), **attrs)
+
+
+#: f(c x) = c f(x) for c > 0
+_HOMOGENEOUS = frozenset({"Add", "Sub", "Relu", "Clip", "Max", "Min", "Identity", "LeakyRelu"})
+
+#: Ops that move values or take the largest. Order of codes is order of values.
+_MOVES: Mapping[str, None] = MappingProxyType(
+    dict.fromkeys(
+        (
+            "Reshape",
+            "Transpose",
+            "Slice",
+            "Concat",
+            "Pad",
+            "Expand",
+            "Gather",
+            "MaxPool",
+            "Resize",
+            "Squeeze",
+            "Unsqueeze",
+            "DepthToSpace",
+            "SpaceToDepth",
+        )
+    )
+)
+
+
+def _integer(graph: Graph, log: Log) -> None:
+    _Integer(graph, log).run()
+
+
+INTEGER = Pass("integer", _integer)
