@@ -12,12 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Bins of a histogram. The largest value lies in the upper half of them (unless all values are zero), so that
-#: thresholds are searched on at least 4,096 bins however the width came out.
-BINS = 8192
-
-#: Narrowest bin: 2**-140; the largest value of anything observed is then at least 2**-128, or counts as zero.
-_LEAST = -140
+from temper.reference import histogram as layout
+from temper.reference.histogram import BINS
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,7 +57,7 @@ class Histogram:
         return Histogram(exponent, counts, self.zeros, self.low, self.high)
 
     def merged(self, other: Histogram) -> Histogram:
-        """Counts of both. Associative and commutative."""
+        """Counts of both: associative and commutative."""
         exponent = max(self.exponent, other.exponent)
         a, b = self.widened(exponent), other.widened(exponent)
         return Histogram(exponent, a.counts + b.counts, a.zeros + b.zeros, min(a.low, b.low), max(a.high, b.high))
@@ -81,22 +77,15 @@ class Histogram:
         return np.diff(np.interp(at, edges[: used + 1], below[: used + 1]))
 
 
-EMPTY = Histogram(_LEAST, np.zeros(BINS, np.int64), 0, math.inf, -math.inf)
+EMPTY = Histogram(layout.LEAST, np.zeros(BINS, np.int64), 0, math.inf, -math.inf)
 
 
-def exponent_for(amax: float) -> int:
-    """Exponent of the narrowest bins whose last one still holds `amax` (finite, not negative)."""
-    if amax == 0:
-        return _LEAST
-    return max(_LEAST, math.frexp(amax)[1] - (BINS.bit_length() - 1))
+def from_vector(v: np.ndarray) -> Histogram:
+    """What the op Histogram gave; values that are not finite are left out of it."""
+    low, high = (float(v[i].astype(np.int32).view(np.float32)) for i in (layout.LOW, layout.HIGH))
+    return Histogram(int(v[layout.EXPONENT]), v[:BINS].copy(), int(v[layout.ZEROS]), low, high)
 
 
 def observe(x: np.ndarray) -> Histogram:
-    """Histogram of an array of finite floats: the reference of the compiled kernel."""
-    if not x.size:
-        return EMPTY
-    magnitude = np.abs(x.astype(np.float64, copy=False)).reshape(-1)
-    exponent = exponent_for(float(magnitude.max()))
-    index = np.minimum((magnitude * math.ldexp(1.0, -exponent)).astype(np.int64), BINS - 1)
-    counts = np.bincount(index, minlength=BINS).astype(np.int64)
-    return Histogram(exponent, counts, int((magnitude == 0).sum()), float(x.min()), float(x.max()))
+    """Histogram of an array of floats."""
+    return from_vector(layout.histogram(x))

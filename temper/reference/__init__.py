@@ -32,6 +32,12 @@ from temper.reference import (
     vision,
 )
 from temper.reference.formats import CODED, decode, encode
+    elementwise,
+    histogram,
+    movement,
+    recurrent,
+    reduction,
+)
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 from temper.reference.sequences import SEQUENCE_OPS
 
@@ -56,6 +62,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
             random,
             strings,
         )
+        for family in (elementwise, movement, reduction, contraction, blocks, attention, recurrent, control, histogram)
         for name, fn in family.REFERENCES.items()
     }
 )

@@ -18,6 +18,7 @@ from temper.tactics.cpu.filled import Filled
 from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.grid_sample import GridSample
+from temper.tactics.cpu.histogram import Histogram
 from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.indexed import Indexed
 from temper.tactics.cpu.int8 import ConvInt8, GemmInt8
@@ -84,6 +85,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         DeformConv(),
         RoiAlign(),
         MaxRoiPool(),
+        Histogram(),
         ConvInt8(),
         GemmInt8(),
         Gemm(),

@@ -200,7 +200,25 @@ def _normalisations() -> Iterator[Case]:
     )
 
 
+def _histograms() -> Iterator[Case]:
+    """Sizes below, at and above a vector and a run; every scale of float32; values that are not finite."""
+    for n in (1, 15, 16, 37, 5000, 150_001):
+        yield Case(f"Histogram_{n}", "Histogram", {}, lambda rng, n=n: [rng.standard_normal((n,), np.float32)])
+    for exponent in (-149, -126, -60, 0, 90, 127):
+        scale = lambda rng, e=exponent: [
+            np.ldexp(np.append(rng.uniform(-1, 1, 40), [1.0, 0.0, -0.0]), e).astype(np.float32).reshape(43, 1)
+        ]
+        yield Case(f"Histogram_scale_{exponent}", "Histogram", {}, scale)
+    odd = np.array([np.nan, np.inf, -np.inf, 1.0, 0.0, -3.5, np.nan], np.float32)
+    yield Case("Histogram_not_finite", "Histogram", {}, lambda rng: [odd])
+    yield Case("Histogram_nothing_finite", "Histogram", {}, lambda rng: [odd[:3]])
+    yield Case("Histogram_zeros", "Histogram", {}, lambda rng: [np.zeros((3, 20), np.float32)])
+    relu = lambda rng: [np.maximum(rng.standard_normal((2, 40, 9), np.float32), 0)]
+    yield Case("Histogram_relu", "Histogram", {}, relu)
+
+
 def cases() -> Iterator[Case]:
+    yield from _histograms()
     yield from _pools()
     yield from _reductions()
     yield from _normalisations()

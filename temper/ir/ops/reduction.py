@@ -11,6 +11,7 @@ from temper.ir.ops import rules
 from temper.ir.ops.contraction import activation, channels_of, spatial_of, window_attrs, windowed
 from temper.ir.ops.rules import BOOL, FLOATS, INT, INTS_ATTR, NUMBERS, Types, allow, axis_of, default, integer, need
 from temper.ir.types import TensorType
+from temper.reference import histogram
 from temper.reference.reduction import REFERENCES
 
 _EXACT = Tolerance(relative=0.0)
@@ -34,6 +35,11 @@ def _arg(types: Types, attrs: Attrs) -> list[TensorType]:
     if x.shape[axis] == 0:
         raise ShapeError(f"axis {axis} of {x} is empty and has no extreme")
     return [TensorType("int64", (*x.shape[:axis], *((1,) if integer(attrs, "keepdims") else ()), *x.shape[axis + 1 :]))]
+
+
+def _histogram(types: Types, attrs: Attrs) -> list[TensorType]:
+    allow(need(types, 0), frozenset({"float32"}))
+    return [TensorType("int64", (histogram.SIZE,))]
 
 
 def _along_axis(allowed: frozenset[str]) -> InferFn:
@@ -245,4 +251,13 @@ OPS: tuple[OpDef, ...] = (
         tolerance=Tolerance(8.0, True),
     ),
     _op("DynamicQuantizeLinear", 1, _dynamic_quantize, {}, rules.per_input(6), tolerance=_EXACT, outputs=3),
+    OpDef(
+        "Histogram",
+        Kind.REDUCTION,
+        (1, 1),
+        _histogram,
+        histogram.REFERENCES["Histogram"],
+        rules.per_input(4),
+        tolerance=_EXACT,
+    ),
 )
