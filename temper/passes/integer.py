@@ -49,7 +49,7 @@ class _Integer:
 
     def run(self) -> None:
         for node in self.graph.nodes:
-            if self.graph.alive(node) and node.op in _MOVES:
+            if self.graph.alive(node) and node.op in MOVES:
                 self.sink(node)
         for node in self.graph.nodes:
             if node.op in ("Conv", "MatMul"):
@@ -235,7 +235,7 @@ class _Integer:
         if isinstance(self.read(v), Scaled):
             return True
         node = v.producer
-        if node is None or node.op not in _HOMOGENEOUS or len(v.uses) > 1 or self.graph.is_output(v):
+        if node is None or node.op not in HOMOGENEOUS or len(v.uses) > 1 or self.graph.is_output(v):
             return False
         return any(self._has_codes(u) for u in node.inputs if u is not None)
 
@@ -252,7 +252,7 @@ class _Integer:
             factor = np.asarray(source.scale / unit, np.float32)
             return self.emit(at, "Mul", self.emit(at, "Cast", x, to="float32"), self.constant(at, factor))
         node = v.producer
-        if node is None or node.op not in _HOMOGENEOUS or not self._has_codes(v):
+        if node is None or node.op not in HOMOGENEOUS or not self._has_codes(v):
             return self.emit(at, "Div", v, self.constant(at, np.array(unit, np.float32)))
         attrs: dict[str, AttrValue] = dict(node.attrs)
         for bound in ("min", "max"):
@@ -263,10 +263,10 @@ class _Integer:
 
 
 #: f(c x) = c f(x) for c > 0
-_HOMOGENEOUS = frozenset({"Add", "Sub", "Relu", "Clip", "Max", "Min", "Identity", "LeakyRelu"})
+HOMOGENEOUS = frozenset({"Add", "Sub", "Relu", "Clip", "Max", "Min", "Identity", "LeakyRelu"})
 
 #: Ops that move values or take the largest. Order of codes is order of values.
-_MOVES: Mapping[str, None] = MappingProxyType(
+MOVES: Mapping[str, None] = MappingProxyType(
     dict.fromkeys(
         (
             "Reshape",

@@ -352,7 +352,7 @@ INLINE void st_bool(void *p, vi v, int n) {
 /* 8-bit lanes are int32 in registers. */
 INLINE vi ld_uint8(const void *p, int n) {
   const uint8_t *q = p;
-  if (n == VL) return __builtin_convertvector(*(const vb_any *)q, vi);
+  if (n == VL) return __builtin_convertvector(*(const vb_any *)q, vi) & 255;
 #if VL == 16
   return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), q));
 #else
