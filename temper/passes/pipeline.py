@@ -39,7 +39,6 @@ PIPELINE: tuple[Pass, ...] = (
     RECURRENT,
     FOLD,
     PLANES,           # before layout, which would make channels of what are planes; cleanup-2 then merges the renamings
-    Pass("cleanup-2", CLEANUP.run),
     Pass("cleanup-2", CLEANUP_BUT_CODES.run),
     MERGE_PRODUCTS,   # after cleanup: renamings between projections and attention are gone
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between

@@ -22,6 +22,7 @@ from temper.reference import (
     elementwise,
     ensembles,
     images,
+    histogram,
     movement,
     random,
     recurrent,
@@ -32,12 +33,6 @@ from temper.reference import (
     vision,
 )
 from temper.reference.formats import CODED, decode, encode
-    elementwise,
-    histogram,
-    movement,
-    recurrent,
-    reduction,
-)
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 from temper.reference.sequences import SEQUENCE_OPS
 
@@ -61,8 +56,8 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
             images,
             random,
             strings,
+            histogram,
         )
-        for family in (elementwise, movement, reduction, contraction, blocks, attention, recurrent, control, histogram)
         for name, fn in family.REFERENCES.items()
     }
 )

@@ -225,7 +225,7 @@ def _saturate(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """saturate(round_half_even(x) + zero_point); NaN becomes the lowest code."""
     (x,) = present(arrays)
     with np.errstate(all="ignore"):
-        return [saturate(np.rint(x).astype(np.float64) + attrs.get("zero_point", 0), np.dtype(attrs["to"]))]
+        return [saturate(np.rint(x).astype(np.float64) + attrs.get("zero_point", 0), attrs["to"])]
 
 
 def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:

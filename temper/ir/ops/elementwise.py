@@ -261,7 +261,6 @@ OPS: tuple[OpDef, ...] = (
         tolerance=_EXACT,
     ),
     _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
-    _row("QuantizeLinear", 3, _quantize, least=2, ops=4, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
     _row(
         "Saturate",
         1,
@@ -270,5 +269,4 @@ OPS: tuple[OpDef, ...] = (
         attrs={"to": AttrSpec(str, required=True), "zero_point": default(0)},
         tolerance=_EXACT,
     ),
-    _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs=_AXIS, tolerance=_EXACT),
 )

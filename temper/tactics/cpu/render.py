@@ -33,6 +33,7 @@ _BYTE_OPS = frozenset({"Identity", "Max", "Min", "Relu", "Where"})
 _FLOAT = frozenset({"float32"})
 _FLOATS = frozenset({"float32", "float64"})
 _INTS = frozenset({"int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"})
+_NARROW = frozenset({"int8", "uint8", "int16", "uint16"})
 _NUMBERS = _FLOATS | _INTS
 _BOOL = frozenset({"bool"})
 _ANY = _NUMBERS | _BOOL
@@ -140,7 +141,9 @@ _LANE_CASTS: Mapping[tuple[str, str], str] = {
     ("float32", "bool"): "v_truth({0})", ("bool", "float32"): "v_from_truth({0})", ("int32", "bool"): "({0}) != 0",
     ("bool", "int32"): "-({0})", ("float32", "int32"): "v_to_int({0})", ("int32", "float32"): "v_from_int({0})",
     ("int8", "int32"): "{0}", ("uint8", "int32"): "{0}", ("int8", "float32"): "v_from_int({0})",
-    ("uint8", "float32"): "v_from_int({0})",
+    ("uint8", "float32"): "v_from_int({0})", ("float32", "int8"): "v_to_int({0}) << 24 >> 24",
+    ("float32", "uint8"): "v_to_int({0}) & 255",
+    ("int32", "int8"): "({0}) << 24 >> 24", ("int32", "uint8"): "{0} & 255",
 }
 
 
@@ -151,6 +154,9 @@ def _cast(instr: Instr, source: str, target: str, vector: bool) -> str | None:
     if not vector:
         if source in BIT_TYPES or target in BIT_TYPES:
             return cast_c(instr, source, target, C_TYPES)
+        if source in _FLOATS and target in _NARROW:
+            # C leaves a conversion beyond the type undefined; through int32 the low bits remain, as numpy has it
+            return f"({C_TYPES[target]})(int32_t)({{0}})"
         return "({0}) != 0" if target == "bool" else f"({C_TYPES[target]})({{0}})"
     return _LANE_CASTS.get((source, target))
 
