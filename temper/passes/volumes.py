@@ -172,7 +172,8 @@ def _pool(graph: Graph, m: Match) -> Value:
 
 
 def _is_narrow(m: Match) -> bool:
-    return m["x"].type.dtype in ("int8", "uint8", "int16", "uint16")
+    x = m["x"].type
+    return x.dtype in ("int16", "uint16") or (x.dtype in ("int8", "uint8") and x.rank != 4)
 
 
 def _pool_narrow(graph: Graph, m: Match) -> Value:

@@ -25,7 +25,7 @@ from temper.tactics.cpu.int8 import ConvInt8, GemmInt8
 from temper.tactics.cpu.layernorm import LayerNorm
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
-from temper.tactics.cpu.pool import Pool
+from temper.tactics.cpu.pool import Pool, PoolBytes
 from temper.tactics.cpu.pool_indices import PoolIndices
 from temper.tactics.cpu.positions import Positions
 from temper.tactics.cpu.recurrent import Recurrent
@@ -56,6 +56,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         CopyAffine(),
         CopyBlocks(),
         Pool(),
+        PoolBytes(),
         Softmax(),
         Reduce(),
         ReduceTyped(),

@@ -61,6 +61,10 @@ def _pools() -> Iterator[Case]:
     attrs = _pool_attrs({"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}, 2)
     for dtype in ("uint8", "int8", "float16"):
         yield Case(f"MaxPool_{dtype}", "MaxPool", attrs, lambda rng, d=dtype: [numbers(rng, (1, 5, 7, 8), d)])
+    for dtype, c in (("uint8", 64), ("int8", 64), ("uint8", 83), ("int8", 17)):
+        wide: dict[str, AttrValue] = {**attrs, "channels_last": 1}
+        make = lambda rng, d=dtype, c=c: [numbers(rng, (2, 7, 8, c), d)]
+        yield Case(f"MaxPool_{dtype}_{c}_last", "MaxPool", wide, make)
 
 
 _REDUCTIONS = (

@@ -10,7 +10,7 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.depthwise import int_tuple
-from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.render import C_TYPES, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_EXTENT = 28
@@ -33,6 +33,24 @@ def _window(w: Workload) -> Window | str:
     if kernel is None or strides is None or dilations is None or pads is None:
         return "kernel_shape, strides and dilations must have 2 entries, pads 4"
     return Window(kernel, strides, dilations, pads)
+
+
+def _geometry(w: Workload) -> dict[str, int | str]:
+    """Definitions of sizes and window."""
+    window = _window(w)
+    x, out = w.inputs[0], w.outputs[0]
+    assert isinstance(window, Window) and x is not None
+    n, ih, iw, c = x.type.shape
+    _, oh, ow, _ = out.type.shape
+    symbols = w.symbols
+    return {
+        "BATCH": c_dim(n, symbols), "IH": c_dim(ih, symbols), "IW": c_dim(iw, symbols),
+        "OH": c_dim(oh, symbols), "OW": c_dim(ow, symbols), "C": c_dim(c, symbols),
+        "KH": window.kernel[0], "KW": window.kernel[1], "SH": window.strides[0], "SW": window.strides[1],
+        "DH": window.dilations[0], "DW": window.dilations[1], "PAD_T": window.pads[0], "PAD_L": window.pads[1],
+        "PAD_B": window.pads[2], "PAD_R": window.pads[3], "XLD": c_dim(x.row_stride or c, symbols),
+        "OLD": c_dim(out.row_stride or c, symbols),
+    }
 
 
 class Pool:
@@ -74,27 +92,60 @@ class Pool:
         return n * oh * ow * per_pixel / 3.8e9 / w.threads + 3e-7
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
-        window = _window(w)
-        x, out = w.inputs[0], w.outputs[0]
-        assert isinstance(window, Window) and x is not None
-        n, ih, iw, c = x.type.shape
-        _, oh, ow, _ = out.type.shape
-        symbols = w.symbols
         args: tuple[ArgRef, ...] = (("input", 0), ("output", 0), *epilogue_args(w.epilogue))
         average = 0 if w.op == "MaxPool" else 2 if w.attr("count_include_pad", 0) else 1
-        text = defines({
-            "ENTRY": entry, "BATCH": c_dim(n, symbols), "IH": c_dim(ih, symbols), "IW": c_dim(iw, symbols),
-            "OH": c_dim(oh, symbols), "OW": c_dim(ow, symbols), "C": c_dim(c, symbols), "AVERAGE": average,
-            "KH": window.kernel[0], "KW": window.kernel[1], "SH": window.strides[0], "SW": window.strides[1],
-            "DH": window.dilations[0], "DW": window.dilations[1], "PAD_T": window.pads[0], "PAD_L": window.pads[1],
-            "PAD_B": window.pads[2], "PAD_R": window.pads[3], "XLD": c_dim(x.row_stride or c, symbols),
-            "OLD": c_dim(out.row_stride or c, symbols), "CB": dict(params)["cb"],
-        })
+        text = defines({**_geometry(w), "ENTRY": entry, "AVERAGE": average, "CB": dict(params)["cb"]})
         source = template_text("vec.h", "vmath.h") + workload_epilogue_c(w, 2) + text + template_text("pool.c")
-        return Kernel(source, (entry,), args, symbols)
+        return Kernel(source, (entry,), args, w.symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
 
 
-TACTICS: tuple[Pool, ...] = (Pool(),)
+class PoolBytes:
+    """MaxPool of 8-bit codes."""
+
+    name = "cpu.pool_bytes"
+    ops = frozenset({"MaxPool"})
+
+    def accepts(self, w: Workload) -> str | None:
+        if w.op != "MaxPool":
+            return f"computes MaxPool, not {w.op}"
+        if w.isa not in ISAS:
+            return f"no such CPU level: {w.isa}"
+        x = w.inputs[0] if w.inputs else None
+        if x is None or x.type.rank != 4 or not w.attr("channels_last", 0):
+            return "computes channels-last 2-D pools only"
+        if isinstance(x.type.shape[3], Dim):
+            return "the channel count must be known at build time"
+        if x.type.dtype not in ("int8", "uint8"):
+            return f"computes int8 and uint8 only, not {x.type.dtype}"
+        if w.epilogue.instrs or len(w.outputs) > 1:
+            return "it computes nothing after"
+        window = _window(w)
+        return window if isinstance(window, str) else None
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        return [()]
+
+    def predict(self, w: Workload, params: Params) -> float:
+        window = _window(w)
+        assert isinstance(window, Window)
+        n, oh, ow, c = (d if isinstance(d, int) else _TYPICAL_EXTENT if i else 1
+                        for i, d in enumerate(w.outputs[0].type.shape))
+        vectors = -(-c // (4 * ISAS[w.isa].lanes))
+        return n * oh * ow * vectors * (window.kernel[0] * window.kernel[1] * 2.0 + 6) / 3.8e9 / w.threads + 3e-7
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        x = w.inputs[0]
+        assert x is not None
+        dtype = x.type.dtype
+        text = {**_geometry(w), "ENTRY": entry, "T": C_TYPES[dtype], "LOWEST": "(-128)" if dtype == "int8" else 0}
+        source = template_text("vec.h") + defines(text) + template_text("pool_bytes.c")
+        return Kernel(source, (entry,), (("input", 0), ("output", 0)), w.symbols)
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ()
+
+
+TACTICS: tuple[Pool | PoolBytes, ...] = (Pool(), PoolBytes())
