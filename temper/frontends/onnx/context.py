@@ -170,7 +170,6 @@ class Builder:
             stated = [(o.name, o.type.dtype) for o in outputs]
             self.graph.remove_node(node)
             return [self.constant(np.asarray(f), n, d) for f, (n, d) in zip(encoded, stated, strict=True)]
-        if all(f is not None and f.dtype != object for f in found):
         # quantized constants stay: integer products take them as they are
         if op != "DequantizeLinear" and all(f is not None and f.dtype != object for f in found):
             given = [o.name for o in outputs]
