@@ -210,6 +210,8 @@ def _grow(
                 of = f"{nodes[0]!r} ({nodes[0].outputs[0].type})"
                 refused.append((user, f"its shape {user.output.type} is not that of {of}"))
                 continue
+            if _read_by_a_program(user):
+                continue
             others = [
                 v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside
             ]
@@ -217,11 +219,48 @@ def _grow(
                 cycle = "fusing would make a cycle"
                 refused.append((user, f"another of its inputs depends on {nodes[0]!r}: {cycle}"))
                 continue
-            nodes.append(user)
-            owner[user.id] = me
-            inside.add(user.id)
+            for node in (*(n for v in others for n in _widening(v, shape, owner)), user):
+                nodes.append(node)
+                owner[node.id] = me
+                inside.add(node.id)
             changed = True
             break
+
+
+_CODES = ("int8", "uint8")
+
+
+def _read_by_a_program(node: Node) -> bool:
+    """A conversion of codes to float whose result, after steps of its own, another value is combined with: it belongs
+    to the program that does so, which then reads the codes instead of four times as many bytes of floats. Codes that
+    nothing else reads need not leave the registers."""
+    first = node.inputs[0]
+    if node.op != "Cast" or first is None or first.type.dtype not in _CODES or len(first.uses) < 2:
+        return False
+    while True:
+        users = node.output.users
+        if len(node.output.uses) != 1 or TABLE[users[0].op].kind is not Kind.ELEMENTWISE:
+            return False
+        node = users[0]
+        if sum(v is not None and v.const is None for v in node.inputs) > 1:
+            return True
+
+
+def _widening(value: Value, shape: tuple[DimLike, ...], owner: Mapping[int, int]) -> list[Node]:
+    """The steps that make `value` of codes, if nothing else reads them: in order, empty if it is not made so."""
+    chain: list[Node] = []
+    v = value
+    while True:
+        node = v.producer
+        if node is None or node.id in owner or len(v.uses) != 1 or v.type.shape != shape:
+            return []
+        data = [u for u in node.inputs if u is not None and u.const is None]
+        if TABLE[node.op].kind is not Kind.ELEMENTWISE or len(data) != 1:
+            return []
+        chain.append(node)
+        if node.op == "Cast" and data[0].type.dtype in _CODES:
+            return chain[::-1]
+        v = data[0]
 
 
 def _depends(
