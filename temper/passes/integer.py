@@ -226,6 +226,7 @@ class _Integer:
             y = self.units(x, scale, node) if self._has_codes(x) else None
             if y is None:
                 y = self.emit(node, "Div", x, self.constant(node, np.array(scale, np.float32)))
+            y = _unclipped(y, *(n - zero for n in RANGES[dtype]))
             self.graph.replace_uses(node.output, self.emit(node, "Saturate", y, to=dtype, zero_point=zero))
             self.log.did("requantize", node.name)
         self.graph.remove_node(node)
@@ -260,6 +261,26 @@ class _Integer:
             if node.op == "Clip" and isinstance(value, (int, float)):
                 attrs[bound] = float(np.float32(float(value) / unit))
         return self.emit(node, node.op, *(None if u is None else self.units(u, unit, at) for u in node.inputs), **attrs)
+
+
+#: Least and greatest code.
+RANGES: Mapping[str, tuple[int, int]] = MappingProxyType({"int8": (-128, 127), "uint8": (0, 255)})
+
+
+def _unclipped(v: Value, low: int, high: int) -> Value:
+    """`v` without the clipping that rounding to a code in [low, high] does anyway."""
+    while (node := v.producer) is not None and node.inputs:
+        if node.op == "Relu":
+            least, most = 0.0, np.inf
+        elif node.op == "Clip":
+            least, most = (float(str(node.attrs.get(k, d))) for k, d in (("min", -np.inf), ("max", np.inf)))
+        else:
+            return v
+        x = node.inputs[0]
+        if least > low or most < high or x is None:
+            return v
+        v = x
+    return v
 
 
 #: f(c x) = c f(x) for c > 0
