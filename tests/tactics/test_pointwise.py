@@ -155,3 +155,26 @@ def test_collapse_merges_what_every_tensor_walks_as_one() -> None:
     loops = collapse(shape, [strides_of(shape, (True,) * 4, 10), strides_of(shape, (False,) * 4, None)])
     assert loops.shape == (6, 4) and loops.strides == ((10, 1), (0, 0))
     assert collapse((N, 8), [strides_of((N, 8), (True, True), None)]).shape == (1, N * 8)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_codes_of_a_selection(isa: str) -> None:
+    """One-hot rows as codes, with a tail: a masked store of narrowed selections."""
+    e = Epilogue(
+        (
+            Operand("int32", (False, True, False)),
+            Operand("int32", (False, False, True)),
+            Operand("float32", (False, False, False)),
+        ),
+        (
+            Instr("Equal", (0, 1), "bool"),
+            Instr("Cast", (3,), "float32"),
+            Instr("Div", (4, 2), "float32"),
+            Instr("Saturate", (5,), "int8", (("to", "int8"), ("zero_point", 0))),
+        ),
+        (6,),
+    )
+    w = Workload("Pointwise", (), (), (), (Slot(TensorType("int8", (1, 8, 257))),), e, isa)
+    a, b = np.arange(8, dtype=np.int32).reshape(1, 8, 1) % 4, np.arange(257, dtype=np.int32).reshape(1, 1, 257) % 4
+    (got,) = Runner(Pointwise(), w).same_for_all_splits([], [a, b, np.full((1, 1, 1), 1 / 127, np.float32)])
+    np.testing.assert_array_equal(got, np.where(a == b, 127, 0))
