@@ -150,12 +150,11 @@ def _quantize(p: Parts) -> Result:
     if isinstance(scale, str):
         return scale
     y = p("Div", p.cast(x, "float32"), p.cast(scale, "float32"))
-    if out not in CODED:
-        y = p("Round", y)
     if out in ("int8", "uint8") and (zero is None or (zero.const is not None and zero.const.size == 1)):
         start = 0 if zero is None or zero.const is None else int(zero.const.reshape(-1)[0])
         return p("Saturate", y, to=out, zero_point=start)
-    y = p("Round", y)
+    if out not in CODED:
+        y = p("Round", y)
     if zero is not None:
         shift = _along(p, zero, x)
         if isinstance(shift, str):

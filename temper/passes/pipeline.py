@@ -3,7 +3,6 @@ from __future__ import annotations
 
 from temper.passes.attention import ATTENTION
 from temper.passes.bounded import BOUNDED
-from temper.passes.cleanup import CLEANUP
 from temper.passes.cleanup import CLEANUP, CLEANUP_BUT_CODES
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM

@@ -294,12 +294,6 @@ def mismatch(got: np.ndarray, want: np.ndarray, bound: np.ndarray, factor: float
     if want.dtype.kind not in "fc":
         error = _difference(got, want)
         bad = (got != want) & ~((bound > 0) & (error <= bound))
-    if want.dtype.kind in "iu":
-        error = np.abs(got.astype(np.float64) - want.astype(np.float64))
-        bad = error > bound
-    elif want.dtype.kind not in "fc":
-        bad = got != want
-        error = bad.astype(np.float64)
     else:
         with np.errstate(invalid="ignore", over="ignore"):
             error = np.abs(got.astype(np.float64) - want.astype(np.float64))

@@ -163,7 +163,9 @@ def _qdq_model(zero: int, dtype: type, weight_zero: int) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-@pytest.mark.parametrize(("zero", "dtype"), [(0, np.int8), (128, np.uint8), (0, np.uint8), (-11, np.int8), (37, np.uint8)])
+@pytest.mark.parametrize(
+    ("zero", "dtype"), [(0, np.int8), (128, np.uint8), (0, np.uint8), (-11, np.int8), (37, np.uint8)]
+)
 @pytest.mark.parametrize("weight_zero", [0, 5])
 def test_imported_qdq_is_within_one_code_of_onnx_runtime(
     zero: int, dtype: type, weight_zero: int, tmp_path: Path

@@ -121,9 +121,8 @@ class Depthwise:
     """Depthwise convolution by register tiles of columns x channel vectors: of floats, or of codes (ConvInt8)."""
 
     name = "cpu.depthwise"
-    ops = frozenset({"Conv"})
-    packing = ("cb",)
     ops = frozenset({"Conv", "ConvInt8"})
+    packing = ("cb",)
 
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:

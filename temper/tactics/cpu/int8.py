@@ -73,6 +73,7 @@ class _Int8:
 
     name: str
     ops: frozenset[str]
+    packing = ("nb",)
 
     def shape(self, w: Workload) -> ConvShape | str:
         """Geometry with channels in codes, or why there is none."""
