@@ -57,9 +57,7 @@ def _code(dtype: str) -> int:
     return next(k for k, t in DTYPES.items() if t == dtype)
 
 
-def function_body(
-    schema: Any, node: Any, inputs: Sequence[Held], given: Mapping[str, Any], where: str
-) -> Any | None:
+def function_body(schema: Any, node: Any, inputs: Sequence[Held], given: Mapping[str, Any], where: str) -> Any | None:
     """The FunctionProto by which ONNX defines this node out of other ops; None where there is none."""
     import onnx
 
@@ -123,11 +121,7 @@ def attribute_value(a: Any, where: str) -> Any:
     if field is None:
         raise ModelError(f"{where}: attribute '{a.name}' has the unusable type {a.type}")
     scalar = field in _SINGLE
-    others = [
-        f
-        for f in kinds.values()
-        if f != field and (a.HasField(f) if f in _SINGLE else len(getattr(a, f)))
-    ]
+    others = [f for f in kinds.values() if f != field and (a.HasField(f) if f in _SINGLE else len(getattr(a, f)))]
     if others or (scalar and not a.HasField(field) and field in ("t", "g", "sparse_tensor")):
         raise ModelError(
             f"{where}: attribute '{a.name}' says it is in field '{field}', but {others or 'nothing'} is set"
