@@ -1,4 +1,5 @@
-"""What several folders of tests share: a small trained-looking ONNX model, and a timing cache of the tests' own."""
+"""What several folders of tests share: a small trained-looking ONNX model, a timing cache of the tests' own, and the
+fixtures of commands."""
 
 from __future__ import annotations
 
@@ -8,6 +9,10 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.commands import batched, image, plan, spawned, temper
+
+__all__ = ["batched", "image", "plan", "spawned", "temper"]
 
 
 def small_model(batch: int | str = 1, blocks: int = 2, channels: int = 16, size: int = 12) -> onnx.ModelProto:

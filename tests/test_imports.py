@@ -29,6 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "tactics.base": {"ir", "tactics.epilogue"},
     "tactics.workload": {"ir", "passes.partition", "tactics.base", "tactics.epilogue"},
     "passes": {"errors", "ir", "reference", "tactics.epilogue"},
+    "quantize": {"errors", "ir", "passes", "reference"},
     "compile": {"errors"},
     "tactics": {"errors", "ir", "reference", "compile", "config"},
     "tune": {"errors", "config", "ir", "reference", "compile", "tactics", "passes", "runtime"},

@@ -13,7 +13,7 @@ import temper as package
 from temper.cli.sizes import parse_profiles, parse_range, parse_shapes
 from temper.errors import ConfigError
 from temper.plan.format import read
-from tests.cli.conftest import Run
+from tests.commands import Run
 
 
 def test_build_says_what_it_did(temper: Run, small_onnx: Path, tmp_path: Path) -> None:

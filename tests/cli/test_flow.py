@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 import pytest
 
-from tests.cli.conftest import Run
+from tests.commands import Run
 from tests.frontends.test_onnx_data_sizes import detector
 from tests.frontends.test_onnx_flow import greedy, scripted_branch
 

@@ -14,7 +14,7 @@ from temper.cli.bench import median, percentile
 from temper.cli.graph_svg import Box, draw
 from temper.debug.deviation import difference
 from temper.plan.format import Native, read, write
-from tests.cli.conftest import Run
+from tests.commands import Run
 
 
 def test_inspect_overview(temper: Run, plan: Path, small_onnx: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.cli.conftest import Run, start
+from tests.commands import Run, start
 from tests.conftest import small_model
 
 HEAVY = {"onnx", "onnxruntime", "openvino", "numpy", "ziglang", "sqlite3"}

@@ -10,7 +10,7 @@ import pytest
 from temper.cli.sizes import parse_batches, parse_shape_list, parse_shapes, parse_static_shapes, trtexec_profile
 from temper.config import Profile
 from temper.errors import ConfigError
-from tests.cli.conftest import Run
+from tests.commands import Run
 
 
 def test_batches_and_shape_ranges() -> None:

@@ -26,10 +26,8 @@ from temper.plan.format import Native
 from temper.runtime.engine import Engine
 from temper.tactics.base import Kernel, Params, Tactic, Workload
 from temper.tactics.sources import cpu_tactics
-from tests.cli.conftest import Run
+from tests.commands import Run
 from tests.debug.models import chain, perceptron
-
-pytest_plugins = ["tests.cli.conftest"]
 
 
 @pytest.fixture(autouse=True)

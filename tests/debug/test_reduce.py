@@ -21,10 +21,8 @@ from temper.debug.judge import judge
 from temper.debug.reduce import ddmin, reduce_model
 from temper.debug.sizes import with_size
 from temper.errors import ConfigError
-from tests.cli.conftest import Run
+from tests.commands import Run
 from tests.debug.models import chain, perceptron
-
-pytest_plugins = ["tests.cli.conftest"]
 
 
 @pytest.fixture(autouse=True)

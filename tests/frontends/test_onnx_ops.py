@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from temper.errors import ModelError, ShapeError, TemperError, UnsupportedError
 from temper.frontends.onnx import import_onnx
@@ -419,10 +420,15 @@ def test_batch_normalization(opset: int) -> None:
 
 
 def test_batch_normalization_in_training_mode() -> None:
-    ones = {k: np.ones(4, np.float32) for k in "sbmv"}
-    node = NODE("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", "m2", "v2"], name="bn", training_mode=1)
-    with pytest.raises(UnsupportedError, match=r"training.*'bn'"):
-        import_onnx(model([node], IMAGE, constants=ones))
+    """By onnx.reference: ONNX Runtime refuses it for inference."""
+    rng = np.random.default_rng(0)
+    constants = {k: rng.uniform(0.5, 2, 4).astype(np.float32) for k in "sbmv"}
+    node = NODE("BatchNormalization", ["x", "s", "b", "m", "v"], ["y", "m2", "v2"], training_mode=1, momentum=0.7)
+    proto = model([node], IMAGE, ("y", "m2", "v2"), constants)
+    feeds = feeds_for(proto)
+    want = ReferenceEvaluator(proto).run(None, feeds)
+    for got, expected in zip(evaluate(import_onnx(proto), feeds), want, strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_other_normalizations() -> None:

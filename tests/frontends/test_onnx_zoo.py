@@ -8,7 +8,6 @@ import onnx
 import pytest
 
 from benchmarks.models import MODELS
-from temper.errors import UnsupportedError
 from temper.frontends.onnx import import_onnx
 from temper.ir.evaluate import evaluate
 from temper.ir.text import constants_of, parse, to_text
@@ -17,7 +16,7 @@ from tests.frontends.models import compare, feeds_for, run_reference, zoo
 SIZES = {"N": 2, "T": 7, "B": 2, "p2o.DynamicDimension.1": 48, "p2o.DynamicDimension.2": 192}
 ZOO = [
     "squeezenet", "mobilenetv2", "resnet56_cifar10", "lprnet", "ppocr_cls", "fastestdet", "gpt_nano_sort", "magika",
-    "dtln_2", "basic_pitch",
+    "dtln_1", "dtln_2", "basic_pitch",
 ]  # fmt: skip
 
 
@@ -38,11 +37,6 @@ def test_trained_model(name: str) -> None:
         feeds = {k: v % 3 for k, v in feeds.items()}
     compare(evaluate(graph, feeds), run_reference(proto, feeds), 1e-4)
     assert parse(to_text(graph), constants_of(graph)).hash() == graph.hash()
-
-
-def test_recurrent_layers_are_refused_by_name() -> None:
-    with pytest.raises(UnsupportedError, match=r"LSTM.*'lstm_4', 'lstm_5'"):
-        import_onnx(zoo_model("dtln_1"))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -117,6 +117,7 @@ _OTHER_FORM = (
     "Multinomial",
     "BoxesKept",
     "Positions",
+    "Histogram",  # no op of ONNX: quantize/test_histogram.py
 )
 _COMPARED = [c for c in CASES if c not in _EVEN_LRN and c.op not in _OTHER_FORM]
 
