@@ -1,5 +1,5 @@
-"""The ONNX project's own backend tests: what passed when benchmarks/results/onnx_backend.json was recorded still passes,
-what was compiled is still compiled."""
+"""The ONNX project's own backend tests: what passed when benchmarks/results/onnx_backend.json was recorded passes
+still, what was compiled is compiled still."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Attrs
 from temper.ir.ops import make
 from temper.passes.manager import Log, Pass
+from temper.passes.parts import replace_each
 
 #: rows that may be reserved; a bound beyond it says nothing about how many there will be
 _MOST = 1 << 20
@@ -106,16 +107,12 @@ _RULES = MappingProxyType({"NonMaxSuppression": _non_max_suppression, "NonZero":
 
 def bounded(graph: Graph, log: Log) -> None:
     """Replaces every op of `_RULES`, or notes why not."""
-    for node in graph.nodes:
-        if node.op not in _RULES or not node.binds or "bounded" in log.disabled:
-            continue
-        made = _RULES[node.op](_Parts(graph, node), node)
-        if isinstance(made, str):
-            log.did_not("bounded", node.name, made)
-            continue
-        graph.replace_uses(node.output, made)
-        graph.remove_node(node)
-        log.did("bounded", node.name)
+
+    def write(node: Node) -> Value | str | None:
+        asked = node.op in _RULES and node.binds and "bounded" not in log.disabled
+        return _RULES[node.op](_Parts(graph, node), node) if asked else None
+
+    replace_each(graph, log, "bounded", write)
 
 
 BOUNDED = Pass("bounded", bounded)

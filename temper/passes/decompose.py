@@ -12,61 +12,14 @@ import numpy as np
 
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Node, Value
-from temper.ir.opdef import AttrValue
-from temper.ir.ops import make
 from temper.passes.manager import Log, Pass
-from temper.reference.formats import CODED, UNNAMED, range_of, storage
+from temper.passes.parts import Parts, Result, replace_each
+from temper.reference.formats import CODED, range_of
 
 #: elements of a mask that may be stored as a constant
 _MASK_LIMIT = 1 << 22
 #: a sum of this many products of differences of bytes is exact in float32: 255 * 255 * 258 < 2^24
 _EXACT_BYTES = 258
-
-Result = Value | list[Value] | str
-
-
-class Parts:
-    """Adds the nodes that stand for `node`."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
-        self.origin = (*(node.origin or (node.name,)), f"rule:{node.op.lower()}")
-
-    def __call__(self, op: str, *inputs: Value | None, **attrs: AttrValue) -> Value:
-        name = f"{self.node.name}.{op.lower()}"
-        return make(self.graph, op, inputs, attrs, name=name, origin=self.origin).output
-
-    def input(self, i: int) -> Value:
-        v = self.node.inputs[i]
-        assert v is not None
-        return v
-
-    def optional(self, i: int) -> Value | None:
-        return self.node.inputs[i] if i < len(self.node.inputs) else None
-
-    def integer(self, name: str) -> int:
-        return int(str(self.node.attrs[name]))
-
-    def constant(self, array: np.ndarray, dtype: str | None = None) -> Value:
-        return self.graph.add_constant(array, f"{self.node.name}.const", dtype)
-
-    def scalar(self, number: float, like: Value) -> Value:
-        """A scalar of `like`'s type; types numpy lacks have few numbers here, 0 and of bfloat16 1 among them."""
-        if like.type.dtype == "bfloat16":
-            return self.constant(np.array({0: 0, 1: 0x3F80}[int(number)], np.uint16), "bfloat16")
-        if like.type.dtype in UNNAMED:
-            return self.constant(np.array({0: 0}[int(number)], storage(like.type.dtype)), like.type.dtype)
-        return self.constant(np.array(number, like.type.dtype))
-
-    def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:
-        return x if x.type.shape == tuple(shape) else self("Reshape", x, shape=tuple(shape))
-
-    def cast(self, x: Value, to: str) -> Value:
-        return x if x.type.dtype == to else self("Cast", x, to=to)
-
-    def positions(self, axis: int, rank: int, size: int, dtype: str = "int64") -> Value:
-        """0 .. size - 1 along `axis`."""
-        return self.constant(np.arange(size).astype(dtype).reshape([-1 if a == axis else 1 for a in range(rank)]))
 
 
 def _trilu(p: Parts) -> Result:
@@ -295,19 +248,10 @@ _QUIET = frozenset({"MatMul", "Pow", "Softmax", "LogSoftmax"})
 
 
 def _decompose(graph: Graph, log: Log) -> None:
-    for node in graph.nodes:
-        if node.op not in _DECOMPOSE:
-            continue
-        result = _DECOMPOSE[node.op](Parts(graph, node))
-        if isinstance(result, str):
-            if node.op not in _QUIET:
-                log.did_not("decompose", node.name, result)
-            continue
-        for old, new in zip(node.outputs, [result] if isinstance(result, Value) else result, strict=True):
-            graph.replace_uses(old, new)
-        graph.remove_node(node)
-        log.did(f"decompose {node.op}", node.name)
-    graph.prune()
+    def write(node: Node) -> Result | None:
+        return _DECOMPOSE[node.op](Parts(graph, node)) if node.op in _DECOMPOSE else None
+
+    replace_each(graph, log, "decompose", write, quiet=_QUIET)
 
 
 DECOMPOSE = Pass("decompose", _decompose)

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from temper.ir.dims import DimLike, product
 from temper.ir.graph import Graph, Value
 from temper.ir.ops.contraction import einsum_terms
-from temper.passes.decompose import Parts
 from temper.passes.manager import Log, Pass
+from temper.passes.parts import Parts, replace_each
 
 
 @dataclass(frozen=True)
@@ -91,17 +91,7 @@ def _lower(p: Parts) -> Value | str:
 
 
 def _run(graph: Graph, log: Log) -> None:
-    for node in graph.nodes:
-        if node.op != "Einsum":
-            continue
-        result = _lower(Parts(graph, node))
-        if isinstance(result, str):
-            log.did_not("einsum", node.name, result)
-            continue
-        graph.replace_uses(node.output, result)
-        graph.remove_node(node)
-        log.did("einsum", node.name)
-    graph.prune()
+    replace_each(graph, log, "einsum", lambda node: _lower(Parts(graph, node)) if node.op == "Einsum" else None)
 
 
 EINSUM = Pass("einsum", _run)

@@ -14,8 +14,8 @@ import numpy as np
 from temper.ir.dims import DimLike, product
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
-from temper.passes.decompose import Parts
 from temper.passes.manager import Log, Pass
+from temper.passes.parts import Parts, replace_each
 from temper.passes.rewrite import Any_, Match, Rule, op
 
 _X = Any_("x")
@@ -219,17 +219,11 @@ def _flat_pool(p: Parts) -> Value | str:
 
 
 def _run(graph: Graph, log: Log) -> None:
-    for node in graph.nodes:
-        if node.op not in ("MaxPool", "AveragePool") or len(_ints(node, "strides")) < 3:
-            continue
-        result = _flat_pool(Parts(graph, node))
-        if isinstance(result, str):
-            log.did_not("pool of planes", node.name, result)
-            continue
-        graph.replace_uses(node.output, result)
-        graph.remove_node(node)
-        log.did("pool of planes", node.name)
-    graph.prune()
+    def write(node: Node) -> Value | str | None:
+        pools = node.op in ("MaxPool", "AveragePool") and len(_ints(node, "strides")) > 2
+        return _flat_pool(Parts(graph, node)) if pools else None
+
+    replace_each(graph, log, "pool of planes", write)
 
 
 PLANES = Pass("planes", _run)

@@ -35,6 +35,19 @@ def _window(w: Workload) -> Window | str:
     return Window(kernel, strides, dilations, pads)
 
 
+def _declines(w: Workload) -> str | None:
+    """Why the workload is no channels-last pool of planes; the ops and dtypes are for the tactic to check."""
+    if w.isa not in ISAS:
+        return f"no such CPU level: {w.isa}"
+    x = w.inputs[0] if w.inputs else None
+    if x is None or x.type.rank != 4 or not w.attr("channels_last", 0):
+        return "computes channels-last 2-D pools only"
+    if isinstance(x.type.shape[3], Dim):
+        return "the channel count must be known at build time"
+    window = _window(w)
+    return window if isinstance(window, str) else None
+
+
 def _geometry(w: Workload) -> dict[str, int | str]:
     """Definitions of sizes and window."""
     window = _window(w)
@@ -62,17 +75,13 @@ class Pool:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in ("MaxPool", "AveragePool"):
             return f"computes MaxPool and AveragePool, not {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        x = w.inputs[0] if w.inputs else None
-        if x is None or x.type.rank != 4 or not w.attr("channels_last", 0):
-            return "computes channels-last 2-D pools only"
-        if isinstance(x.type.shape[3], Dim):
-            return "the channel count must be known at build time"
+        if reason := _declines(w):
+            return reason
+        x = w.inputs[0]
+        assert x is not None
         if {x.type.dtype, w.outputs[0].type.dtype} != {"float32"}:
             return f"computes float32 only, not {x.type.dtype}"
-        window = _window(w)
-        return window if isinstance(window, str) else anchor_declines(w.epilogue)
+        return anchor_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         x = w.inputs[0]
@@ -111,19 +120,15 @@ class PoolBytes:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "MaxPool":
             return f"computes MaxPool, not {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        x = w.inputs[0] if w.inputs else None
-        if x is None or x.type.rank != 4 or not w.attr("channels_last", 0):
-            return "computes channels-last 2-D pools only"
-        if isinstance(x.type.shape[3], Dim):
-            return "the channel count must be known at build time"
+        if reason := _declines(w):
+            return reason
+        x = w.inputs[0]
+        assert x is not None
         if x.type.dtype not in ("int8", "uint8"):
             return f"computes int8 and uint8 only, not {x.type.dtype}"
         if w.epilogue.instrs or len(w.outputs) > 1:
             return "it computes nothing after"
-        window = _window(w)
-        return window if isinstance(window, str) else None
+        return None
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         return [()]
