@@ -75,4 +75,5 @@ def test_runtime_needs_numpy_only(bare: Path, tmp_path: Path) -> None:
     assert np.array_equal(np.load(tmp_path / "y.npy"), expected(x))
     ours, foreign = done.stdout.split("\n")[:2]
     assert {m for m in ours.split() if m not in ALLOWED and not m.startswith("temper.runtime.")} == set()
-    assert foreign == ""
+    # the standard library's platform module imports subprocess up to Python 3.10
+    assert set(foreign.split()) <= ({"subprocess"} if sys.version_info < (3, 11) else set())
