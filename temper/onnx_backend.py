@@ -23,12 +23,13 @@ from onnx.backend.base import Backend, BackendRep, namedtupledict
 
 from temper.builder import build_plan
 from temper.config import BuildConfig
+from temper.dtypes import NARROW_INTS, storage
 from temper.errors import InputError, TemperError
 from temper.frontends.onnx import Members, import_onnx, import_structured
 from temper.frontends.onnx.problems import UnsupportedNodesError
 from temper.frontends.onnx.tensors import DTYPES
 from temper.plan.format import HostStep, Native, Plan, Segment
-from temper.reference.formats import ML_DTYPES, NARROW_INTS, UNNAMED, storage
+from temper.reference.formats import ML_DTYPES, UNNAMED
 from temper.runtime.engine import Engine
 
 _CONFIG = BuildConfig(threads=1, effort=0)

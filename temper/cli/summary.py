@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from temper.cli.rows import regions_of
-from temper.cli.show import facts, size, span, table
+from temper.cli.show import facts, size, span
 from temper.plan.format import Plan
 
 
@@ -115,8 +115,3 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         hits, misses = s["cache"]["cache_hits"], s["cache"]["cache_misses"]
         rows.append(("timing cache", f"{hits} hits, {misses} misses"))
     return facts(rows)
-
-
-def bindings_table(s: Mapping[str, Any]) -> Any:
-    rows = [("input", *b[:2], str(b[2])) for b in s["inputs"]] + [("output", *b[:2], str(b[2])) for b in s["outputs"]]
-    return table(("", "name", "dtype", "shape"), rows)

@@ -20,12 +20,13 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import CODED
 from temper.errors import DataError
 from temper.ir.evaluate import bind, evaluate_values, run_node
 from temper.ir.graph import Graph, Node, Value
 from temper.passes.host import TUNED_FOR
 from temper.plan.format import Native, Plan, value_of
-from temper.reference.formats import CODED, decode
+from temper.reference.formats import decode
 from temper.runtime.engine import Engine
 from temper.runtime.trace import trace
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import InputError
 from temper.ir.dims import Dim, solved
 from temper.ir.dims import evaluate as evaluate_dim
@@ -14,7 +15,6 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Attrs, AttrValue
 from temper.ir.ops.flow import FLOW_OPS
 from temper.reference import run
-from temper.reference.formats import storage
 
 
 def bind(graph: Graph, feeds: Mapping[str, np.ndarray]) -> dict[str, int]:

@@ -23,12 +23,12 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import ModelError
 from temper.ir.dims import Dim, DimLike, parse_dim
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.types import DTYPES, TensorType
-from temper.reference.formats import storage
 
 #: constants of up to this many elements are printed in line
 INLINE = 16

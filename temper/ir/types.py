@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from temper.dtypes import storage
 from temper.ir.dims import Dim, DimLike, evaluate, from_data, product, symbols_of
-from temper.reference.formats import storage
 
 #: The element types of the IR: ONNX's names, which are numpy's where numpy has them; reference/formats.py says how
 #: arrays hold the others, one element an item. "string" appears on host values only, and so does "sequence": a tuple of

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from temper.dtypes import storage
 from temper.errors import ShapeError, VerificationError
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import TABLE
-from temper.reference.formats import storage
 
 
 def _fail(subject: object, law: str) -> VerificationError:

@@ -10,11 +10,12 @@ from types import MappingProxyType
 
 import numpy as np
 
+from temper.dtypes import CODED
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Node, Value
 from temper.passes.manager import Log, Pass
 from temper.passes.parts import Parts, Result, replace_each
-from temper.reference.formats import CODED, range_of
+from temper.reference.formats import range_of
 
 #: elements of a mask that may be stored as a constant
 _MASK_LIMIT = 1 << 22

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.ops import make
 from temper.passes.manager import Log
-from temper.reference.formats import UNNAMED, storage
+from temper.reference.formats import UNNAMED
 
 Result = Value | list[Value] | str
 

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from temper.dtypes import CODED
 from temper.reference import (
     attention,
     blocks,
@@ -32,7 +33,7 @@ from temper.reference import (
     transforms,
     vision,
 )
-from temper.reference.formats import CODED, decode, encode
+from temper.reference.formats import decode, encode
 from temper.reference.numeric import Arrays, Attrs, ReferenceFn, bfloat16_to_float32, float32_to_bfloat16
 from temper.reference.sequences import SEQUENCE_OPS
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from temper.reference.formats import CODED, NARROW_INTS, encode, reinterpret, wrap
+from temper.dtypes import CODED, NARROW_INTS
+from temper.reference.formats import encode, reinterpret, wrap
 from temper.reference.numeric import (
     Arrays,
     Attrs,

@@ -1,7 +1,4 @@
-"""Number formats that numpy lacks: how arrays hold them, and their conversions from and to numbers.
-
-An element is one item of a plain numpy array, whatever its width: bfloat16 is its bits in uint16; the 8- and 4-bit
-floats are their codes in uint8; int4 and int2 are their values in int8, uint4 and uint2 in uint8.
+"""Number formats that numpy lacks: their conversions from and to numbers. How arrays hold them: temper/dtypes.py.
 
 float8e4m3fn, float8e5m2: OCP 8-bit Floating Point Specification (OFP8) 1.0, 2023. The fnuz forms: B. Noune et al.,
 "8-bit Numerical Formats for Deep Neural Networks" (2022); one zero, no infinity, NaN is the code of -0.
@@ -16,6 +13,8 @@ from functools import cache
 from types import MappingProxyType
 
 import numpy as np
+
+from temper.dtypes import CODED, ML_FLOATS, NARROW_INTS, storage
 
 
 @dataclass(frozen=True)
@@ -46,43 +45,11 @@ MINI_FLOATS: Mapping[str, MiniFloat] = MappingProxyType(
     }
 )
 
-#: types of which an array holds codes in uint8
-CODED = frozenset({*MINI_FLOATS, "float8e8m0"})
-#: integers narrower than a byte: (bits, signed)
-NARROW_INTS: Mapping[str, tuple[int, bool]] = MappingProxyType(
-    {"int4": (4, True), "uint4": (4, False), "int2": (2, True), "uint2": (2, False)}
-)
 #: Types whose numpy dtype does not say what they are: a constant of one has to state it.
 UNNAMED = CODED | frozenset(NARROW_INTS) | {"bfloat16"}
 
-#: numpy's dtype for the elements of the types it lacks
-STORAGE: Mapping[str, str] = MappingProxyType(
-    {
-        "bfloat16": "uint16",
-        "string": "object",
-        "sequence": "object",
-        **dict.fromkeys(sorted(CODED), "uint8"),
-        **{name: "int8" if signed else "uint8" for name, (_, signed) in NARROW_INTS.items()},
-    }
-)
 #: how the ml_dtypes package names them
-ML_DTYPES: Mapping[str, str] = MappingProxyType(
-    {
-        "bfloat16": "bfloat16",
-        "float8e4m3fn": "float8_e4m3fn",
-        "float8e4m3fnuz": "float8_e4m3fnuz",
-        "float8e5m2": "float8_e5m2",
-        "float8e5m2fnuz": "float8_e5m2fnuz",
-        "float8e8m0": "float8_e8m0fnu",
-        "float4e2m1": "float4_e2m1fn",
-        **{name: name for name in NARROW_INTS},
-    }
-)
-
-
-def storage(dtype: str) -> np.dtype:
-    """numpy's dtype for the elements of an IR dtype."""
-    return np.dtype(STORAGE.get(dtype, dtype))
+ML_DTYPES: Mapping[str, str] = MappingProxyType({**ML_FLOATS, **{name: name for name in NARROW_INTS}})
 
 
 def bits_of(dtype: str) -> int:

@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.reference.formats import bfloat16_to_float32 as bfloat16_to_float32
 from temper.reference.formats import float32_to_bfloat16 as float32_to_bfloat16
-from temper.reference.formats import range_of, storage
+from temper.reference.formats import range_of
 
 Arrays = Sequence["np.ndarray | None"]
 Attrs = Mapping[str, Any]
@@ -134,8 +135,3 @@ def erf(x: np.ndarray) -> np.ndarray:
 def erfc_negative(x: np.ndarray) -> np.ndarray:
     """1 + erf(x), without cancellation for negative x: what Gelu needs in its left tail."""
     return np.where(x < -0.46875, _erfc_tail(np.abs(x)), 1.0 + erf(x))
-
-
-def round_bfloat16(x: np.ndarray) -> np.ndarray:
-    """float32 values rounded to the bfloat16 grid, still float32."""
-    return bfloat16_to_float32(float32_to_bfloat16(x))

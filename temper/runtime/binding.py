@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import InputError, PlanError
 from temper.ir.dims import Dim, evaluate, parse_dim, solved
 from temper.plan.container import unpack_strings
@@ -31,33 +32,9 @@ from temper.runtime.flow import FlowCall
 from temper.runtime.memory import address, allocate, data_address, view
 from temper.runtime.steps import HostCall, NativeCall, Run, sizes_of
 
-#: storage of the types numpy lacks, as temper.reference.formats has it (which a run without host steps does not load)
-_NUMPY = {
-    "bfloat16": "uint16",
-    "string": "object",
-    "sequence": "object",
-    **dict.fromkeys(("float8e4m3fn", "float8e4m3fnuz", "float8e5m2", "float8e5m2fnuz", "float8e8m0"), "uint8"),
-    **dict.fromkeys(("float4e2m1", "uint4", "uint2"), "uint8"),
-    **dict.fromkeys(("int4", "int2"), "int8"),
-}
-#: their names in the ml_dtypes package, whose arrays of floats can be read as they are
-ML_DTYPES = {
-    "bfloat16": "bfloat16",
-    "float8e4m3fn": "float8_e4m3fn",
-    "float8e4m3fnuz": "float8_e4m3fnuz",
-    "float8e5m2": "float8_e5m2",
-    "float8e5m2fnuz": "float8_e5m2fnuz",
-    "float8e8m0": "float8_e8m0fnu",
-    "float4e2m1": "float4_e2m1fn",
-}
 _ALIGN = 64
 
 Shapes = tuple[tuple[int, ...], ...]
-
-
-def numpy_dtype(dtype: str) -> np.dtype:
-    """numpy's dtype for an IR dtype: types it lacks are carried as codes (bfloat16 as uint16), string as object."""
-    return np.dtype(_NUMPY.get(dtype, dtype))
 
 
 def shape_text(shape: Sequence[int | str]) -> str:
@@ -193,8 +170,6 @@ class Bound:
     env: sizes known before the run. program, steps: the plan's segments, and what runs each of them.
     """
 
-    numpy_dtype = staticmethod(numpy_dtype)
-
     def __init__(
         self,
         plan: Plan,
@@ -219,7 +194,7 @@ class Bound:
         self.pointers = (ctypes.c_void_p * max(1, self.first_slot + len(self.slots)))()
         self.bindings = ctypes.addressof(self.pointers)
         #: shape, None where it depends on data, and dtype
-        self.outputs = tuple((self._shape(b), numpy_dtype(b.dtype)) for b in self._plan.outputs)
+        self.outputs = tuple((self._shape(b), storage(b.dtype)) for b in self._plan.outputs)
         self.program = self._plan.programs[profile.program]
         self.steps = tuple(self._step(s) for s in self.program)
         self.copies = self._plan.copies
@@ -345,7 +320,7 @@ class Bound:
         shape = sizes_of(b.shape, self, run.env, b.name)
         given = run.outputs[i]
         if given is None:
-            return np.empty(shape, numpy_dtype(b.dtype))
+            return np.empty(shape, storage(b.dtype))
         if given.shape != shape:
             raise InputError(f"out for '{b.name}' has shape {shape_text(given.shape)}, the result {shape_text(shape)}")
         return given
@@ -412,7 +387,7 @@ class Bound:
 
     def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
         """The array at a place in the arena or among the constants."""
-        shape, dtype = tuple(self.value(d, env) for d in t.shape), numpy_dtype(t.dtype)
+        shape, dtype = tuple(self.value(d, env) for d in t.shape), storage(t.dtype)
         offset = self.value(t.ref.offset, env)
         if t.ref.kind == "const" and t.dtype == "string":
             return unpack_strings(memoryview(self.plan.constants)[offset:], shape)

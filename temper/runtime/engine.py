@@ -12,18 +12,17 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import ML_FLOATS, storage
 from temper.errors import InputError, PlanError, TemperError
 from temper.plan import format as plan_format
 from temper.plan.format import Binding, DimText, Native, Plan, Profile
 from temper.runtime import machine
 from temper.runtime.binding import (
-    ML_DTYPES,
     Bound,
     Code,
     Memory,
     Shapes,
     choose_profile,
-    numpy_dtype,
     shape_text,
     solve,
 )
@@ -225,7 +224,7 @@ class Context:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         plan = engine.plan
-        self._dtypes = tuple(numpy_dtype(b.dtype) for b in plan.inputs)
+        self._dtypes = tuple(storage(b.dtype) for b in plan.inputs)
         self._memory: dict[int, Memory] = {}
         self._bound: dict[Shapes, Bound] = {}
         self._lock = threading.Lock()
@@ -265,7 +264,7 @@ class Context:
             if not isinstance(a, np.ndarray):
                 raise InputError(f"input '{b.name}' is a {type(a).__name__}, expected a numpy array: {_describe(b)}")
             if a.dtype != dtype:
-                if a.dtype.name != ML_DTYPES.get(b.dtype):
+                if a.dtype.name != ML_FLOATS.get(b.dtype):
                     raise InputError(
                         f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')"
                     )
@@ -391,8 +390,8 @@ def _wrapped(b: Binding, given: Any) -> np.ndarray:
 
 
 def _spec(b: Binding) -> TensorSpec:
-    return TensorSpec(b.name, numpy_dtype(b.dtype), b.shape)
+    return TensorSpec(b.name, storage(b.dtype), b.shape)
 
 
 def _describe(b: Binding) -> str:
-    return f"'{b.name}' {numpy_dtype(b.dtype)}{shape_text(b.shape)}"
+    return f"'{b.name}' {storage(b.dtype)}{shape_text(b.shape)}"

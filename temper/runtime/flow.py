@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import InputError
 from temper.plan.format import HostStep
 from temper.runtime.steps import HostCall, Run
@@ -96,4 +97,4 @@ class FlowCall(HostCall):
                 ) from e
         t = self.step.outputs[output]
         shape = [0 if self.bound.unknown((d,)) and d not in run.env else self.bound.value(d, run.env) for d in t.shape]
-        return np.zeros((0, *shape[1:]), self.bound.numpy_dtype(t.dtype))
+        return np.zeros((0, *shape[1:]), storage(t.dtype))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import InputError, PlanError
 from temper.plan.format import DimText, HostStep, Native, TypedRef, unpack_attrs
 from temper.runtime.cpu import NativeContext
@@ -75,7 +76,7 @@ class NativeCall:
             if i not in run.slots:
                 slot = bound.slots[i]
                 shape = sizes_of(slot.shape, bound, run.env, slot.name)
-                run.slots[i] = np.empty(shape, bound.numpy_dtype(slot.dtype))
+                run.slots[i] = np.empty(shape, storage(slot.dtype))
             bound.pointers[bound.first_slot + i] = data_address(run.slots[i])
         for i in self.outputs:
             run.outputs[i] = bound.late_output(run, i)
@@ -129,7 +130,7 @@ class HostCall:
         base = source[t.ref.index]  # type: ignore[index]
         if t.dtype == "sequence":
             return base[()] if isinstance(base, np.ndarray) else base  # an input of the model, or made on the way
-        dtype, shape = self.bound.numpy_dtype(t.dtype), tuple(self.bound.value(d, run.env) for d in t.shape)
+        dtype, shape = storage(t.dtype), tuple(self.bound.value(d, run.env) for d in t.shape)
         if base.dtype == object or (base.dtype == dtype and base.size == np.prod(shape, dtype=np.int64)):
             return base.reshape(shape)
         return view(base.reshape(-1).view(np.uint8), self.bound.value(t.ref.offset, run.env), dtype, shape)
@@ -180,15 +181,15 @@ class HostCall:
                 if isinstance(d, str) and d.isidentifier():
                     run.env.setdefault(d, n)
         shape = tuple(self.bound.value(d, run.env) for d in t.shape)
-        if y.shape != shape or y.dtype != self.bound.numpy_dtype(t.dtype):
+        if y.shape != shape or y.dtype != storage(t.dtype):
             if self.step.op in ("SequenceAt", "ConcatFromSequence"):  # what members are like is for the caller to say
                 raise InputError(
                     f"step '{self.name}' reads {y.dtype}{_text(y.shape)} from a sequence, expected "
-                    f"{self.bound.numpy_dtype(t.dtype)}{_text(shape)}"
+                    f"{storage(t.dtype)}{_text(shape)}"
                 )
             raise PlanError(
                 f"host step {self.name} made {y.dtype}{_text(y.shape)}, the plan expects "
-                f"{self.bound.numpy_dtype(t.dtype)}{_text(shape)}; build the plan anew with this version"
+                f"{storage(t.dtype)}{_text(shape)}; build the plan anew with this version"
             )
 
 

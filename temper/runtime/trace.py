@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import PlanError
 from temper.plan.format import HostStep, Launch, Native
-from temper.runtime.binding import Bound, numpy_dtype
+from temper.runtime.binding import Bound
 from temper.runtime.engine import Engine
 from temper.runtime.steps import Run
 
@@ -51,7 +52,7 @@ def _native_results(engine: Engine, bound: Bound, launch: Launch, run: Run) -> d
     out = {}
     for name, dtype, shape, row_stride, arg in engine.plan.report["regions"][launch.report]["results"]:
         sizes = tuple(bound.value(d, run.env) for d in shape)
-        out[name] = _read(bound.address(launch.args[arg], run.env), numpy_dtype(dtype), sizes, row_stride)
+        out[name] = _read(bound.address(launch.args[arg], run.env), storage(dtype), sizes, row_stride)
     return out
 
 

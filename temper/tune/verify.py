@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import CODED, NARROW_INTS, storage
 from temper.ir.dims import evaluate
 from temper.ir.evaluate import bind_attr
 from temper.ir.opdef import Attrs
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
-from temper.reference.formats import CODED, NARROW_INTS, encode, range_of, storage
+from temper.reference.formats import encode, range_of
 from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload
 from temper.tactics.epilogue_reference import epilogue_reference

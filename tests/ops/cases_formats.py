@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from temper.dtypes import CODED, NARROW_INTS, storage
 from temper.ir.opdef import AttrValue
-from temper.reference.formats import CODED, MINI_FLOATS, NARROW_INTS, encode, range_of, storage
+from temper.reference.formats import MINI_FLOATS, encode, range_of
 from tests.ops.case import Case, Rng, fixed, floats, numbers, special
 
 _FLOATS = ("float32", "float16", "float64", "bfloat16")

@@ -10,27 +10,23 @@ from onnx import TensorProto, helper
 from onnx.numpy_helper import to_float8e8m0
 
 import temper.onnx_backend as backend
+from temper.dtypes import CODED, NARROW_INTS, storage
 from temper.frontends.onnx import import_onnx
 from temper.frontends.onnx.tensors import DTYPES, read_tensor
 from temper.ir.evaluate import evaluate
 from temper.ir.graph import Graph
 from temper.ir.text import parse, to_text
 from temper.reference.formats import (
-    CODED,
     MINI_FLOATS,
     ML_DTYPES,
-    NARROW_INTS,
-    STORAGE,
     bits_of,
     decode,
     encode,
     number,
     range_of,
     reinterpret,
-    storage,
     wrap,
 )
-from temper.runtime import binding
 from tests.tactics.kernels import ISAS
 from tests.tactics.test_rare import run
 
@@ -137,11 +133,6 @@ def test_kernels_round_scales(mode: str) -> None:
     x = samples()
     got = run("Cast", [x], ["float32"], "float8e8m0", round_mode=mode)
     np.testing.assert_array_equal(got, encode(x, "float8e8m0", True, mode))
-
-
-def test_the_runtime_knows_the_same_storage() -> None:
-    assert {k: str(binding.numpy_dtype(k)) for k in STORAGE} == STORAGE
-    assert {k: v for k, v in ML_DTYPES.items() if k not in NARROW_INTS} == binding.ML_DTYPES
 
 
 def test_text_keeps_constants() -> None:

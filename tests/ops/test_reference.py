@@ -12,10 +12,11 @@ import onnxruntime as ort
 import pytest
 from onnx.reference import ReferenceEvaluator
 
+from temper.dtypes import CODED, NARROW_INTS, storage
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
-from temper.reference.formats import CODED, ML_DTYPES, NARROW_INTS, UNNAMED, decode, storage
+from temper.reference.formats import ML_DTYPES, UNNAMED, decode
 from temper.reference.sequences import SEQUENCE_OPS
 from tests.ops.cases import CASES, Case
 from tests.ops.to_onnx import node_model

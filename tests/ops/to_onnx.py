@@ -337,6 +337,8 @@ def _recurrence(e: Export, s: Site) -> None:
 
 _TAKE_ALPHA = frozenset({"Affine", "LeakyRelu", "ThresholdedRelu", "ScaledTanh", "HardSigmoid", "Elu"})
 _TAKE_BETA = frozenset({"Affine", "ScaledTanh", "HardSigmoid"})
+
+
 def _int8(e: Export, s: Site) -> None:
     """The integer product with a zero point, and the bias added to it."""
     dtype = s.type(0).dtype

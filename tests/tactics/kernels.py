@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from temper.compile.cc import compile_object, link
+from temper.dtypes import storage
 from temper.ir.dims import Dim, evaluate
 from temper.ir.types import TensorType
-from temper.reference.formats import storage
 from temper.runtime.cpu import Library, call
 from temper.tactics.base import Params, Slot, Tactic, Workload
 from temper.tactics.epilogue import Epilogue, Instr, Operand

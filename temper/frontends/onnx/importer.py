@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import storage
 from temper.errors import ModelError, ShapeError, UnsupportedError
 from temper.frontends.onnx import gradient
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
@@ -36,7 +37,6 @@ from temper.ir.dims import Dim, DimLike, parse_dim, symbols_of
 from temper.ir.graph import Graph, Value
 from temper.ir.ops.sequences import SEQUENCE
 from temper.ir.types import TensorType
-from temper.reference.formats import storage
 
 #: nodes after inlining functions; nested functions can otherwise multiply a small file without end
 NODE_LIMIT = 200_000

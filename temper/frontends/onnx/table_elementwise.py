@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from temper.dtypes import CODED
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Emit, Refusal, Row, same
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.graph import Value
-from temper.reference.formats import CODED
 
 
 def _chain(op: str) -> Emit:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from temper.dtypes import CODED
 from temper.errors import ShapeError
 from temper.frontends.onnx.context import Context, Refusal, Row
 from temper.frontends.onnx.table_contraction import convolution
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.graph import Value
-from temper.reference.formats import CODED, UNNAMED
+from temper.reference.formats import UNNAMED
 
 
 def _quantized_axis(c: Context) -> int:

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 
+from temper.dtypes import NARROW_INTS, storage
 from temper.errors import ModelError, UnsupportedError
-from temper.reference.formats import NARROW_INTS, UNNAMED, bits_of, storage, unpack
+from temper.reference.formats import UNNAMED, bits_of, unpack
 
 #: TensorProto.DataType -> IR dtype. Types missing here are refused by name.
 DTYPES = {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from temper.dtypes import NARROW_INTS
 from temper.errors import ShapeError
 from temper.ir.opdef import Attrs, AttrSpec, InferFn, Kind, OpDef, Tolerance
 from temper.ir.ops import rules
 from temper.ir.ops.rules import BOOL, FLOATS, INTS, NUMBERS, SIGNED, Types, allow, default, need
 from temper.ir.types import DTYPES, TensorType
 from temper.reference.elementwise import REFERENCES
-from temper.reference.formats import MINI_FLOATS, NARROW_INTS, UNNAMED, bits_of
+from temper.reference.formats import MINI_FLOATS, UNNAMED, bits_of
 
 _EXACT = Tolerance(relative=0.0)
 _ROUNDED = Tolerance(relative=1.0)

@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.index_copy import BLOCK_BYTES, INTEGER, Axis, attrs_of_axis, fill_bits, merged
+from temper.tactics.cpu.index_copy import BLOCK_BYTES, INTEGER, Axis, attrs_of_axis, declines_copy, fill_bits, merged
 from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines, typical_count
@@ -190,17 +189,8 @@ class AxisMaps:
     ops = frozenset({"Pad", "Tile", "Slice", "Expand", "Resize"})
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op not in ("Pad", "Tile", "Slice", "Expand", "Resize"):
-            return f"maps indices axis by axis, and does not compute {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        if w.epilogue.instrs or len(w.outputs) != 1:
-            return "it copies and computes nothing"
-        dtype = w.outputs[0].type.dtype
-        if dtype == "string" or itemsize(dtype) not in INTEGER:
-            return f"elements of type {dtype} are not moved here"
-        if w.op == "Resize" and w.attr("mode") != "nearest":
-            return f"mode {w.attr('mode')} computes weighted means"
+        if reason := declines_copy(w, self.ops):
+            return reason
         found = _layout(w)
         return found if isinstance(found, str) else None
 

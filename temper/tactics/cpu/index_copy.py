@@ -262,6 +262,22 @@ def _segmented(layout: Layout, size: int) -> bool:
     return run * size * len(inner.table) >= count * _SEGMENT_BYTES and count < len(inner.table)
 
 
+def declines_copy(w: Workload, ops: frozenset[str]) -> str | None:
+    """Why a kernel that copies elements by index, for `ops`, cannot compute the workload, its geometry aside."""
+    if w.op not in ops:
+        return f"maps indices axis by axis, and does not compute {w.op}"
+    if w.isa not in ISAS:
+        return f"no such CPU level: {w.isa}"
+    if w.epilogue.instrs or len(w.outputs) != 1:
+        return "it copies and computes nothing"
+    dtype = w.outputs[0].type.dtype
+    if dtype == "string" or itemsize(dtype) not in INTEGER:
+        return f"elements of type {dtype} are not moved here"
+    if w.op == "Resize" and w.attr("mode") != "nearest":
+        return f"mode {w.attr('mode')} computes weighted means"
+    return None
+
+
 class IndexCopy:
     """Pad, Tile, Slice, Expand, nearest Resize, and Gather with constant indices, of elements of 1, 2, 4 or 8 bytes."""
 
@@ -269,17 +285,8 @@ class IndexCopy:
     ops = frozenset({"Pad", "Tile", "Slice", "Expand", "Resize", "Gather"})
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op not in ("Pad", "Tile", "Slice", "Expand", "Resize", "Gather"):
-            return f"maps indices axis by axis, and does not compute {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        if w.epilogue.instrs or len(w.outputs) != 1:
-            return "it copies and computes nothing"
-        dtype = w.outputs[0].type.dtype
-        if dtype == "string" or itemsize(dtype) not in INTEGER:
-            return f"elements of type {dtype} are not moved here"
-        if w.op == "Resize" and w.attr("mode") != "nearest":
-            return f"mode {w.attr('mode')} computes weighted means"
+        if reason := declines_copy(w, self.ops):
+            return reason
         if w.op == "Gather" and not w.constant[1]:
             return "its indices are not constants"
         found = copy_layout(w)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-from temper.reference.formats import CODED, MINI_FLOATS, NARROW_INTS
+from temper.dtypes import CODED, NARROW_INTS
+from temper.reference.formats import MINI_FLOATS
 from temper.tactics.epilogue import Instr
 
 #: types that C has no arithmetic for, by the type of their bits

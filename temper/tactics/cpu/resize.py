@@ -6,7 +6,7 @@ mode, clamping, exclusion and antialiasing comes out alike. Products of weights 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -137,6 +137,32 @@ def resize_shape(w: Workload) -> ResizeShape | str:
     )
 
 
+def last_axis(w: Workload) -> bool:
+    """The last axis is resized: elements then go one by one."""
+    assert w.inputs[0] is not None
+    return bool(axis_attrs(w, w.inputs[0].type.rank - 1))
+
+
+def declines_resize(w: Workload, geometry: Callable[[Workload], object]) -> str | None:
+    """Why weighted means of float32 are not what the workload asks for. geometry: gives a reason, or anything else."""
+    if w.op != "Resize":
+        return f"resizes, and does not compute {w.op}"
+    if w.isa not in ISAS:
+        return f"no such CPU level: {w.isa}"
+    if w.attr("mode") == "nearest":
+        return "mode nearest is a copy"
+    x = w.inputs[0]
+    if x is None or x.type.dtype != "float32":
+        return "computes float32 only"
+    if reason := anchor_declines(w.epilogue):
+        return reason
+    if isinstance(found := geometry(w), str):
+        return found
+    if last_axis(w) and (w.epilogue.instrs or len(w.outputs) != 1):
+        return "it resizes the last axis and cannot apply an epilogue"
+    return None
+
+
 class ResizeTaps:
     """Resize with mode linear or cubic, float32."""
 
@@ -144,28 +170,7 @@ class ResizeTaps:
     ops = frozenset({"Resize"})
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "Resize":
-            return f"resizes, and does not compute {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        if w.attr("mode") == "nearest":
-            return "mode nearest is a copy"
-        x = w.inputs[0]
-        if x is None or x.type.dtype != "float32":
-            return "computes float32 only"
-        if reason := anchor_declines(w.epilogue):
-            return reason
-        found = resize_shape(w)
-        if isinstance(found, str):
-            return found
-        if self._last_axis(w) and (w.epilogue.instrs or len(w.outputs) != 1):
-            return "it resizes the last axis and cannot apply an epilogue"
-        return None
-
-    @staticmethod
-    def _last_axis(w: Workload) -> bool:
-        assert w.inputs[0] is not None
-        return bool(axis_attrs(w, w.inputs[0].type.rank - 1))
+        return declines_resize(w, resize_shape)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         return [()]
@@ -181,7 +186,7 @@ class ResizeTaps:
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         s = resize_shape(w)
         assert isinstance(s, ResizeShape)
-        scalar = self._last_axis(w)
+        scalar = last_axis(w)
         outside = float(str(w.attr("extrapolation_value")))
         values: dict[str, int | str] = {"ENTRY": entry, "OUTER": c_dim(s.outer, w.symbols)}
         for i, a in enumerate(s.axes):

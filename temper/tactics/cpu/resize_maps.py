@@ -15,8 +15,8 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.axis_maps import coordinate, roi_text, scale_text, unchanged
-from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
-from temper.tactics.cpu.resize import AXES, axis_attrs, c_float
+from temper.tactics.cpu.render import epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.resize import AXES, axis_attrs, c_float, declines_resize, last_axis
 from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 _TAPS: Mapping[str, int] = {"linear": 2, "cubic": 4}
@@ -95,28 +95,7 @@ class ResizeMaps:
     ops = frozenset({"Resize"})
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "Resize":
-            return f"resizes, and does not compute {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        if w.attr("mode") not in _TAPS:
-            return f"mode {w.attr('mode')} is a copy"
-        x = w.inputs[0]
-        if x is None or x.type.dtype != "float32":
-            return "computes float32 only"
-        if reason := anchor_declines(w.epilogue):
-            return reason
-        found = geometry(w)
-        if isinstance(found, str):
-            return found
-        if self._last_axis(w) and (w.epilogue.instrs or len(w.outputs) != 1):
-            return "it resizes the last axis and cannot apply an epilogue"
-        return None
-
-    @staticmethod
-    def _last_axis(w: Workload) -> bool:
-        assert w.inputs[0] is not None
-        return bool(axis_attrs(w, w.inputs[0].type.rank - 1))
+        return declines_resize(w, geometry)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         return [()]
@@ -133,7 +112,7 @@ class ResizeMaps:
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         g = geometry(w)
         assert isinstance(g, Geometry)
-        scalar = self._last_axis(w)
+        scalar = last_axis(w)
         crop = w.attr("coordinate_transformation_mode") == "tf_crop_and_resize"
         values: dict[str, int | str] = {"ENTRY": entry, "OUTER": c_dim(g.outer, w.symbols)}
         for i, a in enumerate(g.axes):

@@ -71,7 +71,7 @@ class Softmax:
         )
         epilogue = identity_epilogue_c() if isinstance(shape[last], Dim) else workload_epilogue_c(w, 2)
         text += origin_c(kept, symbols)
-        source = template_text("vec.h", "vmath.h") + epilogue + text + template_text("softmax.c")
+        source = template_text("vec.h", "vmath.h", "lanes.h") + epilogue + text + template_text("softmax.c")
         return Kernel(source, (entry,), args, symbols, workspace)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -5,23 +5,6 @@
  * A line whose elements are all -inf gives NaN, as 0/0 does. v_maxr may pass over a NaN: its own exponential then makes the sum NaN. origin(u, v): offset of row u (LAST_AXIS 0: of outer index u). */
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-/* The largest lane, in every lane. */
-INLINE vf lanes_max(vf v) {
-#if VL == 16
-  v = v_maxr(v, __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7));
-  v = v_maxr(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11));
-  v = v_maxr(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13));
-  return v_maxr(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14));
-#elif VL == 8
-  v = v_maxr(v, __builtin_shufflevector(v, v, 4, 5, 6, 7, 0, 1, 2, 3));
-  v = v_maxr(v, __builtin_shufflevector(v, v, 2, 3, 0, 1, 6, 7, 4, 5));
-  return v_maxr(v, __builtin_shufflevector(v, v, 1, 0, 3, 2, 5, 4, 7, 6));
-#else
-  v = v_maxr(v, __builtin_shufflevector(v, v, 2, 3, 0, 1));
-  return v_maxr(v, __builtin_shufflevector(v, v, 1, 0, 3, 2));
-#endif
-}
-
 #if LAST_AXIS
 INLINE vf load_or(const float *x, int64_t i, int64_t count, float fill) {
   if (i + VL <= count) return ld(x + i);
@@ -32,7 +15,7 @@ INLINE vf load_or(const float *x, int64_t i, int64_t count, float fill) {
 /* A line of one register at most. */
 INLINE void line(const float *x, float *out, float *ws, const epi_t *e, int64_t img, int64_t pix, int64_t count) {
   const int n = (int)count;
-  const vf x0 = load_or(x, 0, n, -V_INF), a = x0 - lanes_max(x0), b = v_exp(a);
+  const vf x0 = load_or(x, 0, n, -V_INF), a = x0 - lanes_maxr(x0), b = v_exp(a);
   const float sum = hsum(n == VL ? b : sel(iota() < splati(n), b, (vf){}));
   stx(out, epilogue(LOG ? a - v_log(splat(sum)) : b / splat(sum), e, img, pix, 0, n), n);
 }
@@ -43,7 +26,7 @@ INLINE void line(const float *x, float *out, float *ws, const epi_t *e, int64_t 
   int64_t i = 0;
   for (; i + 4 * VL <= count; i += 4 * VL) UNROLL for (int k = 0; k < 4; k++) m[k] = v_maxr(m[k], ld(x + i + k * VL));
   for (; i < count; i += VL) m[0] = v_maxr(m[0], load_or(x, i, count, -V_INF));
-  const vf top = lanes_max(v_maxr(v_maxr(m[0], m[2]), v_maxr(m[1], m[3])));
+  const vf top = lanes_maxr(v_maxr(v_maxr(m[0], m[2]), v_maxr(m[1], m[3])));
   /* the workspace row is padded to whole vectors: lanes past the end hold e^-inf = 0 */
   for (i = 0; i + 4 * VL <= count; i += 4 * VL)
     UNROLL for (int k = 0; k < 4; k++) {
