@@ -42,6 +42,9 @@ ALLOWED: dict[str, set[str]] = {
     "assemble": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "profiles", "runtime"},
     "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"}
     | {"profiles", "assemble"},
+    "precision.outcome": {"errors", "precision.records"},
+    "precision": {"errors", "config", "dtypes", "ir", "passes", "quantize", "reference", "tactics", "compile", "tune"}
+    | {"plan", "runtime", "profiles", "assemble", "builder", "frontends"},
 }
 
 #: Rooms on top: they may import anything, and nothing below imports them.
