@@ -33,6 +33,13 @@ class Isa:
 
 
 ISAS: dict[str, Isa] = {
+    "avx512bf16": Isa(
+        "avx512bf16",
+        ("-march=x86-64-v4", "-mavx512vnni", "-mavx512bf16", "-mprefer-vector-width=512"),
+        16,
+        32,
+        frozenset({"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "fma", "bmi2"}),
+    ),
     "avx512vnni": Isa(
         "avx512vnni",
         ("-march=x86-64-v4", "-mavx512vnni", "-mprefer-vector-width=512"),

@@ -7,6 +7,7 @@ from temper.passes.cleanup import CLEANUP, CLEANUP_BUT_CODES
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
 from temper.passes.fold import FOLD
+from temper.passes.halves import HALVES
 from temper.passes.idioms import IDIOMS
 from temper.passes.integer import INTEGER
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
@@ -44,6 +45,7 @@ PIPELINE: tuple[Pass, ...] = (
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
     INTEGER,          # after layout: its products are channels-last; before the rest of quantization is taken apart
+    HALVES,           # after layout, as integer
     DECOMPOSE,
     BOUNDED,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts

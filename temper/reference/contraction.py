@@ -221,6 +221,11 @@ def _matmul_int8(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [_wrapped(np.asarray(np.matmul(left, b.astype(np.float64))), _zero(arrays, 2))]
 
 
+def _matmul_bfloat16(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    a, b = present(arrays[:2])
+    return [np.asarray(np.matmul(a.astype(np.float64), b.astype(np.float64))).astype(np.float32)]
+
+
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     {
         "Conv": _convolution,
@@ -229,6 +234,8 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "Einsum": _einsum,
         "MatMulInteger": _matmul_integer,
         "ConvInteger": _conv_integer,
+        "ConvBfloat16": _convolution,
+        "MatMulBfloat16": _matmul_bfloat16,
         "ConvInt8": _conv_int8,
         "MatMulInt8": _matmul_int8,
     }

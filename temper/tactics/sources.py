@@ -5,6 +5,7 @@ from __future__ import annotations
 from temper.tactics.base import Tactic
 from temper.tactics.cpu.attention import Attention
 from temper.tactics.cpu.axis_maps import AxisMaps
+from temper.tactics.cpu.bfloat16 import ConvBfloat16, GemmBfloat16
 from temper.tactics.cpu.boxes_kept import BoxesKept
 from temper.tactics.cpu.col2im import ColumnsToImage
 from temper.tactics.cpu.conv import ConvFallback, ConvGemm
@@ -87,6 +88,8 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         RoiAlign(),
         MaxRoiPool(),
         Histogram(),
+        ConvBfloat16(),
+        GemmBfloat16(),
         ConvInt8(),
         GemmInt8(),
         Gemm(),

@@ -107,11 +107,11 @@ def _regions(w: Workload, i: int, t: TensorType, env: Mapping[str, int], rng: np
 
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
     """How many terms one output element sums."""
-    if w.op in ("Conv", "ConvTranspose") and w.inputs[1] is not None:
+    if w.op in ("Conv", "ConvTranspose", "ConvBfloat16") and w.inputs[1] is not None:
         count = evaluate(w.inputs[1].type.count, env)
         out = w.inputs[1].type.shape[-1] if w.attr("channels_last", 0) else w.inputs[1].type.shape[0]
         return max(1, count // max(1, evaluate(out, env)))
-    if w.op == "MatMul" and w.inputs[0] is not None:
+    if w.op in ("MatMul", "MatMulBfloat16") and w.inputs[0] is not None:
         return evaluate(w.inputs[0].type.shape[-2 if w.attr("transA", 0) else -1], env)
     if w.inputs and w.inputs[0] is not None:
         return max(1, evaluate(w.inputs[0].type.count, env) // max(1, evaluate(w.outputs[0].type.count, env)))
@@ -166,8 +166,8 @@ def make_problem(
     if len(results) > 1 or results[0].dtype != np.float32:
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]
-    if w.op in ("Conv", "ConvTranspose", "MatMul"):
-        size = _anchor(w, [None if x is None else np.abs(x) for x in inputs], attrs)[0].astype(np.float64)
+    if w.op in ("Conv", "ConvTranspose", "MatMul", "ConvBfloat16", "MatMulBfloat16"):
+        size = _anchor(w, [None if x is None else _magnitude(x) for x in inputs], attrs)[0].astype(np.float64)
         slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
     elif w.op == "SqueezeExcite":
         # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
@@ -202,6 +202,11 @@ def make_problem(
     for low, mid, high, own in zip(*ends, inner, strict=True):
         bounds.append(2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own)
     return Problem(env, inputs, tuple(operands), tuple(ends[1]), tuple(bounds))
+
+
+def _magnitude(x: np.ndarray) -> np.ndarray:
+    """|x| of floats, or of bfloat16 as its bits."""
+    return x & np.uint16(0x7FFF) if x.dtype == np.uint16 else np.abs(x)
 
 
 def _extent(y: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from temper.ir.opdef import AttrValue
+from temper.reference.formats import float32_to_bfloat16
 from tests.ops.case import Arrays, Case, Rng, floats, numbers, weights
 
 
@@ -189,6 +190,28 @@ def _int8() -> Iterator[Case]:
         yield Case(f"MatMulInt8_{name}", "MatMulInt8", {"zero_point": zero}, operands, (1, 2))
 
 
+_HALVES = {0: "bfloat16", 1: "bfloat16"}
+
+
+def _bfloat16() -> Iterator[Case]:
+    """Products of bfloat16; odd channel counts leave half a word."""
+    halves = lambda rng, shape: float32_to_bfloat16(rng.standard_normal(shape, np.float32))
+    for name, layer in _CONVS.items():
+
+        def make(rng: Rng, x: Layer = layer) -> Arrays:
+            data, w = halves(rng, (x.n, *x.size, x.c)), halves(rng, (*x.k, x.c // x.g, x.oc))
+            return [data, w, rng.standard_normal(x.oc, np.float32)] if x.bias else [data, w]
+
+        constant = (1, 2) if layer.bias else (1,)
+        yield Case(f"ConvBfloat16_{name}", "ConvBfloat16", layer.attrs(1), make, constant, _HALVES)
+    for name, a, b, attrs in _PRODUCTS:
+        if len(a) < 2 or len(b) != 2 or attrs or 0 in b:
+            continue
+        operands = lambda rng, a=a, b=b: [halves(rng, a), halves(rng, b)]
+        yield Case(f"MatMulBfloat16_{name}", "MatMulBfloat16", {}, operands, (1,), _HALVES)
+
+
 def cases() -> Iterator[Case]:
     yield from _contractions()
     yield from _int8()
+    yield from _bfloat16()

@@ -356,6 +356,19 @@ def _int8(e: Export, s: Site) -> None:
         e.emit("Add", [*product, s.inputs[2]], s.outputs)
 
 
+def _bfloat16(e: Export, s: Site) -> None:
+    """The product of the widened operands."""
+    wide = [e.emit("Cast", [v], to=TensorProto.FLOAT) for v in s.inputs[:2]]
+    if s.op == "MatMulBfloat16":
+        e.emit("MatMul", wide, s.outputs)
+        return
+    rank = s.type(0).rank
+    x = e.emit("Transpose", [wide[0]], perm=_to_first(rank))
+    w = e.emit("Transpose", [wide[1]], perm=(rank - 1, rank - 2, *range(rank - 2)))
+    y = e.emit("Conv", [x, w, *s.inputs[2:]], **s.pick(*_CONV))
+    e.emit("Transpose", [y], s.outputs, perm=_to_last(rank))
+
+
 def _saturate(e: Export, s: Site) -> None:
     zero = e.constant(np.asarray(s.attrs["zero_point"], s.attrs["to"]))
     e.emit("QuantizeLinear", [s.inputs[0], e.constant(np.ones((), np.float32)), zero], s.outputs)
@@ -381,6 +394,8 @@ _RULES: Mapping[str, Rule] = {
     "SqueezeExcite": _squeeze_excite,
     "Attention": _attention,
     "Recurrence": _recurrence,
+    "ConvBfloat16": _bfloat16,
+    "MatMulBfloat16": _bfloat16,
     "ConvInt8": _int8,
     "MatMulInt8": _int8,
     "Saturate": _saturate,

@@ -130,6 +130,26 @@ def _matmul_int8(types: Types, attrs: Attrs) -> list[TensorType]:
     return _int8_operands(types, out, out[0].shape[-1])
 
 
+def _bfloat16_operands(types: Types, out: Sequence[TensorType]) -> list[TensorType]:
+    for i, what in enumerate(("data", "weights")):
+        allow(need(types, i), frozenset({"bfloat16"}), what)
+    return list(out)
+
+
+def _conv_bfloat16(types: Types, attrs: Attrs) -> list[TensorType]:
+    """Products of bfloat16, which float32 holds exactly, summed in float32; a float32 bias."""
+    out = _conv_shape(types, attrs, "float32")
+    bias = rules.optional(types, 2)
+    if bias is not None:
+        rules.vector(allow(bias, frozenset({"float32"}), "bias"), channels_of(out[0], attrs), "bias")
+    return _bfloat16_operands(types, out)
+
+
+def _matmul_bfloat16(types: Types, attrs: Attrs) -> list[TensorType]:
+    out = matmul_shape(need(types, 0).shape, need(types, 1).shape)
+    return _bfloat16_operands(types, [TensorType("float32", out)])
+
+
 def _conv_transpose(types: Types, attrs: Attrs) -> list[TensorType]:
     x, w, kernel, group = _operands(types, attrs)
     rules.same_dtype([allow(x, FLOATS, "data"), w])
@@ -310,6 +330,25 @@ OPS: tuple[OpDef, ...] = (
         _conv_cost,
         _CONV,
         tolerance=Tolerance(relative=0.0),
+    ),
+    OpDef(
+        "ConvBfloat16",
+        Kind.CONTRACTION,
+        (2, 3),
+        _conv_bfloat16,
+        REFERENCES["ConvBfloat16"],
+        _conv_cost,
+        _CONV,
+        tolerance=_SUM,
+    ),
+    OpDef(
+        "MatMulBfloat16",
+        Kind.CONTRACTION,
+        (2, 2),
+        _matmul_bfloat16,
+        REFERENCES["MatMulBfloat16"],
+        _matmul_cost,
+        tolerance=_SUM,
     ),
     OpDef(
         "ConvInt8",

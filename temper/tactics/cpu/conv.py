@@ -91,8 +91,9 @@ def _pads(w: Workload) -> tuple[int, int, int, int]:
 class Terms:
     """What the words of the product are (tile.h), and the input they come from.
 
-    kind: FLOAT, BYTES or PAIRS. in_t: C type of the input; channels: its elements per group, xld: per pixel.
-    zero_point: the input's code for zero, which padding holds. flip: signed bytes are made unsigned.
+    kind: FLOAT, HALVES, BYTES or PAIRS. in_t: C type of the input; channels: its elements per group, xld: per pixel.
+    zero_point: the input's code for zero, which padding holds. flip: signed bytes are made unsigned. widened: bfloat16
+    is made float.
     """
 
     kind: str
@@ -101,6 +102,7 @@ class Terms:
     xld: int
     zero_point: int = 0
     flip: bool = False
+    widened: bool = False
 
     @property
     def defines(self) -> dict[str, int | str]:
@@ -108,12 +110,14 @@ class Terms:
             "FLOAT": 0,
             "BYTES": 1,
             "PAIRS": 2,
+            "HALVES": 3,
             "TERMS": self.kind,
             "in_t": self.in_t,
             "ICX": self.channels,
             "XLD": self.xld,
             "ZERO_POINT": f"({self.zero_point})",
             "FLIP": int(self.flip),
+            "WIDENED": int(self.widened),
         }
 
 

@@ -25,7 +25,7 @@ C_TYPES: Mapping[str, str] = {
 #: Types of typed scalar loops: also those that only travel and convert.
 SCALAR_TYPES: Mapping[str, str] = {**C_TYPES, **BIT_TYPES}
 #: Types whose values fit the 32-bit lanes of a float vector: programs over these only are rendered with vectors.
-LANE_DTYPES = frozenset({"float32", "int32", "bool", "int8", "uint8"})
+LANE_DTYPES = frozenset({"float32", "int32", "bool", "int8", "uint8", "bfloat16"})
 #: Of those, types that widen to int32 when loaded. Only ops whose result such a type always holds take them in vectors.
 _BYTES = frozenset({"int8", "uint8"})
 _BYTE_OPS = frozenset({"Identity", "Max", "Min", "Relu", "Where"})
@@ -144,6 +144,7 @@ _LANE_CASTS: Mapping[tuple[str, str], str] = {
     ("uint8", "float32"): "v_from_int({0})", ("float32", "int8"): "v_to_int({0}) << 24 >> 24",
     ("float32", "uint8"): "v_to_int({0}) & 255",
     ("int32", "int8"): "({0}) << 24 >> 24", ("int32", "uint8"): "{0} & 255",
+    ("float32", "bfloat16"): "v_to_brain({0})", ("bfloat16", "float32"): "v_from_brain({0})",
 }
 
 
@@ -285,7 +286,7 @@ _OFFSET: Mapping[str, str] = {
 
 
 #: What templates can store as their first result when they do it with epi_store().
-STORED = frozenset({"float32", "int32", "int8", "uint8"})
+STORED = frozenset({"float32", "int32", "int8", "uint8", "bfloat16"})
 
 
 def anchor_declines(e: Epilogue, accumulator: str = "float32", stored: frozenset[str] = _FLOAT) -> str | None:
@@ -311,12 +312,13 @@ _LOADS: Mapping[str, tuple[str, str]] = {  # of one element spread over the lane
     "bool": ("splati(-{x}[{i}])", "ld_bool({x} + {i}, n)"),
     "int8": ("splati({x}[{i}])", "ld_int8({x} + {i}, n)"),
     "uint8": ("splati({x}[{i}])", "ld_uint8({x} + {i}, n)"),
+    "bfloat16": ("splati({x}[{i}])", "ld_brain({x} + {i}, n)"),
 }
 
 
 def load_c(dtype: str, broadcast: bool, pointer: str, offset: str) -> str:
     """Vector load of `n` lanes of an operand, or of one element into all lanes."""
-    return _LOADS[dtype][0 if broadcast else 1].format(x=f"((const {C_TYPES[dtype]} *){pointer})", i=offset)
+    return _LOADS[dtype][0 if broadcast else 1].format(x=f"((const {SCALAR_TYPES[dtype]} *){pointer})", i=offset)
 
 
 def store_c(dtype: str, pointer: str, offset: str, value: str) -> str:
@@ -325,6 +327,8 @@ def store_c(dtype: str, pointer: str, offset: str, value: str) -> str:
         return f"stx((float *){pointer} + {offset}, {value}, n);"
     if dtype == "int32":
         return f"stni((int32_t *){pointer} + {offset}, {value}, n);"
+    if dtype == "bfloat16":
+        return f"st_brain((uint16_t *){pointer} + {offset}, {value}, n);"
     if dtype in _BYTES:
         return f"st_byte((uint8_t *){pointer} + {offset}, {value}, n);"
     return f"st_bool((uint8_t *){pointer} + {offset}, {value}, n);"

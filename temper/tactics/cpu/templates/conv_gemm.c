@@ -5,8 +5,8 @@
  *   group / pixel block / OCS channel blocks / KC terms / tile / channel block
  * Every element is the bias plus its K products in ascending order, whichever tile, thread or K block it falls in.
  *
- * K is counted in 32-bit words of ICG a tap: a float, four bytes or two int16 of the ICX elements that the input has (tile.h). The bytes of a
- * last word beyond them meet zero weights. Tiles read the image in place only where its pixels are whole words of the same form.
+ * K is counted in 32-bit words of ICG a tap: a float, four bytes, two int16 or two bfloat16 of the ICX elements that the input has (tile.h).
+ * The bytes of a last word beyond them meet zero weights; a bfloat16 there is zero itself, since it might be no number. Tiles read the image in place only where its pixels are whole words of the same form.
  *
  * Defined by the tactic (dimensions may read v[]): BATCH IH IW OH OW IMG_ROWS; static: in_t ICX ICG OCG GROUPS KH KW SH SW DH DW PAD_T PAD_L
  * PAD_R PADDED (1 if a tap can fall outside) XLD OLD; MR MRT (pixels of the last tile, 0: full, -1: known at run time) NB NBT NLT OCS
@@ -33,19 +33,26 @@
 #define SEG_TAPS (MERGED ? 1 : KW)
 #define SEG (MERGED ? KW * ICG : ICG)
 /* The input's elements are words as they are. */
-#define SAME (TERMS != PAIRS && ICX * sizeof(in_t) == ICG * 4)
+#define SAME (TERMS != PAIRS && !WIDENED && ICX * sizeof(in_t) == ICG * 4)
 
 /* The `taps` * ICX elements of neighbouring taps as words; the destination has VL words of slack. */
 INLINE void take(float *to, const in_t *from, int64_t taps) {
-#if TERMS == FLOAT
+#if WIDENED
+  for (; taps > 0; taps--, to += ICG, from += ICX) {
+    uint32_t __attribute__((may_alias)) *bits = (void *)to;
+    for (int k = 0; k < ICX; k++) bits[k] = (uint32_t)from[k] << 16;
+  }
+#elif TERMS == FLOAT
   copy(to, from, taps * ICG);
-#elif TERMS == BYTES
+#elif TERMS == BYTES || TERMS == HALVES
   if (SAME) { copy(to, (const float *)from, taps * ICG); return; }
+  enum { WHOLE = 4 * VL / (int)sizeof(in_t), REST = ICX / WHOLE * WHOLE };
   for (; taps > 0; taps--, to += ICG, from += ICX) {
     int k = 0;
 #pragma clang loop unroll_count(4)
-    for (; k + 4 * VL <= ICX; k += 4 * VL) st(to + k / 4, ld(from + k));
-    __builtin_memcpy((in_t *)to + ICX / (4 * VL) * (4 * VL), from + ICX / (4 * VL) * (4 * VL), ICX % (4 * VL));
+    for (; k + WHOLE <= ICX; k += WHOLE) st((in_t *)to + k, ld(from + k));
+    if (TERMS == HALVES && ICX % 2) to[ICG - 1] = 0.0f;
+    __builtin_memcpy((in_t *)to + REST, from + REST, (ICX - REST) * sizeof(in_t));
   }
 #else
   for (; taps > 0; taps--, to += ICG, from += ICX) {

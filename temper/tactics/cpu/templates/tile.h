@@ -2,14 +2,18 @@
  *
  * Needs epi_t, epilogue() and epi_store(). Defined by the tactic: MR NB NBT NLT (see conv_gemm.c), UK PFL, OLD, EPI_LOOP, BIAS,
  * KBLOCKED, TERMS: what a 32-bit word of A and of a lane of B holds:
- * FLOAT one float; BYTES four bytes, unsigned ones of A (FLIP makes signed ones unsigned by adding 128) and signed ones of B; PAIRS two
+ * FLOAT one float; HALVES two bfloat16; BYTES four bytes, unsigned ones of A (FLIP makes signed ones unsigned by adding 128) and signed ones of B; PAIRS two
  * int16; ZERO_POINT: the code for zero. */
 
-#if TERMS == FLOAT
+#if TERMS == FLOAT || TERMS == HALVES
 typedef vf acc_t;
 #else
 typedef vi acc_t;
-#if TERMS == BYTES
+#endif
+#if TERMS != FLOAT
+#if TERMS == HALVES
+#define DOT dot2h
+#elif TERMS == BYTES
 #define DOT dot4
 #else
 #define DOT dot2
@@ -137,7 +141,7 @@ INLINE void copy(float *to, const float *from, int64_t n) {
 
 /* n words of nothing: zeros, or codes that stand for zero. */
 INLINE void clear(float *to, int64_t n) {
-#if TERMS == FLOAT
+#if TERMS == FLOAT || TERMS == HALVES
   const vi nothing = {};
 #else
   const vi nothing = splati((int32_t)(TERMS == BYTES ? (ZERO_POINT & 0xffu) * 0x01010101u : (ZERO_POINT & 0xffffu) * 0x00010001u));

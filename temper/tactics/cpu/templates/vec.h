@@ -119,6 +119,10 @@ INLINE float hsum(vf v) {
 #if defined(__AVX512VNNI__)
 INLINE vi dot4(vi acc, vi a, vi b) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)a, (__m512i)b); }
 #endif
+/* acc + the products of each lane's two bfloat16; subnormal numbers count as zero. */
+#if defined(__AVX512BF16__)
+INLINE vf dot2h(vf acc, vi a, vi b) { return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b); }
+#endif
 #if VL == 16
 INLINE vi dot2(vi acc, vi a, vi b) { return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
 #elif VL == 8

@@ -373,6 +373,32 @@ INLINE void st_byte(void *p, vi v, int n) {
   for (int i = 0; i < VL; i++) if (i < n) q[i] = (uint8_t)v[i];
 #endif
 }
+/* bfloat16 lanes are their bits, in int32. */
+INLINE vi ld_brain(const void *p, int n) {
+  const uint16_t *q = p;
+#if VL == 16
+  return (vi)_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1u), q));
+#else
+  vi v = {};
+  for (int i = 0; i < VL; i++) if (i < n) v[i] = q[i];
+  return v;
+#endif
+}
+INLINE void st_brain(void *p, vi v, int n) {
+  uint16_t *q = p;
+#if VL == 16
+  if (n == VL) _mm256_storeu_si256((__m256i *)q, _mm512_cvtepi32_epi16((__m512i)v));
+  else _mm512_mask_cvtepi32_storeu_epi16(q, (__mmask16)((1u << n) - 1u), (__m512i)v);
+#else
+  for (int i = 0; i < VL; i++) if (i < n) q[i] = (uint16_t)v[i];
+#endif
+}
+INLINE vf v_from_brain(vi b) { return (vf)(b << 16); }
+/* Half to even; NaN stays a quiet NaN. */
+INLINE vi v_to_brain(vf x) {
+  const vi b = (vi)x, high = (vi)((vu)b >> 16);
+  return (vi)sel(x != x, (vf)(high | 0x40), (vf)(vi)((vu)(b + 0x7fff + (high & 1)) >> 16));
+}
 /* Half to even, within [lo, hi], plus zero; NaN gives lo. */
 INLINE vi v_code(vf x, float lo, float hi, int32_t zero) {
 #if VL == 16
