@@ -159,7 +159,8 @@ def _graph(case: Case, symbolic: bool) -> tuple[Graph, dict[str, np.ndarray]] | 
 
 
 def _append_program(graph: Graph, feeds: dict[str, np.ndarray], rng: Rng) -> bool:
-    """Puts one to four elementwise nodes behind one float32 value; False if there is none."""
+    """Puts one to four elementwise nodes behind one float32 value, and rounding to codes at times; False if there is
+    none."""
     places = [n.output for n in graph.nodes if len(n.outputs) == 1 and n.output.type.dtype == "float32"]
     anchors = [v for v in places if v.producer is not None and TABLE[v.producer.op].kind is not Kind.ELEMENTWISE]
     places = [v for v in anchors or places if v.producer is not None and v.producer.op != "Reshape"]
@@ -181,6 +182,9 @@ def _append_program(graph: Graph, feeds: dict[str, np.ndarray], rng: Rng) -> boo
             else:
                 y = make(graph, _BINARY[int(rng.integers(len(_BINARY)))], pair).output
         steps.append(y)
+    if not readers and rng.random() < 0.3:
+        to, zero = (("int8", 0), ("int8", -3), ("uint8", 0), ("uint8", 9))[int(rng.integers(4))]
+        y = make(graph, "Saturate", [y], {"to": to, "zero_point": zero}).output
     for node, i in readers:
         graph.set_input(node, i, y)
     outputs = [y if v is start else v for v in graph.outputs] if seen else list(graph.outputs)

@@ -16,7 +16,14 @@ from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, ceil_div
 from temper.ir.ops.attention import by_heads
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
-from temper.tactics.cpu.render import anchor_declines, epilogue_args, literal, template_text, workload_epilogue_c
+from temper.tactics.cpu.render import (
+    STORED,
+    anchor_declines,
+    epilogue_args,
+    literal,
+    template_text,
+    workload_epilogue_c,
+)
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_KEYS = 128
@@ -63,7 +70,7 @@ def _tensors(w: Workload) -> list[_Tensor] | str:
         return f"computes Attention, not {w.op}"
     if w.isa not in ISAS:
         return f"no such CPU level: {w.isa}"
-    if any(s is not None and s.type.dtype != "float32" for s in (*w.inputs, w.outputs[0])):
+    if any(s is not None and s.type.dtype != "float32" for s in w.inputs):
         return "computes in float32 only"
     heads, groups, layout = _integer(w, "heads"), _integer(w, "kv_heads"), str(w.attr("layout"))
     out: list[_Tensor] = []
@@ -109,7 +116,7 @@ class Attention:
 
     def accepts(self, w: Workload) -> str | None:
         t = _tensors(w)
-        return t if isinstance(t, str) else anchor_declines(w.epilogue)
+        return t if isinstance(t, str) else anchor_declines(w.epilogue, stored=STORED)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         q, k, _, _ = _accepted(w)

@@ -12,7 +12,14 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import anchor_declines, epilogue_args, literal, template_text, workload_epilogue_c
+from temper.tactics.cpu.render import (
+    STORED,
+    anchor_declines,
+    epilogue_args,
+    literal,
+    template_text,
+    workload_epilogue_c,
+)
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_ROWS = 128
@@ -32,7 +39,7 @@ class LayerNorm:
         x, out = w.inputs[0], w.outputs[0]
         if x is None or x.type.rank == 0:
             return "normalisation needs an input with axes"
-        if any(s is not None and s.type.dtype != "float32" for s in (*w.inputs, out)):
+        if any(s is not None and s.type.dtype != "float32" for s in w.inputs):
             return "computes in float32 only"
         axis = _axis(w)
         count = product(x.type.shape[axis:])
@@ -46,7 +53,7 @@ class LayerNorm:
                 return "normalised axes must be contiguous"
             if w.epilogue.instrs:
                 return "an epilogue is applied to rows of the last axis only"
-        return anchor_declines(w.epilogue)
+        return anchor_declines(w.epilogue, stored=STORED)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         return [()]

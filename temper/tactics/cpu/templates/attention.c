@@ -48,7 +48,8 @@ typedef struct {
 /* Where results go. sofar: rows of the keys before this block, EV*VL wide; first, last: this block is the first or the last one. */
 typedef struct {
   const epi_t *e;
-  float *out, *sofar;
+  void *out;
+  float *sofar;
   const row_t *rows;
   int64_t img, pix, c;
   int32_t first, last;
@@ -72,7 +73,7 @@ INLINE void values(const place_t *to, const float *s, const float *v, int64_t ld
     UNROLL for (int j = 0; j < nb; j++) {
       const int n = j == nb - 1 ? nl : VL;
       const int64_t pix = to->pix + i, c = to->c + j * VL;
-      stx(to->out + pix * OLD + c, epilogue(acc[i][j] * splat(inverse), to->e, to->img, pix, c, n), n);
+      epi_store(to->out, pix * OLD + c, epilogue(acc[i][j] * splat(inverse), to->e, to->img, pix, c, n), n);
     }
   }
 }
@@ -220,7 +221,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
         if (i + 2 <= n) weigh(s + i * LDS, known + i, mask, mine, t - at, ROUND_UP(here, VL), 2);
         else weigh(s + i * LDS, known + i, mask, mine, t - at, ROUND_UP(here, VL), 1);
       }
-      place_t to = {&e, (float *)p[P_OUT], sofar, known, b, OUT_PIX(b, h, first), OUT_C(h), at == 0, at + KB >= seen};
+      place_t to = {&e, p[P_OUT], sofar, known, b, OUT_PIX(b, h, first), OUT_C(h), at == 0, at + KB >= seen};
       const float *vb = vh + at * ldv;
       int64_t i = 0;
 #define ROWS(mr) values_row(to, s + i * LDS, vb, ldv, here, mr), i += mr, to.pix += mr, to.rows += mr, to.sofar += mr * EV * VL

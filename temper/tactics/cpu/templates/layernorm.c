@@ -14,7 +14,7 @@ INLINE vf square_from(const float *x, int64_t i, vf mean) {
   return d * d;
 }
 
-INLINE void row(const float *x, const float *scale, const float *bias, float *out, const epi_t *e, int64_t img, int64_t pix) {
+INLINE void row(const float *x, const float *scale, const float *bias, void *out, const epi_t *e, int64_t img, int64_t pix) {
   (void)bias;
   vf mean = {};
   if (!RMS) {
@@ -38,7 +38,7 @@ INLINE void row(const float *x, const float *scale, const float *bias, float *ou
 #if BIAS
     y += ldx(bias + i * VL, n);
 #endif
-    stx(out + i * VL, epilogue(y, e, img, pix, i * VL, n), n);
+    epi_store(out, pix * OLD + i * VL, epilogue(y, e, img, pix, i * VL, n), n);
   }
 }
 
@@ -49,5 +49,5 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   int64_t lo, hi;
   share((int64_t)(ROWS), part, parts, &lo, &hi);
   for (int64_t u = lo; u < hi; u++)
-    row((const float *)p[0] + u * XLD, p[1], BIAS ? (const float *)p[P_BIAS] : 0, (float *)p[P_OUT] + u * OLD, &e, u / (PIXELS), u);
+    row((const float *)p[0] + u * XLD, p[1], BIAS ? (const float *)p[P_BIAS] : 0, p[P_OUT], &e, u / (PIXELS), u);
 }
