@@ -18,11 +18,12 @@ from temper.ir.graph import Graph
 from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, run_passes
 from temper.passes.partition import Region, order_regions, partition
-from temper.passes.pipeline import PIPELINE
+from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
 from temper.profiles import Model, Ranges, check_profiles, resolve_sizes
+from temper.quantize.recipe import Recipe
 from temper.runtime import machine
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.sources import cpu_tactics
@@ -62,8 +63,16 @@ def best_isa(chosen: str = "") -> str:
     return next(name for name, isa in ISAS.items() if isa.needs <= flags)
 
 
-def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Progress | None = None) -> Build:
+def build_plan(
+    model: Model,
+    config: BuildConfig | None = None,
+    *,
+    progress: Progress | None = None,
+    quantize: Recipe | None = None,
+) -> Build:
     """Builds a plan from an ONNX file (path, bytes or ModelProto) or a graph. Raises TemperError kinds only.
+
+    quantize: what is computed in INT8, for the graph that `float_graph` gives; ConfigError if it is not for this model.
 
     Profiles that fix the same symbols are compiled from one graph in which those are constants; each profile is tuned
     at its own optimum and has a program of its own. Equal kernels and equal packed weights are in the plan once.
@@ -72,6 +81,7 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     report_progress: Progress = progress or (lambda stage, done, total: None)
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
     isa = best_isa(config.isa)
+    passes = PIPELINE if quantize is None else quantizing(quantize.apply)
     watch = _Watch()
 
     report_progress("import", 0, 1)
@@ -103,8 +113,10 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
             imported = len(own.nodes)
             watch.lap("import")
             report_progress("passes", 0, 1)
-            log = run_passes(own, PIPELINE, dump=dump, stop_after=config.stop_after, disable=config.disable)
+            log = run_passes(own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable)
             _check_disabled(config.disable, log)
+            if quantize is not None and not config.stop_after:
+                quantize.check(log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
             parts = _partitioned(own, tactics, isa, config.threads, log)
@@ -122,6 +134,16 @@ def build_plan(model: Model, config: BuildConfig | None = None, *, progress: Pro
     report_progress("plan", 1, 1)
     seconds = {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]}
     return Build(plan, variants[0].graph, variants[0].log, seconds, variants[0].parts, variants[0].choices)
+
+
+def float_graph(model: Model, config: BuildConfig | None = None) -> Graph:
+    """The graph of the first profile as it is before a recipe makes it integer. Its names are the same in every run and
+    profile."""
+    config = config or BuildConfig()
+    sizes = resolve_sizes(model, config)
+    graph = sizes.graph_with(dict(next(iter(sizes.groups()))))
+    run_passes(graph, FLOAT, disable=config.disable)
+    return graph
 
 
 class _Maker:

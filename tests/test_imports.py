@@ -41,7 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "profiles": {"errors", "config", "ir"},
     "assemble": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "profiles", "runtime"},
     "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"}
-    | {"profiles", "assemble"},
+    | {"profiles", "assemble", "quantize"},
     "precision.outcome": {"errors", "precision.records"},
     "precision": {"errors", "config", "dtypes", "ir", "passes", "quantize", "reference", "tactics", "compile", "tune"}
     | {"plan", "runtime", "profiles", "assemble", "builder", "frontends"},

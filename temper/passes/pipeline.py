@@ -1,6 +1,9 @@
 """The pass list of a build, in order."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from temper.ir.graph import Graph
 from temper.passes.attention import ATTENTION
 from temper.passes.bounded import BOUNDED
 from temper.passes.cleanup import CLEANUP, CLEANUP_BUT_CODES
@@ -12,7 +15,7 @@ from temper.passes.idioms import IDIOMS
 from temper.passes.integer import INTEGER
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
 from temper.passes.lower import LOWER
-from temper.passes.manager import Pass
+from temper.passes.manager import Log, Pass
 from temper.passes.merge_products import MERGE_PRODUCTS
 from temper.passes.normalization import NORMALIZATION
 from temper.passes.recurrent import RECURRENT
@@ -53,3 +56,13 @@ PIPELINE: tuple[Pass, ...] = (
     STRENGTH,         # last: the rules before it know Pow and Div as exporters write them
     Pass("cleanup-3", CLEANUP.run),
 )
+
+_INTEGER_AT = PIPELINE.index(INTEGER)
+
+#: What leads to the float graph whose sites may become integer, and what follows.
+FLOAT: tuple[Pass, ...] = PIPELINE[:_INTEGER_AT]
+
+
+def quantizing(apply: Callable[[Graph, Log], None]) -> tuple[Pass, ...]:
+    """The pass list with a pass "quantize", which writes a graph's Q/DQ form, where it belongs."""
+    return (*FLOAT, Pass("quantize", apply), *PIPELINE[_INTEGER_AT:])

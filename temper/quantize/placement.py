@@ -4,15 +4,20 @@ A product (Conv, MatMul with constant weights) in INT8 needs its data as codes a
 codes are placed as early as ops that only move values, or take the largest, allow, so that those run on codes too; what
 a Concat joins shares one scale. Of an Add whose result becomes codes, one branch stays unquantized, the one whose
 product computes the sum in its epilogue; the other is read as codes (DESIGN, section 4).
+
+Products and such Adds are *sites*: each is on (INT8) or off, and one that is off reads the float tensor, so that
+turning it off removes all the error it made. Other readers of a tensor get its codes where every site that reads it is
+on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from temper.errors import ConfigError
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
 from temper.passes.integer import HOMOGENEOUS, MOVES
@@ -28,6 +33,28 @@ _FLOAT_ONLY = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "L
 
 _INT32 = 2**31
 
+#: A reader of a tensor: name of the node's first result, and which of its inputs.
+Reader = tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """A unit of choice. key: name of the node's first result, which is unique. inputs: those read as codes when on.
+
+    tensors: whose codes it reads when everything is on, those before the moves between. origin: source names.
+    """
+
+    name: str
+    op: str
+    key: str
+    inputs: tuple[int, ...]
+    tensors: tuple[str, ...]
+    origin: tuple[str, ...]
+
+    @property
+    def product(self) -> bool:
+        return self.op != "Add"
+
 
 @dataclass(frozen=True)
 class Group:
@@ -40,15 +67,21 @@ class Group:
     def levels(self) -> int:
         return 127 if self.signed else 255
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Least and greatest code."""
+        return (-128, 127) if self.signed else (0, 255)
+
 
 @dataclass(frozen=True)
 class Placement:
-    """products: names of the nodes in INT8. raw: (node, input index) that reads the float tensor although it has
-    codes."""
+    """products: keys of the nodes in INT8. moves: keys of the nodes that move codes on the way to a site. reads: every
+    other reader of codes -> number of the group whose scale they have."""
 
     products: tuple[str, ...]
     groups: tuple[Group, ...]
-    raw: frozenset[tuple[str, int]]
+    moves: frozenset[str]
+    reads: Mapping[Reader, int]
 
 
 def quantizable(node: Node) -> str | None:
@@ -58,22 +91,40 @@ def quantizable(node: Node) -> str | None:
     x, w = node.inputs[0], node.inputs[1]
     if x is None or w is None or w.const is None:
         return "its weights are not constants"
+    if x.const is not None:
+        return "its data are constants"
     if x.type.dtype != "float32":
         return f"it computes {x.type.dtype}"
     if node.op == "Conv" and (not node.attrs["channels_last"] or x.type.rank != 4):
         return "it is not a convolution over planes"
     if node.op == "MatMul" and (w.type.rank != 2 or node.attrs["transA"] or node.attrs["transB"]):
         return "an operand is transposed, or its weights are a batch"
+    if not np.isfinite(w.const).all():
+        return "its weights are not all finite"
+    if w.const.size == w.const.shape[-1]:
+        return "it sums nothing: a scale per channel in float costs no more"
     return None
 
 
-class _Places:
-    def __init__(self, graph: Graph, products: Iterable[Node]) -> None:
-        self.graph = graph
-        self.products = {n.name: n for n in products}
+def coded_inputs(node: Node) -> tuple[int, ...]:
+    """The inputs that a quantizable product reads as codes of activations."""
+    return (0,)
+
+
+def _key(node: Node) -> str:
+    return node.outputs[0].name
+
+
+class _Codes:
+    """Where codes go on the way to their readers. off: readers that are to get the float tensor."""
+
+    def __init__(self, graph: Graph, off: Collection[Reader] = ()) -> None:
+        self.graph, self.off = graph, frozenset(off)
         self.parent: dict[int, int] = {}
         self.roots: dict[int, Value] = {}
-        self.raw: set[tuple[str, int]] = set()
+        #: nodes that move codes, and every tensor that has codes -> a root of its group
+        self.moves: dict[int, Node] = {}
+        self.carriers: dict[int, Value] = {}
 
     def find(self, v: Value) -> int:
         self.parent.setdefault(v.id, v.id)
@@ -84,75 +135,191 @@ class _Places:
 
     def place(self, v: Value) -> Value:
         """Asks for codes of `v`; returns a tensor of its group."""
+        if v.id in self.carriers:
+            return self.carriers[v.id]
         node = v.producer
-        data = [] if node is None else [u for u in node.inputs if u is not None and u.type.dtype == "float32"]
-        moved = node is not None and node.op in MOVES and data and all(u.const is None for u in data)
-        if node is None or not moved or not self._moves_codes(node):
-            self.roots[v.id] = v
+        data = _data(node) if node is not None else []
+        if (
+            node is None
+            or node.op not in MOVES
+            or not data
+            or any(u.const is not None for u in data)
+            or not _moves_codes(node)
+            or self._raw(v, everything=True)
+        ):
+            self.roots[v.id] = self.carriers[v.id] = v
             self.find(v)
             return v
         first = self.place(data[0])
         for u in data[1:]:
             self.parent[self.find(self.place(u))] = self.find(first)
+        self.moves[node.id] = node
+        self.carriers[v.id] = first
         return first
 
-    @staticmethod
-    def _moves_codes(node: Node) -> bool:
-        if node.op == "Pad":
-            return node.attrs["mode"] == "constant" and not node.attrs.get("value", 0.0)
-        return node.op != "Resize" or node.attrs["mode"] == "nearest"
-
-    def becomes_codes(self, v: Value) -> bool:
-        """Every step from `v` to where it is quantized commutes with scaling."""
-        if v.id in self.roots:
+    def _raw(self, v: Value, everything: bool) -> bool:
+        """A site that is off reads `v`, also after moves; with `everything`, or something else that wants floats."""
+        if everything and self.graph.is_output(v):
             return True
-        users = v.users
-        return len(users) == 1 and users[0].op in HOMOGENEOUS and self.becomes_codes(users[0].outputs[0])
+        return any(
+            (_key(n), i) in self.off
+            or (everything and n.op in _FLOAT_ONLY)
+            or (n.op in MOVES and self._raw(n.outputs[0], everything))
+            for n, i in v.uses
+        )
 
-    def product_of(self, v: Value) -> Node | None:
-        """The INT8 product whose epilogue can go on to `v`, following single uses."""
-        while True:
-            node = v.producer
-            if node is None:
-                return None
-            if node.name in self.products:
-                return node
-            first = node.inputs[0] if node.inputs else None
-            if node.op not in HOMOGENEOUS or first is None:
-                return None
-            others = [u for u in node.inputs[1:] if u is not None and u.const is None]
-            if others or len(first.uses) > 1:
-                return None
-            v = first
-
-    def run(self) -> Placement:
-        for node in self.products.values():
-            x = node.inputs[0]
-            assert x is not None
-            self.place(x)
-        order = {n.id: i for i, n in enumerate(self.graph.nodes)}
-        for node in self.graph.nodes:
-            if node.op != "Add" or any(v is None or v.const is not None for v in node.inputs):
-                continue
-            a, b = node.inputs
-            assert a is not None and b is not None
-            if a is b or a.type.shape != b.type.shape or not self.becomes_codes(node.output):
-                continue
-            # the product that ends last adds: the other branch is there by then
-            found = [(order[p.id], k) for k, v in enumerate((a, b)) if (p := self.product_of(v)) is not None]
-            anchor = max(found)[1] if found else None
-            for k, v in enumerate((a, b)):
-                if k == anchor:
-                    self.raw.add((node.name, k))
-                else:
-                    self.place(v)
+    def placement(self, products: Iterable[Node], on: Collection[Reader], raw: Collection[Reader]) -> Placement:
+        """What was placed, for these readers of codes; raw: readers that compute with floats although they are on."""
+        for v in list(self.carriers.values()):  # groups were joined since
+            self.find(v)
         members: dict[int, list[Value]] = {}
         for v in self.roots.values():
             members.setdefault(self.find(v), []).append(v)
+        number = {root: k for k, root in enumerate(members)}
+        values = {v.id: v for v in self.graph.values}
+        reads: dict[Reader, int] = {}
+        for value_id, root in self.carriers.items():
+            v = values[value_id]
+            for n, i in v.uses:
+                reader = (_key(n), i)
+                if n.id in self.moves or reader in raw or (reader not in on and not self._joins(v, n, reader)):
+                    continue
+                reads[reader] = number[self.find(root)]
         groups = tuple(
             Group(tuple(v.name for v in found), not all(not_negative(v) for v in found)) for found in members.values()
         )
-        return Placement(tuple(self.products), groups, frozenset(self.raw))
+        return Placement(
+            tuple(_key(n) for n in products), groups, frozenset(_key(n) for n in self.moves.values()), reads
+        )
+
+    def _joins(self, v: Value, node: Node, reader: Reader) -> bool:
+        """A reader that is no site gets the codes that are there."""
+        if reader in self.off or node.op in _FLOAT_ONLY or self._raw(v, everything=False):
+            return False
+        if node.op in MOVES:  # codes of several tensors are joined only where a site wants them
+            return len(_data(node)) == 1 and _moves_codes(node) and not self._raw(node.outputs[0], everything=True)
+        return True
+
+
+def _data(node: Node) -> list[Value]:
+    return [u for u in node.inputs if u is not None and u.type.dtype == "float32"]
+
+
+def _moves_codes(node: Node) -> bool:
+    if node.op == "Pad":
+        return node.attrs["mode"] == "constant" and not node.attrs.get("value", 0.0)
+    return node.op != "Resize" or node.attrs["mode"] == "nearest"
+
+
+def _sums(graph: Graph) -> Iterator[tuple[Node, Value, Value]]:
+    """Adds of two different tensors of one shape, the last first."""
+    for node in reversed(graph.nodes):
+        a, b = (*node.inputs, None, None)[:2]
+        if node.op != "Add" or a is None or b is None or a is b or a.const is not None or b.const is not None:
+            continue
+        if a.type == b.type and a.type.dtype == "float32":
+            yield node, a, b
+
+
+def sites_of(graph: Graph, products: Iterable[Node] | None = None) -> tuple[Site, ...]:
+    """Every site of a float graph, in topological order. products: the candidates, all quantizable nodes if None.
+
+    A site is named after its node, or after the node's result where two sites would have one name.
+    """
+    codes = _Codes(graph)
+    found: dict[str, tuple[Node, tuple[int, ...]]] = {}
+    for node in products if products is not None else [n for n in graph.nodes if quantizable(n) is None]:
+        found[_key(node)] = (node, coded_inputs(node))
+        for i in coded_inputs(node):
+            x = node.inputs[i]
+            assert x is not None
+            codes.place(x)
+    order = {n.id: i for i, n in enumerate(graph.nodes)}
+    names = frozenset(found)
+    for node, a, b in _sums(graph):
+        if not _becomes_codes(node.output, codes.roots):
+            continue
+        # the product that ends last adds: the other branch is there by then
+        ends = [(order[p.id], k) for k, v in enumerate((a, b)) if (p := _product_of(v, names)) is not None]
+        skips = tuple(k for k in (0, 1) if not ends or k != max(ends)[1])
+        for k in skips:
+            codes.place((a, b)[k])
+        found[_key(node)] = (node, skips)
+    for node, a, b in _sums(graph):
+        if _key(node) not in found and (coded := tuple(k for k in (0, 1) if (a, b)[k].id in codes.carriers)):
+            found[_key(node)] = (node, coded)
+    counts: dict[str, int] = {}
+    for node, _ in found.values():
+        counts[node.name] = counts.get(node.name, 0) + 1
+    return tuple(
+        Site(
+            node.name if counts[node.name] == 1 else _key(node),
+            node.op,
+            _key(node),
+            inputs,
+            tuple(dict.fromkeys(v.name for i in inputs for v in _sources(node.inputs[i], codes))),
+            tuple(o for o in node.origin if not o.startswith("rule:")),
+        )
+        for node, inputs in sorted(found.values(), key=lambda f: order[f[0].id])
+    )
+
+
+def _sources(v: Value | None, codes: _Codes) -> Iterator[Value]:
+    """The tensors that are quantized for a reader of `v`."""
+    assert v is not None
+    if v.id in codes.roots:
+        yield v
+    elif v.producer is not None:
+        for u in _data(v.producer):
+            yield from _sources(u, codes)
+
+
+def _becomes_codes(v: Value, roots: Mapping[int, Value]) -> bool:
+    """Every step from `v` to where it is quantized commutes with scaling."""
+    if v.id in roots:
+        return True
+    users = v.users
+    return len(users) == 1 and users[0].op in HOMOGENEOUS and _becomes_codes(users[0].outputs[0], roots)
+
+
+def _product_of(v: Value, products: Collection[str]) -> Node | None:
+    """The INT8 product whose epilogue can go on to `v`, following single uses."""
+    while True:
+        node = v.producer
+        if node is None:
+            return None
+        if _key(node) in products:
+            return node
+        first = node.inputs[0] if node.inputs else None
+        if node.op not in HOMOGENEOUS or first is None:
+            return None
+        others = [u for u in node.inputs[1:] if u is not None and u.const is None]
+        if others or len(first.uses) > 1:
+            return None
+        v = first
+
+
+def place_sites(graph: Graph, sites: Iterable[Site], on: Collection[str]) -> Placement:
+    """Where codes go if of `sites` those named in `on` are in INT8."""
+    nodes = {_key(n): n for n in graph.nodes}
+    known = tuple(sites)
+    off = {(s.key, i) for s in known if s.name not in on for i in s.inputs}
+    wanted = {(s.key, i): nodes[s.key] for s in known if s.name in on for i in s.inputs}
+    raw = {(s.key, i) for s in known if not s.product for i in (0, 1) if i not in s.inputs}
+    codes = _Codes(graph, off)
+    for (_, i), node in wanted.items():
+        x = node.inputs[i]
+        assert x is not None
+        codes.place(x)
+    products = [nodes[s.key] for s in known if s.product and s.name in on]
+    return codes.placement(products, wanted.keys(), raw)
+
+
+def place(graph: Graph, products: Iterable[Node]) -> Placement:
+    """Where codes go if `products` are computed in INT8, and all other quantizable ones in float."""
+    keys = {_key(n) for n in products}
+    sites = sites_of(graph)
+    return place_sites(graph, sites, {s.name for s in sites if not s.product or s.key in keys})
 
 
 def not_negative(v: Value) -> bool:
@@ -167,13 +334,38 @@ def not_negative(v: Value) -> bool:
         return isinstance(low, (int, float)) and low >= 0
     if node.op in _NOT_NEGATIVE:
         return True
-    data = [u for u in node.inputs if u is not None and u.type.dtype == "float32"]
+    data = _data(node)
     return node.op in _KEEPS_SIGN and bool(data) and all(not_negative(u) for u in data)
 
 
-def place(graph: Graph, products: Iterable[Node]) -> Placement:
-    """Where codes go if `products` are computed in INT8."""
-    return _Places(graph, products).run()
+def threshold(v: Value, amax: Mapping[str, float]) -> float:
+    """Largest value that codes of a tensor stand for: its own, or the largest of what moves bring to it. ConfigError
+    names a tensor without one."""
+    if v.name in amax:
+        return float(amax[v.name])
+    data = [u for u in _data(v.producer) if u.const is None] if v.producer is not None else []
+    if not data or v.producer is None or v.producer.op not in MOVES:
+        raise ConfigError(
+            f"no threshold for tensor '{v.name}', whose codes were asked for: calibrate this model, or give a cache "
+            "that holds it"
+        )
+    return max(threshold(u, amax) for u in data)
+
+
+def scales_of(graph: Graph, placement: Placement, amax: Mapping[str, float]) -> tuple[np.float32, ...]:
+    """Scale of every group, by the largest threshold among its tensors. ConfigError names a tensor without a threshold,
+    or with one that is not a number >= 0."""
+    values = {v.name: v for v in graph.values}
+    found = []
+    for group in placement.groups:
+        limits = {name: threshold(values[name], amax) for name in group.tensors}
+        for name, limit in limits.items():
+            if not (0 <= limit <= np.finfo(np.float32).max):
+                raise ConfigError(f"the threshold of tensor '{name}' is {limit}: it must be a float32 number >= 0")
+        scale = np.float32(max(limits.values()) / group.levels)
+        # constantly zero, or as good as
+        found.append(scale if scale >= np.finfo(np.float32).tiny else np.float32(1))
+    return tuple(found)
 
 
 def weight_scales(w: np.ndarray) -> np.ndarray:
@@ -189,52 +381,45 @@ def quantize_weights(w: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(w.astype(np.float64) / scale.astype(np.float64)), -127, 127).astype(np.int8)
 
 
-def insert(graph: Graph, placement: Placement, amax: Mapping[str, float]) -> None:
-    """Writes the Q/DQ form into `graph`. amax: of every tensor of the groups; a group takes the largest of its own."""
+def insert(
+    graph: Graph,
+    placement: Placement,
+    amax: Mapping[str, float],
+    channel_scales: Mapping[str, np.ndarray] | None = None,
+) -> None:
+    """Writes the Q/DQ form into `graph`. amax: thresholds by tensor, see `scales_of`. channel_scales: of the weights of
+    products by key, instead of `weight_scales`."""
     values = {v.name: v for v in graph.values}
-    scales: dict[int, float] = {}
-    for group in placement.groups:
-        largest = max(amax[name] for name in group.tensors)
-        scale = np.float32(largest / group.levels)
-        if not scale >= np.finfo(np.float32).tiny:
-            scale = np.float32(1)  # constantly zero, or as good as
+    nodes = {_key(n): n for n in graph.nodes}
+    scales = scales_of(graph, placement, amax)
+    data = {key: [scales[placement.reads[key, i]] for i in coded_inputs(nodes[key])] for key in placement.products}
+    for group, scale in zip(placement.groups, scales, strict=True):
         for name in group.tensors:
-            scales[_quantized(graph, values[name], float(scale), group.signed, placement.raw).id] = float(scale)
-    for name in placement.products:
-        node = next(n for n in graph.nodes if n.name == name)
-        _quantize_product(graph, node, _scale_of(node.inputs[0], scales))
+            _quantized(graph, values[name], scale, group.signed, placement)
+    for key in placement.products:
+        _quantize_product(graph, nodes[key], float(data[key][0]), (channel_scales or {}).get(key))
 
 
-def _quantized(graph: Graph, v: Value, scale: float, signed: bool, raw: frozenset[tuple[str, int]]) -> Value:
-    """DQ(Q(v)), which all readers of `v` get but those that stay float."""
+def _quantized(graph: Graph, v: Value, scale: np.float32, signed: bool, placement: Placement) -> None:
+    """DQ(Q(v)) for the readers of codes of `v`."""
     dtype = "int8" if signed else "uint8"
     constants = [
         graph.add_constant(np.array(scale, np.float32), f"{v.name}.scale"),
         graph.add_constant(np.zeros((), dtype), f"{v.name}.zero"),
     ]
-    readers = list(v.uses)
+    readers = [(n, i) for n, i in v.uses if _key(n) in placement.moves or (_key(n), i) in placement.reads]
     origin = ("rule:quantize",)
     q = make(graph, "QuantizeLinear", [v, *constants], {"axis": 0, "to": dtype}, name=f"{v.name}.codes", origin=origin)
     d = make(graph, "DequantizeLinear", [q.output, *constants], {"axis": 0}, name=f"{v.name}.again", origin=origin)
     for node, i in readers:
-        if node.op not in _FLOAT_ONLY and (node.name, i) not in raw:
-            graph.set_input(node, i, d.output)
-    return d.output
+        graph.set_input(node, i, d.output)
 
 
-def _scale_of(v: Value | None, scales: Mapping[int, float]) -> float:
-    """Scale of a product's data: that of the codes which moves brought here."""
-    while v is not None and v.id not in scales:
-        assert v.producer is not None
-        v = next(u for u in v.producer.inputs if u is not None and u.type.dtype == "float32")
-    assert v is not None
-    return scales[v.id]
-
-
-def _quantize_product(graph: Graph, node: Node, x_scale: float) -> None:
+def _quantize_product(graph: Graph, node: Node, x_scale: float, scale: np.ndarray | None) -> None:
     w = node.inputs[1]
     assert w is not None and w.const is not None
-    scale = weight_scales(w.const)
+    if scale is None:
+        scale = weight_scales(w.const)
     label = f"{node.name}.weights"
     codes = graph.add_constant(quantize_weights(w.const, scale), label)
     graph.set_input(node, 1, _constant_codes(graph, codes, scale))
