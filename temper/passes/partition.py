@@ -233,17 +233,30 @@ _CODES = ("int8", "uint8")
 def _read_by_a_program(node: Node) -> bool:
     """A conversion of codes to float whose result, after steps of its own, another value is combined with: it belongs
     to the program that does so, which then reads the codes instead of four times as many bytes of floats. Codes that
-    nothing else reads need not leave the registers."""
+    nothing else reads need not leave the registers, unless it is another anchor's result that would come as floats."""
     first = node.inputs[0]
-    if node.op != "Cast" or first is None or first.type.dtype not in _CODES or len(first.uses) < 2:
+    if node.op != "Cast" or first is None or first.type.dtype not in _CODES:
         return False
     while True:
         users = node.output.users
         if len(node.output.uses) != 1 or TABLE[users[0].op].kind is not Kind.ELEMENTWISE:
             return False
-        node = users[0]
-        if sum(v is not None and v.const is None for v in node.inputs) > 1:
-            return True
+        made, node = node.output, users[0]
+        others = [v for v in node.inputs if v is not None and v.const is None and v is not made]
+        if others:
+            return len(first.uses) > 1 or any(_of_an_anchor(v) for v in others)
+
+
+def _of_an_anchor(value: Value) -> bool:
+    """`value` is an anchor's result after steps that read nothing else."""
+    while (node := value.producer) is not None and len(value.uses) == 1:
+        if TABLE[node.op].kind is not Kind.ELEMENTWISE:
+            return node.op not in VIEW_OPS and node.op not in _NO_EPILOGUE
+        data = [u for u in node.inputs if u is not None and u.const is None]
+        if len(data) != 1 or data[0].type.dtype in _CODES:
+            return False
+        value = data[0]
+    return False
 
 
 def _widening(value: Value, shape: tuple[DimLike, ...], owner: Mapping[int, int]) -> list[Node]:

@@ -195,8 +195,8 @@ def conv_kernel(
 
 def heavy_epilogue(w: Workload) -> bool:
     """True if the epilogue is too long to be repeated for every vector of a register tile."""
-    cheap = {"Relu", "Add", "Sub", "Mul", "Clip", "Max", "Min", "LeakyRelu", "Neg", "Abs"}
-    return len(w.epilogue.instrs) > 5 or any(i.op not in cheap for i in w.epilogue.instrs)
+    cheap = {"Relu", "Add", "Sub", "Mul", "Clip", "Max", "Min", "LeakyRelu", "Neg", "Abs", "Cast", "Saturate"}
+    return len(w.epilogue.instrs) > 7 or any(i.op not in cheap for i in w.epilogue.instrs)
 
 
 def pack_words(g: Geometry, weights: np.ndarray) -> np.ndarray:

@@ -178,14 +178,18 @@ def code_range(dtype: str) -> tuple[int, int]:
     return (-128, 127) if dtype == "int8" else (0, 255)
 
 
-def _saturate(instr: Instr, arg: str, vector: bool) -> str | None:
-    """Rounding to a code: clipped before the conversion, which has no defined result beyond int32."""
+def _saturate(instr: Instr, arg: str, name: str) -> str | None:
+    """Rounding to a code: clipped before the conversion, which has no defined result beyond int32. name: the C
+    function."""
     if instr.dtype not in _BYTES:
         return None
     low, high = code_range(instr.dtype)
-    zero = int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
-    name = "v_code" if vector else "v_code1"
+    zero = _zero_point(instr)
     return f"{name}({arg}, {low - zero}.0f, {high - zero}.0f, {zero})"
+
+
+def _zero_point(instr: Instr) -> int:
+    return int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
 
 
 def _instr_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: bool) -> str | None:
@@ -207,7 +211,7 @@ def _common_c(instr: Instr, args: Sequence[str], dtypes: Sequence[str], vector: 
         text_or_none = _cast(instr, dtypes[0], instr.dtype, vector)
         return text_or_none.format(*args) if text_or_none else None
     if instr.op == "Saturate":
-        return _saturate(instr, args[0], vector) if dtypes == ["float32"] else None
+        return _saturate(instr, args[0], "v_code" if vector else "v_code1") if dtypes == ["float32"] else None
     if instr.op == "Clip":
         if dtypes[0] not in (_FLOAT if vector else _NUMBERS) or len(args) != 1:
             return None
@@ -264,16 +268,20 @@ def body_declines(e: Epilogue, *, vector: bool) -> str | None:
     return None
 
 
-def body_c(e: Epilogue, *, vector: bool) -> str:
+def body_c(e: Epilogue, *, vector: bool, wide: int = -1) -> str:
     """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands.
 
+    wide: a value that Saturate makes and that is only stored, by st_code(): it is left unsaturated.
     ValueError for what `body_declines` names.
     """
     if (reason := body_declines(e, vector=vector)) is not None:
         raise ValueError(reason)
     lines = []
     for i, instr in enumerate(e.instrs, len(e.operands)):
-        text = _instr_c(instr, [f"v{a}" for a in instr.args], [e.dtype_of(a) for a in instr.args], vector)
+        args = [f"v{a}" for a in instr.args]
+        text = _instr_c(instr, args, [e.dtype_of(a) for a in instr.args], vector)
+        if i == wide:
+            text = _saturate(instr, args[0], "v_wide")
         ctype = SCALAR_TYPES[instr.dtype] if not vector else "vf" if instr.dtype == "float32" else "vi"
         lines.append(f"  const {ctype} v{i} = {text};")
     return "\n".join(lines)
@@ -341,7 +349,8 @@ def epilogue_args(e: Epilogue) -> tuple[ArgRef, ...]:
 
 def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Sequence[int | None] = ()) -> str:
     """C text of `epi_t`, `epi_init(e, p)`, `epilogue(v0, e, img, pix, c, n)` and `epi_store(out, at, v, n)`, which
-    stores what epilogue() returns as elements `at`.. of result 0.
+    stores what epilogue() returns as elements `at`.. of result 0. EPI_CODES: v_codes() may do so for four registers,
+    with EPI_ZERO and EPI_SIGNED.
 
     first_arg: index in `p` of the first pointer of `epilogue_args`. channels: size of the output's last axis.
     row_strides: of each result (None or absent: dense); the first is ignored, the template stores result 0 itself.
@@ -361,16 +370,31 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
     for k, value in enumerate(e.results[1:], 1):
         stride = (row_strides[k] if k < len(row_strides) else None) or channels
         stores.append("  " + store_c(e.dtype_of(value), f"e->o[{k - 1}]", f"pix * {stride} + c", f"v{value}"))
+    wide = _only_stored_code(e)
+    store, codes = store_c(first, "out", "at", "v"), ["#define EPI_CODES 0"]
+    if wide >= 0:
+        zero, signed = _zero_point(e.instrs[wide - len(e.operands)]), int(first == "int8")
+        store = f"st_code((uint8_t *)out + at, v, n, {zero}, {signed});"
+        codes = ["#define EPI_CODES 1", f"#define EPI_ZERO ({zero})", f"#define EPI_SIGNED {signed}"]
     init = [f"  e->q[{i}] = p[{first_arg + i}];" for i in range(n)]
     init += [f"  e->o[{k}] = p[{first_arg + n + k}];" for k in range(m)]
     return "\n".join([
+        *codes,
         f"typedef struct {{ const void *q[{max(n, 1)}]; void *o[{max(m, 1)}]; }} epi_t;",
         "INLINE void epi_init(epi_t *e, void *const *p) {", *(init or ["  (void)e; (void)p;"]), "}",
         f"INLINE {vector[first]} epilogue({vector[e.operands[0].dtype]} v0, const epi_t *e, int64_t img, int64_t pix, "
         "int64_t c, int n) {",
-        *loads, body_c(e, vector=True), *stores, f"  return v{e.results[0]};", "}",
+        *loads, body_c(e, vector=True, wide=wide), *stores, f"  return v{e.results[0]};", "}",
         f"INLINE void epi_store(void *out, int64_t at, {vector[first]} v, int n) {{",
-        "  " + store_c(first, "out", "at", "v"), "}", ""])
+        "  " + store, "}", ""])
+
+
+def _only_stored_code(e: Epilogue) -> int:
+    """The first result if it is a value that Saturate makes and nothing else reads; -1 otherwise."""
+    value = e.results[0]
+    made = e.instrs[value - len(e.operands)].op if value >= len(e.operands) else ""
+    read = any(value in i.args for i in e.instrs) or e.results.count(value) > 1
+    return value if made == "Saturate" and not read else -1
 
 
 def workload_epilogue_c(w: Workload, first_arg: int) -> str:

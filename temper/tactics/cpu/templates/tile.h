@@ -74,10 +74,57 @@ INLINE void terms(acc_t acc[MR][NB], const float *a, const int64_t lda, const fl
   for (; k < len; k++) step(acc, a + k, lda, b + k * nb * VL, mr, nb);
 }
 
-INLINE void finish(acc_t v, const job_t *q, int i, int j, int n) {
-  int64_t pix = q->pix + i, c = q->c + j * VL;
-  epi_store(q->out, pix * OLD + c, epilogue(v, q->e, pix / q->img_rows, pix, c, n), n);
+#if EPI_CODES && VL == 16
+/* `rows` rows of results narrowed together and stored, four registers at a time: as many as fill four with the last nb % 4 of each. */
+#define TOGETHER(nb) ((nb) % 4 == 1 ? 4 : (nb) % 4 == 2 ? 2 : 1)
+INLINE void finish(const acc_t *v, const job_t *q, const epi_t *e, int i, const int rows, const int nb, const int nl) {
+  const int whole = nb / 4 * 4, rest = nb % 4;
+  const int64_t pix = q->pix + i, c = q->c;
+  uint8_t *out = (uint8_t *)q->out + pix * OLD + c;
+#define RESULT(a, j) epilogue(v[(a) * nb + (j)], e, (pix + (a)) / q->img_rows, pix + (a), c + (j) * VL, (j) == nb - 1 ? nl : VL)
+#pragma clang loop unroll(full)
+  for (int a = 0; a < rows; a++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < whole; j += 4) {
+      const __m512i codes = v_codes(RESULT(a, j), RESULT(a, j + 1), RESULT(a, j + 2), RESULT(a, j + 3), EPI_ZERO, EPI_SIGNED);
+      st_first(out + a * OLD + j * VL, codes, j + 4 == nb ? 3 * VL + nl : 4 * VL);
+    }
+  if (rest == 0) return;
+  vi w[4] = {};
+#pragma clang loop unroll(full)
+  for (int a = 0; a < rows; a++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < rest; j++) w[a * rest + j] = RESULT(a, whole + j);
+  const int count = rows * rest;
+  const __m512i codes = v_codes(w[0], w[count > 1 ? 1 : 0], w[count > 2 ? 2 : 0], w[count > 3 ? 3 : 0], EPI_ZERO, EPI_SIGNED);
+  const int n = (rest - 1) * VL + nl;
+  uint8_t *at = out + whole * VL;
+  if (rest == 3) {
+    st_first(at, codes, n);
+  } else if (rest == 2) {
+    st_first(at, codes, n);
+    if (rows > 1) st_first(at + OLD, _mm512_castsi256_si512(_mm512_extracti64x4_epi64(codes, 1)), n);
+  } else {
+    st_first(at, codes, n);
+    if (rows > 1) st_first(at + OLD, _mm512_castsi128_si512(_mm512_extracti32x4_epi32(codes, 1)), n);
+    if (rows > 2) st_first(at + 2 * OLD, _mm512_castsi128_si512(_mm512_extracti32x4_epi32(codes, 2)), n);
+    if (rows > 3) st_first(at + 3 * OLD, _mm512_castsi128_si512(_mm512_extracti32x4_epi32(codes, 3)), n);
+  }
+#undef RESULT
 }
+#else
+#define TOGETHER(nb) 1
+INLINE void finish(const acc_t *v, const job_t *q, const epi_t *e, int i, const int rows, const int nb, const int nl) {
+#pragma clang loop unroll(full)
+  for (int a = 0; a < rows; a++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < nb; j++) {
+      const int64_t pix = q->pix + i + a, c = q->c + j * VL;
+      const int n = j == nb - 1 ? nl : VL;
+      epi_store(q->out, pix * OLD + c, epilogue(v[a * nb + j], e, pix / q->img_rows, pix, c, n), n);
+    }
+}
+#endif
 
 /* Accumulators: the bias, or the sums of the K blocks before this one. */
 INLINE void start(acc_t acc[MR][NB], const job_t *q, const int mr, const int nb, const int nl) {
@@ -112,23 +159,32 @@ INLINE void store(acc_t acc[MR][NB], const job_t *q, const int mr, const int nb,
       for (int j = 0; j < nb; j++) st(q->partial + (i * nb + j) * VL, (vf)acc[i][j]);
     return;
   }
+  const epi_t e = *q->e; /* its pointers stay in registers: bytes stored may be anything's */
+  const int together = TOGETHER(nb);
   if (!EPI_LOOP && !part) {
 #pragma clang loop unroll(full)
-    for (int i = 0; i < mr; i++)
+    for (int i = 0; i < mr; i += together) {
+      acc_t v[4 * NB];
+      const int rows = mr - i < together ? mr - i : together;
 #pragma clang loop unroll(full)
-      for (int j = 0; j < nb; j++) finish(acc[i][j], q, i, j, j == nb - 1 ? nl : VL);
+      for (int a = 0; a < rows; a++)
+#pragma clang loop unroll(full)
+        for (int j = 0; j < nb; j++) v[a * nb + j] = acc[i + a][j];
+      finish(v, q, &e, i, rows, nb, nl);
+    }
     return;
   }
-  float spill[MR * NB * VL] __attribute__((aligned(64)));
+  acc_t spill[MR * NB];
 #pragma clang loop unroll(full)
   for (int i = 0; i < mr; i++)
 #pragma clang loop unroll(full)
-    for (int j = 0; j < nb; j++) st(spill + (i * nb + j) * VL, (vf)acc[i][j]);
+    for (int j = 0; j < nb; j++) spill[i * nb + j] = acc[i][j];
   const int rows = part ? q->valid : mr;
+  int i = 0;
 #pragma clang loop unroll(disable)
-  for (int i = 0; i < rows; i++)
-#pragma clang loop unroll(full)
-    for (int j = 0; j < nb; j++) finish((acc_t)ld(spill + (i * nb + j) * VL), q, i, j, j == nb - 1 ? nl : VL);
+  for (; i + together <= rows; i += together) finish(spill + i * nb, q, &e, i, together, nb, nl);
+#pragma clang loop unroll(disable)
+  for (; together > 1 && i < rows; i++) finish(spill + i * nb, q, &e, i, 1, nb, nl);
 }
 
 /* n words; the destination has VL words of slack. */

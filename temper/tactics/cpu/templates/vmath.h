@@ -354,6 +354,8 @@ INLINE vi ld_uint8(const void *p, int n) {
   const uint8_t *q = p;
   if (n == VL) return __builtin_convertvector(*(const vb_any *)q, vi) & 255;
 #if VL == 16
+  if (__builtin_constant_p(n) && n == 8) return (vi)_mm512_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)q));
+  if (__builtin_constant_p(n) && n == 4) return (vi)_mm512_cvtepu8_epi32(_mm_loadu_si32(q));
   return (vi)_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8((__mmask16)((1u << n) - 1u), q));
 #else
   vi v = {};
@@ -362,11 +364,27 @@ INLINE vi ld_uint8(const void *p, int n) {
 #endif
 }
 INLINE vi ld_int8(const void *p, int n) { return ld_uint8(p, n) << 24 >> 24; }
+#if VL == 16
+/* The first n bytes. A known n takes plain stores of its parts: on Zen 5 a load that follows a masked store nearby waits for it. */
+INLINE void st_first(void *p, __m512i v, int n) {
+  uint8_t *q = p;
+  if (!__builtin_constant_p(n)) { _mm512_mask_storeu_epi8(q, n > 63 ? ~0ull : (1ull << n) - 1, v); return; }
+  if (n == 64) { _mm512_storeu_si512(q, v); return; }
+  __m256i h = _mm512_castsi512_si256(v);
+  if (n & 32) { _mm256_storeu_si256((__m256i *)q, h); q += 32; h = _mm512_extracti64x4_epi64(v, 1); }
+  __m128i d = _mm256_castsi256_si128(h);
+  if (n & 16) { _mm_storeu_si128((__m128i *)q, d); q += 16; d = _mm256_extracti128_si256(h, 1); }
+  if (n & 8) { _mm_storel_epi64((__m128i *)q, d); q += 8; d = _mm_unpackhi_epi64(d, d); }
+  if (n & 4) { _mm_storeu_si32(q, d); q += 4; d = _mm_srli_si128(d, 4); }
+  for (int i = 0; i < (n & 3); i++) q[i] = (uint8_t)(_mm_cvtsi128_si32(d) >> 8 * i);
+}
+#endif
 /* The masked store narrows in the same instruction: of lanes narrowed before, clang 20 stores all where the value is a selection. */
 INLINE void st_byte(void *p, vi v, int n) {
   uint8_t *q = p;
 #if VL == 16
-  if (n == VL) _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8((__m512i)v));
+  if (__builtin_constant_p(n)) st_first(q, _mm512_castsi128_si512(_mm512_cvtepi32_epi8((__m512i)v)), n);
+  else if (n == VL) _mm_storeu_si128((__m128i *)q, _mm512_cvtepi32_epi8((__m512i)v));
   else _mm512_mask_cvtepi32_storeu_epi8(q, (__mmask16)((1u << n) - 1u), (__m512i)v);
 #else
   if (n == VL) { *(vb_any *)q = __builtin_convertvector(v, vb); return; }
@@ -412,6 +430,37 @@ INLINE vi v_code(vf x, float lo, float hi, int32_t zero) {
   return __builtin_convertvector(v_round(sel(c < hi, c, splat(hi))), vi) + zero;
 #endif
 }
+/* A code on its way: what st_code() and st_codes() make v_code()'s result of, as one saturating conversion of many lanes does. */
+INLINE vi v_wide(vf x, float lo, float hi, int32_t zero) {
+#if VL == 16
+  (void)lo, (void)hi, (void)zero; /* below int32, and of NaN, the conversion gives its least value */
+  return (vi)_mm512_cvtps_epi32(_mm512_min_ps((__m512)splat(0x1p30f), (__m512)x));
+#else
+  return v_code(x, lo, hi, zero);
+#endif
+}
+INLINE void st_code(void *p, vi v, int n, int32_t zero, int is_signed) {
+#if VL == 16
+  uint8_t *q = p;
+  const __m512i x = zero ? (__m512i)(v_max(v, splati(-65536)) + zero) : (__m512i)v, u = (__m512i)v_relu((vi)x);
+  const __mmask16 some = (__mmask16)((1u << n) - 1u);
+  if (__builtin_constant_p(n)) st_first(q, _mm512_castsi128_si512(is_signed ? _mm512_cvtsepi32_epi8(x) : _mm512_cvtusepi32_epi8(u)), n);
+  else if (is_signed) _mm512_mask_cvtsepi32_storeu_epi8(q, some, x);
+  else _mm512_mask_cvtusepi32_storeu_epi8(q, some, u);
+#else
+  (void)zero, (void)is_signed;
+  st_byte(p, v, n);
+#endif
+}
+#if VL == 16
+/* The codes of four registers in a row. */
+INLINE __m512i v_codes(vi a, vi b, vi c, vi d, int32_t zero, int is_signed) {
+  __m512i ab = _mm512_packs_epi32((__m512i)a, (__m512i)b), cd = _mm512_packs_epi32((__m512i)c, (__m512i)d);
+  if (zero) ab = _mm512_adds_epi16(ab, _mm512_set1_epi16((short)zero)), cd = _mm512_adds_epi16(cd, _mm512_set1_epi16((short)zero));
+  const __m512i turned = is_signed ? _mm512_packs_epi16(ab, cd) : _mm512_packus_epi16(ab, cd); /* quarters of a, b, c, d in turn */
+  return _mm512_permutexvar_epi32(_mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15), turned);
+}
+#endif
 INLINE int32_t v_code1(float x, float lo, float hi, int32_t zero) { return v_code(splat(x), lo, hi, zero)[0]; }
 INLINE vi v_truth(vf x) { return x != 0.0f; }
 INLINE vf v_from_truth(vi m) { return (vf)(m & (vi)splat(1.0f)); }
