@@ -22,7 +22,7 @@ from temper.config import Range
 from temper.errors import ConfigError, DataError
 from temper.ir.types import TensorType
 from temper.precision import sources
-from temper.precision.fitting import Arrays, Cut, Fitter, Unfit
+from temper.precision.fitting import Cut, Fitter, Unfit
 from temper.precision.images import ImageInput, Preprocess, decode, find_images, image_input
 from temper.precision.scripts import is_function, load_function
 from temper.precision.spool import Spool
@@ -134,13 +134,15 @@ def samples_of(
         if text.startswith("random:"):
             return _random(text, fitter, limit)
         if is_function(text):
-            return _spooled(sources.value_items(load_function(text), text, fitter), fitter, text, skip_bad, limit, report)
+            items = sources.value_items(load_function(text), text, fitter)
+            return _spooled(items, fitter, text, skip_bad, limit, report)
         path = Path(text)
         if path.is_dir():
             images, others = find_images(path)
             arrays = [p for p in others if p.suffix.lower() in (".npz", ".npy")]
             if images and arrays:
-                raise DataError(f"{path} holds both pictures and arrays ({images[0].name}, {arrays[0].name}): separate them")
+                both = f"({images[0].name}, {arrays[0].name})"
+                raise DataError(f"{path} holds both pictures and arrays {both}: separate them")
             if images:
                 return _pictures(path, images, others, fitter, preprocess, skip_bad, limit, report)
             if not arrays:
@@ -292,7 +294,8 @@ def _pictures(
             report(min(start + 64, len(files)), len(files))
     whole = len(good) // size * size
     if whole < len(good):
-        fitter.remarks[f"the last {len(good) - whole} pictures were left out: they do not fill a batch of {size}"] = None
+        left = len(good) - whole
+        fitter.remarks[f"the last {left} pictures were left out: they do not fill a batch of {size}"] = None
     if good and not whole:
         raise DataError(f"{folder}: {len(good)} pictures do not fill one batch of {size}")
     if preprocess is None:

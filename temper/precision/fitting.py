@@ -141,18 +141,18 @@ class Fitter:
         if isinstance(item, Mapping):
             if missing := [n for n in names if n not in item]:
                 given = ", ".join(map(str, item)) or "nothing"
-                return (f"it has no array for input {', '.join(map(repr, missing))}; it holds {given}")
+                return f"it has no array for input {', '.join(map(repr, missing))}; it holds {given}"
             if unused := [str(n) for n in item if n not in self.inputs]:
                 self._remark(f"not used, because no input is called so: {', '.join(unused)}")
             return {n: np.asarray(item[n]) for n in names}
         if isinstance(item, (list, tuple)) and all(hasattr(a, "__array__") for a in item):
             if len(item) != len(names):
-                return (f"it is {len(item)} arrays, the model's inputs are {', '.join(names)}")
+                return f"it is {len(item)} arrays, the model's inputs are {', '.join(names)}"
             return {n: np.asarray(a) for n, a in zip(names, item, strict=True)}
         if not hasattr(item, "__array__") and not isinstance(item, (int, float)):
-            return (f"it is a {type(item).__name__}, neither an array nor a dict of arrays by input name")
+            return f"it is a {type(item).__name__}, neither an array nor a dict of arrays by input name"
         if len(names) != 1:
-            return (f"it is one array, the model's inputs are {', '.join(names)}: give a dict by input name")
+            return f"it is one array, the model's inputs are {', '.join(names)}: give a dict by input name"
         return {names[0]: np.asarray(item)}
 
     def _converted(self, name: str, a: np.ndarray) -> np.ndarray | str:
@@ -165,20 +165,21 @@ class Fitter:
             return a.view(want) if a.dtype.itemsize == want.itemsize else a
         text = f"input '{name}' is {kind}, the data {a.dtype}"
         if kind in STORAGE or a.dtype.kind not in "fiub" or want.kind not in "fiub":
-            return (f"{text}: convert it")
+            return f"{text}: convert it"
         if want.kind == "f" and a.dtype.kind == "f":
             self._remark(f"{text}: rounded to {want}")
             with np.errstate(over="ignore"):
                 return a.astype(want)
         if want.kind == "f":
-            if a.dtype.kind != "b" and a.size and np.abs(a.astype(np.float64)).max() > 2.0 ** (np.finfo(want).nmant + 1):
-                return (f"{text} with values that {want} cannot hold exactly")
+            exact = 2.0 ** (np.finfo(want).nmant + 1)
+            if a.dtype.kind != "b" and a.size and np.abs(a.astype(np.float64)).max() > exact:
+                return f"{text} with values that {want} cannot hold exactly"
             self._remark(f"{text}: converted as it is, without scaling")
             return a.astype(want)
         if a.dtype.kind == "f" or want.kind == "b":
-            return (f"{text}: convert it with x.astype('{want}') if that is meant")
+            return f"{text}: convert it with x.astype('{want}') if that is meant"
         if a.size and (a.min() < np.iinfo(want).min or a.max() > np.iinfo(want).max):
-            return (f"{text} with values from {a.min()} to {a.max()}, which {want} cannot hold")
+            return f"{text} with values from {a.min()} to {a.max()}, which {want} cannot hold"
         self._remark(f"{text}: converted, every value fits")
         return a.astype(want)
 
@@ -210,8 +211,8 @@ class Fitter:
 
     def _joined(self, rows: Iterable[Cut]) -> Iterator[Cut | Unfit]:
         """Full batches of single samples; the rest waits. Samples of another shape begin a new batch."""
-        for row in rows:
-            if isinstance(row := _checked(row), Unfit):
+        for row in map(_checked, rows):
+            if isinstance(row, Unfit):
                 yield row
                 continue
             if self._waiting and _shapes(self._waiting[0]) != _shapes(row):

@@ -146,9 +146,7 @@ def _resized(image: Any, size: tuple[int, int], fit: str) -> Any:
     if fit == "stretch":
         return image.resize(size, Image.Resampling.BILINEAR)
     factor = (max if fit == "crop" else min)(size[0] / width, size[1] / height)
-    scaled = image.resize(
-        (max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BILINEAR
-    )
+    scaled = image.resize((max(1, round(width * factor)), max(1, round(height * factor))), Image.Resampling.BILINEAR)
     left, top = (scaled.width - size[0]) // 2, (scaled.height - size[1]) // 2
     if fit == "crop":
         return scaled.crop((left, top, left + size[0], top + size[1]))

@@ -39,7 +39,7 @@ def load_function(text: str) -> Callable[..., Any]:
     if not callable(found):
         names = [k for k, v in vars(module).items() if callable(v) and getattr(v, "__module__", "") == module.__name__]
         raise DataError(f"{text}: {path} defines no function '{name}'; it has {', '.join(names) or 'none'}")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 @contextmanager

@@ -52,7 +52,7 @@ def file_items(path: Path, fitter: Fitter) -> Iterator[Item]:
 
 def _mapped(archive: zipfile.ZipFile, member: str) -> np.ndarray:
     """A member of an .npz, from a nameless temporary file."""
-    file = tempfile.TemporaryFile(prefix="temper-npz-")
+    file = tempfile.TemporaryFile(prefix="temper-npz-")  # noqa: SIM115, the array keeps it open
     with archive.open(member) as packed:
         copyfileobj(packed, file, 1 << 20)
     file.seek(0)
@@ -80,7 +80,7 @@ def value_items(data: object, what: str, fitter: Fitter) -> Iterator[Item]:
     elif hasattr(data, "__array__"):
         names = list(fitter.inputs)
         if len(names) != 1:
-            raise DataError(f"{what} is one array, the model's inputs are {', '.join(names)}: give a dict by input name")
+            raise DataError(f"{what} is one array, the model's inputs are {', '.join(names)}: give a dict by name")
         yield from array_items({names[0]: np.asarray(data)}, what, fitter)
     elif hasattr(data, "get_batch"):
         yield from _of_calibrator(data, what, fitter)
@@ -145,4 +145,3 @@ def cut_items(items: Iterable[Item], fitter: Fitter) -> Iterator[Cut | Unfit]:
     for item, name, start in items:
         yield from fitter.cuts(item, name, start)
     yield from fitter.end()
-

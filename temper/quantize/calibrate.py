@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +27,16 @@ class Observed:
     histograms: Mapping[str, Histogram]
     batches: int
 
+    def merged(self, other: Observed) -> Observed:
+        """Of the batches of both."""
+        found = {k: h.merged(other.histograms[k]) for k, h in self.histograms.items()}
+        return Observed(found, self.batches + other.batches)
+
+
+def nothing(tensors: Iterable[str]) -> Observed:
+    """Of no batches."""
+    return Observed(dict.fromkeys(tensors, EMPTY), 0)
+
 
 def instrumented(graph: Graph, tensors: Iterable[str]) -> Graph:
     """A copy whose outputs are histograms of `tensors`, named histogram:<tensor>, and nothing else."""
@@ -39,20 +49,33 @@ def instrumented(graph: Graph, tensors: Iterable[str]) -> Graph:
     return copy
 
 
-def collect(run: Runner, batches: Iterable[Batch], tensors: Iterable[str]) -> Observed:
+def in_order(graph: Graph, tensors: Iterable[str]) -> list[str]:
+    """Names of these tensors, producers first, each once."""
+    wanted = set(tensors)
+    made = [v.name for v in graph.inputs] + [o.name for n in graph.nodes for o in n.outputs]
+    return [name for name in made if name in wanted]
+
+
+def histograms_of(outputs: Mapping[str, np.ndarray], batch: str) -> dict[str, Histogram]:
+    """What an instrumented graph gave, by tensor. DataError names the first tensor with values that are not finite."""
+    found = {name.removeprefix(_PREFIX): vector for name, vector in outputs.items()}
+    bad = [(tensor, int(vector[NOT_FINITE])) for tensor, vector in found.items() if vector[NOT_FINITE]]
+    if bad:
+        tensor, count = bad[0]
+        others = f", and {len(bad) - 1} tensors after it" if len(bad) > 1 else ""
+        raise DataError(
+            f"{batch}: tensor '{tensor}' has {count} values that are NaN or infinite{others}; check the data, or the "
+            "model in float"
+        )
+    return {tensor: from_vector(vector) for tensor, vector in found.items()}
+
+
+def collect(run: Runner, batches: Iterable[Batch], tensors: Sequence[str]) -> Observed:
     """Merges the histograms of all batches. DataError names a tensor with values that are not finite, and the batch;
     or says that there was no data."""
-    found = dict.fromkeys(tensors, EMPTY)
-    count = 0
+    found = nothing(tensors)
     for count, batch in enumerate(batches, 1):
-        for name, vector in run(batch).items():
-            tensor = name.removeprefix(_PREFIX)
-            if vector[NOT_FINITE]:
-                raise DataError(
-                    f"calibration batch {count}: tensor '{tensor}' has {int(vector[NOT_FINITE])} values that are NaN "
-                    "or infinite; check the data, or the model in float"
-                )
-            found[tensor] = found[tensor].merged(from_vector(vector))
-    if count == 0:
+        found = found.merged(Observed(histograms_of(run(batch), f"calibration batch {count}"), 1))
+    if not found.batches:
         raise DataError("the calibration data is empty: give at least one batch of real inputs")
-    return Observed(found, count)
+    return found

@@ -1,0 +1,204 @@
+"""Calibration: the float model, compiled with a histogram of every tensor that may carry codes, over all samples.
+
+Histograms merge exactly, so the result does not depend on the batches' size or order, and a calibration that was
+interrupted goes on where it stopped: what is done is written to a state file whose name is a digest of the model, the
+tensors and the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from temper.builder import build_plan
+from temper.config import BuildConfig, Profile, Range
+from temper.errors import BuildError
+from temper.ir.graph import Graph
+from temper.precision.data import Samples
+from temper.quantize.calibrate import Observed, histograms_of, in_order, instrumented, nothing
+from temper.quantize.histogram import Histogram
+from temper.runtime.engine import Engine
+from temper.tune.select import Progress
+
+#: Seconds between two writes of the state file.
+_SAVE_EVERY = 5.0
+
+#: Rises when the state file's contents change.
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What was observed. halves: the calibration batches of even and of odd number. held: the held-back batches.
+
+    peaks: float32 [batches, tensors], the largest |x| of each calibration batch, tensors in the order of `tensors`.
+    """
+
+    halves: tuple[Observed, Observed]
+    held: Observed
+    tensors: tuple[str, ...]
+    peaks: np.ndarray
+    observed: Observed = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "observed", self.halves[0].merged(self.halves[1]))
+
+    @property
+    def histograms(self) -> Mapping[str, Histogram]:
+        """Of all calibration batches."""
+        return self.observed.histograms
+
+    @property
+    def batches(self) -> int:
+        return self.observed.batches
+
+
+def calibrate(
+    graph: Graph,
+    samples: Samples,
+    tensors: Iterable[str],
+    config: BuildConfig,
+    progress: Progress | None = None,
+    *,
+    held: Samples | None = None,
+    ranges: Sequence[Mapping[str, Range]] = (),
+    work: Path | None = None,
+    resume: bool = True,
+) -> Calibration:
+    """Histograms of `tensors` (names of values of `graph`, the float graph before quantization) over all samples.
+
+    held: batches observed apart, which thresholds are judged by; by default there are none. ranges: of the symbols that
+    are left in the graph, in every profile. work: folder of the state file; without it nothing is kept. resume: use
+    what an earlier run left there. progress: called as ("calibrate", batches done, batches).
+
+    DataError names a tensor that is not finite and the batch; BuildError if the state file cannot be written.
+    """
+    names = in_order(graph, tensors)
+    parts = (samples,) if held is None else (samples, held)
+    total = sum(map(len, parts))
+    report: Progress = progress or (lambda stage, done, total: None)
+    state = None if work is None else StateFile(work / f"calibration-{_key(graph, names, parts)}.npz")
+    done = state.read(names) if state is not None and resume else None
+    done = done or _Done.nothing(names)
+    if done.batches == total or not names:
+        return done.calibration()
+    engine = Engine(build_plan(instrumented(graph, names), _plain(config, ranges), progress=progress).plan)
+    outputs = [o.name for o in engine.outputs]
+    saved = time.monotonic()
+    called = [samples.names for samples in parts]
+    report("calibrate", done.batches, total)
+    try:
+        for part, number in _left(parts, done.batches):
+            batch = parts[part][number]
+            vectors = engine.run({s.name: batch[s.name] for s in engine.inputs})
+            found = histograms_of(dict(zip(outputs, vectors, strict=True)), called[part][number])
+            done.add(2 if part else number % 2, Observed(found, 1))
+            report("calibrate", done.batches, total)
+            if state is not None and time.monotonic() - saved > _SAVE_EVERY:
+                state.write(done)
+                saved = time.monotonic()
+    finally:
+        if state is not None:
+            state.write(done)
+    return done.calibration()
+
+
+def _left(parts: Sequence[Samples], done: int) -> Iterable[tuple[int, int]]:
+    """(part, batch in it) of the batches after the first `done`."""
+    every = [(part, number) for part, samples in enumerate(parts) for number in range(len(samples))]
+    return every[done:]
+
+
+def _plain(config: BuildConfig, ranges: Sequence[Mapping[str, Range]]) -> BuildConfig:
+    """The configuration for a graph whose sizes are resolved."""
+    profiles = tuple(Profile(tuple(sorted(r.items()))) for r in ranges if r)
+    return replace(config, profiles=profiles, batches=(), shapes={}, portable_graph=False, stop_after="", disable=())
+
+
+def _key(graph: Graph, names: Sequence[str], parts: Sequence[Samples]) -> str:
+    text = "\n".join([str(_FORMAT), graph.hash(), *names, *(p.digest for p in parts)])
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+@dataclass
+class _Done:
+    """Histograms of the batches seen so far: even calibration batches, odd ones, held-back ones."""
+
+    names: list[str]
+    seen: list[Observed]
+    peaks: list[np.ndarray]
+
+    @staticmethod
+    def nothing(names: Sequence[str]) -> _Done:
+        return _Done(list(names), [nothing(names) for _ in range(3)], [])
+
+    @property
+    def batches(self) -> int:
+        return sum(o.batches for o in self.seen)
+
+    def add(self, part: int, found: Observed) -> None:
+        merged = self.seen[part].merged(found)
+        if part < 2:
+            self.peaks.append(np.array([found.histograms[n].amax for n in self.names], np.float32))
+        self.seen[part] = merged
+
+    def calibration(self) -> Calibration:
+        peaks = np.array(self.peaks, np.float32).reshape(len(self.peaks), len(self.names))
+        return Calibration((self.seen[0], self.seen[1]), self.seen[2], tuple(self.names), peaks)
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """What a calibration has done so far, in an .npz that is replaced as a whole."""
+
+    path: Path
+
+    def write(self, done: _Done) -> None:
+        """BuildError says why it cannot be written."""
+        rows = [o.histograms[n] for o in done.seen for n in done.names]
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with open(temporary, "wb") as f:
+                np.savez_compressed(
+                    f,
+                    batches=np.array([o.batches for o in done.seen], np.int64),
+                    counts=np.array([h.counts for h in rows], np.int64),
+                    fields=np.array([(h.exponent, h.zeros) for h in rows], np.int64),
+                    extremes=np.array([(h.low, h.high) for h in rows], np.float64),
+                    peaks=np.array(done.peaks, np.float32),
+                )
+            os.replace(temporary, self.path)
+        except OSError as e:
+            raise BuildError(f"the state of the calibration cannot be kept in {self.path.parent}: {e.strerror}") from e
+        finally:
+            if self.path.parent.is_dir():
+                temporary.unlink(missing_ok=True)
+
+    def read(self, names: Sequence[str]) -> _Done | None:
+        """None if there is nothing, or what is there is damaged: then the calibration begins anew."""
+        try:
+            with np.load(self.path, allow_pickle=False) as z:
+                batches, counts, fields, extremes = z["batches"], z["counts"], z["fields"], z["extremes"]
+                peaks = list(z["peaks"].reshape(-1, len(names)))
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+        rows = [
+            Histogram(int(e), c, int(z), float(low), float(high))
+            for c, (e, z), (low, high) in zip(counts, fields, extremes, strict=True)
+        ]
+        n = len(names)
+        seen = [
+            Observed(dict(zip(names, rows[i * n : (i + 1) * n], strict=True)), int(b)) for i, b in enumerate(batches)
+        ]
+        return _Done(list(names), seen, peaks)
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
