@@ -9,6 +9,7 @@ from temper.frontends.onnx import (
     table_contraction,
     table_elementwise,
     table_microsoft,
+    table_microsoft_quantized,
     table_ml,
     table_movement,
     table_normalization,
@@ -45,6 +46,7 @@ def _join() -> Mapping[tuple[str, str], tuple[Row, ...]]:
         table_trees,
         table_training,
         table_microsoft,
+        table_microsoft_quantized,
     ):
         for row in family.ROWS:
             rows.setdefault((row.domain, row.op), []).append(row)

@@ -109,7 +109,7 @@ def _simplified(c: Context) -> Value:
     return c.emit("RMSNormalization", c.input(0), c.input(1), axis=axis, epsilon=c.attr("epsilon", 1e-5))
 
 
-def _embed_layer(c: Context) -> list[Value | None]:
+def embed_layer(c: Context) -> list[Value | None]:
     """Norm of the sum of word, position and segment embeddings; the number of seen tokens; the sum."""
     ids = c.input(0)
     b, s = ids.type.shape
@@ -182,7 +182,7 @@ def _attend(c: Context, q: Value, k: Value, v: Value, mask: Value | None, bias: 
     )
 
 
-def _attention(c: Context) -> list[Value | None]:
+def attention(c: Context) -> list[Value | None]:
     """Projections and attention in one; past and present are [2, B, heads, T, D]."""
     if c.attr("do_rotary", 0) or c.attr("past_present_share_buffer", 0) or c.has(6):
         raise Refusal("rotary embedding and shared buffers of past and present are not supported")
@@ -237,8 +237,8 @@ ROWS: tuple[Row, ...] = (
     Row("FusedConv", _fused_conv, domain=DOMAIN),
     Row("SkipLayerNormalization", _skip_layer, domain=DOMAIN),
     Row("SkipSimplifiedLayerNormalization", _skip_simplified, domain=DOMAIN),
-    Row("EmbedLayerNormalization", _embed_layer, domain=DOMAIN),
-    Row("Attention", _attention, domain=DOMAIN),
+    Row("EmbedLayerNormalization", embed_layer, domain=DOMAIN),
+    Row("Attention", attention, domain=DOMAIN),
     Row("MultiHeadAttention", _multi_head, domain=DOMAIN),
     Row("SimplifiedLayerNormalization", _simplified),  # ONNX Runtime has it in ONNX's own domain
 )

@@ -66,11 +66,11 @@ def _arg(c: Context) -> Value:
     )
 
 
-def _softmax(c: Context) -> Value:
+def softmax(c: Context) -> Value:
     return c.emit(c.op, c.input(0), axis=c.axis(c.input(0).type.rank, -1))
 
 
-def _softmax_flat(c: Context) -> Value:
+def softmax_flat(c: Context) -> Value:
     """Before opset 13 everything from `axis` on is one axis."""
     x = c.input(0)
     rank = x.type.rank
@@ -87,7 +87,7 @@ def _softmax_flat(c: Context) -> Value:
     return c.reshape(c.emit(c.op, flat, axis=1), x.type.shape)
 
 
-def _global_pool(op: str) -> Emit:
+def global_pool(op: str) -> Emit:
     def emit(c: Context) -> Value:
         x = c.input(0)
         if x.type.rank < 3:
@@ -97,7 +97,7 @@ def _global_pool(op: str) -> Emit:
     return emit
 
 
-def _pool(c: Context) -> Value | list[Value]:
+def pool(c: Context) -> Value | list[Value]:
     x = c.input(0)
     if x.type.rank < 3:
         raise ShapeError(f"{c}: {x.type} has no spatial axes")
@@ -165,14 +165,14 @@ ROWS: tuple[Row, ...] = (
     Row("ReduceLogSumExp", _log_sum_exp),
     Row("ArgMax", _arg),
     Row("ArgMin", _arg),
-    Row("Softmax", _softmax_flat),
-    Row("Softmax", _softmax, 13),
-    Row("LogSoftmax", _softmax_flat),
-    Row("LogSoftmax", _softmax, 13),
-    Row("GlobalAveragePool", _global_pool("ReduceMean")),
-    Row("GlobalMaxPool", _global_pool("ReduceMax")),
-    Row("MaxPool", _pool),
-    Row("LpPool", _pool),
+    Row("Softmax", softmax_flat),
+    Row("Softmax", softmax, 13),
+    Row("LogSoftmax", softmax_flat),
+    Row("LogSoftmax", softmax, 13),
+    Row("GlobalAveragePool", global_pool("ReduceMean")),
+    Row("GlobalMaxPool", global_pool("ReduceMax")),
+    Row("MaxPool", pool),
+    Row("LpPool", pool),
     Row("GlobalLpPool", _global_lp_pool),
     Row("CumSum", _cumulate),
     Row("CumProd", _cumulate),
@@ -181,7 +181,7 @@ ROWS: tuple[Row, ...] = (
     Row("Compress", _counted("axis")),
     Row("Unique", _counted("axis", "sorted")),
     Row("NonMaxSuppression", _non_max_suppression),
-    Row("Hardmax", _softmax_flat),
-    Row("Hardmax", _softmax, 13),
-    Row("AveragePool", _pool),
+    Row("Hardmax", softmax_flat),
+    Row("Hardmax", softmax, 13),
+    Row("AveragePool", pool),
 )
