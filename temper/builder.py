@@ -28,6 +28,7 @@ from temper.runtime import machine
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.sources import cpu_tactics
 from temper.tactics.workload import canonical, workload
+from temper.tune.cpu import Cpu
 from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes
 from temper.tune.timing_cache import TimingCache, digest
 
@@ -96,6 +97,7 @@ def build_plan(
     try:
         tuner = Tuner(
             tactics,
+            Cpu(),
             digest(repr(sorted(machine.fingerprint().items(), key=str))),
             cache,
             config.effort,

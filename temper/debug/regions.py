@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from temper.compile.cc import compile_object, link
+from temper.compile.cc import compile_object, compiler_version, link
 from temper.config import BuildConfig
 from temper.debug.deviation import bounds, compare_layers, exponentials, magnitude
 from temper.ir.dims import Dim, evaluate
@@ -54,7 +54,7 @@ def faulty_region(build: Build, feeds: Mapping[str, np.ndarray], config: BuildCo
         if wrong is None:
             continue
         tactics = [t for t in cpu_tactics() if t.name not in config.disable]
-        others, _ = candidates_for(tactics, w, max(1, config.effort))
+        others, _ = candidates_for(tactics, w, max(1, config.effort), compiler_version())
         shown = [(choice.candidate.label, wrong)]
         for c in others:
             if c.label != choice.candidate.label:

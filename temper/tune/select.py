@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from temper.compile.cc import compile_object, compiler_version, link
-from temper.compile.processes import Processes
 from temper.config import knob
 from temper.errors import BuildError
-from temper.runtime.cpu import Library
 from temper.tactics.base import Kernel, Params, Tactic, Workload
 from temper.tactics.workload import bound
-from temper.tune.measure import Bench, Loaded, Stopwatch, timer_library
 from temper.tune.timing_cache import Record, TimingCache, digest
-from temper.tune.verify import make_problem
 
 #: Candidates timed per workload at each effort; 0 takes the cost model's first choice untimed.
 CANDIDATES = {0: 1, 1: 2, 2: 6, 3: 12, 4: 32, 5: 10_000}
-
-#: Seconds that threads lose at a barrier inside a kernel: shares are timed one after another and do not see it.
-_BARRIER = 1.5e-6
-
-#: A candidate this much slower than the best after a first look is not timed further.
-_DROP = 1.25
 
 #: Share of a program's time that it may lose to kernels that need no packed weights of their own in the plan.
 SHARING = 0.02
@@ -87,10 +75,13 @@ def packing(tactic: Tactic, params: Params) -> Params:
 
 @dataclass(frozen=True)
 class Candidate:
+    """compiler: name and version of what makes machine code of it."""
+
     tactic: Tactic
     params: Params
     kernel: Kernel
     isa: str
+    compiler: str
 
     @property
     def label(self) -> str:
@@ -98,7 +89,7 @@ class Candidate:
 
     @cached_property
     def code_key(self) -> str:
-        return digest(self.kernel.source, self.isa, compiler_version())
+        return digest(self.kernel.source, self.isa, self.compiler)
 
 
 @dataclass(frozen=True)
@@ -120,10 +111,31 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
+class Device(Protocol):
+    """Where kernels are compiled for, verified and timed."""
+
+    #: what comments begin with in the language of its sources, and how their files end
+    comment: str
+    suffix: str
+
+    @property
+    def compiler(self) -> str:
+        """Name and version of the compiler."""
+
+    def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes]]:
+        """Machine code by the keys given, as each is ready, in that order. BuildError carries the compiler's words."""
+
+    def judge(
+        self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
+    ) -> Iterator[tuple[Candidate, Record]]:
+        """Every candidate's outcome: seconds (0 if not `timed`), or what is wrong with its results."""
+
+
 def candidates_for(
     tactics: Sequence[Tactic],
     w: Workload,
     effort: int,
+    compiler: str,
     env: Mapping[str, int] | None = None,
     also: Sequence[tuple[Tactic, Params]] = (),
 ) -> tuple[list[Candidate], list[Trial]]:
@@ -163,7 +175,7 @@ def candidates_for(
     candidates = []
     for (_, params), tactic in contestants.items():
         entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
-        candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa))
+        candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa, compiler))
     return candidates, declined
 
 
@@ -177,6 +189,7 @@ class Tuner:
     """
 
     tactics: Sequence[Tactic]
+    device: Device
     machine: str
     cache: TimingCache
     effort: int = 2
@@ -184,7 +197,6 @@ class Tuner:
     cold_bytes: int = 1 << 24
     progress: Progress = lambda stage, done, total: None
     dump: Path | None = None
-    _timer: Library | None = field(default=None, init=False)
 
     def choose(self, tasks: Sequence[Task]) -> dict[str, Choice]:
         """One choice per distinct `Task.key`. BuildError where no tactic can do a workload."""
@@ -245,13 +257,16 @@ class Tuner:
         if self.dump is not None:
             folder = self.dump / "kernels"
             folder.mkdir(parents=True, exist_ok=True)
+            mark = self.device.comment
             for c in contest.candidates:
                 role = "chosen" if c is choice.candidate else "not chosen"
-                text = f"// {name}: {c.label} ({role})\n// {contest.task.workload.key}\n{c.kernel.source}"
-                (folder / f"{c.kernel.entries[0]}.c").write_text(text)
+                head = f"{mark} {name}: {c.label} ({role})\n{mark} {contest.task.workload.key}\n"
+                (folder / f"{c.kernel.entries[0]}{self.device.suffix}").write_text(head + c.kernel.source)
 
     def _contest(self, task: Task) -> Contest:
-        candidates, declined = candidates_for(self.tactics, task.workload, self.effort, task.env, task.also)
+        candidates, declined = candidates_for(
+            self.tactics, task.workload, self.effort, self.device.compiler, task.env, task.also
+        )
         if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
             raise BuildError(f"'{task.name}': no tactic can compute {task.workload.key}: {reasons}")
@@ -259,68 +274,26 @@ class Tuner:
 
     def _compile(self, candidates: Sequence[Candidate]) -> None:
         todo = {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
-        jobs = self.jobs or os.cpu_count() or 1
-        processes = Processes()
-        with ThreadPoolExecutor(jobs) as pool:
-            try:
-                futures: dict[str, Future[bytes]] = {
-                    k: pool.submit(compile_object, c.kernel.source, c.isa, processes=processes) for k, c in todo.items()
-                }
-                for i, (key, f) in enumerate(futures.items()):
-                    self.progress("compile", i, len(futures))
-                    self.cache.put_code(key, f.result())
-            except BaseException:
-                processes.kill()
-                pool.shutdown(cancel_futures=True)
-                raise
-        if todo:
-            self.progress("compile", len(todo), len(todo))
+        if not todo:
+            return
+        isa = next(iter(todo.values())).isa
+        self.progress("compile", 0, len(todo))
+        made = self.device.compile({key: c.kernel for key, c in todo.items()}, isa, self.jobs)
+        for i, (key, code) in enumerate(made, 1):
+            self.cache.put_code(key, code)
+            self.progress("compile", i, len(todo))
 
     def _run(self, contest: Contest) -> None:
         """Verifies and times what the cache does not know about one contest."""
-        task, w = contest.task, contest.task.workload
-        todo = [c for c in contest.candidates if self.cache.time(contest.time_key(c)) is None]
-        if not todo:  # another process has measured them in the meantime
-            return
-        if self._timer is None:
-            self._timer = timer_library()
         codes = []
-        for c in todo:
-            code = self.cache.code(c.code_key)
-            assert code is not None
-            codes.append(code)
-        library = Library(link(codes))
-        bench = Bench(
-            w,
-            make_problem(w, task.constants, task.env, operand_constants=task.operand_constants),
-            self._timer,
-            w.threads,
-            self.cold_bytes,
-        )
-        running: list[tuple[Candidate, Stopwatch]] = []
-        for c in todo:
-            loaded = Loaded(c.kernel, tuple(library.function(e) for e in c.kernel.entries))
-            packed = c.tactic.prepack(w, c.params, task.constants)
-            factor = float(getattr(c.tactic, "error_factor", lambda p: 1.0)(c.params))
-            wrong = bench.verify(loaded, packed, factor, max(2, w.threads))
-            if wrong is not None:
-                self.cache.put_time(contest.time_key(c), Record(None, f"wrong result: {wrong}"))
-                continue
-            if self.effort == 0:
-                self.cache.put_time(contest.time_key(c), Record(0.0))
-                continue
-            running.append((c, bench.stopwatch(loaded, packed)))
-        for _, watch in running:
-            watch.lap(0.002)
-        if running:
-            best = min(s.seconds for _, s in running)
-            finalists = [(c, s) for c, s in running if s.seconds <= _DROP * best]
-            for _ in range(4):
-                for _, watch in finalists:
-                    watch.lap(0.004)
-        for c, watch in running:
-            barriers = (len(c.kernel.entries) - 1) * _BARRIER if w.threads > 1 else 0.0
-            self.cache.put_time(contest.time_key(c), Record(watch.seconds + barriers))
+        for c in contest.candidates:
+            if self.cache.time(contest.time_key(c)) is None:  # else another process has measured it in the meantime
+                code = self.cache.code(c.code_key)
+                assert code is not None
+                codes.append((c, code))
+        if codes:
+            for c, record in self.device.judge(contest.task, codes, self.cold_bytes, self.effort > 0):
+                self.cache.put_time(contest.time_key(c), record)
 
 
 @dataclass(frozen=True)

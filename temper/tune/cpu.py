@@ -1,0 +1,85 @@
+"""The CPU as a place to tune for: clang's objects, verified between guard bytes and timed share by share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+
+from temper.compile.cc import compile_object, compiler_version, link
+from temper.compile.processes import Processes
+from temper.runtime.cpu import Library
+from temper.tactics.base import Kernel
+from temper.tune.measure import Bench, Loaded, Stopwatch, timer_library
+from temper.tune.select import Candidate, Task
+from temper.tune.timing_cache import Record
+from temper.tune.verify import make_problem
+
+#: Seconds that threads lose at a barrier inside a kernel: shares are timed one after another and do not see it.
+_BARRIER = 1.5e-6
+
+#: A candidate this much slower than the best after a first look is not timed further.
+_DROP = 1.25
+
+
+class Cpu:
+    """This machine's processor."""
+
+    comment = "//"
+    suffix = ".c"
+
+    @cached_property
+    def compiler(self) -> str:
+        return compiler_version()
+
+    @cached_property
+    def _timer(self) -> Library:
+        return timer_library()
+
+    def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes]]:
+        """Objects by key. jobs: compilers at once, 0 for one per core."""
+        processes = Processes()
+        with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+            try:
+                futures = {
+                    key: pool.submit(compile_object, k.source, isa, processes=processes) for key, k in kernels.items()
+                }
+                for key, f in futures.items():
+                    yield key, f.result()
+            except BaseException:
+                processes.kill()
+                pool.shutdown(cancel_futures=True)
+                raise
+
+    def judge(
+        self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
+    ) -> Iterator[tuple[Candidate, Record]]:
+        """Outcomes: wrong ones first, then the times of all others, taken in turns."""
+        w = task.workload
+        library = Library(link([code for _, code in codes]))
+        problem = make_problem(w, task.constants, task.env, operand_constants=task.operand_constants)
+        bench = Bench(w, problem, self._timer, w.threads, cold_bytes)
+        running: list[tuple[Candidate, Stopwatch]] = []
+        for c, _ in codes:
+            loaded = Loaded(c.kernel, tuple(library.function(e) for e in c.kernel.entries))
+            packed = c.tactic.prepack(w, c.params, task.constants)
+            factor = float(getattr(c.tactic, "error_factor", lambda p: 1.0)(c.params))
+            wrong = bench.verify(loaded, packed, factor, max(2, w.threads))
+            if wrong is not None:
+                yield c, Record(None, f"wrong result: {wrong}")
+            elif not timed:
+                yield c, Record(0.0)
+            else:
+                running.append((c, bench.stopwatch(loaded, packed)))
+        for _, watch in running:
+            watch.lap(0.002)
+        if running:
+            best = min(s.seconds for _, s in running)
+            finalists = [(c, s) for c, s in running if s.seconds <= _DROP * best]
+            for _ in range(4):
+                for _, watch in finalists:
+                    watch.lap(0.004)
+        for c, watch in running:
+            barriers = (len(c.kernel.entries) - 1) * _BARRIER if w.threads > 1 else 0.0
+            yield c, Record(watch.seconds + barriers)
