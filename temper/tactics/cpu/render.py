@@ -268,10 +268,23 @@ def body_declines(e: Epilogue, *, vector: bool) -> str | None:
     return None
 
 
-def body_c(e: Epilogue, *, vector: bool, wide: int = -1) -> str:
+#: Functions with a cheaper form that is exact enough where its result is rounded to a code at once. (GELU by tanh and
+#: by erf are 5e-4 apart: each has its own.)
+_CODED: Mapping[str, str] = {"v_gelu(": "v_gelu_coded("}
+
+
+def _coded(e: Epilogue, value: int) -> bool:
+    """Every use of a value is rounding to a code, maybe in other units."""
+    users = [(len(e.operands) + k, i) for k, i in enumerate(e.instrs) if value in i.args]
+    steps = {"Mul", "Div"}
+    return value not in e.results and all(i.op == "Saturate" or (i.op in steps and _coded(e, at)) for at, i in users)
+
+
+def body_c(e: Epilogue, *, vector: bool, wide: int = -1, coded: bool = False) -> str:
     """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands.
 
     wide: a value that Saturate makes and that is only stored, by st_code(): it is left unsaturated.
+    coded: what is rounded to codes at once may be off by a small part of a code.
     ValueError for what `body_declines` names.
     """
     if (reason := body_declines(e, vector=vector)) is not None:
@@ -282,6 +295,9 @@ def body_c(e: Epilogue, *, vector: bool, wide: int = -1) -> str:
         text = _instr_c(instr, args, [e.dtype_of(a) for a in instr.args], vector)
         if i == wide:
             text = _saturate(instr, args[0], "v_wide")
+        if text is not None and coded and _coded(e, i):
+            for exact, near in _CODED.items():
+                text = text.replace(exact, near)
         ctype = SCALAR_TYPES[instr.dtype] if not vector else "vf" if instr.dtype == "float32" else "vi"
         lines.append(f"  const {ctype} v{i} = {text};")
     return "\n".join(lines)
@@ -384,7 +400,8 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
         "INLINE void epi_init(epi_t *e, void *const *p) {", *(init or ["  (void)e; (void)p;"]), "}",
         f"INLINE {vector[first]} epilogue({vector[e.operands[0].dtype]} v0, const epi_t *e, int64_t img, int64_t pix, "
         "int64_t c, int n) {",
-        *loads, body_c(e, vector=True, wide=wide), *stores, f"  return v{e.results[0]};", "}",
+        *loads, body_c(e, vector=True, wide=wide, coded=e.operands[0].dtype == "int32"), *stores,
+        f"  return v{e.results[0]};", "}",
         f"INLINE void epi_store(void *out, int64_t at, {vector[first]} v, int n) {{",
         "  " + store, "}", ""])
 
