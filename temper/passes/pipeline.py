@@ -9,6 +9,7 @@ from temper.passes.bounded import BOUNDED
 from temper.passes.cleanup import CLEANUP, CLEANUP_BUT_CODES
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
+from temper.passes.encoding import ENCODING
 from temper.passes.fold import FOLD
 from temper.passes.halves import HALVES
 from temper.passes.idioms import IDIOMS
@@ -53,6 +54,7 @@ PIPELINE: tuple[Pass, ...] = (
     BOUNDED,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts
     SINK_VIEWS,       # after lower, which renames
+    ENCODING,         # after sink-views, which knows moves of codes by their types
     STRENGTH,         # last: the rules before it know Pow and Div as exporters write them
     Pass("cleanup-3", CLEANUP.run),
 )

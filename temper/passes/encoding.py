@@ -1,0 +1,75 @@
+"""Signed codes that only products read are stored less -128: VNNI multiplies unsigned by signed bytes, and a product
+that finds signed data has to turn every word it reads.
+
+int8 codes with zero point z are uint8 codes with zero point z + 128: the same values, so that no bit of a result
+changes.
+"""
+
+from __future__ import annotations
+
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.ops import make
+from temper.passes.manager import Log, Pass
+
+_NAME = "encoding"
+
+#: Ops with one operand of data that only move it.
+_MOVES = frozenset({"Reshape", "Transpose", "Slice", "Gather", "Squeeze", "Unsqueeze"})
+
+
+def _products(graph: Graph, v: Value) -> list[Node] | str:
+    """The products that read `v`, also through moves; or the reason that it keeps its sign."""
+    if graph.is_output(v):
+        return "it is an output"
+    found: list[Node] = []
+    for node, i in v.uses:
+        if node.op in _MOVES and i == 0 and len(node.outputs) == 1:
+            behind = _products(graph, node.output)
+            if isinstance(behind, str):
+                return behind
+            found += behind
+        elif i == 0 and (node.op == "MatMulInt8" or (node.op == "ConvInt8" and node.attrs["group"] == 1)):
+            found.append(node)
+        else:
+            return f"{node!r} reads it"
+    return found or "no product reads it"
+
+
+def _shifted(graph: Graph, old: Value, new: Value) -> None:
+    """Gives the readers of signed codes the unsigned ones."""
+    for node, i in list(old.uses):
+        attrs, inputs = dict(node.attrs), list(node.inputs)
+        inputs[i] = new
+        if node.op not in _MOVES:
+            attrs["zero_point"] = int(str(attrs["zero_point"])) + 128
+        y = make(graph, node.op, inputs, attrs, name=node.name, origin=(*node.origin, f"rule:{_NAME}")).output
+        if node.op in _MOVES:
+            _shifted(graph, node.output, y)
+        else:
+            graph.replace_uses(node.output, y)
+        _replaced(graph, node, y)
+
+
+def _replaced(graph: Graph, node: Node, y: Value) -> None:
+    """Removes a node; `y`, which stands for its result, gets that one's name."""
+    name = node.output.name
+    graph.remove_node(node)
+    graph.rename(y, name)
+
+
+def _run(graph: Graph, log: Log) -> None:
+    for node in graph.nodes:
+        if node.op != "Saturate" or not graph.alive(node) or node.output.type.dtype != "int8":
+            continue
+        products = _products(graph, node.output)
+        if isinstance(products, str):
+            log.did_not(_NAME, node.name, products)
+            continue
+        attrs = {**node.attrs, "to": "uint8", "zero_point": int(str(node.attrs["zero_point"])) + 128}
+        y = make(graph, "Saturate", node.inputs, attrs, name=node.name, origin=node.origin).output
+        _shifted(graph, node.output, y)
+        _replaced(graph, node, y)
+        log.did(_NAME, node.name)
+
+
+ENCODING = Pass(_NAME, _run)
