@@ -163,7 +163,7 @@ class _Codes:
             return True
         return any(
             (_key(n), i) in self.off
-            or (everything and n.op in _FLOAT_ONLY)
+            or (everything and _wants_floats(n))
             or (n.op in MOVES and self._raw(n.outputs[0], everything))
             for n, i in v.uses
         )
@@ -194,11 +194,20 @@ class _Codes:
 
     def _joins(self, v: Value, node: Node, reader: Reader) -> bool:
         """A reader that is no site gets the codes that are there."""
-        if reader in self.off or node.op in _FLOAT_ONLY or self._raw(v, everything=False):
+        if reader in self.off or _wants_floats(node) or self._raw(v, everything=False):
             return False
         if node.op in MOVES:  # codes of several tensors are joined only where a site wants them
             return len(_data(node)) == 1 and _moves_codes(node) and not self._raw(node.outputs[0], everything=True)
         return True
+
+
+def _wants_floats(node: Node) -> bool:
+    """Codes would hurt what a node computes: normalisation, and sums that only normalisation reads, as where the
+    residual stream of a transformer goes through its layer norms."""
+    if node.op == "Add":
+        users = node.output.users
+        return bool(users) and all(u.op in _FLOAT_ONLY for u in users)
+    return node.op in _FLOAT_ONLY
 
 
 def _data(node: Node) -> list[Value]:
@@ -246,7 +255,8 @@ def sites_of(graph: Graph, products: Iterable[Node] | None = None) -> tuple[Site
             codes.place((a, b)[k])
         found[_key(node)] = (node, skips)
     for node, a, b in _sums(graph):
-        if _key(node) not in found and (coded := tuple(k for k in (0, 1) if (a, b)[k].id in codes.carriers)):
+        coded = tuple(k for k in (0, 1) if (a, b)[k].id in codes.carriers)
+        if coded and _key(node) not in found and not _wants_floats(node):
             found[_key(node)] = (node, coded)
     counts: dict[str, int] = {}
     for node, _ in found.values():

@@ -18,6 +18,7 @@ from temper.passes.pipeline import PIPELINE
 from temper.quantize.placement import place_sites, sites_of, weight_scales
 from temper.quantize.recipe import Recipe, pinned
 from temper.runtime.engine import Engine
+from tests.passes.nets import Net
 from tests.quantize.nets import NETS, Make, float_net, joined, mobile, recipe_of, residual, transformer
 
 AT = [p.name for p in PIPELINE].index("integer")
@@ -241,3 +242,20 @@ def test_patterns() -> None:
         pinned(graph, ["/head/*"])
     with pytest.raises(ConfigError, match="the precisions are"):
         pinned(graph, ["/head/*=int4"])
+
+
+def test_sums_that_only_normalization_reads_stay_float() -> None:
+    """The residual stream through a layer norm: products read its codes, the next sum its floats."""
+    net = Net(4)
+    x = net("MatMul", net.input(2, 9, 8), net.weights(8, 8))
+    for _ in range(2):
+        x = net.many("LayerNormalization", x, net.weights(8), net.weights(8), axis=-1, epsilon=1e-5)[0]
+        x = net("Add", x, net("MatMul", net("Gelu", net("MatMul", x, net.weights(8, 16))), net.weights(16, 8)))
+    y = net.many("LayerNormalization", x, net.weights(8), net.weights(8), axis=-1, epsilon=1e-5)[0]
+    net.graph.set_outputs([y])
+    sites = sites_of(net.graph)
+    assert [s.op for s in sites] == ["MatMul"] * 5
+    q = net.graph.copy()
+    Recipe(frozenset(s.name for s in sites), {t: 3.0 for s in sites for t in s.tensors}).apply(q, Log())
+    sums = [n for n in q.nodes if n.op == "Add"]
+    assert sums and not any(reads_codes(q, n.output.name, i) for n in sums for i in (0, 1))
