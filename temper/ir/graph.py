@@ -17,11 +17,14 @@ from temper.ir.dims import Dim, from_data
 from temper.ir.opdef import Attrs, AttrValue
 from temper.ir.types import TensorType
 
+#: ops whose result holds every element of their input once, and nothing else
+_REARRANGES = frozenset({"Identity", "Reshape", "Transpose"})
+
 
 class Value:
     """A tensor: a graph input, a constant (`const` set), or a node's output (`producer` set)."""
 
-    __slots__ = ("id", "name", "type", "producer", "index", "uses", "const")
+    __slots__ = ("id", "name", "type", "producer", "index", "uses", "const", "sources")
 
     def __init__(self, id: int, name: str, type: TensorType, const: np.ndarray | None = None) -> None:
         self.id = id
@@ -32,6 +35,15 @@ class Value:
         #: (node, input position) pairs, in order of creation; graph outputs are not uses (see Graph.is_output)
         self.uses: list[tuple[Node, int]] = []
         self.const = const
+        #: the source model's names for what this tensor holds, whatever the order of its axes; the latest first
+        self.sources: tuple[str, ...] = ()
+
+    def known_as(self, names: Sequence[str]) -> None:
+        """It holds these tensors of the source model too, and so does what it only is another view of."""
+        v: Value | None = self if names else None
+        while v is not None and v.const is None:
+            v.sources = tuple(dict.fromkeys((*names, *v.sources)))
+            v = v.producer.inputs[0] if v.producer is not None and v.producer.op in _REARRANGES else None
 
     @property
     def users(self) -> list[Node]:
@@ -298,11 +310,13 @@ class Graph:
         value.name = self._fresh(name)
 
     def replace_uses(self, old: Value, new: Value) -> None:
-        """Every reader of `old`, graph outputs included, reads `new` instead. Types must agree."""
+        """Every reader of `old`, graph outputs included, reads `new` instead, which holds the same: it takes over the
+        names of the source model. Types must agree."""
         if old is new:
             return
         if old.type != new.type:
             raise ValueError(f"{old!r} cannot be replaced by {new!r}: the types differ")
+        new.known_as(old.sources)
         for node, i in list(old.uses):
             self.set_input(node, i, new)
         self.outputs = [new if v is old else v for v in self.outputs]
@@ -369,6 +383,8 @@ class Graph:
             )
             for o, p in zip(n.outputs, m.outputs, strict=True):
                 at[o.id] = p
+        for v in self.values:
+            at[v.id].sources = v.sources
         out.set_outputs([at[v.id] for v in self.outputs], self.output_names)
         out.dim_names = dict(self.dim_names)
         return out

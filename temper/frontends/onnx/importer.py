@@ -121,6 +121,9 @@ class Importer:
             for info in (*proto.value_info, *proto.output):
                 self._contradiction(info, body.scope)
         graph.prune()
+        for name, held in body.scope.values.items():
+            if isinstance(held, Value):
+                held.known_as((name,))
         return graph
 
     def _outputs(self, names: Sequence[str], scope: Scope) -> None:

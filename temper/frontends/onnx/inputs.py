@@ -24,3 +24,9 @@ def input_types(source: ModelSource, shapes: Mapping[str, Sequence[int | str]] |
     importer = Importer(alone, folder, label, given, {}, False)
     importer._inputs(alone.graph, Scope())
     return {v.name: v.type for v in importer.builder.graph.inputs}
+
+
+def tensor_names(source: ModelSource) -> frozenset[str]:
+    """Names of the model's inputs and of its nodes' results, sub-graphs aside. Errors as for `import_onnx`."""
+    model, _, _ = load_model(source)
+    return frozenset({i.name for i in model.graph.input} | {o for n in model.graph.node for o in n.output if o})
