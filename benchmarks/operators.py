@@ -22,7 +22,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from temper.peers import PEERS, MissingPeer, interleaved, pin
+from benchmarks.contest import contest, everyone, told
+from temper.peers import pin
 
 Arrays = dict[str, np.ndarray]
 Case = tuple[onnx.ModelProto, Arrays]
@@ -121,31 +122,10 @@ def main() -> None:
             onnx.save(model, path)
             cache = {"cache": args.cache} if args.cache else {}
             engine = temper.build(path, threads=args.threads, effort=args.effort, **cache)
-            hosted = sorted({r["op"] for r in engine.report["regions"] if r["tactic"] == "host"})
-            runs: dict[str, Callable[[], object]] = {"temper": partial(engine.run, feeds)}
-            apart = 0.0
-            for peer in PEERS:
-                if peer.name in _ABSENT.get(name, ()):
-                    continue
-                try:
-                    run = peer.prepare(path, args.threads)
-                    want = run(feeds)[0]
-                except MissingPeer as e:
-                    print(e)
-                    continue
-                apart = max(apart, float(np.abs(engine.run(feeds)[0] - want).max() / np.abs(want).max()))
-                runs[peer.name] = partial(run, feeds)
-            timings = interleaved(runs, args.seconds)
-            ms = {k: t.median for k, t in timings.items()}
-            peers = [t for k, t in ms.items() if k != "temper"]
-            print(
-                f"{name:12s} {args.threads} threads  "
-                + "  ".join(f"{k} {t:.3f} ms" for k, t in ms.items())
-                + (f"  {min(peers) / ms['temper']:.2f}x" if peers else "")
-                + f"  apart {apart:.1e}  neighbours {max(t.others for t in timings.values()):.2f}"
-                + (f"  on the host: {hosted}" if hosted else ""),
-                flush=True,
+            found = contest(
+                partial(engine.run, feeds), feeds, everyone(path, _ABSENT.get(name, ())), args.threads, args.seconds
             )
+            print(told(name, args.threads, found, engine), flush=True)
 
 
 if __name__ == "__main__":

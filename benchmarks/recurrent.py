@@ -22,7 +22,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from temper.peers import PEERS, MissingPeer, interleaved, pin, random_inputs
+from benchmarks.contest import contest, everyone, told
+from temper.peers import pin, random_inputs
 
 _GATES = {"LSTM": 4, "GRU": 3}
 
@@ -88,30 +89,9 @@ def main() -> None:
             path = Path(folder) / f"{name}.onnx"
             onnx.save(MODELS[name](), path)
             engine = temper.build(path, threads=args.threads, effort=args.effort)
-            hosted = sorted({r["op"] for r in engine.report["regions"] if r["tactic"] == "host"})
             feeds = random_inputs(path)
-            runs: dict[str, Callable[[], object]] = {"temper": lambda: engine.run(feeds)}  # noqa: B023
-            apart = 0.0
-            for peer in PEERS:
-                try:
-                    run = peer.prepare(path, args.threads)
-                except MissingPeer as e:
-                    print(e)
-                    continue
-                for got, want in zip(engine.run(feeds), run(feeds), strict=True):
-                    apart = max(apart, float(np.abs(got - want).max() / np.abs(want).max()))
-                runs[peer.name] = partial(run, feeds)
-            timings = interleaved(runs, args.seconds)
-            ms = {k: t.median for k, t in timings.items()}
-            peers = [t for k, t in ms.items() if k != "temper"]
-            print(
-                f"{name:12s} {args.threads} threads  "
-                + "  ".join(f"{k} {t:.3f} ms" for k, t in ms.items())
-                + (f"  {min(peers) / ms['temper']:.2f}x" if peers else "")
-                + f"  apart {apart:.1e}  neighbours {max(t.others for t in timings.values()):.2f}"
-                + (f"  on the host: {hosted}" if hosted else ""),
-                flush=True,
-            )
+            found = contest(partial(engine.run, feeds), feeds, everyone(path), args.threads, args.seconds)
+            print(told(name, args.threads, found, engine), flush=True)
 
 
 if __name__ == "__main__":
