@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
@@ -13,6 +13,7 @@ from temper.runtime.engine import Engine
 
 if TYPE_CHECKING:
     from temper.ir.graph import Graph
+    from temper.precision.outcome import Outcome
     from temper.tune.select import Progress
 
 Model = Union[str, Path, bytes, "Graph", Any]
@@ -32,6 +33,18 @@ def build(
     loop_limit: int = 1_000_000,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
+    precision: str = "fp32",
+    calibration: Any = None,
+    calibrator: Any = "auto",
+    calibration_cache: str | os.PathLike[str] | None = None,
+    evaluate: Callable[[Engine], float] | None = None,
+    max_drop: float | None = None,
+    keep: Sequence[str] = (),
+    pure_int8: bool = False,
+    skip_bad: bool = False,
+    report: str | os.PathLike[str] | None = None,
+    work: str | os.PathLike[str] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> Engine:
     """Builds an engine from an ONNX file (path, bytes or ModelProto).
 
@@ -42,14 +55,28 @@ def build(
     own size. shapes: input name -> its shape, or (min, opt, max) shapes.
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
     loop_limit: a loop whose end depends on data raises an InputError after so many steps.
-    Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, BuildError.
+
+    precision: "fp32", or "int8", to which the rest belongs. calibration: real inputs, as a folder of pictures, an .npz
+    file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. calibrator:
+    "auto", "entropy", "minmax", "mse" or "percentile:99.99". calibration_cache: thresholds from such a file instead.
+    evaluate: score of an engine, higher is better; max_drop: how much of it may be lost, in its own unit; without one
+    0.3 % of the float engine's score. Without evaluate, layers stay in float until outputs on held-back samples are
+    close to the float engine's. keep: layers pinned, such as "/head/*=fp32". pure_int8: nothing is kept in float.
+    skip_bad: leave out samples that cannot be used. report: also write a report, .html or .json. work: folder where
+    an interrupted calibration or search finds what it did; beside the timing cache if None. say: takes lines that tell
+    what is going on.
+
+    Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, DataError, BuildError.
     """
     from temper.builder import build_plan
     from temper.plan.format import write
     from temper.runtime.machine import cores
 
-    if output is not None:
-        check_writable(Path(output))
+    if precision not in ("fp32", "int8"):
+        raise ConfigError(f"precision must be 'fp32' or 'int8', not {precision!r}")
+    for path in (output, report):
+        if path is not None:
+            check_writable(Path(path))
     config = BuildConfig(
         threads=threads or cores(),
         effort=effort,
@@ -63,7 +90,31 @@ def build(
             (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
         ),
     )
-    plan = build_plan(model, config, progress=progress).plan
+    if precision == "int8":
+        from temper.precision.build import build_int8
+        from temper.precision.request import Request, work_folder
+
+        request = Request(
+            calibration=calibration,
+            calibrator=calibrator,
+            cache=Path(calibration_cache) if calibration_cache else None,
+            evaluate=evaluate,
+            max_drop=max_drop,
+            keep=tuple([keep] if isinstance(keep, str) else keep),
+            pure_int8=pure_int8,
+            skip_bad=skip_bad,
+            work=Path(work) if work else work_folder(),
+        )
+        made = build_int8(model, config, request, progress=progress, say=say)
+        plan = made.build.plan
+        if report is not None:
+            write_report(made.outcome, Path(report))
+    else:
+        given = {"calibration": calibration, "calibration_cache": calibration_cache, "evaluate": evaluate}
+        given |= {"max_drop": max_drop, "report": report, "keep": keep or None, "pure_int8": pure_int8 or None}
+        if used := [k for k, v in given.items() if v is not None]:
+            raise ConfigError(f"{', '.join(used)} only mean something with precision='int8'")
+        plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
     return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")))
@@ -84,6 +135,13 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: it is not a regular file")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ConfigError(f"cannot write {path}: permission denied")
+
+
+def write_report(outcome: Outcome, path: Path) -> None:
+    """Writes the record of an INT8 build: a page for people, or JSON if the name ends in .json."""
+    import json
+
+    path.write_text(json.dumps(outcome.to_json(), indent=1))
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:

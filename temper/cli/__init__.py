@@ -2,8 +2,8 @@
 quick.
 
 Exit codes: 0 done; 1 a TemperError or a full disk (one `error: ...` line on stderr), or `compare` found a deviation; 2
-wrong usage; 130 interrupted with Ctrl-C; 141 the reader of a pipe went away; 143 terminated. An unexpected exception
-keeps its traceback.
+wrong usage; 3 an INT8 build wrote its plan, but could not keep the accuracy budget; 130 interrupted with Ctrl-C; 141
+the reader of a pipe went away; 143 terminated. An unexpected exception keeps its traceback.
 """
 
 from __future__ import annotations

@@ -11,6 +11,12 @@ BATCH = "Size of the batch dimension: 8, a range 1:8:32 (min:opt:max), or sizes 
 SHAPE = "Shape of an input, NAME=1x3x224x224, or its range NAME=1x3x64x64:1x3x224x224:8x3x512x512 (min:opt:max)."
 PROFILE = "Ranges of symbolic dimensions, N=1:8:32 or N=1:8:32,S=128; each option adds a profile."
 
+CALIB = (
+    "Real inputs to calibrate on: a folder of pictures or .npz files, an .npz (arrays by input name), "
+    "script.py:function that returns batches, or random:32 for noise."
+)
+EVAL = "Function that scores an engine (higher is better): def top1(engine) -> float."
+
 
 def build(
     model: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
@@ -55,14 +61,44 @@ def build(
         Path | None,
         typer.Option(help="Folder for the graph after every pass and all generated sources.", show_default=False),
     ] = None,
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in INT8 what keeps the accuracy budget.")] = False,
+    calib: Annotated[str, typer.Option("--calib", help=CALIB, show_default=False)] = "",
+    calibrator: Annotated[
+        str, typer.Option(help="How thresholds are chosen: auto, entropy, minmax, mse or percentile:99.99.")
+    ] = "auto",
+    calib_cache: Annotated[
+        Path | None,
+        typer.Option(help="Take thresholds from this calibration cache, as TensorRT writes it.", show_default=False),
+    ] = None,
+    evaluate: Annotated[str, typer.Option("--eval", metavar="SCRIPT.py:FUNCTION", help=EVAL, show_default=False)] = "",
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest drop of a score that is a fraction, in points: 0.3 lets 0.900 become 0.897.",
+            show_default=False,
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(help="Pin layers: '/head/*=fp32' (or =int8), as in a shell; repeatable.", show_default=False),
+    ] = None,
+    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float to save accuracy.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be used.")] = False,
+    report: Annotated[
+        Path | None, typer.Option(help="Also write a report of the INT8 build, .html or .json.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Build an engine: read the model, fuse and lay out, compile and time kernels, write one plan file."""
+    """Build an engine: read the model, fuse and lay out, compile and time kernels, write one plan file.
+
+    With --int8, layers that would lose too much stay in float: as a score of your own says (--eval, --max-drop), or
+    until outputs on held-back samples stay close to the float engine's. Exit code 3: written, but over the budget.
+    """
     from temper.api import check_writable
     from temper.builder import build_plan
     from temper.cli.files import is_plan
-    from temper.cli.show import console, print_json, progress_bar
+    from temper.cli.show import console, print_json, progress_bar, teller
     from temper.cli.sizes import parse_batches, parse_profiles, parse_shapes, trtexec_profile
     from temper.cli.summary import summarize, summary_table
     from temper.config import BuildConfig, Profile
@@ -88,13 +124,45 @@ def build(
         dump=dump,
         shapes=shapes,
     )
-    with progress_bar(quiet) as progress:
-        made = build_plan(model, config, progress=progress)
-        write(made.plan, output)
-    if quiet:
-        return
-    summary = summarize(made.plan, output.stat().st_size, made.seconds)
-    if as_json:
-        print_json(summary)
+    met = True
+    if int8:
+        from temper.api import write_report
+        from temper.precision.build import build_int8
+        from temper.precision.request import Request, work_folder
+        from temper.precision.scripts import load_function
+
+        request = Request(
+            calibration=calib or None,
+            calibrator=calibrator,
+            cache=calib_cache,
+            evaluate=load_function(evaluate) if evaluate else None,
+            max_drop=None if max_drop is None else max_drop / 100,
+            keep=tuple(keep or ()),
+            pure_int8=pure_int8,
+            skip_bad=skip_bad,
+            work=work_folder(),
+        )
+        if report is not None:
+            check_writable(report)
+        with progress_bar(quiet) as progress:
+            chosen = build_int8(model, config, request, progress=progress, say=teller(quiet))
+            made, met = chosen.build, chosen.outcome.met
+            write(made.plan, output)
+            if report is not None:
+                write_report(chosen.outcome, report)
     else:
-        console().print(summary_table(summary))
+        asked: dict[str, object] = {"--calib": calib, "--calib-cache": calib_cache, "--eval": evaluate, "--keep": keep}
+        asked |= {"--max-drop": max_drop, "--pure-int8": pure_int8, "--report": report}
+        if used := [option for option, value in asked.items() if value]:
+            raise ConfigError(f"{', '.join(used)} only mean something with --int8")
+        with progress_bar(quiet) as progress:
+            made = build_plan(model, config, progress=progress)
+            write(made.plan, output)
+    if not quiet:
+        summary = summarize(made.plan, output.stat().st_size, made.seconds)
+        if as_json:
+            print_json(summary)
+        else:
+            console().print(summary_table(summary))
+    if not met:
+        raise typer.Exit(3)

@@ -24,6 +24,8 @@ _STAGES = {
     "compile": "compiling candidates",
     "time": "timing candidates",
     "plan": "laying out the plan",
+    "calibrate": "calibrating",
+    "sensitivity": "measuring sensitivity",
 }
 
 
@@ -96,6 +98,12 @@ def span(seconds: float | None) -> str:
         if seconds * factor < 1000:
             return f"{seconds * factor:.3g} {unit}" if seconds * factor < 100 else f"{seconds * factor:.0f} {unit}"
     return f"{seconds:.1f} s"
+
+
+def teller(quiet: bool = False) -> Callable[[str], None]:
+    """Takes lines that tell what a long command is doing, for standard error."""
+    screen = Console(stderr=True, highlight=False, width=None if sys.stderr.isatty() else 240)
+    return lambda line: None if quiet else screen.print(line, markup=False)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
         "weights_bytes": len(plan.constants),
         "plan_bytes": file_bytes,
     }
+    if "int8" in report:
+        out["int8"] = report["int8"]
     if seconds is not None:
         out["seconds"] = {k: v for k, v in seconds.items() if not k.startswith("cache_")}
         out["cache"] = {k: int(v) for k, v in seconds.items() if k.startswith("cache_")}
@@ -105,6 +107,8 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         over = f", {m['arena'] / m['lower_bound']:.3f}x the lower bound" if m["lower_bound"] else ""
         rows.append(("arena", f"{size(m['arena'])}{over}"))
     rows += [("weights", size(s["weights_bytes"])), ("plan", size(s["plan_bytes"]))]
+    if "int8" in s:
+        rows += int8_rows(s["int8"])
     for reason, count in Counter(f"{op}: {why}" for _, op, why in s["host_steps"]).items():
         rows.append(("on the host", f"{count} {reason}"))
     if "seconds" in s:
@@ -115,3 +119,25 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         hits, misses = s["cache"]["cache_hits"], s["cache"]["cache_misses"]
         rows.append(("timing cache", f"{hits} hits, {misses} misses"))
     return facts(rows)
+
+
+def int8_rows(s: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """What is in INT8, what was kept in float and why, and what that costs."""
+    speed = ""
+    if s["ms"] and s["float_ms"]:
+        speed = f"; {s['ms']:.3g} ms, {s['float_ms'] / s['ms']:.2f}x as fast as FP32 ({s['float_ms']:.3g} ms)"
+    rows: list[tuple[str, object]] = [("INT8", f"{s['int8']} of {s['sites']} layers{speed}")]
+    if s["kept"]:
+        if s["ms"] and s["all_int8_ms"]:
+            rows.append(("kept in float", f"{s['sites'] - s['int8']} layers, {s['ms'] - s['all_int8_ms']:+.3g} ms"))
+        for k in s["kept"][:12]:
+            cost = "" if k["ms"] is None else f" ({k['ms']:+.3g} ms)"
+            rows.append(("", f"{k['name']}{cost}: {k['why']}"))
+        if s["sites"] - s["int8"] > 12:
+            rows.append(("", f"and {s['sites'] - s['int8'] - 12} more; the report lists them (--report)"))
+    if s["verdict"]:
+        rows.append(("accuracy", s["verdict"]))
+    if s["synthetic"]:
+        rows.append(("warning", "calibrated on random numbers, not on data: accuracy is anybody's guess"))
+    rows += [("warning", w) for w in s["warnings"] if not s["synthetic"] or "random" not in w]
+    return rows

@@ -1,0 +1,118 @@
+"""The road of an INT8 build: float graph -> calibrate -> recipe -> search -> plan, and the record of what was done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from temper.builder import Build
+from temper.config import BuildConfig
+from temper.errors import ConfigError
+from temper.precision.account import Account
+from temper.precision.calibration import Calibration, calibrate
+from temper.precision.costs import timed
+from temper.precision.data import Samples, samples_of, split
+from temper.precision.decide import decide
+from temper.precision.outcome import Outcome
+from temper.precision.request import Request
+from temper.precision.subject import Subject
+from temper.precision.trials import Memory, Trials, recipe_digest
+from temper.profiles import Model
+from temper.quantize.recipe import Recipe
+from temper.quantize.thresholds import ALGORITHMS
+from temper.tune.select import Progress
+
+#: Takes a line for the user.
+Say = Callable[[str], None]
+
+#: Seconds to time each whole engine at the end, by effort; 1 at others.
+_SECONDS = {0: 0.05, 1: 0.3}
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """A finished INT8 build. recipe: what is in INT8; None where nothing is."""
+
+    build: Build
+    recipe: Recipe | None
+    outcome: Outcome
+
+
+def build_int8(
+    model: Model,
+    config: BuildConfig,
+    request: Request,
+    *,
+    progress: Progress | None = None,
+    say: Say | None = None,
+) -> Made:
+    """Builds the fastest INT8 engine that keeps the budget. Raises TemperError kinds only; a budget that cannot be met
+    is no error: the outcome says so, and names what is to blame."""
+    if config.stop_after:
+        raise ConfigError("an INT8 build cannot stop after a pass: build in float to look at passes")
+    subject = Subject.of(model, config, request.keep)
+    account = Account(subject, request, say or (lambda line: None))
+    for pattern in subject.pins.idle:
+        account.warn(f"--keep '{pattern}' pins nothing: what it matches is float anyway")
+    samples = held = calibration = None
+    if request.calibration is not None and subject.on:
+        samples, held, calibration = _calibrated(subject, request, account, progress)
+    if not subject.on:
+        account.met = True
+        trials = Trials(subject, Recipe(frozenset(), {}), None, Memory(), progress)
+        account.verdict = _nothing(subject)
+        return _made(trials, trials.everything, account)
+    recipe = Recipe(subject.on, _thresholds(subject, request, calibration))
+    about = (subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else "", str(config.isa))
+    trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress)
+    chosen = decide(trials, request, account)
+    return _made(trials, chosen, account)
+
+
+def _calibrated(
+    subject: Subject, request: Request, account: Account, progress: Progress | None
+) -> tuple[Samples, Samples, Calibration]:
+    start = time.perf_counter()
+    inputs = {v.name: v.type for v in subject.graph.inputs}
+    samples = samples_of(request.calibration, inputs, subject.ranges, skip_bad=request.skip_bad)
+    part, held = split(samples)
+    account.samples(samples, part, held)
+    found = calibrate(
+        subject.graph, part, subject.tensors, subject.config, progress, held=held, ranges=subject.ranges,
+        work=request.work,
+    )  # fmt: skip
+    account.seconds["calibrate"] = time.perf_counter() - start
+    return samples, held, found
+
+
+def _thresholds(subject: Subject, request: Request, calibration: Calibration | None) -> Mapping[str, float]:
+    assert calibration is not None
+    algorithm = ALGORITHMS["mse" if request.calibrator == "auto" else request.calibrator]
+    return {t: algorithm(h, 127) for t, h in calibration.histograms.items()}
+
+
+def _nothing(subject: Subject) -> str:
+    reasons = [f"{', '.join(n[:3])}{' ...' * (len(n) > 3)}: {why}" for why, n in subject.why_not().items()]
+    if subject.sites:
+        return "nothing is INT8: every layer that could be is pinned to float"
+    return "nothing in this model can be INT8" + (f" ({'; '.join(reasons)})" if reasons else ": it has no products")
+
+
+def _made(trials: Trials, floats: frozenset[str], account: Account) -> Made:
+    """The chosen build, with a summary of the outcome in its plan's report."""
+    build = trials.build(floats)
+    account.point(trials, floats, "tried", "chosen")
+    feeds = trials.feeds()
+    if feeds is not None:
+        wanted = dict.fromkeys((trials.everything, trials.naive, floats))
+        plans = {k: trials.build(k).plan for k in wanted}
+        for k, seconds in timed(plans, feeds, _SECONDS.get(trials.subject.config.effort, 1.0)).items():
+            account.timed(k, seconds)
+    account.choose(floats)
+    outcome = account.outcome(trials, floats)
+    plan = replace(build.plan, report={**build.plan.report, "int8": account.summary(outcome)})
+    recipe = trials.recipe.without(floats)
+    return Made(replace(build, plan=plan), recipe if recipe.sites else None, outcome)
+
+

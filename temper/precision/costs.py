@@ -1,0 +1,199 @@
+"""What every site costs in each precision and what conversions cost, measured; and whole engines timed side by side.
+
+A site's time is that of its own steps in an engine where all sites have one precision, and of the steps without a site
+of their own (pooling, pointwise ...) that follow it. In such an engine neighbours agree, so that there is no conversion
+between them; what one costs where they do not is measured on a tensor of its own, per element.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from temper.builder import build_plan
+from temper.config import BuildConfig
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.ops import make
+from temper.ir.types import TensorType
+from temper.plan.format import Plan
+from temper.quantize import solver
+from temper.quantize.placement import Site
+from temper.runtime.engine import Engine
+
+#: Elements of the tensor that conversions are timed on: it stays in the second-level cache, as a layer's result does.
+_ELEMENTS = 1 << 16
+
+Feeds = Mapping[str, np.ndarray]
+K = TypeVar("K")
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds by site of one engine, and of all steps that belong to none."""
+
+    sites: Mapping[str, float]
+    rest: float
+
+    @property
+    def total(self) -> float:
+        return sum(self.sites.values()) + self.rest
+
+
+def site_times(engine: Engine, sites: Sequence[Site], feeds: Feeds, repeats: int = 10) -> Times:
+    """Least time of every step over `repeats` runs, by site."""
+    rows: list[dict[str, object]] = list(engine.report.get("regions", ()))
+    seconds: dict[int, float] = {}
+    outside = 0.0
+    for layer in engine.profile_layers(feeds, repeats):
+        if 0 <= layer.report < len(rows):
+            seconds[layer.report] = seconds.get(layer.report, 0.0) + layer.seconds
+        else:
+            outside += layer.seconds
+    owner = owners(rows, sites)
+    found = {s.name: 0.0 for s in sites}
+    for row, t in seconds.items():
+        name = owner.get(row)
+        if name is None:
+            outside += t
+        else:
+            found[name] += t
+    return Times(found, outside)
+
+
+def owners(rows: Sequence[Mapping[str, object]], sites: Sequence[Site]) -> dict[int, str]:
+    """The site that every row of a build report belongs to: that of its source nodes, else that of the first row it
+    reads which has one."""
+    sources: dict[str, str] = {}
+    for s in sites:
+        for o in (s.name, *(o for o in s.origin if not o.startswith("rule:"))):
+            # a sum in the epilogue of a product is the product's: products come last so that they win
+            if s.product or o not in sources:
+                sources[o] = s.name
+    products = {s.name for s in sites if s.product}
+    found: dict[int, str] = {}
+    for i, r in enumerate(rows):
+        own = [sources[o] for o in _strings(r.get("origin")) if o in sources]
+        own.sort(key=lambda n: n not in products)
+        before = [found[k] for k in _numbers(r.get("inputs")) if k in found]
+        if own or before:
+            found[i] = (own or before)[0]
+    return found
+
+
+def _strings(value: object) -> Iterable[str]:
+    return (v for v in value if isinstance(v, str)) if isinstance(value, (list, tuple)) else ()
+
+
+def _numbers(value: object) -> Iterable[int]:
+    return (v for v in value if isinstance(v, int)) if isinstance(value, (list, tuple)) else ()
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """Seconds per element of quantizing and of dequantizing."""
+
+    quantize: float
+    dequantize: float
+
+
+def conversion(config: BuildConfig) -> Conversion:
+    """Measured with the build's own kernels on one tensor."""
+
+    def step(make_it: Callable[[Graph, Value], Value], dtype: str) -> float:
+        g = Graph("conversion")
+        x = g.add_input("x", TensorType(dtype, (_ELEMENTS // 64, 64)))
+        g.set_outputs([make_it(g, x)], ["y"])
+        plain = replace(config, profiles=(), batches=(), shapes={}, portable_graph=False, stop_after="", disable=())
+        engine = Engine(build_plan(g, plain).plan)
+        feeds = {"x": np.zeros((_ELEMENTS // 64, 64), np.float32 if dtype == "float32" else np.int8)}
+        return sum(layer.seconds for layer in engine.profile_layers(feeds, 20)) / _ELEMENTS
+
+    def constants(g: Graph) -> list[Value]:
+        return [g.add_constant(np.array(0.1, np.float32), "scale"), g.add_constant(np.zeros((), np.int8), "zero")]
+
+    return Conversion(
+        step(lambda g, x: make(g, "QuantizeLinear", [x, *constants(g)], {"axis": 0, "to": "int8"}).output, "float32"),
+        step(lambda g, x: make(g, "DequantizeLinear", [x, *constants(g)], {"axis": 0}).output, "int8"),
+    )
+
+
+def edges(graph: Graph, sites: Sequence[Site], price: Conversion, sizes: Mapping[str, int]) -> list[solver.Edge]:
+    """Data between sites, with what its conversion costs where they differ. sizes: of the symbols, to count at.
+
+    A float result that an INT8 site reads is quantized; codes that a float site reads are dequantized, or a second
+    result is written beside them, which costs as much.
+    """
+    values = {v.name: v for v in graph.values}
+    by_node = {s.key: s for s in sites}
+    found: dict[tuple[str, str], float] = {}
+    for reader in sites:
+        for tensor in reader.tensors:
+            source = _source(values[tensor], by_node)
+            if source is None or source.name == reader.name:
+                continue
+            elements = values[tensor].type.nbytes(sizes) / 4
+            pair = (source.name, reader.name)
+            found[pair] = found.get(pair, 0.0) + elements
+    return [
+        solver.Edge(
+            a, b, {("float32", "int8"): n * price.quantize, ("int8", "float32"): n * price.dequantize}
+        )
+        for (a, b), n in found.items()
+    ]
+
+
+def _source(value: Value, sites: Mapping[str, Site]) -> Site | None:
+    """The site that makes a tensor, or whose result it is after pointwise steps and moves."""
+    seen = 0
+    node: Node | None = value.producer
+    while node is not None and seen < 16:
+        site = sites.get(node.outputs[0].name)
+        if site is not None and site.product:
+            return site
+        data = [v for v in node.inputs if v is not None and v.const is None]
+        node = data[0].producer if data else None
+        seen += 1
+    return None
+
+
+def problem(
+    sites: Sequence[Site],
+    quick: Times,
+    slow: Times,
+    links: Iterable[solver.Edge],
+    loss: Mapping[str, float],
+    pinned: Mapping[str, str],
+) -> solver.Problem:
+    """What the solver is asked. quick, slow: times with all sites in INT8 and in float32. pinned: precision by site."""
+    chosen = []
+    for s in sites:
+        seconds = {"int8": quick.sites[s.name], "float32": slow.sites[s.name]}
+        if s.name in pinned:
+            seconds = {pinned[s.name]: seconds[pinned[s.name]]}
+        chosen.append(solver.Site(s.name, seconds, {"int8": max(loss.get(s.name, 0.0), 0.0)}))
+    return solver.Problem(chosen, links)
+
+
+def timed(plans: Mapping[K, Plan], feeds: Feeds, seconds: float = 1.0) -> dict[K, float]:
+    """Median seconds of a call of each whole engine, called in turn so that what disturbs one disturbs all. seconds:
+    to spend on each, about."""
+    engines = {name: Engine(plan) for name, plan in plans.items()}
+    samples: dict[K, list[float]] = {name: [] for name in engines}
+    for e in engines.values():
+        e.run(feeds)
+        e.run(feeds)
+    end = time.perf_counter() + seconds * len(engines)
+    order = list(engines)
+    while time.perf_counter() < end or len(samples[order[0]]) < 5:
+        for name in order:
+            engines[name].run(feeds)  # brings the engine's own constants back into the caches
+            start = time.perf_counter()
+            engines[name].run(feeds)
+            samples[name].append(time.perf_counter() - start)
+        order.reverse()
+    return {name: statistics.median(t) for name, t in samples.items()}

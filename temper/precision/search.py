@@ -1,0 +1,197 @@
+"""The search for the fastest precisions that keep the budget: along the solver's front, then a give-back pass.
+
+What decides is measured, never predicted: `measure` gives the excess of a choice, what it loses over what it may lose,
+so that at most 1 keeps the budget. Predictions only choose what to measure next. Nothing of this knows what a site is
+or how losses are measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from temper.quantize.solver import Choice, Problem
+
+#: Excess of a choice, given by the names of the sites in higher precision.
+Measure = Callable[[frozenset[str]], float]
+
+#: Predictions are sums over sites measured alone: the first guess stays this far below the budget.
+_SLACK = 0.8
+
+#: A choice that ought to lose less than another and loses more by this factor shows that the ranking is wrong.
+_DISORDER = 1.1
+
+#: Sites whose return gains less than this share of the time are not worth a measurement.
+_WORTH = 0.003
+
+
+@dataclass(frozen=True)
+class Tried:
+    """high: sites in higher precision. excess: measured. why: what it was tried for."""
+
+    high: frozenset[str]
+    excess: float
+    seconds: float
+    why: str
+
+    @property
+    def keeps(self) -> bool:
+        return self.excess <= 1.0
+
+
+@dataclass(frozen=True)
+class Found:
+    """best: what keeps the budget in the least predicted time; of a search that found nothing, what exceeds it least.
+
+    blame: where the budget was not kept, sites still in low precision by what they lose, the most first.
+    """
+
+    best: Tried
+    tried: tuple[Tried, ...]
+    reranked: bool = False
+    blame: tuple[str, ...] = ()
+
+    @property
+    def met(self) -> bool:
+        return self.best.keeps
+
+
+@dataclass
+class Search:
+    """problem: the sites with predicted losses. measure: see above. tries: measurements there may be in all.
+
+    again: asked once, for a better ranking, if measurements contradict the prediction. told: called after every
+    measurement.
+    """
+
+    problem: Problem
+    measure: Measure
+    tries: int = 12
+    again: Callable[[], Problem | None] = lambda: None
+    told: Callable[[Tried], None] = lambda tried: None
+    #: measurements kept for the give-back pass
+    reserve: int = 3
+    tried: dict[frozenset[str], Tried] = field(default_factory=dict)
+    reranked: bool = False
+
+    def run(self) -> Found:
+        start = self._try(self._forced(), "everything in the lower precision")
+        if start.keeps:
+            return self._found(start)
+        good = self._along(self.problem.front(), start)
+        if good is None:
+            return self._found(min(self.tried.values(), key=lambda t: t.excess))
+        return self._found(self._give_back(good))
+
+    # ---- measurements ----
+
+    def _forced(self) -> frozenset[str]:
+        return frozenset(n for n, s in self.problem.sites.items() if self.problem.low not in s.seconds)
+
+    def _left(self) -> int:
+        return self.tries - len(self.tried)
+
+    def _try(self, high: Iterable[str], why: str) -> Tried:
+        chosen = frozenset(high)
+        if chosen not in self.tried:
+            choice = self.problem.evaluate(chosen)
+            # nothing in the lower precision: there is nothing to measure
+            excess = 0.0 if len(chosen) == len(self.problem.sites) else self.measure(chosen)
+            self.tried[chosen] = Tried(chosen, math.inf if math.isnan(excess) else excess, choice.seconds, why)
+            self.told(self.tried[chosen])
+        return self.tried[chosen]
+
+    def _found(self, best: Tried) -> Found:
+        blame: tuple[str, ...] = ()
+        if not best.keeps:
+            low = [s for s in self.problem.sites.values() if s.name not in best.high]
+            low.sort(key=lambda s: -s.loss.get(self.problem.low, 0.0))
+            blame = tuple(s.name for s in low[:5])
+        return Found(best, tuple(self.tried.values()), self.reranked, blame)
+
+    # ---- along the front ----
+
+    def _along(self, front: Sequence[Choice], start: Tried) -> Tried | None:
+        """The first corner of the front that keeps the budget, by bisection guided by predictions; None if none was
+        found."""
+        base = self.problem.evaluate(start.high).loss
+        corners = [c for c in front if c.loss < base]
+        if not corners:
+            return None
+        # excess per unit of predicted loss, as measured last
+        scale = start.excess / base if base and math.isfinite(start.excess) else math.inf
+        low, high = -1, len(corners)
+        good: Tried | None = None
+        if not corners[-1].loss:
+            # nothing is predicted to lose anything there: kept as what is known to be good, measured only if it is left
+            high = len(corners) - 1
+        while high - low > 1 and self._left() > self.reserve:
+            guess = next((i for i, c in enumerate(corners) if scale * c.loss <= _SLACK), high)
+            at = guess if low < guess < high else (low + high) // 2
+            point = self._try(corners[at].high, "the front")
+            if self._disorder(point) and not self.reranked:
+                better = self.again()
+                self.reranked = True
+                if better is not None:
+                    self.problem = better
+                    return self._along(better.front(), start)
+            if math.isfinite(point.excess) and corners[at].loss > 0 and point.excess > 0:
+                scale = point.excess / corners[at].loss
+            if point.keeps:
+                high, good = at, point
+            else:
+                low = at
+        if good is None and high < len(corners):
+            good = self._try(corners[high].high, "the front's safe end")
+        return good if good is not None and good.keeps else None
+
+    def _disorder(self, point: Tried) -> bool:
+        """More is in higher precision than in another choice that was tried, and yet more is lost."""
+        return any(
+            t.high < point.high and point.excess > max(1.0, _DISORDER * t.excess)
+            for t in self.tried.values()
+            if t is not point
+        )
+
+    # ---- give back ----
+
+    def _give_back(self, best: Tried) -> Tried:
+        """Returns sites to the lower precision while the budget holds, those that cost the most time first."""
+        forced = self._forced()
+        refused: set[str] = set()
+        while self._left() > 0:
+            bundle = self._bundle(best, forced, refused)
+            if not bundle:
+                break
+            point = self._try(best.high - bundle, "give back " + ", ".join(sorted(bundle)))
+            if point.keeps:
+                best = point
+            elif len(bundle) == 1:
+                refused |= bundle
+            else:
+                # of several at once the one that loses most is not asked for again
+                refused.add(max(bundle, key=lambda n: self.problem.sites[n].loss.get(self.problem.low, 0.0)))
+        return best
+
+    def _bundle(self, best: Tried, forced: frozenset[str], refused: set[str]) -> frozenset[str]:
+        """Sites to return at once: in order of time per loss, as many as the budget ought to hold; at least one."""
+        now = self.problem.evaluate(best.high)
+        scale = best.excess / now.loss if now.loss > 0 and math.isfinite(best.excess) else 0.0
+        gains: list[tuple[float, float, str]] = []
+        for name in best.high - forced - refused:
+            without = self.problem.evaluate(best.high - {name})
+            if now.seconds - without.seconds > _WORTH * now.seconds:
+                gains.append((now.seconds - without.seconds, without.loss - now.loss, name))
+        gains.sort(key=lambda g: (-g[0] / max(g[1], 1e-30), g[2]))
+        chosen: set[str] = set()
+        room = (1.0 - best.excess) / scale if scale else 0.0
+        for _, loss, name in gains:
+            if loss <= room:
+                chosen.add(name)
+                room -= loss
+        if not chosen and gains:
+            chosen.add(max(gains)[2])
+        if len(chosen) > 1 and best.high - chosen in self.tried:
+            chosen = {next(name for _, _, name in gains if name in chosen)}
+        return frozenset(chosen) if best.high - chosen not in self.tried else frozenset()

@@ -1,0 +1,71 @@
+"""The model that is made INT8: its float graph, the sites in it, and what the user pinned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from temper.builder import float_graph
+from temper.config import BuildConfig, Range
+from temper.ir.graph import Graph
+from temper.passes.integer import MOVES
+from temper.profiles import Model, resolve_sizes
+from temper.quantize.placement import Site, quantizable, sites_of
+from temper.quantize.recipe import Pins, pinned
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """graph: the float graph of the first profile. ranges: of the symbols that are open in it, one a profile that it
+    serves."""
+
+    model: Model
+    config: BuildConfig
+    graph: Graph
+    ranges: tuple[Mapping[str, Range], ...]
+    sites: tuple[Site, ...]
+    pins: Pins
+
+    @staticmethod
+    def of(model: Model, config: BuildConfig, keep: Sequence[str] = ()) -> Subject:
+        """ConfigError for a pattern in `keep` that matches nothing."""
+        graph = float_graph(model, config)
+        sizes = resolve_sizes(model, config)
+        members = next(iter(sizes.groups().values()))
+        symbols = frozenset().union(*(v.type.symbols for v in graph.inputs))
+        ranges = tuple({s: r for s, r in sizes.ranges[i].items() if s in symbols} for i in members)
+        sites = sites_of(graph)
+        return Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites))
+
+    @property
+    def tensors(self) -> tuple[str, ...]:
+        """Those that carry codes in some choice of sites: what a site reads, and what moves bring it from."""
+        found: dict[str, None] = {}
+        nodes = {n.outputs[0].name: n for n in self.graph.nodes}
+        todo = [v for s in self.sites for v in (nodes[s.key].inputs[i] for i in s.inputs) if v is not None]
+        while todo:
+            v = todo.pop()
+            if v.const is not None or v.name in found or v.type.dtype != "float32":
+                continue
+            found[v.name] = None
+            if v.producer is not None and v.producer.op in MOVES:
+                todo += [u for u in v.producer.inputs if u is not None]
+        return tuple(found)
+
+    @property
+    def on(self) -> frozenset[str]:
+        """Sites that are not pinned to float."""
+        return frozenset(s.name for s in self.sites) - self.pins.fp32
+
+    @property
+    def optimum(self) -> dict[str, int]:
+        """Sizes of the open symbols that the first profile is tuned at."""
+        return {s: r[1] for s, r in (self.ranges[0] if self.ranges else {}).items()}
+
+    def why_not(self) -> dict[str, list[str]]:
+        """Products that cannot be INT8, by the reason."""
+        found: dict[str, list[str]] = {}
+        for n in self.graph.nodes:
+            if n.op in ("Conv", "MatMul") and (reason := quantizable(n)) is not None:
+                found.setdefault(reason, []).append(n.name)
+        return found

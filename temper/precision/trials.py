@@ -1,0 +1,186 @@
+"""Engines that are tried on the way: built, compared with the float engine on held-back samples, scored, and timed.
+
+What is found out of a choice of sites is kept by name of the choice, in a file too if there is a folder for it, so that
+a search that was interrupted repeats nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from temper.builder import Build, build_plan
+from temper.errors import BuildError
+from temper.precision.data import Samples
+from temper.precision.divergence import Divergence, Reference
+from temper.precision.heads import heads
+from temper.precision.request import Metric
+from temper.precision.subject import Subject
+from temper.quantize.recipe import Recipe
+from temper.runtime.engine import Engine
+from temper.tune.select import Progress
+
+#: Builds kept in memory: the float one, the best and the one in hand. Others are made again, from the timing cache.
+_KEPT = 3
+
+
+@dataclass
+class Memory:
+    """Values by key, in a JSON file that is replaced as a whole; without a path in memory only."""
+
+    path: Path | None = None
+    values: dict[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def at(folder: Path | None, *about: str) -> Memory:
+        """The memory of a search. about: all that its values depend on. A damaged file is one without values."""
+        if folder is None:
+            return Memory()
+        path = folder / f"search-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:24]}.json"
+        try:
+            found = json.loads(path.read_text())
+        except (OSError, ValueError):
+            found = {}
+        return Memory(path, found if isinstance(found, dict) else {})
+
+    def get(self, key: str, make: Callable[[], Any]) -> Any:
+        """The value, made and kept if there is none."""
+        if key not in self.values:
+            self.values[key] = make()
+            self.write()
+        return self.values[key]
+
+    def write(self) -> None:
+        """BuildError says why the file cannot be written."""
+        if self.path is None:
+            return
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            temporary.write_text(json.dumps(self.values))
+            os.replace(temporary, self.path)
+        except OSError as e:
+            raise BuildError(f"the state of the search cannot be kept in {self.path.parent}: {e.strerror}") from e
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def recipe_digest(recipe: Recipe) -> str:
+    """Hash of everything in a recipe."""
+    h = hashlib.sha256()
+
+    def add(*parts: object) -> None:
+        for p in parts:
+            data = np.ascontiguousarray(p).tobytes() if isinstance(p, np.ndarray) else repr(p).encode()
+            h.update(f"{len(data)}:".encode() + data)
+
+    for name, value in sorted(vars(recipe).items()):
+        if isinstance(value, Mapping):
+            for k in sorted(value, key=str):
+                add(name, k, value[k])
+        else:
+            add(name, sorted(value, key=str) if isinstance(value, (frozenset, set)) else value)
+    return h.hexdigest()
+
+
+@dataclass
+class Trials:
+    """Engines by the sites that are in float. recipe: with every site on that is not pinned to float.
+
+    passes: of the model over the held-back samples that were run so far.
+    """
+
+    subject: Subject
+    recipe: Recipe
+    held: Samples | None
+    memory: Memory
+    progress: Progress | None = None
+    passes: float = 0.0
+    _builds: OrderedDict[frozenset[str], Build] = field(default_factory=OrderedDict)
+    _float: Build | None = None
+    _reference: Reference | None = None
+
+    @property
+    def everything(self) -> frozenset[str]:
+        """The names of all sites: the choice that leaves all of them in float."""
+        return frozenset(s.name for s in self.subject.sites)
+
+    @property
+    def naive(self) -> frozenset[str]:
+        """The sites in float where all others are in INT8."""
+        return self.everything - self.recipe.sites
+
+    def build(self, floats: frozenset[str]) -> Build:
+        """The engine with these sites in float."""
+        if floats >= self.recipe.sites:
+            if self._float is None:
+                self._float = build_plan(self.subject.model, self.subject.config, progress=self.progress)
+            return self._float
+        if floats not in self._builds:
+            recipe = self.recipe.without(floats)
+            self._builds[floats] = build_plan(
+                self.subject.model, self.subject.config, progress=self.progress, quantize=recipe
+            )
+            while len(self._builds) > _KEPT:
+                self._builds.popitem(last=False)
+        self._builds.move_to_end(floats)
+        return self._builds[floats]
+
+    def outputs(self, floats: frozenset[str]) -> list[list[np.ndarray]]:
+        """Of every held-back batch."""
+        return self.run(Engine(self.build(floats).plan))
+
+    def run(self, engine: Engine) -> list[list[np.ndarray]]:
+        """Outputs of an engine on every held-back batch."""
+        if self.held is None:
+            return []
+        self.passes += 1
+        names = [s.name for s in engine.inputs]
+        return [[np.array(y) for y in engine.run({n: batch[n] for n in names})] for batch in self.held]
+
+    @property
+    def reference(self) -> Reference:
+        """What the float engine answers."""
+        if self._reference is None:
+            self._reference = Reference(heads(self.subject.graph), self.outputs(self.everything))
+        return self._reference
+
+    def divergence(self, floats: frozenset[str]) -> tuple[Divergence, ...]:
+        """Of the engine from the float one, by head; none without held-back samples."""
+        if self.held is None or not self.reference.heads:
+            return ()
+        if floats >= self.recipe.sites:
+            return self.reference.compare(self.reference.outputs)
+
+        def measure() -> list[dict[str, Any]]:
+            return [d.as_dict() for d in self.reference.compare(self.outputs(floats))]
+
+        rows = self.memory.get(f"divergence {_named(floats)}", measure)
+        return tuple(Divergence(**r) for r in rows)
+
+    def score(self, metric: Metric, floats: frozenset[str]) -> float:
+        """The user's score of the engine."""
+
+        def measure() -> float:
+            return metric.score(Engine(self.build(floats).plan))
+
+        return float(self.memory.get(f"score {metric.name} {_named(floats)}", measure))
+
+    def feeds(self) -> dict[str, np.ndarray] | None:
+        """The first held-back batch, to time engines on."""
+        return None if self.held is None else self.held[0]
+
+
+def _named(floats: frozenset[str]) -> str:
+    """A choice as a key."""
+    return hashlib.sha256("\n".join(sorted(floats)).encode()).hexdigest()[:24]
+
+

@@ -1,0 +1,95 @@
+"""INT8 builds from data to engine: in Python and on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import temper as package
+from temper.errors import ConfigError, DataError
+from temper.plan.format import read
+from tests.commands import Run
+from tests.precision.conftest import pictures
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "calib.npz"
+    np.savez(path, image=pictures(12))
+    return path
+
+
+def test_command_builds_int8(temper: Run, small_onnx: Path, data: Path, tmp_path: Path) -> None:
+    plan, report = tmp_path / "a.plan", tmp_path / "report.json"
+    options = ["--threads", 1, "--effort", 0, "--pure-int8", "--report", report]
+    done = temper("build", small_onnx, "-o", plan, "--int8", "--calib", data, *options)
+    assert done.code == 0, done.err
+    assert "INT8" in done.out and "as fast as FP32" in done.out
+    regions = [r["op"] for r in read(plan).report["regions"]]
+    assert "ConvInt8" in regions and "Conv" not in regions
+    assert json.loads(report.read_text())["budget"]["kind"] == "none"
+    shown = temper("inspect", plan)
+    assert "--pure-int8" in shown.out
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--calib", "{data}"], "--calib only mean something with --int8"),
+        (["--int8"], "needs calibration data"),
+        (["--int8", "--calib", "{data}", "--max-drop", "0.3"], "--eval"),
+        (["--int8", "--calib", "{data}", "--keep", "nowhere*=fp32"], "matches no layer"),
+        (["--int8", "--calib", "{data}", "--keep", "conv0a=fp17"], "fp17"),
+        (["--int8", "--calib", "none.npz"], "none.npz"),
+        (["--int8", "--calib", "{data}", "--eval", "{data}.py:score"], "no file"),
+    ],
+)
+def test_command_says_what_is_wrong(
+    temper: Run, small_onnx: Path, data: Path, tmp_path: Path, options: list[str], words: str
+) -> None:
+    given = [o.format(data=data) for o in options]
+    done = temper("build", small_onnx, "-o", tmp_path / "a.plan", "--effort", 0, *given)
+    assert done.code == 1 and words in done.err, done.err
+    assert not (tmp_path / "a.plan").exists()
+
+
+def test_python_builds_int8(small_onnx: Path, timing_cache: Path, tmp_path: Path) -> None:
+    x = pictures(8)
+    engine = package.build(
+        small_onnx, precision="int8", calibration=(b[None] for b in x), effort=0, cache=timing_cache,
+        work=tmp_path, keep=["conv0a=fp32"],
+    )  # fmt: skip
+    summary = engine.report["int8"]
+    assert [k["name"] for k in summary["kept"]] and "pinned" in summary["kept"][0]["why"]
+    want = package.build(small_onnx, effort=0, cache=timing_cache)(x[:1])
+    np.testing.assert_allclose(engine(x[:1]), want, atol=0.2)
+
+
+def test_python_says_what_is_wrong(small_onnx: Path) -> None:
+    with pytest.raises(ConfigError, match="precision"):
+        package.build(small_onnx, precision="int4")
+    with pytest.raises(ConfigError, match="calibration only mean something"):
+        package.build(small_onnx, calibration=[])
+    with pytest.raises(DataError, match="needs calibration data"):
+        package.build(small_onnx, precision="int8")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"),
+    [
+        (lambda engine: float("nan"), "nan"),
+        (lambda engine: "good", "good"),
+        (lambda engine: None, "None"),
+        (lambda engine: 1 / 0, "ZeroDivisionError"),
+        (lambda engine: [1, 2], "list"),
+    ],
+)
+def test_a_metric_that_is_none(small_onnx: Path, timing_cache: Path, tmp_path: Path, score, words: str) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(DataError, match=words):
+        package.build(
+            small_onnx, precision="int8", calibration=pictures(4), evaluate=score, effort=0, cache=timing_cache,
+            work=tmp_path,
+        )  # fmt: skip
