@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 import numpy as np
 
+from temper.errors import ConfigError
 from temper.quantize.histogram import Histogram
 
 Algorithm = Callable[[Histogram, int], float]
@@ -121,6 +122,27 @@ def _last_least(values: np.ndarray) -> int:
 def _percentile_of(percent: float) -> Algorithm:
     return lambda h, levels: percentile(h, percent)
 
+
+def algorithm(name: str) -> Algorithm:
+    """By the name of the command line: one of ALGORITHMS, "percentile" (99.99) or "percentile:P" of any P. ConfigError
+    lists what there is."""
+    if name in ALGORITHMS:
+        return ALGORITHMS[name]
+    kind, _, number = name.partition(":")
+    try:
+        percent = float(number or PERCENT)
+    except ValueError:
+        percent = 0.0
+    if kind != "percentile" or not 0 < percent <= 100:
+        raise ConfigError(
+            f"there is no calibrator {name!r}; choose auto, minmax, entropy, mse, percentile or percentile:P with a "
+            "number P of at most 100"
+        )
+    return _percentile_of(percent)
+
+
+#: What "percentile" alone means, as in TensorRT's BERT sample and in ModelOpt.
+PERCENT = 99.99
 
 #: Algorithms by the names of the command line.
 ALGORITHMS: Mapping[str, Algorithm] = MappingProxyType(
