@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from temper.compile.cc import ISAS, link
-from temper.compile.host import host_library
 from temper.config import BuildConfig
 from temper.errors import VerificationError
 from temper.ir.dims import Dim, DimLike, evaluate
@@ -22,8 +20,8 @@ from temper.plan.memory_check import check_memory, plan_faults
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, Program, binding, largest
 from temper.plan.storage import Storage
 from temper.profiles import Ranges
-from temper.runtime import machine
 from temper.tactics.base import Workload
+from temper.target import Target
 from temper.tune.select import Choice
 
 
@@ -68,7 +66,7 @@ def assemble(
     graph: Graph,
     pool: ConstantPool,
     config: BuildConfig,
-    isa: str,
+    target: Target,
     portable: bytes,
 ) -> Plan:
     """The plan of these profiles, in order. subs: programs of sub-graphs. graph: over the symbols of all profiles; it
@@ -79,7 +77,7 @@ def assemble(
     profiles: list[Profile] = []
     rows: list[dict[str, Any]] = []
     memory: list[dict[str, int]] = []
-    codes: dict[str, bytes] = {}
+    chosen: dict[str, Choice] = {}
     total = sum(len(v.program.buffers) for v in variants)
     first = 0
     for number, v in enumerate(variants):
@@ -97,7 +95,7 @@ def assemble(
         rows += _rows(v, next(i for i, of in enumerate(variants) if of.ranges is v.ranges), v.first_row)
         for choice in v.choices:
             if choice is not None:
-                codes[choice.candidate.code_key] = choice.code
+                chosen[choice.candidate.code_key] = choice
     one = variants[0]
     report = {
         "regions": rows,
@@ -114,9 +112,9 @@ def assemble(
         "model": graph.name,
     }
     plan = Plan(
-        machine.fingerprint(),
-        isa,
-        tuple(sorted(ISAS[isa].needs)),
+        dict(target.fingerprint),
+        target.isa,
+        target.needs,
         config.threads,
         tuple(binding(v, v.name) for v in graph.inputs),
         tuple(binding(v, n) for v, n in zip(graph.outputs, graph.output_names, strict=True)),
@@ -124,12 +122,13 @@ def assemble(
         tuple(b for v in variants for b in v.program.buffers),
         tuple(v.program.segments for v in variants),
         pool.bytes,
-        link([codes[k] for k in sorted(codes)]) if codes else b"",
-        host_library(),
+        target.kernels(chosen),
+        target.host(),
         slots=tuple(s for v in variants for s in v.program.slots),
         subs=tuple(_sub(v) for v in subs),
         report=report,
         graph=portable,
+        device=target.name,
     )
     if faults := plan_faults(plan):
         raise VerificationError(

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from temper.assemble import Part, Variant, assemble
-from temper.compile.cc import ISAS
 from temper.config import BuildConfig, knob
-from temper.errors import ConfigError
+from temper.errors import ConfigError, UnsupportedError
 from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
 from temper.passes.host import data_reason, data_sizes
@@ -24,11 +23,9 @@ from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, Referenc
 from temper.plan.storage import Storage, assign_storage
 from temper.profiles import Model, Ranges, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
-from temper.runtime import machine
 from temper.tactics.base import Tactic, Workload
-from temper.tactics.sources import cpu_tactics
 from temper.tactics.workload import canonical, workload
-from temper.tune.cpu import Cpu
+from temper.target import Target, target_of
 from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes
 from temper.tune.timing_cache import TimingCache, digest
 
@@ -49,21 +46,6 @@ class Build:
     choices: tuple[Choice | None, ...] = ()
 
 
-def best_isa(chosen: str = "") -> str:
-    """The highest code level this machine can run, or the one `chosen`, or TEMPER_ISA, asks for. ConfigError if it
-    cannot run that one."""
-    flags = machine.cpu_flags()
-    chosen = chosen or knob("TEMPER_ISA")
-    if chosen:
-        if chosen not in ISAS:
-            raise ConfigError(f"there is no code level {chosen!r}; choose from {', '.join(ISAS)}")
-        missing = ISAS[chosen].needs - flags
-        if missing:
-            raise ConfigError(f"this machine cannot run {chosen} code: it lacks {', '.join(sorted(missing))}")
-        return chosen
-    return next(name for name, isa in ISAS.items() if isa.needs <= flags)
-
-
 def build_plan(
     model: Model,
     config: BuildConfig | None = None,
@@ -81,7 +63,7 @@ def build_plan(
     config = config or BuildConfig()
     report_progress: Progress = progress or (lambda stage, done, total: None)
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
-    isa = best_isa(config.isa)
+    target = target_of(config)
     passes = PIPELINE if quantize is None else quantizing(quantize.apply)
     watch = _Watch()
 
@@ -90,38 +72,38 @@ def build_plan(
     portable = _portable(sizes.graph) if config.portable_graph else b""
     watch.lap("import")
 
-    tactics = [t for t in cpu_tactics() if t.name not in config.disable]
+    tactics = [t for t in target.tactics() if t.name not in config.disable]
     variants: dict[int, Variant] = {}
     pool = ConstantPool()
     cache = TimingCache(config.cache)
     try:
         tuner = Tuner(
             tactics,
-            Cpu(),
-            digest(repr(sorted(machine.fingerprint().items(), key=str))),
+            target.device(),
+            digest(repr(sorted(target.fingerprint.items(), key=str))),
             cache,
             config.effort,
             config.jobs,
             cold_bytes(
                 sum(v.const.nbytes for v in sizes.graph.constants if v.const is not None),
-                max(machine.cache_sizes().values(), default=1 << 25),
+                target.cache_bytes,
             ),
             report_progress,
             dump,
         )
-        maker = _Maker(tuner, tactics, isa, config.threads, pool, watch)
+        maker = _Maker(tuner, tactics, target.isa, config.threads, pool, watch)
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
             watch.lap("import")
             report_progress("passes", 0, 1)
             log = run_passes(own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable)
-            _check_disabled(config.disable, log)
+            _check_disabled(config.disable, log, target)
             if quantize is not None and not config.stop_after:
                 quantize.check(log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
-            parts = _partitioned(own, tactics, isa, config.threads, log)
+            parts = _partitioned(own, tactics, target.isa, config.threads, log)
             watch.lap("partition")
             for i in members:
                 ranges = sizes.ranges[i]
@@ -131,7 +113,9 @@ def build_plan(
     finally:
         cache.close()
 
-    plan = assemble([variants[i] for i in range(len(variants))], maker.subs, sizes.graph, pool, config, isa, portable)
+    made = [variants[i] for i in range(len(variants))]
+    _check_device(target, made, maker.subs)
+    plan = assemble(made, maker.subs, sizes.graph, pool, config, target, portable)
     watch.lap("plan")
     report_progress("plan", 1, 1)
     seconds = {**watch.laps, "cache_hits": hits[0], "cache_misses": hits[1]}
@@ -282,15 +266,26 @@ def _step(part: Part, choice: Choice | None, log: Log) -> PlannedStep:
     return NativeStep(part.region, c.kernel, packed, choice.seconds, part.sizes)
 
 
-def _check_disabled(names: Sequence[str], log: Log) -> None:
+def _check_disabled(names: Sequence[str], log: Log, target: Target) -> None:
     """ConfigError for a name that is no pass, no tactic, and no rule that matched anywhere in this model."""
-    known = {p.name for p in PIPELINE} | {t.name for t in cpu_tactics()} | {rule for rule, _, _ in log.declined}
+    known = {p.name for p in PIPELINE} | {t.name for t in target.tactics()} | {rule for rule, _, _ in log.declined}
     if unknown := sorted(set(names) - known):
         raise ConfigError(
             f"cannot disable {', '.join(unknown)}: it is no pass, no tactic and no rule that matches in this model; "
             f"the passes are {', '.join(p.name for p in PIPELINE)}; "
-            f"the tactics are {', '.join(t.name for t in cpu_tactics())}"
+            f"the tactics are {', '.join(t.name for t in target.tactics())}"
         )
+
+
+def _check_device(target: Target, variants: Sequence[Variant], subs: Sequence[Variant]) -> None:
+    """UnsupportedError for what only the CPU's runtime does: sizes found in the data, and programs inside nodes."""
+    if target.name == "cpu":
+        return
+    slots = [slot.name for v in variants for slot in v.program.slots]
+    inner = [v.graph.name for v in subs]
+    if slots or inner:
+        what = f"the size of '{slots[0]}' depends on data" if slots else f"'{inner[0]}' is a program inside a node"
+        raise UnsupportedError(f"{what}, which a GPU plan cannot hold yet; build with device='cpu'")
 
 
 class _Watch:

@@ -103,6 +103,7 @@ def check_shape_range(name: str, shapes: Sequence[Shape]) -> None:
 class BuildConfig:
     """What a build aims at.
 
+    device: "cpu", "cuda", "cuda:1", or "cuda:sm_90" to build for a GPU that is not here (with effort 0).
     threads: threads the engine will use (results do not depend on it). effort 0: no timing, the cost model chooses;
     1..5: ever
     more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions; symbols
@@ -116,6 +117,7 @@ class BuildConfig:
     threads: int = 1
     effort: int = 2
     isa: str = ""
+    device: str = "cpu"
     profiles: tuple[Profile, ...] = ()
     portable_graph: bool = False
     cache: Path | None = None

@@ -37,6 +37,10 @@ class PlanError(TemperError):
     """A plan file is damaged, from another version, or for another machine."""
 
 
+class DeviceError(TemperError):
+    """A GPU, its driver or its memory is missing or failed."""
+
+
 class BuildError(TemperError):
     """The build could not finish: compiler missing, disk full, no legal tactic, output not writable ..."""
 

@@ -28,7 +28,7 @@ import numpy as np
 from temper.errors import BuildError, PlanError
 
 MAGIC = b"TEMPRPLN"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 ALIGNMENT = 64
 CONSTANT_ALIGNMENT = 4096
 SECTIONS = ("manifest", "report", "host", "kernels", "graph", "constants")

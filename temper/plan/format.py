@@ -72,7 +72,7 @@ class Launch:
     barrier: False if this launch may overlap with the one before it. writes: indices of `args` the kernel writes.
     name: source layer names, for reports. report: row of the build report, or -1. work: number of elements it writes
     where that depends on data; a launch of none is left out. scratch: bytes of workspace per thread and of shared
-    workspace where those depend on data; Profile has the greatest of all others.
+    workspace where those depend on data; Profile has the greatest of all others. grid: blocks of a GPU kernel.
     """
 
     entries: tuple[str, ...]
@@ -85,6 +85,7 @@ class Launch:
     report: int = -1
     work: DimText = 1
     scratch: tuple[DimText, DimText] = (0, 0)
+    grid: DimText = 0
 
     def __post_init__(self) -> None:
         if not self.entries or self.parts < 1:
@@ -217,7 +218,8 @@ class Plan:
     fingerprint: what the machine it was tuned on is (runtime.machine.fingerprint). isa, needs: code level and the CPU
     flags it requires.
     threads: number the plan was tuned for. constants: bytes at a 64-byte aligned address when read from a file.
-    kernels, host: shared objects. report: the build report, JSON-able. graph: portable graph for `temper rebuild`, or
+    device: "cpu" or "cuda". kernels, host: shared objects; of a GPU plan, kernels is an archive of cubins (cubins.py)
+    and host is empty. report: the build report, JSON-able. graph: portable graph for `temper rebuild`, or
     empty.
     """
 
@@ -239,6 +241,7 @@ class Plan:
     report: Mapping[str, Any] = field(default_factory=dict)
     graph: Buffer = b""
     host_abi: int = HOST_ABI
+    device: str = "cpu"
     version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -321,6 +324,7 @@ def _segment(s: Segment) -> dict[str, Any]:
                     x.report,
                     x.work,
                     list(x.scratch),
+                    x.grid,
                 ]
                 for x in s.launches
             ]
@@ -345,9 +349,19 @@ def _segment_back(v: Mapping[str, Any]) -> Segment:
         return Native(
             tuple(
                 Launch(
-                    tuple(e), tuple(map(_ref_back, a)), tuple(s), parts, barrier, tuple(w), name, report, work, tuple(z)
+                    tuple(entries),
+                    tuple(map(_ref_back, args)),
+                    tuple(symbols),
+                    parts,
+                    barrier,
+                    tuple(writes),
+                    name,
+                    report,
+                    work,
+                    tuple(scratch),
+                    grid,
                 )
-                for e, a, s, parts, barrier, w, name, report, work, z in v["native"]
+                for entries, args, symbols, parts, barrier, writes, name, report, work, scratch, grid in v["native"]
             )
         )
     op, attrs, ins, outs, reason, name, report, binds, subs = v["host"]
@@ -402,6 +416,7 @@ def _manifest(p: Plan) -> bytes:
             "needs": sorted(p.needs),
             "threads": p.threads,
             "host_abi": p.host_abi,
+            "device": p.device,
             "inputs": _bindings(p.inputs),
             "outputs": _bindings(p.outputs),
             "profiles": [_profile(f) for f in p.profiles],
@@ -459,6 +474,7 @@ def _plan(sections: Mapping[str, memoryview], version: int) -> Plan:
         json.loads(bytes(sections["report"])),
         sections["graph"],
         m["host_abi"],
+        m["device"],
         version,
     )
 

@@ -302,6 +302,7 @@ class _Scheduler:
             row,
             self._work(region),
             self._scratch(step),
+            _text(substitute(kernel.grid, step.sizes)),
         )
 
     @staticmethod

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from temper.builder import best_isa
 from temper.precision import outcome as record
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, worst
@@ -22,6 +21,7 @@ from temper.precision.subject import Subject
 from temper.precision.trials import Trials
 from temper.quantize.placement import Site
 from temper.runtime import machine
+from temper.target import best_isa
 
 #: What the divergence of a point measures.
 MEANING = (

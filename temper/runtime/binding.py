@@ -164,10 +164,74 @@ class Code:
         return self.kernels.function(name)
 
 
-class Bound:
+class Sized:
+    """A program at the sizes known before its run.
+
+    env: those sizes. outputs: shape (None where it depends on data) and dtype of each.
+    """
+
+    def __init__(self, plan: Plan, profile: Profile, env: Mapping[str, int], unit: SubProgram | None = None) -> None:
+        """unit: the sub-program to bind instead of the plan's own program."""
+        self.plan = plan
+        self._plan = unit or plan
+        self._profile, self.env = profile, env
+        self._values: dict[str, int] = {}
+        self._late: dict[str, Dim] = {}
+        self.slots = self._plan.slots
+        self.outputs = tuple((self._shape(b), storage(b.dtype)) for b in self._plan.outputs)
+        self.program = self._plan.programs[profile.program]
+        self.copies = self._plan.copies
+
+    def value(self, d: DimText, env: Mapping[str, int] | None = None) -> int:
+        """A dimension or offset at the sizes known before the run or, with `env`, at those and others found in data."""
+        if isinstance(d, int):
+            return d
+        if d in self._values:
+            return self._values[d]
+        if d in self._late:
+            if env is None:
+                raise KeyError(d)
+            return self._late[d].evaluate(env)
+        found = parse_dim(d)
+        if isinstance(found, Dim) and not found.symbols <= self.env.keys():
+            self._late[d] = found
+            return self.value(d, env)
+        self._values[d] = evaluate(found, self.env)
+        return self._values[d]
+
+    def unknown(self, texts: Iterable[DimText]) -> tuple[str, ...]:
+        """The symbols of these dimensions that are not known before the run, sorted."""
+        symbols: set[str] = set()
+        for d in texts:
+            try:
+                self.value(d)
+            except KeyError:
+                symbols |= self._late[str(d)].symbols - self.env.keys()
+        return tuple(sorted(symbols))
+
+    def _shape(self, b: Binding) -> tuple[int, ...] | None:
+        """None if the shape depends on data, or if it is a sequence."""
+        return None if b.dtype == "sequence" or self.unknown(b.shape) else tuple(self.value(d) for d in b.shape)
+
+    def output_shape(self, i: int) -> tuple[DimText, ...]:
+        return self._plan.outputs[i].shape
+
+    def late_output(self, run: Run, i: int) -> np.ndarray:
+        """The array of an output whose shape depends on data: the caller's, if its shape is right, or a new one."""
+        b = self._plan.outputs[i]
+        shape = sizes_of(b.shape, self, run.env, b.name)
+        given = run.outputs[i]
+        if given is None:
+            return np.empty(shape, storage(b.dtype))
+        if given.shape != shape:
+            raise InputError(f"out for '{b.name}' has shape {shape_text(given.shape)}, the result {shape_text(shape)}")
+        return given
+
+
+class Bound(Sized):
     """A plan bound to input shapes. One run at a time; `pointers` are the binding addresses: inputs, outputs, slots.
 
-    env: sizes known before the run. program, steps: the plan's segments, and what runs each of them.
+    program, steps: the plan's segments, and what runs each of them.
     """
 
     def __init__(
@@ -180,24 +244,15 @@ class Bound:
         threads: int,
         unit: SubProgram | None = None,
     ) -> None:
-        """unit: the sub-program to bind instead of the plan's own program."""
-        self.plan = plan
-        self._plan = unit or plan
-        self.code, self._memory, self._profile, self.env = code, memory, profile, env
+        super().__init__(plan, profile, env, unit)
+        self.code, self._memory = code, memory
         self._constants = address(plan.constants)
         self.threads = threads
         self._run = code.host.run
-        self._values: dict[str, int] = {}
-        self._late: dict[str, Dim] = {}
-        self.slots = self._plan.slots
         self.first_slot = len(self._plan.inputs) + len(self._plan.outputs)
         self.pointers = (ctypes.c_void_p * max(1, self.first_slot + len(self.slots)))()
         self.bindings = ctypes.addressof(self.pointers)
-        #: shape, None where it depends on data, and dtype
-        self.outputs = tuple((self._shape(b), storage(b.dtype)) for b in self._plan.outputs)
-        self.program = self._plan.programs[profile.program]
         self.steps = tuple(self._step(s) for s in self.program)
-        self.copies = self._plan.copies
         self._drops = self._last_uses()
         #: the native context's handle when the program is one native segment and nothing needs copying, the common case
         self.single: int = 0
@@ -279,51 +334,6 @@ class Bound:
             for i in dropped:
                 run.slots.pop(i, None)
         self.finish(run.arrays, run.outputs, run.slots)
-
-    def value(self, d: DimText, env: Mapping[str, int] | None = None) -> int:
-        """A dimension or offset at the sizes known before the run or, with `env`, at those and others found in data."""
-        if isinstance(d, int):
-            return d
-        if d in self._values:
-            return self._values[d]
-        if d in self._late:
-            if env is None:
-                raise KeyError(d)
-            return self._late[d].evaluate(env)
-        found = parse_dim(d)
-        if isinstance(found, Dim) and not found.symbols <= self.env.keys():
-            self._late[d] = found
-            return self.value(d, env)
-        self._values[d] = evaluate(found, self.env)
-        return self._values[d]
-
-    def unknown(self, texts: Iterable[DimText]) -> tuple[str, ...]:
-        """The symbols of these dimensions that are not known before the run, sorted."""
-        symbols: set[str] = set()
-        for d in texts:
-            try:
-                self.value(d)
-            except KeyError:
-                symbols |= self._late[str(d)].symbols - self.env.keys()
-        return tuple(sorted(symbols))
-
-    def _shape(self, b: Binding) -> tuple[int, ...] | None:
-        """None if the shape depends on data, or if it is a sequence."""
-        return None if b.dtype == "sequence" or self.unknown(b.shape) else tuple(self.value(d) for d in b.shape)
-
-    def output_shape(self, i: int) -> tuple[DimText, ...]:
-        return self._plan.outputs[i].shape
-
-    def late_output(self, run: Run, i: int) -> np.ndarray:
-        """The array of an output whose shape depends on data: the caller's, if its shape is right, or a new one."""
-        b = self._plan.outputs[i]
-        shape = sizes_of(b.shape, self, run.env, b.name)
-        given = run.outputs[i]
-        if given is None:
-            return np.empty(shape, storage(b.dtype))
-        if given.shape != shape:
-            raise InputError(f"out for '{b.name}' has shape {shape_text(given.shape)}, the result {shape_text(shape)}")
-        return given
 
     def _argument(self, r: Ref, env: Mapping[str, int] | None) -> Argument:
         offset = self.value(r.offset, env)

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from temper.runtime.binding import (
     Code,
     Memory,
     Shapes,
+    Sized,
     choose_profile,
     shape_text,
     solve,
@@ -29,6 +30,10 @@ from temper.runtime.binding import (
 from temper.runtime.cpu import Host, Library
 from temper.runtime.memory import address, allocate, data_address
 from temper.runtime.steps import NativeCall, Run
+
+if TYPE_CHECKING:
+    from temper.runtime.cuda.context import CudaPlan
+    from temper.runtime.cuda.driver import Gpu
 
 Result = np.ndarray | dict[str, np.ndarray]
 
@@ -59,7 +64,10 @@ class LayerTime:
 
 
 def check_machine(plan: Plan) -> tuple[str, ...]:
-    """PlanError if this CPU cannot run the plan; otherwise remarks (tuned on another CPU), empty when all fits."""
+    """PlanError if this CPU cannot run the plan; otherwise remarks (tuned on another CPU), empty when all fits. What a
+    GPU plan needs is checked on its GPU."""
+    if plan.device != "cpu":
+        return ()
     if platform.machine() not in ("x86_64", "AMD64"):
         raise PlanError(
             f"the plan holds x86-64 code, this machine is {platform.machine()}; build the model on this machine"
@@ -85,10 +93,13 @@ def check_machine(plan: Plan) -> tuple[str, ...]:
 class Engine:
     """A loaded plan. Calls from many threads run at once, each in a context of its own."""
 
-    def __init__(self, plan: Plan, *, threads: int | None = None, spin_us: int | None = None) -> None:
+    def __init__(
+        self, plan: Plan, *, threads: int | None = None, spin_us: int | None = None, gpu: Gpu | None = None
+    ) -> None:
         """threads: at most this many, the plan's number if None; never more than the CPUs this process may use.
         spin_us: how long idle pool threads spin before they sleep, process-wide; the library's default if None.
-        PlanError if this machine cannot run the plan.
+        gpu: where a GPU plan runs, the first one if None. PlanError if this machine cannot run the plan; DeviceError
+        if the GPU cannot be used.
         """
         self.remarks = check_machine(plan)
         constants = plan.constants
@@ -98,9 +109,16 @@ class Engine:
             plan = Plan(**{**vars(plan), "constants": block.data})
         self.plan = plan
         self.threads = max(1, min(threads or plan.threads, machine.cores(), 256))
-        self._code = Code(Host.get(plan.host, plan.host_abi), Library(plan.kernels) if len(plan.kernels) else None)
-        if spin_us is not None:
-            self._code.host.set_spin(spin_us)
+        self._shared: CudaPlan | None = None
+        if plan.device == "cuda":
+            from temper.runtime.cuda.context import CudaPlan
+            from temper.runtime.cuda.driver import Gpu
+
+            self._shared = CudaPlan(plan, gpu if gpu is not None else Gpu())
+        else:
+            self._code = Code(Host.get(plan.host, plan.host_abi), Library(plan.kernels) if len(plan.kernels) else None)
+            if spin_us is not None:
+                self._code.host.set_spin(spin_us)
         self._arity = len(plan.inputs)
         self._only = plan.outputs[0].name if len(plan.outputs) == 1 else None
         self._names = tuple(b.name for b in plan.outputs)
@@ -136,6 +154,10 @@ class Engine:
 
     def context(self) -> Context:
         """An independent execution context with memory of its own, for one thread at a time."""
+        if self._shared is not None:
+            from temper.runtime.cuda.context import CudaContext
+
+            return CudaContext(self, self._shared)
         return Context(self)
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
@@ -157,7 +179,7 @@ class Engine:
         try:
             context = self._idle.pop()
         except IndexError:
-            context = Context(self)
+            context = self.context()
         try:
             return context._execute(arrays, targets)
         finally:
@@ -173,7 +195,7 @@ class Engine:
     ) -> list[LayerTime]:
         """Least seconds of every step over `repeats` runs, timed one after another with a barrier after each."""
         arrays = self._arguments((feeds,) if isinstance(feeds, Mapping) else tuple(feeds), {})
-        return Context(self)._profile(arrays, repeats)
+        return self.context()._profile(arrays, repeats)
 
     def _arguments(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> list[Any]:
         first = args[0] if len(args) == 1 else None
@@ -228,7 +250,7 @@ class Context:
         self._memory: dict[int, Memory] = {}
         self._bound: dict[Shapes, Bound] = {}
         self._lock = threading.Lock()
-        self._run = engine._code.host.run
+        self._run: Any = engine._code.host.run if plan.device == "cpu" else None
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
         """As Engine.__call__, in this context."""
@@ -282,10 +304,14 @@ class Context:
         if index not in self._memory:
             self._memory[index] = Memory(profile, engine.threads)
         bound = Bound(engine.plan, engine._code, self._memory[index], profile, env, engine.threads)
-        if len(self._bound) >= _KEPT_SHAPES:
-            del self._bound[next(iter(self._bound))]
+        self._make_room(self._bound)
         self._bound[shapes] = bound
         return bound
+
+    @staticmethod
+    def _make_room(kept: dict[Shapes, Any]) -> None:
+        if len(kept) >= _KEPT_SHAPES:
+            del kept[next(iter(kept))]
 
     def _execute(self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
         if not self._lock.acquire(False):
@@ -323,7 +349,7 @@ class Context:
             self._lock.release()
 
     def _outputs(
-        self, bound: Bound, arrays: Sequence[np.ndarray], targets: Sequence[np.ndarray | None] | None
+        self, bound: Sized, arrays: Sequence[np.ndarray], targets: Sequence[np.ndarray | None] | None
     ) -> list[Any]:
         """Output arrays: the caller's where given, new ones otherwise; None where the shape is only known after the
         run.

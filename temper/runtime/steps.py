@@ -19,7 +19,7 @@ from temper.runtime.cpu import NativeContext
 from temper.runtime.memory import data_address, view
 
 if TYPE_CHECKING:
-    from temper.runtime.binding import Bound
+    from temper.runtime.binding import Bound, Sized
 
 #: sizes a native segment stays resolved for
 _KEPT = 32
@@ -34,7 +34,7 @@ class Run:
         self.env = dict(env)
 
 
-def sizes_of(shape: Sequence[DimText], bound: Bound, env: Mapping[str, int], name: str) -> tuple[int, ...]:
+def sizes_of(shape: Sequence[DimText], bound: Sized, env: Mapping[str, int], name: str) -> tuple[int, ...]:
     """A shape at the sizes found. InputError if one is negative."""
     found = tuple(bound.value(d, env) for d in shape)
     if min(found, default=0) < 0:

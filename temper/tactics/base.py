@@ -94,6 +94,7 @@ class Kernel:
     in_place: True if an output element is written once, after every full epilogue operand at that element has been
     read, so that
     output 0 may share its buffer with such an operand; False for a kernel that keeps partial sums in the output.
+    grid: blocks in x of a GPU kernel.
     """
 
     source: str
@@ -103,6 +104,7 @@ class Kernel:
     workspace: DimLike = 0
     shared_workspace: DimLike = 0
     in_place: bool = True
+    grid: DimLike = 0
 
     def __post_init__(self) -> None:
         missing = (symbols_of(self.workspace) | symbols_of(self.shared_workspace)) - set(self.symbols)

@@ -46,10 +46,11 @@ class Guarded:
         self.stride = row_stride or self.row
         self.rows = array.size // self.row if self.row else 0
         nbytes = ((self.rows - 1) * self.stride + self.row) * array.itemsize if self.rows > 0 else 0
-        self._start = _GUARD + (array.itemsize if skewed else 0)
-        self._all = aligned(self._start + nbytes + _GUARD)
-        self.address = self._all.ctypes.data + self._start
-        self._body = self._all[self._start : self._start + nbytes]
+        #: everything, guard bytes included, and where the tensor starts in it
+        self.start = _GUARD + (array.itemsize if skewed else 0)
+        self.block = aligned(self.start + nbytes + _GUARD)
+        self.address = self.block.ctypes.data + self.start
+        self._body = self.block[self.start : self.start + nbytes]
         self.view[...] = array.reshape(self.view.shape)
         self._gaps = self._outside()
 
@@ -63,10 +64,10 @@ class Guarded:
         return rows.view(self.dtype)
 
     def _outside(self) -> bytes:
-        copy = self._all.copy()
+        copy = self.block.copy()
         size = self.dtype.itemsize
         if self.rows > 0 and self.row:
-            body = copy[self._start : len(copy) - _GUARD]
+            body = copy[self.start : len(copy) - _GUARD]
             np.lib.stride_tricks.as_strided(body, (self.rows, self.row * size), (self.stride * size, 1))[...] = 0
         return copy.tobytes()
 
@@ -78,6 +79,11 @@ class Guarded:
     @property
     def array(self) -> np.ndarray:
         return np.ascontiguousarray(self.view).reshape(self.shape)
+
+
+def blank(y: np.ndarray) -> np.ndarray:
+    """What an output of the wanted values `y` holds before the kernel runs: nothing a kernel might leave by chance."""
+    return ~y if y.dtype == bool else np.full(y.shape, _SENTINEL, y.dtype)
 
 
 @dataclass(frozen=True)
@@ -138,9 +144,6 @@ class Bench:
         return (ctypes.c_int64 * max(1, len(kernel.symbols)))(*(self.problem.env[s] for s in kernel.symbols))
 
     def _outputs(self) -> list[Guarded]:
-        def blank(y: np.ndarray) -> np.ndarray:
-            return ~y if y.dtype == bool else np.full(y.shape, _SENTINEL, y.dtype)
-
         return [self._guarded(blank(y), s.row_stride) for y, s in zip(self.problem.want, self.w.outputs, strict=True)]
 
     def _call(

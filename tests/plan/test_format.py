@@ -118,7 +118,7 @@ def test_damage_in_a_big_section(tmp_path: Path) -> None:
 
 
 def test_another_version_is_told_apart_from_damage(data: bytes) -> None:
-    with pytest.raises(PlanError, match="plan format 99.*reads format 2"):
+    with pytest.raises(PlanError, match="plan format 99.*reads format 3"):
         plan_format.from_bytes(_resealed(data, 8, struct.pack("<I", 99)))
 
 

@@ -13,11 +13,10 @@ from temper.tactics.base import Kernel
 class TritonKernel(Kernel):
     """A kernel of one entry, called as entry(pointers of `args`.., int32 `symbols`.., null scratch pointers..).
 
-    triton: the source as the compiler takes it. grid: blocks in x, of the run-time dimensions.
+    triton: the source as the compiler takes it.
     """
 
     triton: TritonSource = TritonSource("", "", ())
-    grid: DimLike = 1
 
 
 def dim_text(d: DimLike) -> str:

@@ -1,0 +1,1 @@
+"""Plans for NVIDIA GPUs, run through the CUDA driver (cuda-bindings) without a compiler or framework."""

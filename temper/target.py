@@ -1,0 +1,158 @@
+"""What a build aims at: a CPU's code level or a GPU, with its kernels, its tuner's device and its part of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from temper.compile.cc import ISAS, link
+from temper.compile.host import host_library
+from temper.compile.triton import CUDA_ISAS
+from temper.config import BuildConfig, knob
+from temper.errors import ConfigError
+from temper.plan.cubins import to_archive
+from temper.runtime import machine
+from temper.runtime.cuda.driver import Gpu, runs_on
+from temper.tactics.base import Tactic
+from temper.tactics.sources import cpu_tactics, cuda_tactics
+from temper.tune.cpu import Cpu
+from temper.tune.cuda import Cuda, from_bytes
+from temper.tune.select import Choice, Device
+
+
+class Target(Protocol):
+    """One kind of machine to build for. name: as plans state it; isa: the code level."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def isa(self) -> str: ...
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """CPU flags that the code requires."""
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        """What times depend on."""
+
+    @property
+    def cache_bytes(self) -> int:
+        """The last-level cache."""
+
+    def tactics(self) -> tuple[Tactic, ...]: ...
+
+    def device(self) -> Device: ...
+
+    def kernels(self, choices: Mapping[str, Choice]) -> bytes:
+        """The plan's machine code of the chosen kernels, by their code keys."""
+
+    def host(self) -> bytes:
+        """The library that walks a program's steps, where it is native code."""
+
+
+class CpuTarget:
+    """A code level of this machine's processor."""
+
+    name = "cpu"
+
+    def __init__(self, isa: str) -> None:
+        self.isa = isa
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return tuple(sorted(ISAS[self.isa].needs))
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        return machine.fingerprint()
+
+    @property
+    def cache_bytes(self) -> int:
+        return max(machine.cache_sizes().values(), default=1 << 25)
+
+    def tactics(self) -> tuple[Tactic, ...]:
+        return cpu_tactics()
+
+    def device(self) -> Device:
+        return Cpu()
+
+    def kernels(self, choices: Mapping[str, Choice]) -> bytes:
+        return link([choices[k].code for k in sorted(choices)]) if choices else b""
+
+    def host(self) -> bytes:
+        return host_library()
+
+
+class CudaTarget:
+    """A GPU of this machine, or (gpu None) a level of GPUs that none is here of."""
+
+    name = "cuda"
+
+    def __init__(self, gpu: Gpu | None, isa: str) -> None:
+        self.gpu, self.isa = gpu, isa
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def fingerprint(self) -> Mapping[str, Any]:
+        return {"isa": self.isa} if self.gpu is None else self.gpu.fingerprint
+
+    @property
+    def cache_bytes(self) -> int:
+        return 1 << 25 if self.gpu is None else self.gpu.cache
+
+    def tactics(self) -> tuple[Tactic, ...]:
+        return cuda_tactics()
+
+    def device(self) -> Device:
+        return Cuda(self.gpu)
+
+    def kernels(self, choices: Mapping[str, Choice]) -> bytes:
+        return to_archive({c.candidate.kernel.entries[0]: from_bytes(c.code) for c in choices.values()})
+
+    def host(self) -> bytes:
+        return b""
+
+
+def best_isa(chosen: str = "") -> str:
+    """The highest code level this machine can run, or the one `chosen`, or TEMPER_ISA, asks for. ConfigError if it
+    cannot run that one."""
+    flags = machine.cpu_flags()
+    chosen = chosen or knob("TEMPER_ISA")
+    if chosen:
+        if chosen not in ISAS:
+            raise ConfigError(f"there is no code level {chosen!r}; choose from {', '.join(ISAS)}")
+        missing = ISAS[chosen].needs - flags
+        if missing:
+            raise ConfigError(f"this machine cannot run {chosen} code: it lacks {', '.join(sorted(missing))}")
+        return chosen
+    return next(name for name, isa in ISAS.items() if isa.needs <= flags)
+
+
+def target_of(config: BuildConfig) -> Target:
+    """The target that `config.device` names: "cpu", "cuda" (the first GPU), "cuda:1", or "cuda:sm_90" for a GPU that
+    is not here. ConfigError for another; DeviceError if the GPU cannot be used.
+    """
+    kind, _, which = config.device.partition(":")
+    if kind == "cpu" and not which:
+        return CpuTarget(best_isa(config.isa))
+    if kind != "cuda" or (which and not which.isdigit() and which not in CUDA_ISAS):
+        raise ConfigError(
+            f"there is no device {config.device!r}; choose cpu, cuda, cuda:N (the N-th GPU), or one of "
+            f"{', '.join(f'cuda:{isa}' for isa in CUDA_ISAS)} to build without a GPU"
+        )
+    if config.isa:
+        raise ConfigError(f"isa={config.isa!r} is a CPU's code level; name a GPU's as device='cuda:sm_90'")
+    if which in CUDA_ISAS:
+        if config.effort:
+            raise ConfigError(f"kernels cannot be timed for {config.device} without the GPU: build with effort 0")
+        return CudaTarget(None, which)
+    gpu = Gpu(int(which or 0))
+    levels = [isa for isa in CUDA_ISAS if runs_on(isa, gpu.isa)]
+    if not levels:
+        raise ConfigError(f"{gpu.name} is {gpu.isa}; GPU code is made for {', '.join(CUDA_ISAS)}")
+    return CudaTarget(gpu, levels[-1])

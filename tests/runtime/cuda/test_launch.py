@@ -1,0 +1,172 @@
+"""GPU plans against a driver that writes launches down: addresses, arguments, grids, graphs, host steps and errors."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from temper.builder import build_plan
+from temper.config import BuildConfig, Profile
+from temper.errors import ConfigError, DeviceError, PlanError, TemperError
+from temper.plan.cubins import DeviceFunction, from_archive, to_archive
+from temper.plan.format import Native, Plan, from_bytes, to_bytes
+from temper.runtime.cuda.driver import Functions, Gpu, LaunchCall, runs_on
+from temper.runtime.engine import Engine
+from tests.runtime.cuda.fake import CUresult, FakeDriver
+
+rng = np.random.default_rng(3)
+W = rng.standard_normal((8, 4, 3, 3), np.float32)
+#: a sum along an axis has no GPU kernel: it is a host step between two kernels
+NODES = (
+    helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 1, 1, 1], name="first"),
+    helper.make_node("CumSum", ["a", "axis"], ["b"], name="host"),
+    helper.make_node("Conv", ["b", "v"], ["y"], name="second"),
+)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    """For any batch of at most 4."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed: no GPU kernel can be compiled")
+    constants = {"w": W, "v": rng.standard_normal((6, 8, 1, 1), np.float32), "axis": np.array(3)}
+    graph = helper.make_graph(
+        list(NODES),
+        "two",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 4, 5, 5))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", 6, 5, 5))],
+        [numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    config = BuildConfig(device="cuda:sm_90", effort=0, profiles=(Profile.of(N=(1, 2, 4)),))
+    return build_plan(model.SerializeToString(), config).plan
+
+
+def test_the_plan_states_its_device_and_survives_its_file(plan: Plan) -> None:
+    again = from_bytes(to_bytes(plan))
+    assert (again.device, again.isa, again.needs, bytes(again.host)) == ("cuda", "sm_90", (), b"")
+    functions = from_archive(again.kernels)
+    launched = [e for s in again.programs[0] if isinstance(s, Native) for x in s.launches for e in x.entries]
+    assert set(launched) == set(functions)
+    assert all(bytes(f.cubin).startswith(b"\x7fELF") for f in functions.values())
+
+
+def test_arguments_are_packed_as_the_kernel_takes_them(plan: Plan) -> None:
+    driver = FakeDriver()
+    engine = Engine(plan, gpu=Gpu(0, driver))
+    engine(x=rng.standard_normal((3, 4, 5, 5), np.float32))
+    functions = from_archive(plan.kernels)
+    launches = [x for s in plan.programs[0] if isinstance(s, Native) for x in s.launches]
+    assert [x.function for x in driver.launches] == [functions[x.entries[0]].entry for x in launches]
+    for planned, made in zip(launches, driver.launches, strict=True):
+        f = functions[planned.entries[0]]
+        pointers, sizes = len(planned.args), len(planned.symbols)
+        assert made.threads == (f.threads, 1, 1) and made.shared == f.shared
+        assert made.types == (ctypes.c_void_p,) * pointers + (ctypes.c_int,) * sizes + (ctypes.c_void_p,) * f.scratch
+        assert made.values[pointers : pointers + sizes] == (3,) * sizes
+        assert made.values[pointers + sizes :] == (0,) * f.scratch
+        inside = [any(a <= p < a + b.nbytes for a, b in driver.blocks.items()) for p in made.values[:pointers]]
+        assert all(inside)
+        # 75 pixels of 6 or 8 channels fit few blocks, but at least one
+        assert 1 <= made.blocks[0] <= 8
+
+
+def test_one_graph_serves_all_runs_of_a_shape(plan: Plan) -> None:
+    driver = FakeDriver()
+    engine = Engine(plan, gpu=Gpu(0, driver))
+    x = rng.standard_normal((2, 4, 5, 5), np.float32)
+    engine(x=x)
+    first = list(driver.launches)
+    driver.fail["cuStreamBeginCapture"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY  # a second capture would fail
+    engine(x=x)
+    assert driver.launches == first * 2
+
+
+def test_host_steps_get_what_kernels_left_and_hand_on_what_they_made(plan: Plan) -> None:
+    driver = FakeDriver()
+    engine = Engine(plan, gpu=Gpu(0, driver))
+    engine(x=np.ones((1, 4, 5, 5), np.float32))
+    before, after = driver.launches
+    # the fake kernels write nothing; ones where the first kernel would write are summed by the host step
+    out = _floats(before, -1, 200)
+    out[:] = 1
+    engine(x=np.ones((1, 4, 5, 5), np.float32))
+    np.testing.assert_array_equal(_floats(after, 0, 200).reshape(5, 5, 8)[2, :, 3], np.arange(1, 6, dtype=np.float32))
+
+
+def _floats(launch: Any, which: int, count: int) -> np.ndarray:
+    """What a pointer argument of a launch points to: the first, or the last."""
+    pointers = [v for v, t in zip(launch.values, launch.types, strict=True) if t is ctypes.c_void_p and v]
+    return np.ctypeslib.as_array((ctypes.c_float * count).from_address(pointers[which]))
+
+
+def test_wide_shared_memory_is_asked_for() -> None:
+    driver = FakeDriver()
+    functions = Functions(Gpu(0, driver), {"k": DeviceFunction("k", b"", 128, shared=100_000)})
+    LaunchCall(functions, "k", [256], [7], 3, "layer").run("stream")
+    assert driver.limits == {"k": 100_000}
+    assert driver.launches[0].blocks == (3, 1, 1) and driver.launches[0].values == (256, 7)
+
+
+def test_launches_of_no_block_are_left_out() -> None:
+    driver = FakeDriver()
+    LaunchCall(Functions(Gpu(0, driver), {"k": DeviceFunction("k", b"", 32)}), "k", [], [], 0, "none").run("stream")
+    assert driver.launches == []
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("cuMemAlloc", "allocating .* bytes for .*cuda_error_out_of_memory"),
+        ("cuModuleLoadData", "loading .* on Fake H100"),
+        ("cuLaunchKernel", "launching 'first'"),
+        ("cuStreamSynchronize", "operands of host step"),
+    ],
+)
+def test_a_failure_names_the_layer(plan: Plan, call: str, words: str) -> None:
+    driver = FakeDriver()
+    gpu = Gpu(0, driver)
+    driver.fail[call] = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(DeviceError, match=words):
+        Engine(plan, gpu=gpu)(x=np.ones((1, 4, 5, 5), np.float32))
+
+
+def test_code_for_another_chip_is_refused(plan: Plan) -> None:
+    with pytest.raises(PlanError, match="built for sm_90, this GPU .* is sm_80"):
+        Engine(plan, gpu=Gpu(0, FakeDriver(major=8)))
+    assert runs_on("sm_80", "sm_89") and not runs_on("sm_89", "sm_80") and not runs_on("sm_80", "sm_90")
+
+
+def test_damaged_code_is_refused() -> None:
+    data = to_archive({"k": DeviceFunction("k", b"\x7fELF", 128)})
+    assert from_archive(data)["k"].cubin == b"\x7fELF"
+    for broken in (b"", data[:12], data[:-2], data.replace(b'"threads"', b'"thraeds"')):
+        with pytest.raises(PlanError, match="GPU code is damaged"):
+            from_archive(broken)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:sm_70", "cpu:0", "cuda:x"])
+def test_unknown_devices_are_named(device: str) -> None:
+    with pytest.raises(ConfigError, match="there is no device"):
+        build_plan(b"", BuildConfig(device=device))
+
+
+def test_timing_needs_the_gpu() -> None:
+    with pytest.raises(ConfigError, match="effort 0"):
+        build_plan(b"", BuildConfig(device="cuda:sm_90", effort=1))
+
+
+def test_a_machine_without_a_driver_says_so(plan: Plan) -> None:
+    try:
+        Gpu()
+    except TemperError as e:
+        assert "driver" in str(e) or "cuda-bindings" in str(e)
+        with pytest.raises(DeviceError):
+            Engine(plan)
+    else:
+        pytest.skip("this machine has a GPU")
