@@ -12,6 +12,7 @@ from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.conv_transpose import ConvTransposeFallback
 from temper.tactics.cpu.deform_conv import DeformConv
 from temper.tactics.cpu.depthwise import Depthwise
+from temper.tactics.cpu.depthwise_int8 import DepthwiseInt8
 from temper.tactics.cpu.det import Determinant
 from temper.tactics.cpu.dft import FourierTransform
 from temper.tactics.cpu.einsum import Einsum
@@ -51,6 +52,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         ConvGemm(),
         WinogradConv(),
         Depthwise(),
+        DepthwiseInt8(),
         GemmPacked(),
         GemmStrassen(),
         Pointwise(),
