@@ -1,15 +1,17 @@
-"""Products of codes: every tile's way of narrowing results to codes, and depthwise kernels, exact on all code levels."""
+"""Products of codes: how every tile narrows its results to codes, and depthwise kernels, on all code levels."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
 
+from temper.compile.cc import ISAS
 from temper.ir.dims import Dim
 from temper.ir.types import TensorType
 from temper.runtime.machine import cpu_flags
-from temper.compile.cc import ISAS
-from temper.tactics.base import Slot, Tactic, Workload
+from temper.tactics.base import Params, Slot, Tactic, Workload
 from temper.tactics.cpu.depthwise import Depthwise
 from temper.tactics.cpu.depthwise_int8 import DepthwiseInt8
 from temper.tactics.cpu.int8 import ConvInt8
@@ -107,7 +109,14 @@ def scales(oc: int, spread: float) -> np.ndarray:
     return s.reshape(1, 1, 1, oc)
 
 
-def check(tactic: Tactic, load: Workload, groups: int, size: tuple[int, ...], params: object = None, env: object = None) -> None:
+def check(
+    tactic: Tactic,
+    load: Workload,
+    groups: int,
+    size: tuple[int, ...],
+    params: Params | None = None,
+    env: Mapping[str, int] | None = None,
+) -> None:
     x, w, b = arrays(load, size)
     acc = conv(x, w, b, groups, load)
     scale = scales(acc.shape[-1], 3e2 * w.shape[0] * w.shape[2])
@@ -117,8 +126,8 @@ def check(tactic: Tactic, load: Workload, groups: int, size: tuple[int, ...], pa
     operands = operands[: len(load.epilogue.operands)]
     with np.errstate(all="ignore"):
         (want,) = epilogue_reference(load.epilogue, [acc, *(o for o in operands if o is not None)])
-    run = Runner(tactic, load, params)  # type: ignore[arg-type]
-    (got,) = run.same_for_all_splits((x, w, b), operands, env)  # type: ignore[arg-type]
+    run = Runner(tactic, load, params)
+    (got,) = run.same_for_all_splits((x, w, b), operands, env)
     assert got.dtype == want.dtype and np.array_equal(got, want), params
 
 

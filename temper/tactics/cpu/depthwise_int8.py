@@ -119,12 +119,12 @@ class DepthwiseInt8:
         words = np.zeros((kh, parities, 4 * groups, s.oc), np.int8)
         for first in range(parities):
             words[:, first, first : first + kw] = taps
-        words = words.reshape(kh * parities * groups, 4, s.oc).transpose(2, 0, 1)
+        codes = np.ascontiguousarray(words.reshape(kh * parities * groups, 4, s.oc).transpose(2, 0, 1))
         offset = int(str(w.attr("zero_point", 0))) + (128 if x.type.dtype == "int8" else 0)
         bias = np.zeros(s.oc, np.int64) if 2 not in constants else constants[2].astype(np.int64)
         bias = (bias - offset * taps.astype(np.int64).sum(axis=(0, 1))).astype(np.int32)
         # [OC, 1 + words]: a channel's bias and its words, of four codes each
-        rows = np.concatenate([bias[:, None], np.ascontiguousarray(words).view(np.int32)[..., 0]], axis=1)
+        rows = np.concatenate([bias[:, None], codes.view(np.int32)[..., 0]], axis=1)
         firsts = [*range(0, s.oc - width, width), s.oc - width]
         return (np.ascontiguousarray(np.stack([rows[c : c + width].T for c in firsts])),)
 
