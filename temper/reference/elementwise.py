@@ -229,6 +229,14 @@ def _saturate(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         return [saturate(np.rint(x).astype(np.float64) + attrs.get("zero_point", 0), attrs["to"])]
 
 
+def _fake_quantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    """clip(round_half_even(x / scale), low, low + 255) * scale, each step in float32; x where the scale is 0."""
+    x, scale, low = present(arrays)
+    with np.errstate(all="ignore"):
+        code = np.clip(np.rint(x / scale), low, low + np.float32(255))
+        return [np.where(scale > 0, code * scale, x).astype(np.float32)]
+
+
 def _dequantize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """float32(x - zero_point) * scale, the difference exact, in the scale's dtype."""
     x, scale = present(arrays[:2])
@@ -333,6 +341,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         # quantization
         "QuantizeLinear": _quantize,
         "Saturate": _saturate,
+        "FakeQuantize": _fake_quantize,
         "DequantizeLinear": _dequantize,
     }
 )

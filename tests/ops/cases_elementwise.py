@@ -207,6 +207,9 @@ def _quantization() -> Iterator[Case]:
     for dtype, zero in (("uint8", 0), ("int8", 0), ("uint8", 128), ("int8", -7)):
         attrs: Mapping[str, AttrValue] = {"to": dtype, "zero_point": zero}
         yield Case(f"Saturate_{dtype}_{zero}", "Saturate", attrs, lambda rng: [ties.reshape(5, -1)])
+    for scale, least in ((0.5, -128), (0.25, 0), (0.0, 0)):
+        ends = lambda rng, s=scale, low=least: [ties.reshape(5, -1), np.array(s, np.float32), np.array(low, np.float32)]
+        yield Case(f"FakeQuantize_{scale}", "FakeQuantize", {}, ends)
     for name, low, high in (("both", -3.0, 3.0), ("positive", 1.0, 3.0), ("negative", -3.0, -1.0)):
         make = lambda rng, a=low, b=high: [floats(rng, (5, 7), low=a, high=b)]
         yield Case(f"DynamicQuantizeLinear_{name}", "DynamicQuantizeLinear", {}, make)

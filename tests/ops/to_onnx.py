@@ -374,6 +374,14 @@ def _saturate(e: Export, s: Site) -> None:
     e.emit("QuantizeLinear", [s.inputs[0], e.constant(np.ones((), np.float32)), zero], s.outputs)
 
 
+def _fake_quantize(e: Export, s: Site) -> None:
+    x, scale, low = s.inputs
+    code = e.emit("Round", [e.emit("Div", [x, scale])])
+    high = e.emit("Add", [low, e.constant(np.array(255, np.float32))])
+    back = e.emit("Mul", [e.emit("Min", [e.emit("Max", [code, low]), high]), scale])
+    e.emit("Where", [e.emit("Greater", [scale, e.constant(np.zeros((), np.float32))]), back, x], s.outputs)
+
+
 def _dft(e: Export, s: Site) -> None:
     length, axis = (e.constant(np.array(s.attrs[n], np.int64)) for n in ("length", "axis"))
     e.emit("DFT", [s.inputs[0], length, axis], s.outputs, **s.pick("inverse", "onesided"))
@@ -399,6 +407,7 @@ _RULES: Mapping[str, Rule] = {
     "ConvInt8": _int8,
     "MatMulInt8": _int8,
     "Saturate": _saturate,
+    "FakeQuantize": _fake_quantize,
     "MatMul": _matmul,
     "Split": _split,
     "Slice": _slice,

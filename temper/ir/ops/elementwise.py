@@ -156,6 +156,14 @@ def _saturate(types: Types, attrs: Attrs) -> list[TensorType]:
     return [TensorType(to, x.shape)]
 
 
+def _fake_quantize(types: Types, attrs: Attrs) -> list[TensorType]:
+    x = allow(need(types, 0), frozenset({"float32"}))
+    for i, what in ((1, "scale"), (2, "lowest code")):
+        if (t := allow(need(types, i), frozenset({"float32"}), what)).shape not in ((), (1,)):
+            raise ShapeError(f"{what} must be one number, not {t}")
+    return [x]
+
+
 def _dequantize(types: Types, attrs: Attrs) -> list[TensorType]:
     x, zero = allow(need(types, 0), _QUANTIZED), rules.optional(types, 2)
     if zero is not None and zero.dtype != x.dtype:
@@ -261,6 +269,8 @@ OPS: tuple[OpDef, ...] = (
         attrs={**_AXIS, "to": default(""), "saturate": AttrSpec(int)},
         tolerance=_EXACT,
     ),
+    # what codes make of a tensor, with a scale that may change from run to run and 0 for none
+    _row("FakeQuantize", 3, _fake_quantize, ops=6, tolerance=_EXACT),
     _row("DequantizeLinear", 3, _dequantize, least=2, ops=2, attrs={**_AXIS, "to": default("")}, tolerance=_EXACT),
     _row(
         "Saturate",

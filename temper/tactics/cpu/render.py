@@ -109,6 +109,7 @@ OPS: Mapping[str, OpText] = {
     "Xor": OpText("{0} ^ {1}", _BOOL, arity=2),
     "Not": OpText("v_not({0})", _BOOL),
     "Where": OpText("v_where({0}, {1}, {2})", _ANY, arity=3),
+    "FakeQuantize": OpText("v_fake({0}, {1}, {2})", arity=3),
 }
 
 _POW: Mapping[float, str] = {

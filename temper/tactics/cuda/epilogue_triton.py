@@ -107,6 +107,9 @@ OPS: Mapping[str, OpText] = {
     "Xor": OpText("{0} ^ {1}", _BOOL, arity=2),
     "Not": OpText("{0} == 0", _BOOL),
     "Where": OpText("tl.where({0}, {1}, {2})", _ANY, arity=3),
+    "FakeQuantize": OpText(
+        "tl.where({1} > 0, at_most(at_least(round_half_even(tl.div_rn({0}, {1})), {2}), {2} + 255) * {1}, {0})", arity=3
+    ),
 }
 
 _POW: Mapping[float, str] = {

@@ -272,6 +272,11 @@ INLINE OVL vf v_elu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_ne
 INLINE OVL vf v_selu(vf x, float alpha, float gamma) { return gamma * sel(x < 0.0f, alpha * v_expm1_neg(x), x); }
 INLINE OVL vf v_celu(vf x, float alpha) { return sel(x < 0.0f, alpha * v_expm1_neg(x / alpha), x); }
 INLINE OVL vf v_thresholded(vf x, float alpha) { return sel(x > splat(alpha), x, (vf){}); }
+/* A code of scale s, and back; x itself where s is 0. NaN stays. */
+INLINE OVL vf v_fake(vf x, vf s, vf low) {
+  const vf code = v_minr(low + 255.0f, v_maxr(low, v_round(x / s)));
+  return sel(s > (vf){}, code * s, x);
+}
 INLINE OVL vf v_shrink(vf x, float lambd, float bias) {
   return sel(x < splat(-lambd), x + bias, sel(x > splat(lambd), x - bias, (vf){}));
 }
@@ -541,6 +546,7 @@ V_INT(int8_t) V_INT(uint8_t) V_INT(int16_t) V_INT(uint16_t) V_INT(int32_t) V_INT
 V_LIFT1(v_exp) V_LIFT1(v_log) V_LIFT1(v_sigmoid) V_LIFT1(v_silu) V_LIFT1(v_tanh) V_LIFT1(v_erf) V_LIFT1(v_gelu) V_LIFT1(v_gelu_tanh)
 V_LIFT1(v_softplus) V_LIFT1(v_mish) V_LIFT1(v_softsign) V_LIFT1(v_hardswish) V_LIFT1(v_sin) V_LIFT1(v_cos) V_LIFT1(v_floor)
 V_LIFT1(v_ceil) V_LIFT1(v_round) V_LIFT1(v_trunc) V_LIFT2(v_pow) V_LIFT2(v_prelu)
+INLINE OVL float v_fake(float x, float s, float l) { return v_fake(splat(x), splat(s), splat(l))[0]; }
 INLINE OVL float v_hardsigmoid(float x, float a, float l, float b) { return v_hardsigmoid(splat(x), a, l, b)[0]; }
 INLINE OVL float v_leaky(float x, float a) { return v_leaky(splat(x), a)[0]; }
 INLINE OVL float v_elu(float x, float a) { return v_elu(splat(x), a)[0]; }
