@@ -52,10 +52,12 @@ def build_plan(
     *,
     progress: Progress | None = None,
     quantize: Recipe | None = None,
+    share: bool = True,
 ) -> Build:
     """Builds a plan from an ONNX file (path, bytes or ModelProto) or a graph. Raises TemperError kinds only.
 
     quantize: what is computed in INT8, for the graph that `float_graph` gives; ConfigError if it is not for this model.
+    share: False gives every tensor memory of its own, so that any part of the program can be run again.
 
     Profiles that fix the same symbols are compiled from one graph in which those are constants; each profile is tuned
     at its own optimum and has a program of its own. Equal kernels and equal packed weights are in the plan once.
@@ -91,7 +93,7 @@ def build_plan(
             report_progress,
             dump,
         )
-        maker = _Maker(tuner, tactics, target.isa, config.threads, pool, watch)
+        maker = _Maker(tuner, tactics, target.isa, config.threads, pool, watch, share)
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
@@ -136,10 +138,17 @@ class _Maker:
     """Makes the programs of one plan, those of the graphs inside their nodes included, and numbers what they are of."""
 
     def __init__(
-        self, tuner: Tuner, tactics: Sequence[Tactic], isa: str, threads: int, pool: ConstantPool, watch: _Watch
+        self,
+        tuner: Tuner,
+        tactics: Sequence[Tactic],
+        isa: str,
+        threads: int,
+        pool: ConstantPool,
+        watch: _Watch,
+        share: bool,
     ) -> None:
         self.tuner, self.tactics, self.isa, self.threads = tuner, tactics, isa, threads
-        self.pool, self.watch = pool, watch
+        self.pool, self.watch, self.share = pool, watch, share
         self.buffers = self.rows = self.slots = 0
         #: programs of sub-graphs, in the order of `Plan.subs`
         self.subs: list[Variant] = []
@@ -151,7 +160,7 @@ class _Maker:
         first_row, self.rows = self.rows, self.rows + len(parts.parts)
         made, numbers = self._tuned(graph, parts, ranges, log, others)
         first = self.buffers, first_row, self.slots
-        program = schedule(graph, parts.storage, made[1], self.threads, self.pool, *first, numbers)
+        program = schedule(graph, parts.storage, made[1], self.threads, self.pool, *first, numbers, self.share)
         self.buffers += len(program.buffers)
         self.slots += len(program.slots)
         self.watch.lap("plan")
@@ -177,7 +186,7 @@ class _Maker:
         parts = _partitioned(graph, self.tactics, self.isa, self.threads, log)
         first_row, self.rows = self.rows, self.rows + len(parts.parts)
         (choices, steps), numbers = self._tuned(graph, parts, ranges, log, {})
-        program = schedule(graph, parts.storage, steps, self.threads, self.pool, 0, first_row, 0, numbers)
+        program = schedule(graph, parts.storage, steps, self.threads, self.pool, 0, first_row, 0, numbers, self.share)
         return Variant(ranges, graph, log, 0, parts.storage, program, steps, parts.parts, choices, first_row)
 
 

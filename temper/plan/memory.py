@@ -13,6 +13,8 @@ from bisect import insort
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 ALIGNMENT = 64
 #: Up to this many buffers all placement orders worth trying are searched (branch and bound).
 _EXACT = 9
@@ -52,6 +54,11 @@ def plan_memory(spans: Sequence[tuple[int, int, int]], *, rounds: int = _ROUNDS)
     if any(size < 0 or last < first for size, first, last in spans):
         raise ValueError("a buffer has a negative size, or ends before it begins")
     sized = [i for i, (size, _, _) in enumerate(spans) if size]
+    if max((spans[i][1] for i in sized), default=0) <= min((spans[i][2] for i in sized), default=0):
+        # all are alive at one step: they can only lie one after another
+        ends = np.cumsum([-(-size // ALIGNMENT) * ALIGNMENT for size, _, _ in spans]).tolist()
+        starts = tuple(end if span[0] else 0 for end, span in zip((0, *ends), spans, strict=False))
+        return starts, max(ends, default=0)
     search = _Search([Span(*spans[i]) for i in sized], lower_bound(spans))
     search.solve(rounds)
     arena, offsets = search.best

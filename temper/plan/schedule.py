@@ -110,15 +110,17 @@ def schedule(
     first_row: int = 0,
     first_slot: int = 0,
     subs: Mapping[int, int] | None = None,
+    share: bool = True,
 ) -> Program:
     """Lays out the program; `steps` are in execution order, one per region of `storage`.
 
     pool: constants that programs of the same plan share; first_buffer, first_row, first_slot: numbers of the program's
     first buffer, slot, and row of the build report among those of the whole plan. subs: numbers of the programs made of
-    sub-graphs, by the id() of the graph.
+    sub-graphs, by the id() of the graph. share: False for buffers that no step takes over from another, and that live
+    to the end.
     """
     numbers = first_buffer, first_row, first_slot
-    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), numbers, subs or {}).run()
+    return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), numbers, subs or {}, share).run()
 
 
 class _Scheduler:
@@ -131,9 +133,10 @@ class _Scheduler:
         pool: ConstantPool,
         numbers: tuple[int, int, int],
         subs: Mapping[int, int],
+        share: bool,
     ) -> None:
         self.graph, self.storage, self.steps, self.threads = graph, storage, steps, threads
-        self.pool, self.subs = pool, subs
+        self.pool, self.subs, self.share = pool, subs, share
         self.first_buffer, self.first_row, self.first_slot = numbers
         self.slots: dict[int, int] = {}
         self.values = {v.id: v for v in graph.values}
@@ -148,7 +151,8 @@ class _Scheduler:
 
     def run(self) -> Program:
         self._lifetimes()
-        self._share_buffers()
+        if self.share:
+            self._share_buffers()
         spans = self._spans()
         buffers, sizes = self._buffers(spans)
         slots = self._slots(spans)
@@ -183,7 +187,7 @@ class _Scheduler:
             for v in self._touched(step.region):
                 root = self.storage.places[v.id].root
                 self.first.setdefault(root, i)
-                self.last[root] = i
+                self.last[root] = i if self.share else len(self.steps) - 1
 
     def _owns(self, v: Value) -> bool:
         """The value is its whole arena buffer."""

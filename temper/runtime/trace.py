@@ -10,7 +10,7 @@ import numpy as np
 
 from temper.dtypes import storage
 from temper.errors import PlanError
-from temper.plan.format import HostStep, Launch, Native
+from temper.plan.format import HostStep, Launch, Native, Plan, Segment
 from temper.runtime.binding import Bound
 from temper.runtime.engine import Engine
 from temper.runtime.steps import Run
@@ -25,16 +25,21 @@ class StepResult:
     tensors: Mapping[str, np.ndarray]
 
 
+def single_steps(plan: Plan) -> Plan:
+    """The same plan with every launch a segment of its own."""
+
+    def parts(s: Segment) -> Sequence[Segment]:
+        return [Native((x,)) for x in s.launches] if isinstance(s, Native) else [s]
+
+    return replace(plan, programs=tuple(tuple(x for s in program for x in parts(s)) for program in plan.programs))
+
+
 def trace(engine: Engine, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray]) -> Iterator[StepResult]:
     """Every step's results in order of execution. PlanError for a plan without a build report."""
     plan = engine.plan
     if "regions" not in plan.report:
         raise PlanError("this plan carries no build report, so its steps cannot be named; build it anew")
-    single = tuple(
-        tuple(part for s in program for part in ([Native((x,)) for x in s.launches] if isinstance(s, Native) else [s]))
-        for program in plan.programs
-    )
-    stepper = Engine(replace(plan, programs=single), threads=engine.threads)
+    stepper = Engine(single_steps(plan), threads=engine.threads)
     context = stepper.context()
     bound, arrays, outputs = context.prepare(feeds)
     run = Run(arrays, outputs, bound.env)
