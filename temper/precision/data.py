@@ -11,7 +11,7 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -55,14 +55,15 @@ class Source(Protocol):
 class Samples:
     """Batches by input name, in the order of the source; iterable any number of times.
 
-    synthetic: they are made up. remarks: what was converted, assumed and left out. skipped: unusable samples left out.
+    synthetic: they are made up. remarks: what was converted, assumed and left out. skipped: unusable
+    samples left out, and why.
     """
 
     source: Source
     prints: tuple[Print, ...]
     synthetic: bool = False
     remarks: tuple[str, ...] = ()
-    skipped: tuple[str, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
     indices: tuple[int, ...] = ()
 
     def __len__(self) -> int:
@@ -201,7 +202,7 @@ def _checked(
     remarks = list(fitter.remarks)
     if bad:
         remarks.append(f"{len(bad)} unusable samples were left out: {named}")
-    skipped = tuple(u.name for u in bad)
+    skipped = {u.name: u.reason for u in bad}
     return Samples(source, tuple(prints), False, tuple(remarks), skipped, tuple(range(len(prints))))
 
 

@@ -176,7 +176,7 @@ def test_not_finite_names_sample_and_input() -> None:
         samples_of(bad, ONE)
     found = samples_of(bad, ONE, skip_bad=True)
     assert len(found) == 9
-    assert found.skipped == ("the calibration data[3]",)
+    assert list(found.skipped) == ["the calibration data[3]"]
     assert any("1 unusable samples were left out" in r for r in found.remarks)
     with pytest.raises(DataError, match=r"\[3\]: input 'x'"):
         samples_of(bad[:4], FOUR)  # of a whole batch, too
