@@ -13,11 +13,33 @@ if TYPE_CHECKING:
     from temper.api import build, load, save
     from temper.config import BuildConfig, Profile
     from temper.errors import TemperError
+    from temper.precision.calibrators import (
+        AutoCalibrator,
+        Calibrator,
+        EntropyCalibrator,
+        MinMaxCalibrator,
+        MSECalibrator,
+        PercentileCalibrator,
+    )
     from temper.runtime.engine import Engine
 
 __version__ = "0.1.0"
 
-__all__ = ["BuildConfig", "Engine", "Profile", "TemperError", "build", "load", "save"]
+__all__ = [
+    "AutoCalibrator",
+    "BuildConfig",
+    "Calibrator",
+    "Engine",
+    "EntropyCalibrator",
+    "MSECalibrator",
+    "MinMaxCalibrator",
+    "PercentileCalibrator",
+    "Profile",
+    "TemperError",
+    "build",
+    "load",
+    "save",
+]
 
 _WHERE = {
     "build": "temper.api",
@@ -27,6 +49,12 @@ _WHERE = {
     "Profile": "temper.config",
     "TemperError": "temper.errors",
     "Engine": "temper.runtime.engine",
+    "AutoCalibrator": "temper.precision.calibrators",
+    "Calibrator": "temper.precision.calibrators",
+    "EntropyCalibrator": "temper.precision.calibrators",
+    "MSECalibrator": "temper.precision.calibrators",
+    "MinMaxCalibrator": "temper.precision.calibrators",
+    "PercentileCalibrator": "temper.precision.calibrators",
 }
 
 

@@ -18,7 +18,7 @@ from temper.ir.opdef import Attrs, AttrValue
 from temper.ir.types import TensorType
 
 #: ops whose result holds every element of their input once, and nothing else
-_REARRANGES = frozenset({"Identity", "Reshape", "Transpose"})
+REARRANGES = frozenset({"Identity", "Reshape", "Transpose"})
 
 
 class Value:
@@ -43,7 +43,7 @@ class Value:
         v: Value | None = self if names else None
         while v is not None and v.const is None:
             v.sources = tuple(dict.fromkeys((*names, *v.sources)))
-            v = v.producer.inputs[0] if v.producer is not None and v.producer.op in _REARRANGES else None
+            v = v.producer.inputs[0] if v.producer is not None and v.producer.op in REARRANGES else None
 
     @property
     def users(self) -> list[Node]:

@@ -1,4 +1,4 @@
-"""What is wrong with a calibration set, as far as it can tell itself: too few samples, too narrow, the same ones again."""
+"""What is wrong with a calibration set, as far as it shows: too few samples, too narrow, the same ones again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from temper.quantize.thresholds import algorithm
 #: Fewer samples than this are too few to say what a model's activations are.
 FEW = 32
 #: Thresholds found on either half of the data differ by more than this share of the larger one: the set is too small.
-DISAGREEMENT = 0.2
+DISAGREEMENT = 0.25
 #: A share of held-back values beyond the threshold is suspicious from here on, where it is also so many times that of
 #: the calibration data: the set is too narrow.
 SATURATION, TIMES = 1e-3, 4.0

@@ -10,17 +10,20 @@ from temper.builder import Build
 from temper.config import BuildConfig
 from temper.errors import ConfigError
 from temper.precision.account import Account
+from temper.precision.audit import audit
 from temper.precision.calibration import Calibration, calibrate
+from temper.precision.calibrators import algorithm_of, read_cache, write_cache
 from temper.precision.costs import timed
 from temper.precision.data import Samples, samples_of, split
 from temper.precision.decide import decide
 from temper.precision.outcome import Outcome
 from temper.precision.request import Request
 from temper.precision.subject import Subject
+from temper.precision.thresholds import known_names, read_cache_file, resolve, rows
 from temper.precision.trials import Memory, Trials, recipe_digest
 from temper.profiles import Model
 from temper.quantize.recipe import Recipe
-from temper.quantize.thresholds import ALGORITHMS
+from temper.quantize.source_names import to_cache
 from temper.tune.select import Progress
 
 #: Takes a line for the user.
@@ -55,27 +58,36 @@ def build_int8(
     account = Account(subject, request, say or (lambda line: None))
     for pattern in subject.pins.idle:
         account.warn(f"--keep '{pattern}' pins nothing: what it matches is float anyway")
-    samples = held = calibration = None
-    if request.calibration is not None and subject.on:
-        samples, held, calibration = _calibrated(subject, request, account, progress)
+    data = _calibrated(subject, request, account, progress) if request.calibration is not None and subject.on else None
     if not subject.on:
         account.met = True
         trials = Trials(subject, Recipe(frozenset(), {}), None, Memory(), progress)
         account.verdict = _nothing(subject)
         return _made(trials, trials.everything, account)
-    recipe = Recipe(subject.on, _thresholds(subject, request, calibration))
+    held = data.held if data is not None else None
+    recipe = Recipe(subject.on, _thresholds(subject, request, account, data))
     about = (subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else "", str(config.isa))
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress)
     chosen = decide(trials, request, account)
     return _made(trials, chosen, account)
 
 
-def _calibrated(
-    subject: Subject, request: Request, account: Account, progress: Progress | None
-) -> tuple[Samples, Samples, Calibration]:
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """The samples, those calibrated on and those held back, and what was observed."""
+
+    samples: Samples
+    part: Samples
+    held: Samples
+    calibration: Calibration
+
+
+def _calibrated(subject: Subject, request: Request, account: Account, progress: Progress | None) -> _Data:
     start = time.perf_counter()
     inputs = {v.name: v.type for v in subject.graph.inputs}
-    samples = samples_of(request.calibration, inputs, subject.ranges, skip_bad=request.skip_bad)
+    samples = samples_of(
+        request.calibration, inputs, subject.ranges, preprocess=request.preprocess, skip_bad=request.skip_bad
+    )
     part, held = split(samples)
     account.samples(samples, part, held)
     found = calibrate(
@@ -83,13 +95,28 @@ def _calibrated(
         work=request.work,
     )  # fmt: skip
     account.seconds["calibrate"] = time.perf_counter() - start
-    return samples, held, found
+    return _Data(samples, part, held, found)
 
 
-def _thresholds(subject: Subject, request: Request, calibration: Calibration | None) -> Mapping[str, float]:
-    assert calibration is not None
-    algorithm = ALGORITHMS["mse" if request.calibrator == "auto" else request.calibrator]
-    return {t: algorithm(h, 127) for t, h in calibration.histograms.items()}
+def _thresholds(subject: Subject, request: Request, account: Account, data: _Data | None) -> Mapping[str, float]:
+    """Of every tensor that may carry codes; the account gets the audit of the data and what was found out."""
+    calibration = data.calibration if data is not None else None
+    algorithm = request.calibrator if request.calibrator != "auto" else algorithm_of(request.calibration)
+    source = "the calibrator's cache" if request.cache is None else str(request.cache)
+    cache = read_cache_file(request.cache) if request.cache is not None else read_cache(request.calibration)
+    known = known_names(subject.model, subject.graph) if cache is not None else frozenset()
+    found = resolve(subject.graph, subject.tensors, algorithm, calibration, cache, source, known)
+    for remark in found.remarks:
+        account.warn(remark)
+    account.tensors = rows(subject.graph, found, calibration)
+    if data is not None:
+        account.audit = audit(data.samples, data.part, subject.graph, data.calibration, found)
+        for finding in account.audit.findings:
+            if finding.severity == "warning" and finding.kind not in ("synthetic", "skipped"):
+                account.warn(finding.message)
+        if cache is None:
+            write_cache(request.calibration, to_cache(subject.graph, found.amax, algorithm))
+    return found.amax
 
 
 def _nothing(subject: Subject) -> str:

@@ -1,5 +1,5 @@
-"""Calibrators as classes of a user's own, with the methods that TensorRT's had: where data comes from, where the cache is
-kept, and by the base class how thresholds are chosen."""
+"""Calibrators as classes of a user's own, with the methods that TensorRT's had: where data comes from, where the cache
+is kept, and by the base class how thresholds are chosen."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class MSECalibrator(Calibrator):
 
 
 class PercentileCalibrator(Calibrator):
-    """Holds `quantile` of the values, as TensorRT's IInt8LegacyCalibrator; override `get_quantile`, or set `quantile`."""
+    """Holds `quantile` of the values, as TensorRT's IInt8LegacyCalibrator; override `get_quantile`, or set it."""
 
     quantile = 0.9999
 

@@ -173,8 +173,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class TensorAudit:
-    """Per tensor: disagreement of the thresholds that two halves of the data give, |a - b| / max(a, b), and the fraction
-    of held-back values beyond the chosen threshold."""
+    """Per tensor: disagreement of the thresholds that two halves of the data give, |a - b| / max(a, b), and the
+    fraction of held-back values beyond the chosen threshold."""
 
     split_half: float | None = None
     saturation: float | None = None

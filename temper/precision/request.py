@@ -10,7 +10,9 @@ from typing import Any
 
 from temper.errors import ConfigError, DataError
 from temper.precision.divergence import Bounds
+from temper.precision.images import Preprocess
 from temper.precision.scripts import raising
+from temper.quantize.thresholds import algorithm
 from temper.runtime.engine import Engine
 from temper.tune.timing_cache import default_path
 
@@ -24,16 +26,18 @@ Evaluate = Callable[[Engine], float]
 class Request:
     """Options of an INT8 build.
 
-    calibration: data, in any form that `data.samples_of` takes. calibrator: "auto", an algorithm's name, or a
-    calibrator. cache: a calibration cache file to take thresholds from. evaluate: a score of an engine, higher is
-    better; max_drop: how much of it may be lost, in its own unit (DROP of the float engine's score if None). keep:
-    patterns such as '/head/*=fp32'. pure_int8: everything that can be is INT8, whatever is lost. skip_bad: leave out
-    samples that cannot be used. bounds: what outputs may diverge by where there is no metric. passes: of the model
-    over the held-back samples, at most. work: folder where calibration and search keep what is done, by digests.
+    calibration: data, in any form that `data.samples_of` takes. preprocess: of pictures. calibrator: "auto" (which is
+    what a calibrator given as data asks for) or an algorithm's name. cache: a calibration cache file to take thresholds
+    from. evaluate: a score of an engine, higher is better; max_drop: how much of it may be lost, in its own unit (DROP
+    of the float engine's score if None). keep: patterns such as '/head/*=fp32'. pure_int8: everything that can be is
+    INT8, whatever is lost. skip_bad: leave out samples that cannot be used. bounds: what outputs may diverge by where
+    there is no metric. passes: of the model over the held-back samples, at most. work: folder where calibration and
+    search keep what is done, by digests.
     """
 
     calibration: Any = None
-    calibrator: Any = "auto"
+    preprocess: Preprocess | None = None
+    calibrator: str = "auto"
     cache: Path | None = None
     evaluate: Evaluate | None = None
     max_drop: float | None = None
@@ -45,6 +49,8 @@ class Request:
     work: Path | None = None
 
     def __post_init__(self) -> None:
+        if self.calibrator != "auto":
+            algorithm(self.calibrator)
         if self.max_drop is not None:
             if self.evaluate is None:
                 raise ConfigError("max_drop limits the drop of a score: give the evaluation function too (--eval)")

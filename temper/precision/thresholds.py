@@ -14,6 +14,7 @@ from temper.precision.outcome import Tensor
 from temper.profiles import Model
 from temper.quantize.auto import Chosen, thresholds
 from temper.quantize.cache import CalibrationCache, from_text
+from temper.quantize.calibrate import in_order
 from temper.quantize.placement import not_negative
 from temper.quantize.source_names import from_cache, source_names
 
@@ -67,7 +68,7 @@ def resolve(
     calibrator: "auto" or an algorithm's name. source: what the cache is called. known: the source model's names.
     DataError names tensors that the cache lacks where there is no calibration.
     """
-    names = tuple(tensors)
+    names = in_order(graph, tensors)
     found = {}
     if calibration is not None:
         found = thresholds(graph, calibration.histograms, calibration.held.histograms, calibrator)

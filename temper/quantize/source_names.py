@@ -5,23 +5,42 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from temper.ir.graph import Graph
+from temper.errors import ConfigError
+from temper.ir.graph import REARRANGES, Graph, Value
 from temper.quantize.cache import HEADERS, CalibrationCache
+from temper.quantize.calibrate import in_order
+from temper.quantize.placement import threshold
 
 
 def source_names(graph: Graph, tensors: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """What the source model calls each of these tensors: every name by which it knows the same elements, in whatever
     order of axes. A tensor that only the passes made goes by its own name."""
     values = {v.name: v for v in graph.values}
-    return {t: values[t].sources or (t,) for t in tensors}
+    return {t: _sources(values[t]) or (t,) for t in tensors}
+
+
+def _sources(v: Value) -> tuple[str, ...]:
+    """Its own names, or those of what it is another view of."""
+    at: Value | None = v
+    while at is not None and not at.sources and at.producer is not None and at.producer.op in REARRANGES:
+        at = at.producer.inputs[0]
+    return at.sources if at is not None else ()
 
 
 def to_cache(graph: Graph, amax: Mapping[str, float], algorithm: str = "auto") -> CalibrationCache:
     """amax by graph tensor as a cache: every source name on a line of its own. algorithm: a name of HEADERS, or what
     the header is to say."""
-    names = source_names(graph, amax)
-    named = {source: amax[t] for t in amax for source in names[t]}
+    names = source_names(graph, in_order(graph, amax))
+    named = {source: amax[t] for t in names for source in names[t]}
     return CalibrationCache(named, algorithm=HEADERS.get(algorithm.partition(":")[0], algorithm))
+
+
+def _moved(v: Value, amax: Mapping[str, float]) -> float | None:
+    """Threshold of what only moves elements of tensors that have one."""
+    try:
+        return threshold(v, amax)
+    except ConfigError:
+        return None
 
 
 @dataclass(frozen=True)
@@ -62,5 +81,11 @@ def from_cache(cache: CalibrationCache, graph: Graph, tensors: Iterable[str], kn
             found[tensor] = cache.amax[entries[0]]
         else:
             missing[tensor] = names
+    values = {v.name: v for v in graph.values}
+    for tensor in list(missing):
+        amax = _moved(values[tensor], found)
+        if amax is not None:
+            found[tensor] = amax
+            del missing[tensor]
     left = [n for n in cache.amax if n not in taken]
     return Taken(found, missing, tuple(n for n in left if n in known), tuple(n for n in left if n not in known))
