@@ -26,7 +26,8 @@ from temper.ir.types import TensorType
 from temper.passes.integer import MOVES
 from temper.passes.partition import dependencies
 from temper.plan.format import Launch, Native, Ref
-from temper.quantize.placement import Reader, Site, quantize_weights, scales_of, sites_of, weight_scales
+from temper.quantize.codes import codes_of, quantize_weights, weight_scales
+from temper.quantize.placement import Reader, Site, sites_of
 from temper.quantize.recipe import Recipe
 from temper.runtime.binding import Bound
 from temper.runtime.engine import Engine
@@ -274,8 +275,8 @@ class Simulator:
         """Scale and lowest code of every reader of codes, by the point's name; points that are off are left out."""
         if on not in self._settings:
             placement = self._recipe.only(on).placement(self.graph, self.sites)
-            scales = scales_of(self.graph, placement, self._recipe.amax)
-            reads = {r: (float(scales[g]), float(placement.groups[g].bounds[0])) for r, g in placement.reads.items()}
+            codes = codes_of(self.graph, placement, self._recipe.amax, self._recipe.ranges)
+            reads = {r: (float(codes[g].scale), float(codes[g].low)) for r, g in placement.reads.items()}
             self._settings[on] = {p.scale: reads.pop(p.readers[0]) for p in self._points if p.readers[0] in reads}
         return self._settings[on]
 

@@ -1,4 +1,4 @@
-"""Which tensors carry 8-bit codes, which of them share a scale, and the graph with QuantizeLinear and DequantizeLinear.
+"""Which tensors carry 8-bit codes, and which of them share a scale.
 
 A product (Conv, MatMul with constant weights) in INT8 needs its data as codes and its weights per output channel. The
 codes are placed as early as ops that only move values, or take the largest, allow, so that those run on codes too; what
@@ -17,9 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from temper.errors import ConfigError
 from temper.ir.graph import Graph, Node, Value
-from temper.ir.ops import make
 from temper.passes.integer import HOMOGENEOUS, MOVES
 
 #: Ops whose results are never negative, and ops that keep that.
@@ -30,8 +28,6 @@ _KEEPS_SIGN = frozenset(
 
 #: Consumers that read the float tensor although codes of it exist: rounding would hurt them, and they stay float.
 _FLOAT_ONLY = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Histogram"})
-
-_INT32 = 2**31
 
 #: A reader of a tensor: name of the node's first result, and which of its inputs.
 Reader = tuple[str, int]
@@ -66,11 +62,6 @@ class Group:
     @property
     def levels(self) -> int:
         return 127 if self.signed else 255
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Least and greatest code."""
-        return (-128, 127) if self.signed else (0, 255)
 
 
 @dataclass(frozen=True)
@@ -111,7 +102,8 @@ def coded_inputs(node: Node) -> tuple[int, ...]:
     return (0,)
 
 
-def _key(node: Node) -> str:
+def key_of(node: Node) -> str:
+    """What a node is called here: by its first result, whose name is unique."""
     return node.outputs[0].name
 
 
@@ -138,7 +130,7 @@ class _Codes:
         if v.id in self.carriers:
             return self.carriers[v.id]
         node = v.producer
-        data = _data(node) if node is not None else []
+        data = data_of(node) if node is not None else []
         if (
             node is None
             or node.op not in MOVES
@@ -162,7 +154,7 @@ class _Codes:
         if everything and self.graph.is_output(v):
             return True
         return any(
-            (_key(n), i) in self.off
+            (key_of(n), i) in self.off
             or (everything and _wants_floats(n))
             or (n.op in MOVES and self._raw(n.outputs[0], everything))
             for n, i in v.uses
@@ -181,7 +173,7 @@ class _Codes:
         for value_id, root in self.carriers.items():
             v = values[value_id]
             for n, i in v.uses:
-                reader = (_key(n), i)
+                reader = (key_of(n), i)
                 if n.id in self.moves or reader in raw or (reader not in on and not self._joins(v, n, reader)):
                     continue
                 reads[reader] = number[self.find(root)]
@@ -189,7 +181,7 @@ class _Codes:
             Group(tuple(v.name for v in found), not all(not_negative(v) for v in found)) for found in members.values()
         )
         return Placement(
-            tuple(_key(n) for n in products), groups, frozenset(_key(n) for n in self.moves.values()), reads
+            tuple(key_of(n) for n in products), groups, frozenset(key_of(n) for n in self.moves.values()), reads
         )
 
     def _joins(self, v: Value, node: Node, reader: Reader) -> bool:
@@ -197,7 +189,7 @@ class _Codes:
         if reader in self.off or _wants_floats(node) or self._raw(v, everything=False):
             return False
         if node.op in MOVES:  # codes of several tensors are joined only where a site wants them
-            return len(_data(node)) == 1 and _moves_codes(node) and not self._raw(node.outputs[0], everything=True)
+            return len(data_of(node)) == 1 and _moves_codes(node) and not self._raw(node.outputs[0], everything=True)
         return True
 
 
@@ -210,7 +202,8 @@ def _wants_floats(node: Node) -> bool:
     return node.op in _FLOAT_ONLY
 
 
-def _data(node: Node) -> list[Value]:
+def data_of(node: Node) -> list[Value]:
+    """Its float32 operands."""
     return [u for u in node.inputs if u is not None and u.type.dtype == "float32"]
 
 
@@ -238,7 +231,7 @@ def sites_of(graph: Graph, products: Iterable[Node] | None = None) -> tuple[Site
     codes = _Codes(graph)
     found: dict[str, tuple[Node, tuple[int, ...]]] = {}
     for node in products if products is not None else [n for n in graph.nodes if quantizable(n) is None]:
-        found[_key(node)] = (node, coded_inputs(node))
+        found[key_of(node)] = (node, coded_inputs(node))
         for i in coded_inputs(node):
             x = node.inputs[i]
             assert x is not None
@@ -253,19 +246,19 @@ def sites_of(graph: Graph, products: Iterable[Node] | None = None) -> tuple[Site
         skips = tuple(k for k in (0, 1) if not ends or k != max(ends)[1])
         for k in skips:
             codes.place((a, b)[k])
-        found[_key(node)] = (node, skips)
+        found[key_of(node)] = (node, skips)
     for node, a, b in _sums(graph):
         coded = tuple(k for k in (0, 1) if (a, b)[k].id in codes.carriers)
-        if coded and _key(node) not in found and not _wants_floats(node):
-            found[_key(node)] = (node, coded)
+        if coded and key_of(node) not in found and not _wants_floats(node):
+            found[key_of(node)] = (node, coded)
     counts: dict[str, int] = {}
     for node, _ in found.values():
         counts[node.name] = counts.get(node.name, 0) + 1
     return tuple(
         Site(
-            node.name if counts[node.name] == 1 else _key(node),
+            node.name if counts[node.name] == 1 else key_of(node),
             node.op,
-            _key(node),
+            key_of(node),
             inputs,
             tuple(dict.fromkeys(v.name for i in inputs for v in _sources(node.inputs[i], codes))),
             tuple(o for o in node.origin if not o.startswith("rule:")),
@@ -280,7 +273,7 @@ def _sources(v: Value | None, codes: _Codes) -> Iterator[Value]:
     if v.id in codes.roots:
         yield v
     elif v.producer is not None:
-        for u in _data(v.producer):
+        for u in data_of(v.producer):
             yield from _sources(u, codes)
 
 
@@ -298,7 +291,7 @@ def _product_of(v: Value, products: Collection[str]) -> Node | None:
         node = v.producer
         if node is None:
             return None
-        if _key(node) in products:
+        if key_of(node) in products:
             return node
         first = node.inputs[0] if node.inputs else None
         if node.op not in HOMOGENEOUS or first is None:
@@ -311,7 +304,7 @@ def _product_of(v: Value, products: Collection[str]) -> Node | None:
 
 def place_sites(graph: Graph, sites: Iterable[Site], on: Collection[str]) -> Placement:
     """Where codes go if of `sites` those named in `on` are in INT8."""
-    nodes = {_key(n): n for n in graph.nodes}
+    nodes = {key_of(n): n for n in graph.nodes}
     known = tuple(sites)
     off = {(s.key, i) for s in known if s.name not in on for i in s.inputs}
     wanted = {(s.key, i): nodes[s.key] for s in known if s.name in on for i in s.inputs}
@@ -327,7 +320,7 @@ def place_sites(graph: Graph, sites: Iterable[Site], on: Collection[str]) -> Pla
 
 def place(graph: Graph, products: Iterable[Node]) -> Placement:
     """Where codes go if `products` are computed in INT8, and all other quantizable ones in float."""
-    keys = {_key(n) for n in products}
+    keys = {key_of(n) for n in products}
     sites = sites_of(graph)
     return place_sites(graph, sites, {s.name for s in sites if not s.product or s.key in keys})
 
@@ -344,106 +337,5 @@ def not_negative(v: Value) -> bool:
         return isinstance(low, (int, float)) and low >= 0
     if node.op in _NOT_NEGATIVE:
         return True
-    data = _data(node)
+    data = data_of(node)
     return node.op in _KEEPS_SIGN and bool(data) and all(not_negative(u) for u in data)
-
-
-def threshold(v: Value, amax: Mapping[str, float]) -> float:
-    """Largest value that codes of a tensor stand for: its own, or the largest of what moves bring to it. ConfigError
-    names a tensor without one."""
-    if v.name in amax:
-        return float(amax[v.name])
-    data = [u for u in _data(v.producer) if u.const is None] if v.producer is not None else []
-    if not data or v.producer is None or v.producer.op not in MOVES:
-        raise ConfigError(
-            f"no threshold for tensor '{v.name}', whose codes were asked for: calibrate this model, or give a cache "
-            "that holds it"
-        )
-    return max(threshold(u, amax) for u in data)
-
-
-def scales_of(graph: Graph, placement: Placement, amax: Mapping[str, float]) -> tuple[np.float32, ...]:
-    """Scale of every group, by the largest threshold among its tensors. ConfigError names a tensor without a threshold,
-    or with one that is not a number >= 0."""
-    values = {v.name: v for v in graph.values}
-    found = []
-    for group in placement.groups:
-        limits = {name: threshold(values[name], amax) for name in group.tensors}
-        for name, limit in limits.items():
-            if not (0 <= limit <= np.finfo(np.float32).max):
-                raise ConfigError(f"the threshold of tensor '{name}' is {limit}: it must be a float32 number >= 0")
-        scale = np.float32(max(limits.values()) / group.levels)
-        # constantly zero, or as good as
-        found.append(scale if scale >= np.finfo(np.float32).tiny else np.float32(1))
-    return tuple(found)
-
-
-def weight_scales(w: np.ndarray) -> np.ndarray:
-    """max |w| / 127 of every output channel (last axis), float32; 1 for a channel of zeros."""
-    amax = np.abs(w).reshape(-1, w.shape[-1]).max(axis=0, initial=0).astype(np.float64)
-    scale = (amax / 127).astype(np.float32)
-    # a subnormal scale would make codes beyond 127
-    return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
-
-
-def quantize_weights(w: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """int8 codes in [-127, 127], half to even."""
-    return np.clip(np.rint(w.astype(np.float64) / scale.astype(np.float64)), -127, 127).astype(np.int8)
-
-
-def insert(
-    graph: Graph,
-    placement: Placement,
-    amax: Mapping[str, float],
-    channel_scales: Mapping[str, np.ndarray] | None = None,
-) -> None:
-    """Writes the Q/DQ form into `graph`. amax: thresholds by tensor, see `scales_of`. channel_scales: of the weights of
-    products by key, instead of `weight_scales`."""
-    values = {v.name: v for v in graph.values}
-    nodes = {_key(n): n for n in graph.nodes}
-    scales = scales_of(graph, placement, amax)
-    data = {key: [scales[placement.reads[key, i]] for i in coded_inputs(nodes[key])] for key in placement.products}
-    for group, scale in zip(placement.groups, scales, strict=True):
-        for name in group.tensors:
-            _quantized(graph, values[name], scale, group.signed, placement)
-    for key in placement.products:
-        _quantize_product(graph, nodes[key], float(data[key][0]), (channel_scales or {}).get(key))
-
-
-def _quantized(graph: Graph, v: Value, scale: np.float32, signed: bool, placement: Placement) -> None:
-    """DQ(Q(v)) for the readers of codes of `v`."""
-    dtype = "int8" if signed else "uint8"
-    constants = [
-        graph.add_constant(np.array(scale, np.float32), f"{v.name}.scale"),
-        graph.add_constant(np.zeros((), dtype), f"{v.name}.zero"),
-    ]
-    readers = [(n, i) for n, i in v.uses if _key(n) in placement.moves or (_key(n), i) in placement.reads]
-    origin = ("rule:quantize",)
-    q = make(graph, "QuantizeLinear", [v, *constants], {"axis": 0, "to": dtype}, name=f"{v.name}.codes", origin=origin)
-    d = make(graph, "DequantizeLinear", [q.output, *constants], {"axis": 0}, name=f"{v.name}.again", origin=origin)
-    for node, i in readers:
-        graph.set_input(node, i, d.output)
-
-
-def _quantize_product(graph: Graph, node: Node, x_scale: float, scale: np.ndarray | None) -> None:
-    w = node.inputs[1]
-    assert w is not None and w.const is not None
-    if scale is None:
-        scale = weight_scales(w.const)
-    label = f"{node.name}.weights"
-    codes = graph.add_constant(quantize_weights(w.const, scale), label)
-    graph.set_input(node, 1, _constant_codes(graph, codes, scale))
-    if node.op != "Conv" or len(node.inputs) < 3 or node.inputs[2] is None or node.inputs[2].const is None:
-        return
-    unit = np.float64(x_scale) * scale.astype(np.float64)
-    bias = np.rint(node.inputs[2].const.astype(np.float64) / unit)
-    if (np.abs(bias) >= _INT32).any():
-        return  # it stays float, added after the product
-    wide = graph.add_constant(bias.astype(np.int32), f"{node.name}.bias")
-    graph.set_input(node, 2, _constant_codes(graph, wide, unit.astype(np.float32)))
-
-
-def _constant_codes(graph: Graph, codes: Value, scale: np.ndarray) -> Value:
-    s = graph.add_constant(scale, f"{codes.name}.scale")
-    attrs = {"axis": codes.type.rank - 1}
-    return make(graph, "DequantizeLinear", [codes, s], attrs, name=f"{codes.name}.again").output

@@ -13,7 +13,8 @@ from temper.errors import ConfigError
 from temper.ir.graph import Graph, Node
 from temper.ir.ops import make
 from temper.passes.manager import Log
-from temper.quantize.placement import Group, Placement, Site, insert, place_sites, sites_of
+from temper.quantize.codes import Range, insert
+from temper.quantize.placement import Group, Placement, Site, place_sites, sites_of
 
 #: What a pattern may pin a site to.
 PRECISIONS = ("fp32", "int8")
@@ -23,15 +24,17 @@ PRECISIONS = ("fp32", "int8")
 class Recipe:
     """How a float graph becomes integer. Names are those of `sites_of(graph)` and of the graph's tensors.
 
-    sites: which are on. amax: threshold by tensor. weight_scales: of the weights of products, float32 per output
-    channel, instead of max |w| / 127. operands: constants that replace an input of a node, by (name of the node's first
-    result, input index), whether sites are on or off: what equalisation and SmoothQuant rescale. biases: added to a
-    product's result, float32 per output channel, where it is on. signed: tensors coded as int8 although they cannot be
-    negative.
+    sites: which are on. amax: threshold by tensor. ranges: least and greatest value of tensors whose codes get a zero
+    point; they hold instead of thresholds where a whole group has them and can be negative. weight_scales: of the
+    weights of products, float32 per output channel, instead of max |w| / 127. operands: constants that replace an input
+    of a node, by (name of the node's first result, input index), whether sites are on or off: what equalisation and
+    SmoothQuant rescale. biases: added to a product's result, float32 per output channel, where it is on. signed:
+    tensors coded as int8 although they cannot be negative.
     """
 
     sites: frozenset[str]
     amax: Mapping[str, float]
+    ranges: Mapping[str, Range] = field(default_factory=dict)
     weight_scales: Mapping[str, np.ndarray] = field(default_factory=dict)
     operands: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -82,7 +85,7 @@ class Recipe:
                 add_to_result(graph, nodes[s.key], self.biases[s.name])
             if s.name in self.weight_scales:
                 scales[s.key] = self.weight_scales[s.name]
-        insert(graph, placement, self.amax, scales)
+        insert(graph, placement, self.amax, scales, self.ranges)
 
     def check(self, log: Log) -> None:
         """ConfigError if a site was in none of the graphs that were quantized."""

@@ -9,7 +9,7 @@ from temper.errors import ConfigError
 from temper.ir.graph import REARRANGES, Graph, Value
 from temper.quantize.cache import HEADERS, CalibrationCache
 from temper.quantize.calibrate import in_order
-from temper.quantize.placement import threshold
+from temper.quantize.codes import threshold
 
 
 def source_names(graph: Graph, tensors: Iterable[str]) -> dict[str, tuple[str, ...]]:

@@ -19,7 +19,8 @@ from temper.ir.evaluate import evaluate, evaluate_values
 from temper.ir.graph import Graph, Value
 from temper.passes.manager import run_passes
 from temper.passes.pipeline import PIPELINE
-from temper.quantize.placement import insert, place, quantizable
+from temper.quantize.codes import insert
+from temper.quantize.placement import place, quantizable
 from temper.runtime.engine import Engine
 from tests.passes.nets import Net
 

@@ -17,7 +17,7 @@ from temper.ir.graph import Graph
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import FLOAT
 from temper.precision.simulate import Simulator
-from temper.quantize.placement import weight_scales
+from temper.quantize.codes import weight_scales
 from temper.quantize.recipe import Recipe
 from temper.runtime.engine import Engine
 from temper.target import best_isa
@@ -135,6 +135,7 @@ def test_the_recipe_may_change_but_for_its_operands(config: BuildConfig) -> None
         replace(recipe, amax={k: v * 0.6 for k, v in recipe.amax.items()}),
         replace(recipe, weight_scales={site.name: weight_scales(w.const) * np.float32(0.5)}),
         replace(recipe, biases={site.name: shift}),
+        replace(recipe, ranges={k: (-0.4 * v, v) for k, v in recipe.amax.items()}),
         recipe,
     )
     for changed in changes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +12,12 @@ from onnx import TensorProto, helper, numpy_helper
 from temper.builder import build_plan, float_graph
 from temper.config import BuildConfig
 from temper.errors import ConfigError
-from temper.ir.evaluate import evaluate
-from temper.ir.graph import Graph
-from temper.passes.manager import Log
+from temper.ir.evaluate import evaluate, evaluate_values
+from temper.ir.graph import Graph, Value
+from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import PIPELINE
-from temper.quantize.placement import place_sites, sites_of, weight_scales
+from temper.quantize.codes import codes_of, weight_scales
+from temper.quantize.placement import place_sites, sites_of
 from temper.quantize.recipe import Recipe, pinned
 from temper.runtime.engine import Engine
 from tests.passes.nets import Net
@@ -168,7 +170,7 @@ def test_weight_scales_are_taken_over() -> None:
     w = _inputs(graph, site.key)[1].const
     assert w is not None
     scale = weight_scales(w) * np.float32(0.7)
-    q = applied(graph, Recipe(recipe.sites, recipe.amax, {site.name: scale}))
+    q = applied(graph, Recipe(recipe.sites, recipe.amax, weight_scales={site.name: scale}))
     found = _inputs(q, site.key)[1].producer
     assert found is not None and found.inputs[1] is not None
     np.testing.assert_array_equal(found.inputs[1].const, scale)
@@ -259,3 +261,44 @@ def test_sums_that_only_normalization_reads_stay_float() -> None:
     Recipe(frozenset(s.name for s in sites), {t: 3.0 for s in sites for t in s.tensors}).apply(q, Log())
     sums = [n for n in q.nodes if n.op == "Add"]
     assert sums and not any(reads_codes(q, n.output.name, i) for n in sums for i in (0, 1))
+
+
+def gated(net: Net, x: Value) -> Value:
+    """SiLU and hard-swish: values that reach much further up than down, through a pad, a pool, a Concat and a sum."""
+    x = net("Silu", net.conv(x, 8, 3))
+    y = net("HardSwish", net.conv(x, 8, 3, group=8))
+    z = net("Concat", net.pool(x, "MaxPool", 3, 1, 1), net("HardSwish", net.conv(y, 8, 1)), axis=1)
+    y = net("Add", net.conv(z, 8, 3), y)
+    return net.conv(net("HardSwish", y), 5, 3)
+
+
+def test_ranges_give_zero_points_and_keep_a_bit(tmp_path: Path) -> None:
+    graph, feeds = float_net(gated)
+    recipe = recipe_of(graph, feeds)
+    names = list(recipe.amax)
+    values = [v for v in graph.values if v.name in names]
+    seen = evaluate_values(graph, feeds, values)
+    ranges = {v.name: (float(seen[v.id].min()), float(seen[v.id].max())) for v in values}
+    lopsided = {n: r for n, r in ranges.items() if -r[0] < 0.5 * r[1]}
+    assert len(lopsided) >= 4
+    (exact,) = evaluate(graph, feeds)
+    errors = []
+    for chosen in ({}, lopsided):
+        made = replace(recipe, ranges=chosen)
+        assert {c.dtype for c in codes_of(graph, made.placement(graph), made.amax, chosen)} >= {"int8"}
+        q = applied(graph, made)
+        build = build_plan(graph.copy(), BuildConfig(effort=0, cache=tmp_path / "c.sqlite"), quantize=made)
+        assert not [r for r in build.plan.report["regions"] if r["tactic"] == "host"]
+        (got,) = Engine(build.plan).run(feeds)
+        run_passes(q, PIPELINE[AT:])
+        (want,) = evaluate(q, feeds)
+        np.testing.assert_allclose(got, want, atol=0.02 * np.abs(want).max())
+        assert ((got - want) ** 2).mean() <= 0.1 * ((want - exact) ** 2).mean()
+        errors.append(float(((want - exact) ** 2).mean()))
+    assert errors[1] < 0.6 * errors[0]
+    # a group one of whose tensors has no range is symmetric
+    joined_group = max(recipe.placement(graph).groups, key=lambda g: len(g.tensors))
+    assert len(joined_group.tensors) == 2
+    part = {n: r for n, r in ranges.items() if n != joined_group.tensors[0]}
+    at = recipe.placement(graph).groups.index(joined_group)
+    assert codes_of(graph, recipe.placement(graph), recipe.amax, part)[at].dtype == "int8"
