@@ -208,16 +208,21 @@ def _wrapped(y: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     return np.asarray(total).astype(np.int32)
 
 
+def _code_of_zero(arrays: Arrays, attrs: Attrs) -> float:
+    zero = _zero(arrays, 3)
+    return float(attrs.get("zero_point", 0) if zero is None else zero)
+
+
 def _conv_int8(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     x, w = present(arrays[:2])
-    data = to_channels_last(x.astype(np.float64) - attrs.get("zero_point", 0), attrs)
+    data = to_channels_last(x.astype(np.float64) - _code_of_zero(arrays, attrs), attrs)
     y = _conv(data, _weights_last(w, attrs).astype(np.float64), attrs)
     return [from_channels_last(_wrapped(y, _zero(arrays, 2)), attrs)]
 
 
 def _matmul_int8(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     a, b = present(arrays[:2])
-    left = a.astype(np.float64) - attrs.get("zero_point", 0)
+    left = a.astype(np.float64) - _code_of_zero(arrays, attrs)
     return [_wrapped(np.asarray(np.matmul(left, b.astype(np.float64))), _zero(arrays, 2))]
 
 

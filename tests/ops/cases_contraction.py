@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -166,28 +166,49 @@ def _contractions() -> Iterator[Case]:
 
 
 def _int8() -> Iterator[Case]:
-    """Products of codes over their whole range; signed and unsigned data take turns, and so do zero points."""
+    """Products of codes over their whole range; signed and unsigned data take turns, and so do zero points.
+
+    wide: weights beyond int8; late: a zero point that is known at run time only.
+    """
+    zero_at_run_time = {"uint8": 77, "int8": -23}
     for k, (name, layer) in enumerate(_CONVS.items()):
         dtype, zero = (("uint8", 0), ("int8", 0), ("uint8", 131), ("int8", -5))[k % 4]
 
         def make(rng: Rng, x: Layer = layer, dtype: str = dtype) -> Arrays:
             data = numbers(rng, (x.n, *x.size, x.c), dtype)
-            w = numbers(rng, (*x.k, x.c // x.g, x.oc), "int8", -127, 127)
+            w = numbers(rng, (*x.k, x.c // x.g, x.oc), "int8")
             bias = numbers(rng, (x.oc,), "int32", -(1 << 20), 1 << 20)
             return [data, w, bias] if x.bias else [data, w]
 
+        def wide(rng: Rng, make: Callable[..., Arrays] = make) -> Arrays:
+            data, w, *bias = make(rng)
+            assert w is not None
+            return [data, numbers(rng, w.shape, "int16", -254, 254), *bias]
+
+        def late(rng: Rng, make: Callable[..., Arrays] = make, x: Layer = layer, dtype: str = dtype) -> Arrays:
+            data, w, *bias = make(rng)
+            return [data, w, bias[0] if bias else np.zeros(x.oc, np.int32), np.array(zero_at_run_time[dtype], dtype)]
+
         attrs = layer.attrs(1, zero_point=zero)
         yield Case(f"ConvInt8_{name}", "ConvInt8", attrs, make, (1, 2) if layer.bias else (1,))
+        if k % 3 == 0 or layer.g > 1:
+            yield Case(f"ConvInt8_wide_{name}", "ConvInt8", attrs, wide, (1, 2) if layer.bias else (1,))
+        if k % 3 == 1 or layer.g > 1:
+            yield Case(f"ConvInt8_late_{name}", "ConvInt8", layer.attrs(1), late, (1, 2))
     for k, (name, a, b, attrs) in enumerate(_PRODUCTS):
         if len(a) < 2 or len(b) != 2 or attrs or 0 in b:
             continue
         dtype, zero = (("uint8", 0), ("int8", 0), ("uint8", 131), ("int8", -5))[k % 4]
         operands = lambda rng, a=a, b=b, d=dtype: [
             numbers(rng, a, d),
-            numbers(rng, b, "int8", -127, 127),
+            numbers(rng, b, "int8"),
             numbers(rng, (b[1],), "int32", -(1 << 20), 1 << 20),
         ]
         yield Case(f"MatMulInt8_{name}", "MatMulInt8", {"zero_point": zero}, operands, (1, 2))
+        beyond = lambda rng, make=operands, b=b: [make(rng)[0], numbers(rng, b, "int16", -254, 254)]
+        yield Case(f"MatMulInt8_wide_{name}", "MatMulInt8", {"zero_point": zero}, beyond, (1,))
+        found = lambda rng, make=operands, d=dtype: [*make(rng), np.array(zero_at_run_time[d], d)]
+        yield Case(f"MatMulInt8_late_{name}", "MatMulInt8", {}, found, (1, 2))
 
 
 _HALVES = {0: "bfloat16", 1: "bfloat16"}

@@ -340,20 +340,25 @@ _TAKE_BETA = frozenset({"Affine", "ScaledTanh", "HardSigmoid"})
 
 
 def _int8(e: Export, s: Site) -> None:
-    """The integer product with a zero point, and the bias added to it."""
-    dtype = s.type(0).dtype
-    zero = e.constant(np.asarray(s.attrs["zero_point"], dtype))
-    product = s.outputs if len(s.inputs) < 3 else [e.name()]
-    if s.op == "MatMulInt8":
-        e.emit("MatMulInteger", [*s.inputs[:2], zero], product)
-    else:
-        rank = s.type(0).rank
+    """The integer product with a zero point, and the bias added to it; weights beyond int8 as the sum of two."""
+    dtype, rank = s.type(0).dtype, s.type(0).rank
+    zero = s.inputs[3] if len(s.inputs) > 3 else e.constant(np.asarray(s.attrs["zero_point"], dtype))
+    weights = [s.inputs[1]]
+    if s.type(1).dtype == "int16":
+        w = e.emit("Cast", weights, to=TensorProto.INT32)
+        near = e.emit("Clip", [w, *(e.constant(np.array(n, np.int32)) for n in (-127, 127))])
+        weights = [e.emit("Cast", [v], to=TensorProto.INT8) for v in (near, e.emit("Sub", [w, near]))]
+    terms = list(s.inputs[2:3])
+    for w in weights:
+        if s.op == "MatMulInt8":
+            terms.append(e.emit("MatMulInteger", [s.inputs[0], w, zero]))
+            continue
         x = e.emit("Transpose", [s.inputs[0]], perm=_to_first(rank))
-        w = e.emit("Transpose", [s.inputs[1]], perm=(rank - 1, rank - 2, *range(rank - 2)))
-        y = e.emit("ConvInteger", [x, w, zero], **s.pick(*_CONV))
-        e.emit("Transpose", [y], product, perm=_to_last(rank))
-    if len(s.inputs) > 2:
-        e.emit("Add", [*product, s.inputs[2]], s.outputs)
+        w = e.emit("Transpose", [w], perm=(rank - 1, rank - 2, *range(rank - 2)))
+        terms.append(e.emit("Transpose", [e.emit("ConvInteger", [x, w, zero], **s.pick(*_CONV))], perm=_to_last(rank)))
+    while len(terms) > 2:
+        terms[:2] = [e.emit("Add", terms[:2])]
+    e.emit("Add" if len(terms) > 1 else "Identity", terms, s.outputs)
 
 
 def _bfloat16(e: Export, s: Site) -> None:

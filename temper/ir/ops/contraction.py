@@ -112,21 +112,27 @@ def _conv_integer(types: Types, attrs: Attrs) -> list[TensorType]:
 
 def _int8_operands(types: Types, out: Sequence[TensorType], features: DimLike) -> list[TensorType]:
     allow(need(types, 0), _BYTES, "data")
-    allow(need(types, 1), frozenset({"int8"}), "weights")
-    bias = rules.optional(types, 2)
+    allow(need(types, 1), frozenset({"int8", "int16"}), "weights")
+    bias, zero = rules.optional(types, 2), rules.optional(types, 3)
     if bias is not None:
         rules.vector(allow(bias, frozenset({"int32"}), "bias"), features, "bias")
+    if zero is not None and (zero.dtype != need(types, 0).dtype or zero.shape != ()):
+        raise ShapeError(f"the zero point must be a scalar of the data's type, not {zero}")
     return list(out)
 
 
 def _conv_int8(types: Types, attrs: Attrs) -> list[TensorType]:
-    """Exact products of codes: data less its zero point, weights without one, an int32 bias."""
+    """Exact products of codes: data less its zero point, weights without one, an int32 bias.
+
+    Weights are int8, or int16 in [-255, 255], which differences of codes fit. The zero point is an attribute, or operand
+    3 where it is known at run time only (the attribute is not read then).
+    """
     out = _conv_shape(types, attrs, "int32")
     return _int8_operands(types, out, channels_of(out[0], attrs))
 
 
 def _matmul_int8(types: Types, attrs: Attrs) -> list[TensorType]:
-    out = _matmul_integer(types, attrs)
+    out = _integer_product(need(types, 0), need(types, 1))
     return _int8_operands(types, out, out[0].shape[-1])
 
 
@@ -209,6 +215,10 @@ def _matmul(types: Types, attrs: Attrs) -> list[TensorType]:
 
 def _matmul_integer(types: Types, attrs: Attrs) -> list[TensorType]:
     a, b = allow(need(types, 0), _BYTES), allow(need(types, 1), _BYTES)
+    return _integer_product(a, b)
+
+
+def _integer_product(a: TensorType, b: TensorType) -> list[TensorType]:
     return [TensorType("int32", matmul_shape(a.shape, b.shape))]
 
 
@@ -353,7 +363,7 @@ OPS: tuple[OpDef, ...] = (
     OpDef(
         "ConvInt8",
         Kind.CONTRACTION,
-        (2, 3),
+        (2, 4),
         _conv_int8,
         REFERENCES["ConvInt8"],
         _conv_cost,
@@ -363,7 +373,7 @@ OPS: tuple[OpDef, ...] = (
     OpDef(
         "MatMulInt8",
         Kind.CONTRACTION,
-        (2, 3),
+        (2, 4),
         _matmul_int8,
         REFERENCES["MatMulInt8"],
         _matmul_cost,

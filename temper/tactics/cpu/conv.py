@@ -93,7 +93,8 @@ class Terms:
 
     kind: FLOAT, HALVES, BYTES or PAIRS. in_t: C type of the input; channels: its elements per group, xld: per pixel.
     zero_point: the input's code for zero, which padding holds. flip: signed bytes are made unsigned. widened: bfloat16
-    is made float.
+    is made float. sums: where the sums of a channel's weights are, counted from its bias; -1 if the zero point is a
+    constant.
     """
 
     kind: str
@@ -103,6 +104,7 @@ class Terms:
     zero_point: int = 0
     flip: bool = False
     widened: bool = False
+    sums: int = -1
 
     @property
     def defines(self) -> dict[str, int | str]:
@@ -118,6 +120,7 @@ class Terms:
             "ZERO_POINT": f"({self.zero_point})",
             "FLIP": int(self.flip),
             "WIDENED": int(self.widened),
+            "SUMS": f"({self.sums})",
         }
 
 
@@ -126,7 +129,7 @@ def conv_kernel(
 ) -> Kernel:
     """The kernel for a geometry.
 
-    refs: the anchor's pointer arguments x, weights[, bias]; bias: 0 none, 1 padded per group, 2 of exact length.
+    refs: the anchor's pointer arguments x, weights[, bias[, zero point]]; bias: 0 none, 1 padded per group, 2 of exact length.
     terms: floats if None; otherwise `g.s` counts input channels in words.
     """
     s, b = g.s, g.b
@@ -180,6 +183,7 @@ def conv_kernel(
             "P_X": 0,
             "P_W": 1,
             "P_BIAS": 2,
+            "P_ZERO": 3,
             "P_OUT": out,
             "P_WS": len(args) - 1 if workspace != 0 else "(-1)",
         }

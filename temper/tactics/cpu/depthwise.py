@@ -133,9 +133,10 @@ class Depthwise:
         if w.isa not in ISAS:
             return f"no such CPU level: {w.isa}"
         if w.op == "ConvInt8":
-            if s.kernel[0] * s.kernel[1] * 255 * 128 >= _EXACT:
+            k = w.inputs[1]
+            if s.kernel[0] * s.kernel[1] * 255 * (128 if k is None or k.type.dtype == "int8" else 255) >= _EXACT:
                 return "sums of so many taps are not exact in float32"
-            if not all(w.constant[1:]):
+            if not all(w.constant[1:3]):
                 return "weights and bias must be constant to be packed"
             return anchor_declines(w.epilogue, "int32", STORED)
         types = {x.type.dtype for x in w.inputs if x is not None} | {w.outputs[0].type.dtype}
@@ -190,13 +191,15 @@ class Depthwise:
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         s, q = _shape(w), dict(params)
         symbols = w.symbols
-        args: tuple[ArgRef, ...] = (("input", 0), ("packed", 0), ("output", 0), *epilogue_args(w.epilogue))
+        zero: list[ArgRef] = [("input", 3)] if len(w.inputs) > 3 else []
+        args: tuple[ArgRef, ...] = (
+            ("input", 0), ("packed", 0), ("output", 0), *zero, *epilogue_args(w.epilogue))
         x = w.inputs[0]
         assert x is not None
         dtype = x.type.dtype
         text = defines({
             "CODES": int(w.op == "ConvInt8"), "in_t": C_TYPES[dtype], "LOAD_CODES": f"ld_{dtype}",
-            "ZERO_POINT": f"({w.attr('zero_point', 0)})",
+            "ZERO_POINT": f"({w.attr('zero_point', 0)})", "P_ZERO": 3 if zero else "(-1)",
             "ENTRY": entry, "BATCH": c_dim(s.n, symbols), "IH": c_dim(s.ih, symbols), "IW": c_dim(s.iw, symbols),
             "OH": c_dim(s.oh, symbols), "OW": c_dim(s.ow, symbols), "OC": s.oc, "MULT": s.multiplier,
             "KH": s.kernel[0], "KW": s.kernel[1], "SH": s.strides[0], "SW": s.strides[1],
@@ -204,7 +207,7 @@ class Depthwise:
             "PAD_L": s.pads[1], "XLD": s.xld, "OLD": s.old,
             "NB": q["nb"], "CB": q["cb"], "ROWS": q["rows"], "PREFETCH": q["pf"], "TILES(t)": tiles_c(s, q["nb"]),
         })
-        source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, 3) + template_text("depthwise.c")
+        source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, 3 + len(zero)) + template_text("depthwise.c")
         return Kernel(source, (entry,), args, symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:

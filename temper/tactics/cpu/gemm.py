@@ -219,6 +219,7 @@ class Gemm:
                 "KBLOCKED": 0,
                 "FLOAT": 0,
                 "TERMS": "FLOAT",
+                "SUMS": "(-1)",
                 "P_A": 0,
                 "P_B": 1,
                 "P_SHARED": 2,

@@ -2,7 +2,8 @@
 
 The kernel is the float one's (templates/conv_gemm.c), its words four bytes where the CPU multiplies unsigned by signed
 bytes (VNNI), and two int16 elsewhere: there inputs are widened as they are copied to panels, because the byte product
-of older CPUs saturates at int16. Both are exact, so that every code level gives the same bits.
+of older CPUs saturates at int16. Both are exact, so that every code level gives the same bits. Weights that are
+differences of codes (int16, in [-255, 255]) take words of two int16 everywhere.
 """
 
 from __future__ import annotations
@@ -43,14 +44,21 @@ class Product:
 
 
 def _product(w: Workload, s: ConvShape) -> Product:
-    x = w.inputs[0]
-    assert x is not None
-    vnni = "avx512_vnni" in ISAS[w.isa].needs
-    per_word = 4 if vnni else 2
+    x, k = w.inputs[0], w.inputs[1]
+    assert x is not None and k is not None
+    bytewise = "avx512_vnni" in ISAS[w.isa].needs and k.type.dtype == "int8"
+    per_word = 4 if bytewise else 2
     zero = w.attr("zero_point", 0)
     assert isinstance(zero, int)
+    lanes = ISAS[w.isa].lanes
     terms = Terms(
-        "BYTES" if vnni else "PAIRS", _INPUTS[x.type.dtype], s.icg, s.xld, zero, vnni and x.type.dtype == "int8"
+        "BYTES" if bytewise else "PAIRS",
+        _INPUTS[x.type.dtype],
+        s.icg,
+        s.xld,
+        zero,
+        bytewise and x.type.dtype == "int8",
+        sums=s.groups * (-(-s.ocg // lanes) * lanes) if len(w.inputs) > 3 else -1,
     )
     return Product(replace(s, icg=-(-s.icg // per_word), xld=-(-s.xld // per_word)), terms, per_word)
 
@@ -59,11 +67,11 @@ def _declines(w: Workload) -> str | None:
     x, k = w.inputs[0], w.inputs[1]
     if w.isa not in ISAS:
         return f"no such CPU level: {w.isa}"
-    if x is None or k is None or x.type.dtype not in _INPUTS or k.type.dtype != "int8":
-        return "multiplies int8 or uint8 data by int8 weights"
+    if x is None or k is None or x.type.dtype not in _INPUTS or k.type.dtype not in ("int8", "int16"):
+        return "multiplies int8 or uint8 data by int8 weights, or int16 ones in [-255, 255]"
     if reason := anchor_declines(w.epilogue, "int32", STORED):
         return reason
-    if not all(w.constant[1:]):
+    if not all(w.constant[1:3]):
         return "weights and bias must be constant to be packed"
     return None
 
@@ -106,21 +114,26 @@ class _Int8:
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         refs: list[ArgRef] = [("input", 0), ("packed", 0), ("packed", 1)]
+        if len(w.inputs) > 3:
+            refs.append(("input", 3))
         return conv_kernel(self._geometry(w, params), w, entry, refs, 1, self._made(w).terms)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         p, g = self._made(w), self._geometry(w, params)
         s = p.shape
         taps = constants[1].reshape(-1, p.terms.channels, s.groups * s.ocg)
-        padded = np.zeros((len(taps), s.icg * p.per_word, s.groups * s.ocg), np.int8)
+        padded = np.zeros((len(taps), s.icg * p.per_word, s.groups * s.ocg), taps.dtype)
         padded[:, : p.terms.channels] = taps
         # [K words, codes of a word, OC]; a word's codes lie together, its first at the lowest address
         codes = padded.reshape(s.k, p.per_word, -1).transpose(0, 2, 1)
         wide = np.ascontiguousarray(codes if p.per_word == 4 else codes.astype(np.int16))
         words = wide.view(np.int32)[..., 0]
         bias = np.zeros(s.groups * s.ocg, np.int64) if 2 not in constants else constants[2].astype(np.int64)
-        bias = bias - p.offset * taps.astype(np.int64).sum(axis=(0, 1))
-        return pack_words(g, words), pack_bias(g, bias.astype(np.int32))
+        sums = taps.astype(np.int64).sum(axis=(0, 1))
+        if p.terms.sums < 0:
+            return pack_words(g, words), pack_bias(g, (bias - p.offset * sums).astype(np.int32))
+        both = [pack_bias(g, a.astype(np.int32)) for a in (bias, sums)]
+        return pack_words(g, words), np.concatenate(both)
 
 
 class ConvInt8(_Int8):

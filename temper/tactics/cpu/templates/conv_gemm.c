@@ -98,7 +98,9 @@ VARIANT(tile_panel_last, MRT, PANEL_LD, 1, 0)
 VARIANT(tile_panel_part, MR, PANEL_LD, 1, 1)
 #endif
 
-typedef struct { int64_t ih, iw, oh, ow; } map_t;
+/* zero: the code that padding holds. */
+typedef struct { int64_t ih, iw, oh, ow; int32_t zero; } map_t;
+#define NOTHING (SUMS >= 0 ? (uint32_t)m.zero : (uint32_t)ZERO_POINT)
 
 /* Rows of `count` pixels from `pix` on, in K order with zeros for padding, then zero rows up to MR. x: first channel of the group. */
 static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t m, int64_t pix, int count) {
@@ -109,7 +111,7 @@ static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t 
     const in_t *from = x + ((img * m.ih + h) * m.iw + w) * XLD;
     for (int kh = 0; kh < KH; kh++, h += DH, from += DH * m.iw * XLD) {
       if (PADDED && (h < 0 || h >= m.ih)) {
-        clear(to, KW * ICG);
+        clear(to, KW * ICG, NOTHING);
         to += KW * ICG;
         continue;
       }
@@ -120,7 +122,7 @@ static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t 
       }
       for (int kw = 0; kw < KW; kw++, to += ICG) {
         const int64_t at = w + kw * DW;
-        if (PADDED && (at < 0 || at >= m.iw)) clear(to, ICG);
+        if (PADDED && (at < 0 || at >= m.iw)) clear(to, ICG, NOTHING);
         else take(to, from + kw * (DW * XLD), 1);
       }
     }
@@ -129,7 +131,7 @@ static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t 
       if (++oh == m.oh) { oh = 0; img++; }
     }
   }
-  for (int i = count; i < MR; i++, panel += PANEL_LD) clear(panel, KTOTAL);
+  for (int i = count; i < MR; i++, panel += PANEL_LD) clear(panel, KTOTAL, NOTHING);
 }
 
 /* Input rows that output rows [first, end) of an image read, with padding, BAND_LD elements a pixel. x: first channel of the group. */
@@ -137,20 +139,20 @@ static __attribute__((noinline)) void fill_band(float *band, const in_t *x, map_
   const int64_t width = (PAD_L) + m.iw + (PAD_R), stop = (end - 1) * SH + (KH - 1) * DH + 1 - (PAD_T);
   for (int64_t h = first * SH - (PAD_T); h < stop; h++, band += width * BAND_LD) {
     if (h < 0 || h >= m.ih) {
-      clear(band, width * BAND_LD);
+      clear(band, width * BAND_LD, NOTHING);
       continue;
     }
     const in_t *from = x + (img * m.ih + h) * m.iw * XLD;
     float *to = band;
     int64_t skip = 0, count = m.iw;
-    if (PAD_L > 0) clear(to, (PAD_L) * BAND_LD), to += (PAD_L) * BAND_LD;
+    if (PAD_L > 0) clear(to, (PAD_L) * BAND_LD, NOTHING), to += (PAD_L) * BAND_LD;
     if (PAD_L < 0) skip = -(PAD_L), count -= skip;
     if (PAD_R < 0) count += PAD_R;
     from += skip * XLD;
     if (XLD == ICX && BAND_LD == ICG) take(to, from, count);
     else
       for (int64_t w = 0; w < count; w++) take(to + w * BAND_LD, from + w * XLD, 1);
-    if (PAD_R > 0) clear(to + count * BAND_LD, (PAD_R) * BAND_LD);
+    if (PAD_R > 0) clear(to + count * BAND_LD, (PAD_R) * BAND_LD, NOTHING);
   }
 }
 
@@ -160,7 +162,12 @@ static __attribute__((noinline)) void fill_band(float *band, const in_t *x, map_
 
 EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
   (void)v;
-  const map_t m = {IH, IW, OH, OW};
+#if SUMS >= 0
+  const int32_t zero = *(const in_t *)p[P_ZERO];
+#else
+  const int32_t zero = 0;
+#endif
+  const map_t m = {IH, IW, OH, OW, zero};
   const int64_t pixels = (int64_t)(BATCH) * m.oh * m.ow;
   const int64_t per_row = BY_ROW ? (m.ow + MR - 1) / MR : 1;
   const int64_t tiles = BY_ROW ? (int64_t)(BATCH) * m.oh * per_row : (pixels + MR - 1) / MR;
@@ -207,6 +214,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
             q.e = &e;
             q.out = p[P_OUT];
             q.img_rows = IMG_ROWS;
+            q.zero = zero + 128 * FLIP;
             q.first = kb == 0, q.last = kb + KC >= KTOTAL;
             q.len = KTOTAL - kb < KC ? KTOTAL - kb : KC;
             if (MODE == COPIED) {

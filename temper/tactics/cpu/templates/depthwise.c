@@ -4,7 +4,7 @@
  * registers. Taps outside the image are skipped, at compile time where the tile's column is a constant.
  * Generated: the epilogue, and TILES(t), which calls t(column, width, edge) for the tiles of one output row; `edge` tiles may
  * touch padding. Weights are packed per block of CB*VL channels: a bias row, then [KH][KW], each CB*VL wide, zero-padded.
- * CODES 1: the input holds 8-bit codes (in_t, zero at ZERO_POINT) and weights are whole numbers; products and sums of them are exact in
+ * CODES 1: the input holds 8-bit codes (in_t, zero at ZERO_POINT, or at what p[P_ZERO] points to if P_ZERO >= 0) and weights are whole numbers; products and sums of them are exact in
  * float as long as they stay below 2^24, which the tactic sees to. The bias row is int32 then, and the epilogue gets int32.
  * OC output channels, MULT of them per input channel; XLD, OLD: pixel strides; ROWS output rows are one unit of work. */
 #define UNROLL _Pragma("clang loop unroll(full)")
@@ -26,15 +26,18 @@ typedef struct {
   void *out;
   const epi_t *e;
   int64_t img, pix0, oy, c, ky0, ky1, ahead;
+  int32_t zero;
 } row_t;
+#define ZERO (P_ZERO >= 0 ? zero : ZERO_POINT)
 
-INLINE vf load_x(const in_t *p, int64_t c, int n) {
+INLINE vf load_x(const in_t *p, int64_t c, int n, int32_t zero) {
+  (void)zero;
 #if MULT > 1
   vf v = {};
-  UNROLL for (int i = 0; i < VL; i++) if (i < n) v[i] = p[(c + i) / MULT] - ZERO_POINT;
+  UNROLL for (int i = 0; i < VL; i++) if (i < n) v[i] = p[(c + i) / MULT] - ZERO;
   return v;
 #elif CODES
-  return v_from_int(LOAD_CODES(p + c, n) - ZERO_POINT);
+  return v_from_int(LOAD_CODES(p + c, n) - ZERO);
 #else
   return ldx(p + c, n);
 #endif
@@ -57,7 +60,7 @@ INLINE void tile(const row_t *r, int64_t iw, int64_t ow, int64_t ox, int nb, int
       const int64_t ix = ox * SW - PAD_L + j;
       if (j > (nb - 1) * SW + (KW - 1) * DW || (edge && (ix < 0 || ix >= iw))) continue;
       UNROLL for (int v = 0; v < CB; v++) if (v < nv) {
-        vf a = load_x(x + j * XLD, r->c + v * VL, v == nv - 1 ? nl : VL);
+        vf a = load_x(x + j * XLD, r->c + v * VL, v == nv - 1 ? nl : VL, r->zero);
         UNROLL for (int kx = 0; kx < KW; kx++) {
           const int d = j - kx * DW, o = d / SW;
           if (d >= 0 && d % SW == 0 && o < nb) acc[o][v] = FMA(a, k[kx][v], acc[o][v]);
@@ -109,13 +112,18 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   const int64_t oh = OH, ow = OW;
   epi_t e;
   epi_init(&e, (void **)p);
+#if P_ZERO >= 0
+  const int32_t zero = *(const in_t *)p[P_ZERO];
+#else
+  const int32_t zero = 0;
+#endif
   const int64_t high = (oh + ROWS - 1) / ROWS;
   int64_t lo, hi;
   if (oh <= 0 || ow <= 0) return;
   share((int64_t)BATCH * high * BLOCKS, part, parts, &lo, &hi);
   for (int64_t u = lo; u < hi; u++) {
     const int64_t b = u % BLOCKS, t = u / BLOCKS, y0 = t % high * ROWS, img = t / high;
-    row_t r = {(const in_t *)p[0] + img * ((int64_t)IH * IW * XLD), (const float *)p[1] + b * PANEL, p[2], &e, img, img * (oh * ow), 0, b * CB * VL, 0, 0, 0};
+    row_t r = {(const in_t *)p[0] + img * ((int64_t)IH * IW * XLD), (const float *)p[1] + b * PANEL, p[2], &e, img, img * (oh * ow), 0, b * CB * VL, 0, 0, 0, zero};
     const int64_t y1 = y0 + ROWS < oh ? y0 + ROWS : oh;
     if (b < BLOCKS - 1) block(&r, v, y0, y1, CB, VL);
     else block(&r, v, y0, y1, TAIL_CB ? TAIL_CB : CB, TAIL_LANES);

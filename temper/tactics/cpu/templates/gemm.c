@@ -81,7 +81,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
       q.row_step = PANEL_LD(k);
       for (int i = 0; i < MR; i++) {
         if (i < q.valid) copy(panel + i * q.row_step, q.a + i * lda, k);
-        else clear(panel + i * q.row_step, k);
+        else clear(panel + i * q.row_step, k, 0);
       }
       q.a = panel;
     }

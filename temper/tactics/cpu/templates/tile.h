@@ -3,7 +3,8 @@
  * Needs epi_t, epilogue() and epi_store(). Defined by the tactic: MR NB NBT NLT (see conv_gemm.c), UK PFL, OLD, EPI_LOOP, BIAS,
  * KBLOCKED, TERMS: what a 32-bit word of A and of a lane of B holds:
  * FLOAT one float; HALVES two bfloat16; BYTES four bytes, unsigned ones of A (FLIP makes signed ones unsigned by adding 128) and signed ones of B; PAIRS two
- * int16; ZERO_POINT: the code for zero. */
+ * int16; ZERO_POINT: the code for zero; SUMS: where after the bias the sums of the weights of a channel are, if that code is known at run
+ * time only (-1 otherwise): the bias is that without it. */
 
 #if TERMS == FLOAT || TERMS == HALVES
 typedef vf acc_t;
@@ -28,7 +29,7 @@ typedef struct {
   void *out;
   const epi_t *e;
   int64_t pix, c, img_rows, row_step, len;
-  int32_t valid, first, last;
+  int32_t valid, first, last, zero;
 } job_t;
 
 /* One word of each row of A times one vector of words of every column block. */
@@ -136,6 +137,9 @@ INLINE void start(acc_t acc[MR][NB], const job_t *q, const int mr, const int nb,
       acc_t b = {};
 #elif BIAS == 1
       acc_t b = (acc_t)ld(q->bias + j * VL);
+#if SUMS >= 0
+      b -= splati(q->zero) * ldi(q->bias + SUMS + j * VL);
+#endif
 #else
       acc_t b = (acc_t)ldx(q->bias + j * VL, j == nb - 1 ? nl : VL);
 #endif
@@ -196,11 +200,12 @@ INLINE void copy(float *to, const float *from, int64_t n) {
 }
 
 /* n words of nothing: zeros, or codes that stand for zero. */
-INLINE void clear(float *to, int64_t n) {
+INLINE void clear(float *to, int64_t n, uint32_t zero) {
 #if TERMS == FLOAT || TERMS == HALVES
   const vi nothing = {};
+  (void)zero;
 #else
-  const vi nothing = splati((int32_t)(TERMS == BYTES ? (ZERO_POINT & 0xffu) * 0x01010101u : (ZERO_POINT & 0xffffu) * 0x00010001u));
+  const vi nothing = splati((int32_t)(TERMS == BYTES ? (zero & 0xffu) * 0x01010101u : (zero & 0xffffu) * 0x00010001u));
 #endif
   for (int64_t k = 0; k < n; k += VL) sti(to + k, nothing);
 }
