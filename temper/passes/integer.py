@@ -17,6 +17,7 @@ import numpy as np
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.ops import make
+from temper.passes.integer_weights import dequantized_weights
 from temper.passes.manager import Log, Pass
 
 CODES = ("int8", "uint8")
@@ -156,26 +157,25 @@ class _Integer:
 
     def _product(self, node: Node) -> str | None:
         turned = node.op == "MatMul" and bool(node.attrs["transB"])
-        x, w = self.read(node.inputs[0]), self.read(node.inputs[1], 0 if turned else -1)
+        x, w = self.read(node.inputs[0]), dequantized_weights(node.inputs[1], 0 if turned else -1)
         if isinstance(x, str):
             return x
         if isinstance(w, str):
             return w
         if x.scale.ndim or x.codes.type.dtype not in CODES:
             return "its data has no single scale of 8-bit codes"
-        codes = w.codes.const
-        if codes is None or w.codes.type.dtype not in CODES:
-            return "its weights are not 8-bit constants"
+        codes, w_scale = w
         if node.op == "Conv" and not node.attrs["channels_last"]:
             return "it is not channels-last"
-        if node.op == "MatMul" and (node.attrs["transA"] or w.codes.type.rank != 2):
-            return "its data are transposed, or its weights a batch"
-        shifted = (codes.T if turned else codes).astype(np.int16) - w.zero
-        if shifted.size and (shifted.min() < -128 or shifted.max() > 127):
-            return "its weights less their zero point do not fit int8"
-        scale = np.broadcast_to(x.scale * w.scale, (shifted.shape[-1],))
-        weights = self.graph.add_constant(np.ascontiguousarray(shifted, np.int8), f"{node.name}.codes")
-        inputs: list[Value | None] = [x.codes, weights]
+        if node.op == "MatMul" and codes.ndim != 2:
+            return "its weights are a batch"
+        shifted = np.ascontiguousarray(codes.T) if turned else codes
+        scale = np.broadcast_to(x.scale * w_scale, (shifted.shape[-1],))
+        weights = self.graph.add_constant(shifted, f"{node.name}.codes")
+        data, rank = x.codes, x.codes.type.rank
+        if node.attrs.get("transA"):
+            data = self.emit(node, "Transpose", data, perm=(*range(rank - 2), rank - 1, rank - 2))
+        inputs: list[Value | None] = [data, weights]
         rest: Value | None = None
         if node.op == "Conv" and len(node.inputs) > 2 and node.inputs[2] is not None:
             bias = self._bias(node.inputs[2], scale)

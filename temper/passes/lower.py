@@ -416,16 +416,18 @@ def _lp_pool(graph: Graph, m: Match) -> Value:
 
 def _windowed(name: str) -> list[Rule]:
     """A rule for every number of operands of a convolution or pool."""
-    operands = {"Conv": (2, 3), "ConvTranspose": (2, 3)}.get(name, (1,))
-    rest = (Any_("w"), Any_("b"))
+    operands = {"Conv": (2, 3), "ConvTranspose": (2, 3), "ConvInt8": (2, 3, 4)}.get(name, (1,))
+    rest = (Any_("w"), Any_("b"), Any_("z"))
     return [
         Rule(f"{name.lower()}-1d", op(name, _X, *rest[: n - 1], bind="y"), _as_image, _one_axis, _is_line)
         for n in operands
     ]
 
 
+_WINDOWED = ("Conv", "ConvTranspose", "ConvInt8", "MaxPool", "AveragePool")
+
 LOWER_RULES: Sequence[Rule] = (
-    *(rule for name in ("Conv", "ConvTranspose", "MaxPool", "AveragePool") for rule in _windowed(name)),
+    *(rule for name in _WINDOWED for rule in _windowed(name)),
     *VOLUME_RULES,
     Rule("depth-to-space", op("DepthToSpace", _X, bind="y"), _depth_to_space),
     Rule("space-to-depth", op("SpaceToDepth", _X, bind="y"), _space_to_depth),

@@ -14,6 +14,7 @@ from temper.passes.fold import FOLD
 from temper.passes.halves import HALVES
 from temper.passes.idioms import IDIOMS
 from temper.passes.integer import INTEGER
+from temper.passes.integer_operators import INTEGER_OPERATORS
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
 from temper.passes.lower import LOWER
 from temper.passes.manager import Log, Pass
@@ -49,7 +50,8 @@ PIPELINE: tuple[Pass, ...] = (
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
     INTEGER,          # after layout: its products are channels-last; before the rest of quantization is taken apart
-    HALVES,           # after layout, as integer
+    INTEGER_OPERATORS,  # after layout, as integer
+    HALVES,           # likewise
     DECOMPOSE,
     BOUNDED,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts

@@ -77,13 +77,14 @@ def _planes(p: Parts, x: Value, depths: int) -> list[Value]:
     pads, stride, dilation = _ints(node, "pads"), _ints(node, "strides")[0], _ints(node, "dilations")[0]
     begin, end = pads[0], pads[len(pads) // 2]
     taps, size, rank = p.input(1).type.shape[0], x.type.shape[1], x.type.rank
+    zero = p.integer("zero_point") if node.op == "ConvInt8" else 0
     assert isinstance(taps, int) and isinstance(size, int)
 
     def padded(before: int, after: int) -> Value:
         """Planes added, or taken away where negative, before the first and after the last."""
         widths = [0] * (2 * rank)
         widths[1], widths[rank + 1] = before, after
-        return p("Pad", x, pads=tuple(widths)) if before or after else x
+        return p("Pad", x, pads=tuple(widths), value=zero) if before or after else x
 
     before = [begin - k * dilation for k in range(taps)]
     if stride == 1 and all(abs(b) <= size and abs(depths - size - b) <= size for b in before):
@@ -111,11 +112,12 @@ def _conv(graph: Graph, m: Match) -> Value:
     """conv(x, w) over depth and planes = conv(concat_k x[depth k of the window], w') over planes.
 
     w' has the kernel's depth as channels, within each group. A depthwise convolution stays one per position k of the
-    window instead, and these are added: y = sum_k conv(x[depth k], w[k]).
+    window instead, and these are added: y = sum_k conv(x[depth k], w[k]). Of codes, what pads the depth is their zero.
     """
     node = _node(m)
     p, out, x = Parts(graph, node), m["y"].type.shape, m["x"]
     w, bias, group = p.input(1), p.optional(2), p.integer("group")
+    rest = [] if p.optional(3) is None else [p.optional(3)]
     depths = int(str(out[1]))
     planes, attrs = _planes(p, x, depths), _inner(node)
     if len(planes) > 1 and w.type.shape[-2] == 1:
@@ -126,8 +128,8 @@ def _conv(graph: Graph, m: Match) -> Value:
             else:
                 part = p("Slice", w, starts=(k,), ends=(k + 1,), axes=(0,), steps=(1,))
                 part = p.reshape(part, w.type.shape[1:])
-            operands = [part] if bias is None or k else [part, bias]
-            one = p("Conv", p.reshape(plane, _flat(plane)), *operands, **attrs)
+            operands = [part, None if k else bias, *rest]
+            one = p(node.op, p.reshape(plane, _flat(plane)), *_given(operands), **attrs)
             y = one if y is None else p("Add", y, one)
         assert y is not None
         return p.reshape(y, out)
@@ -137,8 +139,15 @@ def _conv(graph: Graph, m: Match) -> Value:
     whole = planes[0] if len(planes) == 1 else p("Concat", *planes, axis=-1)
     if group > 1 and len(planes) > 1:
         whole = p.reshape(whole, (*whole.type.shape[:-2], whole.type.shape[-2] * whole.type.shape[-1]))
-    operands = [_depth_as_channels(p, w)] if bias is None else [_depth_as_channels(p, w), bias]
-    return p.reshape(p("Conv", p.reshape(whole, _flat(whole)), *operands, **attrs), out)
+    operands = [_depth_as_channels(p, w), bias, *rest]
+    return p.reshape(p(node.op, p.reshape(whole, _flat(whole)), *_given(operands), **attrs), out)
+
+
+def _given(operands: list[Value | None]) -> list[Value | None]:
+    """Operands without the absent ones at the end."""
+    while operands and operands[-1] is None:
+        operands = operands[:-1]
+    return operands
 
 
 # ---- pooling ----
@@ -186,6 +195,9 @@ VOLUME_RULES: Sequence[Rule] = (
     Rule("pool-narrow", op("MaxPool", _X, bind="y"), _pool_narrow, when=_is_narrow),
     Rule("conv-planes", op("Conv", _X, Any_("w"), bind="y"), _conv, _depth_known, _is_volume),
     Rule("conv-planes", op("Conv", _X, Any_("w"), Any_("b"), bind="y"), _conv, _depth_known, _is_volume),
+    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), bind="y"), _conv, _depth_known, _is_volume),
+    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), bind="y"), _conv, _depth_known, _is_volume),
+    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), Any_("z"), bind="y"), _conv, _depth_known, _is_volume),
     *(
         Rule("pool-planes", op(name, _X, bind="y"), _pool, _channels_last, _is_volume)
         for name in ("MaxPool", "AveragePool")

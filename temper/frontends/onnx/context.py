@@ -162,7 +162,9 @@ class Builder:
                 node.attrs,
                 [o.type for o in node.outputs],
             )
-            encoded = encoded_outputs(op, inputs, node.attrs, [o.type for o in node.outputs])
+            # quantized constants stay: integer products take them as they are
+            codes = op == "DequantizeLinear" and "int" in node.inputs[0].type.dtype  # type: ignore[union-attr]
+            encoded = None if codes else encoded_outputs(op, inputs, node.attrs, [o.type for o in node.outputs])
         except ShapeError as e:
             raise ShapeError(f"node '{label}' ({op}): {e}") from e
         outputs = list(node.outputs)
@@ -170,7 +172,6 @@ class Builder:
             stated = [(o.name, o.type.dtype) for o in outputs]
             self.graph.remove_node(node)
             return [self.constant(np.asarray(f), n, d) for f, (n, d) in zip(encoded, stated, strict=True)]
-        # quantized constants stay: integer products take them as they are
         if op != "DequantizeLinear" and all(f is not None and f.dtype != object for f in found):
             given = [o.name for o in outputs]
             self.graph.remove_node(node)

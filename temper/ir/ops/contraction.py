@@ -124,8 +124,8 @@ def _int8_operands(types: Types, out: Sequence[TensorType], features: DimLike) -
 def _conv_int8(types: Types, attrs: Attrs) -> list[TensorType]:
     """Exact products of codes: data less its zero point, weights without one, an int32 bias.
 
-    Weights are int8, or int16 in [-255, 255], which differences of codes fit. The zero point is an attribute, or operand
-    3 where it is known at run time only (the attribute is not read then).
+    Weights are int8, or int16 in [-255, 255], which differences of codes fit. The zero point is an attribute, or
+    operand 3 where it is known at run time only (the attribute is not read then).
     """
     out = _conv_shape(types, attrs, "int32")
     return _int8_operands(types, out, channels_of(out[0], attrs))

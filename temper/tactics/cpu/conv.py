@@ -129,8 +129,8 @@ def conv_kernel(
 ) -> Kernel:
     """The kernel for a geometry.
 
-    refs: the anchor's pointer arguments x, weights[, bias[, zero point]]; bias: 0 none, 1 padded per group, 2 of exact length.
-    terms: floats if None; otherwise `g.s` counts input channels in words.
+    refs: the anchor's pointer arguments x, weights[, bias[, zero point]]; bias: 0 none, 1 padded per group, 2 of
+    exact length. terms: floats if None; otherwise `g.s` counts input channels in words.
     """
     s, b = g.s, g.b
     symbols = w.symbols

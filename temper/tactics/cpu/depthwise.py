@@ -207,7 +207,8 @@ class Depthwise:
             "PAD_L": s.pads[1], "XLD": s.xld, "OLD": s.old,
             "NB": q["nb"], "CB": q["cb"], "ROWS": q["rows"], "PREFETCH": q["pf"], "TILES(t)": tiles_c(s, q["nb"]),
         })
-        source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, 3 + len(zero)) + template_text("depthwise.c")
+        epilogue = workload_epilogue_c(w, 3 + len(zero))
+        source = template_text("vec.h", "vmath.h") + text + epilogue + template_text("depthwise.c")
         return Kernel(source, (entry,), args, symbols)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
