@@ -2,8 +2,8 @@
 
 A value x that is read as DequantizeLinear(q, s, z) stands for s (q - z). Between such values and a QuantizeLinear with
 scale t, everything that commutes with a positive factor (add, relu, clip, max, min) is computed in units of t, so that
-the factors s / t are multiplied in once, at the leaves. They are float64 and rounded once. What does not commute is
-float arithmetic between a multiplication by s and a division by t.
+the factors s / t are multiplied in once, at the leaves. They are float64 and rounded once, those of 8-bit codes to 16
+bits. What does not commute is float arithmetic between a multiplication by s and a division by t.
 """
 
 from __future__ import annotations
@@ -251,6 +251,8 @@ class _Integer:
                 wide = x if x.type.dtype == "int32" else self.emit(at, "Cast", x, to="int32")
                 x = self.emit(at, "Sub", wide, self.constant(at, np.array(source.zero, np.int32)))
             factor = np.asarray(source.scale / unit, np.float32)
+            if x.type.dtype in CODES:
+                factor = _short(factor)
             return self.emit(at, "Mul", self.emit(at, "Cast", x, to="float32"), self.constant(at, factor))
         node = v.producer
         if node is None or node.op not in HOMOGENEOUS or not self._has_codes(v):
@@ -265,6 +267,15 @@ class _Integer:
 
 #: Least and greatest code.
 RANGES: Mapping[str, tuple[int, int]] = MappingProxyType({"int8": (-128, 127), "uint8": (0, 255)})
+
+
+def _short(factor: np.ndarray) -> np.ndarray:
+    """`factor` (normal float32) rounded to 16 significant bits: its products with 8-bit codes are exact then, and one
+    instruction adds them. Relative change: at most 2^-16, 0.004 of a code.
+    """
+    bits = np.ascontiguousarray(factor).view(np.uint32)
+    rounded: np.ndarray = ((bits + 127 + ((bits >> 8) & 1)) & np.uint32(0xFFFFFF00)).view(np.float32)
+    return rounded.reshape(factor.shape)
 
 
 def _unclipped(v: Value, low: int, high: int) -> Value:

@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Kind
@@ -88,7 +90,9 @@ class Region:
             return Epilogue.identity(self.outputs[0].type.dtype, self.outputs[0].type.rank)
         shape = self.outputs[0].type.shape
         number = {v.id: i for i, v in enumerate(self.operands)}
-        operands = tuple(Operand(v.type.dtype, _mask(v.type.shape, shape)) for v in self.operands)
+        operands = tuple(
+            Operand(v.type.dtype, _mask(v.type.shape, shape), small=_small(v), short=_short(v)) for v in self.operands
+        )
         instrs: list[Instr] = []
         for n in self.program:
             args = tuple(number[v.id] for v in n.inputs if v is not None)
@@ -107,6 +111,18 @@ class Region:
             Region(self.anchor, (self.anchor,), tuple(self.anchor.outputs)),
             Region(None, self.program, tuple(v for v in self.outputs if v is not self.anchor.outputs[0])),
         )
+
+
+def _small(v: Value) -> bool:
+    """As Operand has it."""
+    return v.const is not None and v.type.dtype == "float32" and bool((np.abs(v.const) <= 0.5).all())
+
+
+def _short(v: Value) -> bool:
+    """As Operand has it."""
+    if v.const is None or v.type.dtype != "float32":
+        return False
+    return bool((np.isfinite(v.const) & (np.ascontiguousarray(v.const).view(np.uint32) & 255 == 0)).all())
 
 
 def _plain(value: object) -> Attr:

@@ -24,11 +24,15 @@ class Operand:
     mask: one bool per axis of the output: True where the operand has that axis, False where it is broadcast (size 1).
     (False, .., False, True) is a channel vector, (True, False, .., True) one vector per image, all True a full tensor.
     row_stride: elements between consecutive rows (last axis) of a full operand that is a view; None when dense.
+    small: a float32 constant of values within [-1/2, 1/2]. short: one whose values have at most 16 significant bits,
+    so that their products with 8-bit codes are exact.
     """
 
     dtype: str
     mask: tuple[bool, ...]
     row_stride: int | None = None
+    small: bool = False
+    short: bool = False
 
     @property
     def kind(self) -> str:
@@ -80,6 +84,7 @@ class Epilogue:
         """Canonical text: part of the timing-cache key and of the artifact's identity."""
         ops = ",".join(
             f"{o.dtype}:{''.join('01'[m] for m in o.mask)}{'/' + str(o.row_stride) if o.row_stride else ''}"
+            f"{'<' * o.small}{'~' * o.short}"
             for o in self.operands
         )
         body = ";".join(

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.tactics.base import ArgRef, Workload
+from temper.tactics.cpu.ranges import bound, exact_product
 from temper.tactics.cpu.rare import BIT_TYPES, cast_c, rare_c
 from temper.tactics.epilogue import Attr, Epilogue, Instr
 
@@ -281,6 +282,18 @@ def _coded(e: Epilogue, value: int) -> bool:
     return value not in e.results and all(i.op == "Saturate" or (i.op in steps and _coded(e, at)) for at, i in users)
 
 
+#: Magnitudes that every conversion to int32 takes.
+_CONVERTS = 2.0**31 - 2.0**8
+
+
+def _exact_sum(e: Epilogue, instr: Instr) -> str | None:
+    """A sum in one instruction, where one of its terms is a product without rounding."""
+    for product, other in (instr.args, instr.args[::-1]):
+        if (factors := exact_product(e, product)) is not None:
+            return f"FMA(v{factors[0]}, v{factors[1]}, v{other})"
+    return None
+
+
 def body_c(e: Epilogue, *, vector: bool, wide: int = -1, coded: bool = False) -> str:
     """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands.
 
@@ -294,8 +307,10 @@ def body_c(e: Epilogue, *, vector: bool, wide: int = -1, coded: bool = False) ->
     for i, instr in enumerate(e.instrs, len(e.operands)):
         args = [f"v{a}" for a in instr.args]
         text = _instr_c(instr, args, [e.dtype_of(a) for a in instr.args], vector)
+        if vector and instr.op == "Add" and instr.dtype == "float32":
+            text = _exact_sum(e, instr) or text
         if i == wide:
-            text = _saturate(instr, args[0], "v_wide")
+            text = _saturate(instr, args[0], "v_wide_within" if bound(e, instr.args[0]) <= _CONVERTS else "v_wide")
         if text is not None and coded and _coded(e, i):
             for exact, near in _CODED.items():
                 text = text.replace(exact, near)

@@ -470,6 +470,15 @@ INLINE vi v_wide(vf x, float lo, float hi, int32_t zero) {
   return v_code(x, lo, hi, zero);
 #endif
 }
+/* As v_wide(), of what is known to fit int32. */
+INLINE vi v_wide_within(vf x, float lo, float hi, int32_t zero) {
+#if VL == 16
+  (void)lo, (void)hi, (void)zero;
+  return (vi)_mm512_cvtps_epi32((__m512)x);
+#else
+  return v_code(x, lo, hi, zero);
+#endif
+}
 INLINE void st_code(void *p, vi v, int n, int32_t zero, int is_signed) {
 #if VL == 16
   uint8_t *q = p;
