@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         MSECalibrator,
         PercentileCalibrator,
     )
+    from temper.precision.images import Preprocess
     from temper.runtime.engine import Engine
 
 __version__ = "0.1.0"
@@ -34,6 +35,7 @@ __all__ = [
     "MSECalibrator",
     "MinMaxCalibrator",
     "PercentileCalibrator",
+    "Preprocess",
     "Profile",
     "TemperError",
     "build",
@@ -55,6 +57,7 @@ _WHERE = {
     "MSECalibrator": "temper.precision.calibrators",
     "MinMaxCalibrator": "temper.precision.calibrators",
     "PercentileCalibrator": "temper.precision.calibrators",
+    "Preprocess": "temper.precision.images",
 }
 
 

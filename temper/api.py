@@ -13,6 +13,7 @@ from temper.runtime.engine import Engine
 
 if TYPE_CHECKING:
     from temper.ir.graph import Graph
+    from temper.precision.images import Preprocess
     from temper.precision.outcome import Outcome
     from temper.tune.select import Progress
 
@@ -35,7 +36,8 @@ def build(
     progress: Progress | None = None,
     precision: str = "fp32",
     calibration: Any = None,
-    calibrator: Any = "auto",
+    preprocess: Preprocess | None = None,
+    calibrator: str = "auto",
     calibration_cache: str | os.PathLike[str] | None = None,
     evaluate: Callable[[Engine], float] | None = None,
     max_drop: float | None = None,
@@ -57,11 +59,12 @@ def build(
     loop_limit: a loop whose end depends on data raises an InputError after so many steps.
 
     precision: "fp32", or "int8", to which the rest belongs. calibration: real inputs, as a folder of pictures, an .npz
-    file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. calibrator:
-    "auto", "entropy", "minmax", "mse" or "percentile:99.99". calibration_cache: thresholds from such a file instead.
-    evaluate: score of an engine, higher is better; max_drop: how much of it may be lost, in its own unit; without one
-    0.3 % of the float engine's score. Without evaluate, layers stay in float until outputs on held-back samples are
-    close to the float engine's. keep: layers pinned, such as "/head/*=fp32". pure_int8: nothing is kept in float.
+    file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how
+    pictures become inputs, see temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
+    calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better; max_drop:
+    how much of it may be lost, in its own unit; without one 0.3 % of the float engine's score. Without evaluate, layers
+    stay in float until outputs on held-back samples are close to the float engine's. keep: layers pinned, such as
+    "/head/*=fp32". pure_int8: nothing is kept in float.
     skip_bad: leave out samples that cannot be used. report: also write a report, .html or .json. work: folder where
     an interrupted calibration or search finds what it did; beside the timing cache if None. say: takes lines that tell
     what is going on.
@@ -96,6 +99,7 @@ def build(
 
         request = Request(
             calibration=calibration,
+            preprocess=preprocess,
             calibrator=calibrator,
             cache=Path(calibration_cache) if calibration_cache else None,
             evaluate=evaluate,

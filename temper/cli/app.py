@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 
 from temper.cli.bench import bench
 from temper.cli.build import build
+from temper.cli.calibrate import calibrate
 from temper.cli.compare import compare
 from temper.cli.debug import debug
 from temper.cli.inspect import inspect
@@ -90,6 +91,6 @@ def _root(
     pass
 
 
-for _command in (build, run, bench, inspect, compare, rebuild, verify, knobs):
+for _command in (build, calibrate, run, bench, inspect, compare, rebuild, verify, knobs):
     app.command()(_command)
 app.add_typer(debug, name="debug")

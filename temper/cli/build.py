@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from temper.cli import pictures
+
 BATCH = "Size of the batch dimension: 8, a range 1:8:32 (min:opt:max), or sizes 1,8,32 tuned one by one."
 SHAPE = "Shape of an input, NAME=1x3x224x224, or its range NAME=1x3x64x64:1x3x224x224:8x3x512x512 (min:opt:max)."
 PROFILE = "Ranges of symbolic dimensions, N=1:8:32 or N=1:8:32,S=128; each option adds a profile."
@@ -70,6 +72,11 @@ def build(
         Path | None,
         typer.Option(help="Take thresholds from this calibration cache, as TensorRT writes it.", show_default=False),
     ] = None,
+    mean: Annotated[str, typer.Option("--calib-mean", help=pictures.MEAN, show_default=False)] = "",
+    std: Annotated[str, typer.Option("--calib-std", help=pictures.STD, show_default=False)] = "",
+    scale: Annotated[str, typer.Option("--calib-scale", help=pictures.SCALE, show_default=False)] = "",
+    order: Annotated[str, typer.Option("--calib-order", help=pictures.ORDER, show_default=False)] = "",
+    fit: Annotated[str, typer.Option("--calib-fit", help=pictures.FIT, show_default=False)] = "",
     evaluate: Annotated[str, typer.Option("--eval", metavar="SCRIPT.py:FUNCTION", help=EVAL, show_default=False)] = "",
     max_drop: Annotated[
         float | None,
@@ -84,6 +91,9 @@ def build(
     ] = None,
     pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float to save accuracy.")] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be used.")] = False,
+    no_resume: Annotated[
+        bool, typer.Option("--no-resume", help="Neither use nor keep what an interrupted calibration or search did.")
+    ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write a report of the INT8 build, .html or .json.", show_default=False)
     ] = None,
@@ -133,6 +143,7 @@ def build(
 
         request = Request(
             calibration=calib or None,
+            preprocess=pictures.preprocess(mean, std, scale, order, fit),
             calibrator=calibrator,
             cache=calib_cache,
             evaluate=load_function(evaluate) if evaluate else None,
@@ -140,7 +151,7 @@ def build(
             keep=tuple(keep or ()),
             pure_int8=pure_int8,
             skip_bad=skip_bad,
-            work=work_folder(),
+            work=None if no_resume else work_folder(),
         )
         if report is not None:
             check_writable(report)
@@ -152,7 +163,8 @@ def build(
                 write_report(chosen.outcome, report)
     else:
         asked: dict[str, object] = {"--calib": calib, "--calib-cache": calib_cache, "--eval": evaluate, "--keep": keep}
-        asked |= {"--max-drop": max_drop, "--pure-int8": pure_int8, "--report": report}
+        asked |= {"--calib-mean": mean, "--calib-std": std, "--calib-scale": scale, "--calib-order": order}
+        asked |= {"--calib-fit": fit, "--max-drop": max_drop, "--pure-int8": pure_int8, "--report": report}
         if used := [option for option, value in asked.items() if value]:
             raise ConfigError(f"{', '.join(used)} only mean something with --int8")
         with progress_bar(quiet) as progress:

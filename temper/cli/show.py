@@ -24,6 +24,7 @@ _STAGES = {
     "compile": "compiling candidates",
     "time": "timing candidates",
     "plan": "laying out the plan",
+    "read": "reading the data",
     "calibrate": "calibrating",
     "sensitivity": "measuring sensitivity",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 from temper.builder import Build
 from temper.config import BuildConfig
@@ -12,7 +13,7 @@ from temper.errors import ConfigError
 from temper.precision.account import Account
 from temper.precision.audit import audit
 from temper.precision.calibration import Calibration, calibrate
-from temper.precision.calibrators import algorithm_of, read_cache, write_cache
+from temper.precision.calibrators import algorithm_of, opened, read_cache, write_cache
 from temper.precision.costs import timed
 from temper.precision.data import Samples, samples_of, split
 from temper.precision.decide import decide
@@ -74,19 +75,22 @@ def build_int8(
 
 @dataclass(frozen=True, eq=False)
 class _Data:
-    """The samples, those calibrated on and those held back, and what was observed."""
+    """The samples, those calibrated on and those held back, and what was observed. source: what gave them, perhaps a
+    calibrator."""
 
     samples: Samples
     part: Samples
     held: Samples
     calibration: Calibration
+    source: Any
 
 
 def _calibrated(subject: Subject, request: Request, account: Account, progress: Progress | None) -> _Data:
     start = time.perf_counter()
     inputs = {v.name: v.type for v in subject.graph.inputs}
+    source = opened(request.calibration)
     samples = samples_of(
-        request.calibration, inputs, subject.ranges, preprocess=request.preprocess, skip_bad=request.skip_bad
+        source, inputs, subject.ranges, preprocess=request.preprocess, skip_bad=request.skip_bad
     )
     part, held = split(samples)
     account.samples(samples, part, held)
@@ -95,15 +99,16 @@ def _calibrated(subject: Subject, request: Request, account: Account, progress: 
         work=request.work,
     )  # fmt: skip
     account.seconds["calibrate"] = time.perf_counter() - start
-    return _Data(samples, part, held, found)
+    return _Data(samples, part, held, found, source)
 
 
 def _thresholds(subject: Subject, request: Request, account: Account, data: _Data | None) -> Mapping[str, float]:
     """Of every tensor that may carry codes; the account gets the audit of the data and what was found out."""
     calibration = data.calibration if data is not None else None
-    algorithm = request.calibrator if request.calibrator != "auto" else algorithm_of(request.calibration)
+    given = data.source if data is not None else None
+    algorithm = request.calibrator if request.calibrator != "auto" else algorithm_of(given)
     source = "the calibrator's cache" if request.cache is None else str(request.cache)
-    cache = read_cache_file(request.cache) if request.cache is not None else read_cache(request.calibration)
+    cache = read_cache_file(request.cache) if request.cache is not None else read_cache(given)
     known = known_names(subject.model, subject.graph) if cache is not None else frozenset()
     found = resolve(subject.graph, subject.tensors, algorithm, calibration, cache, source, known)
     for remark in found.remarks:
@@ -115,7 +120,7 @@ def _thresholds(subject: Subject, request: Request, account: Account, data: _Dat
             if finding.severity == "warning" and finding.kind not in ("synthetic", "skipped"):
                 account.warn(finding.message)
         if cache is None:
-            write_cache(request.calibration, to_cache(subject.graph, found.amax, algorithm))
+            write_cache(given, to_cache(subject.graph, found.amax, algorithm))
     return found.amax
 
 

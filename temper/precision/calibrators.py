@@ -3,12 +3,13 @@ is kept, and by the base class how thresholds are chosen."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from temper.precision.scripts import raising
+from temper.precision.scripts import is_function, load_function, raising
 from temper.quantize.cache import CalibrationCache, from_text, to_text
 
 #: What get_batch returns: an array a name, in the order of the names; or arrays by name; None after the last batch.
@@ -105,3 +106,13 @@ def write_cache(calibrator: Any, cache: CalibrationCache) -> None:
     if hasattr(calibrator, "write_calibration_cache"):
         with raising(f"{type(calibrator).__name__}.write_calibration_cache"):
             calibrator.write_calibration_cache(to_text(cache).encode())
+
+
+def opened(data: Any) -> Any:
+    """What "script.py:function" names, called: a calibrator, or data; anything else as it is. A class of calibrators
+    becomes one. DataError if the script raises."""
+    if isinstance(data, (str, os.PathLike)) and is_function(os.fspath(data)):
+        found = load_function(os.fspath(data))
+        with raising(os.fspath(data)):
+            return found()
+    return data

@@ -62,16 +62,22 @@ def resolve(
     cache: CalibrationCache | None = None,
     source: str = "the calibration cache",
     known: Collection[str] = (),
+    *,
+    everything: bool = False,
 ) -> Thresholds:
     """Thresholds of `tensors`: the cache's where it has one, calibrated ones else.
 
     calibrator: "auto" or an algorithm's name. source: what the cache is called. known: the source model's names.
-    DataError names tensors that the cache lacks where there is no calibration.
+    everything: an algorithm other than "auto" sees the held-back batches too. DataError names tensors that the cache
+    lacks where there is no calibration.
     """
     names = in_order(graph, tensors)
     found = {}
     if calibration is not None:
-        found = thresholds(graph, calibration.histograms, calibration.held.histograms, calibrator)
+        seen = calibration.histograms
+        if everything and calibrator != "auto":
+            seen = calibration.observed.merged(calibration.held).histograms
+        found = thresholds(graph, seen, calibration.held.histograms, calibrator)
     if cache is None:
         return Thresholds({t: found[t] for t in names})
     taken = from_cache(cache, graph, names, known)

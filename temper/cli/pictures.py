@@ -1,0 +1,40 @@
+"""How pictures become a model's input, as options of the commands that take calibration data."""
+
+from __future__ import annotations
+
+from temper.errors import ConfigError
+from temper.precision.images import Preprocess
+
+MEAN = "Of pictures: subtracted after --calib-scale, one number or one a channel, such as 0.485,0.456,0.406."
+STD = "Of pictures: divided by after the mean, one number or one a channel."
+SCALE = "Of pictures: what pixels 0..255 are multiplied by first; 1/255 if not given."
+ORDER = "Of pictures: RGB or BGR."
+FIT = "Of pictures of another shape: crop (the middle), stretch, or pad (grey beside)."
+
+
+def preprocess(mean: str, std: str, scale: str, order: str, fit: str) -> Preprocess | None:
+    """The options as one value, None where none was given. ConfigError names the option that is wrong."""
+    if not any((mean, std, scale, order, fit)):
+        return None
+    plain = Preprocess()
+    return Preprocess(
+        _numbers("--calib-mean", mean) or plain.mean,
+        _numbers("--calib-std", std) or plain.std,
+        _number("--calib-scale", scale) if scale else plain.scale,
+        order.upper() or plain.order,
+        fit or plain.fit,
+    )
+
+
+def _numbers(option: str, text: str) -> tuple[float, ...]:
+    return tuple(_number(option, part) for part in text.split(",")) if text else ()
+
+
+def _number(option: str, text: str) -> float:
+    """A decimal number, or a fraction such as 1/255."""
+    above, slash, below = text.partition("/")
+    try:
+        return float(above) / float(below) if slash else float(above)
+    except (ValueError, ZeroDivisionError):
+        example = "0.5, 1/255, or one a channel: 0.5,0.4,0.3"
+        raise ConfigError(f"{option}: {text!r} is no number; give {example}") from None

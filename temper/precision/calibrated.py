@@ -1,0 +1,94 @@
+"""Calibration alone, without a build: data, what was observed, thresholds and audit in one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from temper.config import BuildConfig
+from temper.errors import DataError
+from temper.ir.graph import Graph
+from temper.precision.audit import audit
+from temper.precision.calibration import calibrate
+from temper.precision.calibrators import algorithm_of, opened
+from temper.precision.data import Samples, samples_of, split
+from temper.precision.images import Preprocess
+from temper.precision.outcome import Audit
+from temper.precision.subject import Subject
+from temper.precision.thresholds import Thresholds, resolve
+from temper.profiles import Model
+from temper.quantize.thresholds import algorithm as algorithm_named
+from temper.tune.select import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Calibrated:
+    """graph: the float graph whose tensors have thresholds. algorithm: how these were chosen. held: how many batches
+    judged, and by "auto" chose, but set no range."""
+
+    graph: Graph
+    samples: Samples
+    held: int
+    algorithm: str
+    thresholds: Thresholds
+    audit: Audit
+
+
+def calibrated(
+    model: Model,
+    config: BuildConfig,
+    data: Any,
+    calibrator: str = "",
+    *,
+    preprocess: Preprocess | None = None,
+    skip_bad: bool = False,
+    limit: int = 0,
+    work: Path | None = None,
+    resume: bool = True,
+    progress: Progress | None = None,
+) -> Calibrated:
+    """Thresholds of every tensor of the model that INT8 may code.
+
+    calibrator: "auto" or an algorithm's name; "" for what the data asks for, which is "auto" unless it is a calibrator.
+    "auto" chooses by batches it holds back; other algorithms see all batches. Other arguments as of `samples_of` and
+    `calibration.calibrate`. DataError if nothing in the model can be INT8, or the data cannot be used.
+    """
+    found = opened(data)
+    algorithm = calibrator or algorithm_of(found)
+    if algorithm != "auto":
+        algorithm_named(algorithm)
+    subject = Subject.of(model, config)
+    if not subject.tensors:
+        reasons = "; ".join(subject.why_not()) or "it has no products"
+        raise DataError(f"nothing in this model can be INT8, so there is nothing to calibrate: {reasons}")
+    inputs = {v.name: v.type for v in subject.graph.inputs}
+
+    def reading(done: int, total: int) -> None:
+        if progress is not None:
+            progress("read", done, total or done)
+
+    samples = samples_of(
+        found,
+        inputs,
+        subject.ranges,
+        preprocess=preprocess,
+        skip_bad=skip_bad,
+        limit=limit,
+        reading=reading,
+    )
+    part, held = split(samples)
+    seen = calibrate(
+        subject.graph,
+        part,
+        subject.tensors,
+        config,
+        progress,
+        held=held,
+        ranges=subject.ranges,
+        work=work,
+        resume=resume,
+    )
+    chosen = resolve(subject.graph, subject.tensors, algorithm, seen, everything=len(samples) > 1)
+    report = audit(samples, part, subject.graph, seen, chosen)
+    return Calibrated(subject.graph, samples, len(held), algorithm, chosen, report)
