@@ -43,7 +43,11 @@ from temper.tactics.cpu.strassen import GemmStrassen
 from temper.tactics.cpu.top_k import TopK
 from temper.tactics.cpu.trees import Trees
 from temper.tactics.cpu.winograd import WinogradConv
-from temper.tactics.cuda.conv import ConvImplicitGemm
+from temper.tactics.cuda import pointwise as cuda_pointwise
+from temper.tactics.cuda import pool as cuda_pool
+from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.reduce import ReducePlanes
+from temper.tactics.cuda.transpose import Transpose
 
 
 def cpu_tactics() -> tuple[Tactic, ...]:
@@ -102,4 +106,11 @@ def cpu_tactics() -> tuple[Tactic, ...]:
 
 def cuda_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a GPU."""
-    return (ConvImplicitGemm(),)
+    return (
+        ConvImplicitGemm(),
+        GemmTiles(),
+        cuda_pool.Pool(),
+        ReducePlanes(),
+        Transpose(),
+        cuda_pointwise.Pointwise(),
+    )

@@ -27,15 +27,25 @@ TRITON_TYPES: Mapping[str, str] = {
     "float32": "tl.float32",
     "float16": "tl.float16",
     "int32": "tl.int32",
+    "int8": "tl.int8",
+    "uint8": "tl.uint8",
     "bool": "tl.int1",
 }
-POINTER_TYPES: Mapping[str, str] = {"float32": "*fp32", "float16": "*fp16", "int32": "*i32", "bool": "*i8"}
+POINTER_TYPES: Mapping[str, str] = {
+    "float32": "*fp32",
+    "float16": "*fp16",
+    "int32": "*i32",
+    "int8": "*i8",
+    "uint8": "*u8",
+    "bool": "*i8",
+}
 
 _FLOATS = frozenset({"float32", "float16"})
 _NUMBERS = _FLOATS | {"int32"}
 _INTS = frozenset({"int32"})
 _BOOL = frozenset({"bool"})
-_ANY = _NUMBERS | _BOOL
+_CODES = frozenset({"int8", "uint8"})
+_ANY = _NUMBERS | _BOOL | _CODES
 
 
 @dataclass(frozen=True)
@@ -72,8 +82,8 @@ OPS: Mapping[str, OpText] = {
     "Erf": OpText("tl.erf({0})"),
     "Sin": OpText("tl.sin({0})"),
     "Cos": OpText("tl.cos({0})"),
-    "HardSigmoid": OpText("at_most(at_least({0} * {alpha} + {beta}, 0), 1)", attrs=(("alpha", 0.2), ("beta", 0.5))),
-    "HardSwish": OpText("{0} * at_most(at_least({0} * 0.1666666716337204 + 0.5, 0), 1)"),
+    "HardSigmoid": OpText("hard_sigmoid({0}, {alpha}, {alpha_lo}, {beta})", attrs=(("alpha", 0.2), ("beta", 0.5))),
+    "HardSwish": OpText("{0} * (at_most(at_least({0} + 3.0, 0.0), 6.0) * 0.1666666716337204)"),
     "Silu": OpText("{0} * sigmoid({0})"),
     "Elu": OpText("tl.where({0} < 0, expm1_negative({0}) * {alpha}, {0})", attrs=(("alpha", 1.0),)),
     "Selu": OpText(
@@ -139,6 +149,19 @@ def round_half_even(x):
     size = tl.abs(x)
     whole = tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size)  # float32 has no fraction from 2^23 on
     return tl.where(x < 0, -whole, whole)
+""",
+    "to_code": """
+def to_code(x, low, high):
+    # clipped before rounding; NaN gives the least code
+    clipped = tl.where(x > low, x, low)
+    return round_half_even(tl.where(clipped < high, clipped, high))
+""",
+    "hard_sigmoid": """
+def hard_sigmoid(x, alpha, alpha_lo, beta):
+    # alpha_lo is what float32 loses of alpha: near the zero the product and beta cancel
+    small = tl.maximum(tl.minimum(x, 1e6), -1e6)
+    inner = tl.fma(small, tl.full(x.shape, alpha_lo, tl.float32), tl.full(x.shape, beta, tl.float32))
+    return at_most(at_least(tl.fma(x, tl.full(x.shape, alpha, tl.float32), inner), 0.0), 1.0)
 """,
     "sigmoid": """
 def sigmoid(x):
@@ -228,6 +251,13 @@ def _clip(instr: Instr, arg: str, dtype: str) -> str:
     return arg
 
 
+def _saturate(instr: Instr, arg: str) -> str:
+    """Rounding to a code, its zero point added."""
+    low, high = (-128, 127) if instr.dtype == "int8" else (0, 255)
+    zero = int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
+    return f"(to_code({arg}, {low - zero}.0, {high - zero}.0) + {zero}.0).to({TRITON_TYPES[instr.dtype]})"
+
+
 def _expression(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str | None:
     """The Triton expression of one instruction, or None if there is none."""
     if instr.op == "Constant":
@@ -248,6 +278,8 @@ def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
         return None
     if instr.op == "Clip":
         return _clip(instr, args[0], dtypes[0]) if dtypes[0] in _NUMBERS and len(args) == 1 else None
+    if instr.op == "Saturate":
+        return _saturate(instr, args[0]) if dtypes == ["float32"] and instr.dtype in _CODES else None
     if instr.op == "Gelu":
         name = "gelu_tanh" if instr.attr("approximate", "none") == "tanh" else "gelu"
         return f"{name}({args[0]})" if dtypes[0] in _FLOATS else None
@@ -263,6 +295,9 @@ def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
     if (instr.op == "Where" and dtypes[0] != "bool") or (instr.op == "Silu" and instr.attr("alpha", 1.0) != 1.0):
         return None
     attrs = {name: literal(instr.attr(name, default)) for name, default in op.attrs}
+    for name, default in op.attrs:
+        value = float(instr.attr(name, default))  # type: ignore[arg-type]
+        attrs[f"{name}_lo"] = literal(value - float(np.float32(value)))
     if op.arity != -1:
         return op.text.format(*args, **attrs)
     out = args[0]
@@ -271,15 +306,24 @@ def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
     return out
 
 
-def epilogue_declines(e: Epilogue) -> str | None:
-    """Why a Triton tactic cannot apply this program (the region is then split there); None if it can."""
+def epilogue_declines(e: Epilogue, accumulator: str = "") -> str | None:
+    """Why a Triton tactic cannot apply this program (the region is then split there); None if it can.
+
+    accumulator: dtype the kernel computes; any float if not given.
+    """
+    for i, o in enumerate(e.operands):
+        if i and o.kind == "general":
+            return f"operand {i} is broadcast along axes {[a for a, m in enumerate(o.mask) if not m]}"
+    if e.operands[0].dtype not in ({accumulator} if accumulator else _FLOATS):
+        return f"the accumulator is {e.operands[0].dtype}, not {accumulator or 'a float'}"
+    return program_declines(e)
+
+
+def program_declines(e: Epilogue) -> str | None:
+    """Why a program has no Triton form; None if it has."""
     for i, o in enumerate(e.operands):
         if o.dtype not in TRITON_TYPES:
             return f"operand {i} is {o.dtype}"
-        if i and o.kind == "general":
-            return f"operand {i} is broadcast along axes {[a for a, m in enumerate(o.mask) if not m]}"
-    if e.operands[0].dtype not in _FLOATS:
-        return f"the accumulator is {e.operands[0].dtype}, not a float"
     for instr in e.instrs:
         if instr.dtype not in TRITON_TYPES:
             return f"{instr.op} gives {instr.dtype}"
@@ -299,8 +343,13 @@ class Parameter:
 
 
 def epilogue_parameters(e: Epilogue) -> tuple[Parameter, ...]:
-    """The pointers the program needs: q1.. for operands 1.., then o0, o1 .. for all results."""
-    operands = [Parameter(f"q{i}", POINTER_TYPES[o.dtype], ("operand", i)) for i, o in enumerate(e.operands) if i]
+    """The pointers the program needs: q1.. for operands 1.. that `epilogue_statements` loads, then o0, o1 .. for all
+    results."""
+    operands = [
+        Parameter(f"q{i}", POINTER_TYPES[o.dtype], ("operand", i))
+        for i, o in enumerate(e.operands)
+        if i and o.kind != "general"
+    ]
     results = [Parameter(f"o{k}", POINTER_TYPES[e.dtype_of(r)], ("output", k)) for k, r in enumerate(e.results)]
     return (*operands, *results)
 
@@ -315,23 +364,26 @@ _LOADS: Mapping[str, str] = {
 }
 
 
-def epilogue_statements(e: Epilogue, *, channels: int, row_strides: Sequence[int | None] = ()) -> list[str]:
+def epilogue_statements(e: Epilogue, *, channels: int | str, row_strides: Sequence[int | None] = ()) -> list[str]:
     """Lines that load the operands, compute and store every result, unindented.
 
-    channels: size of the output's last axis. row_strides: of each result (None or absent: dense).
+    Operands of kind "general" are loaded by the kernel around them, as v1.. too. channels: size of the output's last
+    axis, or the text of it. row_strides: of each result (None or absent: dense).
     ValueError for what `epilogue_declines` names.
     """
-    if (reason := epilogue_declines(e)) is not None:
+    if (reason := program_declines(e)) is not None:
         raise ValueError(reason)
     lines = []
     for i, o in enumerate(e.operands[1:], 1):
-        load = _LOADS[o.kind].format(q=f"q{i}", stride=o.row_stride or channels, channels=channels)
+        if o.kind == "general":
+            continue
+        load = _LOADS[o.kind].format(q=f"q{i}", stride=o.row_stride or f"({channels})", channels=f"({channels})")
         lines.append(f"v{i} = {load}{' != 0' if o.dtype == 'bool' else ''}")
     for i, instr in enumerate(e.instrs, len(e.operands)):
         args = [f"v{a}" for a in instr.args]
         lines.append(f"v{i} = {_expression(instr, args, [e.dtype_of(a) for a in instr.args])}")
     for k, value in enumerate(e.results):
-        stride = (row_strides[k] if k < len(row_strides) else None) or channels
+        stride = (row_strides[k] if k < len(row_strides) else None) or f"({channels})"
         stored = f"v{value}.to(tl.int8)" if e.dtype_of(value) == "bool" else f"v{value}"
         lines.append(f"tl.store(o{k} + row[:, None] * {stride} + channel[None, :], {stored}, mask=live)")
     return lines

@@ -141,6 +141,21 @@ class FakeDriver:
     def cuStreamSynchronize(self, stream: str) -> tuple[Any, ...]:
         return self._ok()
 
+    def cuEventCreate(self, flags: int) -> tuple[Any, ...]:
+        return self._ok("event")
+
+    def cuEventRecord(self, event: str, stream: str) -> tuple[Any, ...]:
+        return self._ok()
+
+    def cuEventSynchronize(self, event: str) -> tuple[Any, ...]:
+        return self._ok()
+
+    def cuEventDestroy(self, event: str) -> tuple[Any, ...]:
+        return self._ok()
+
+    def cuEventElapsedTime(self, start: str, end: str) -> tuple[Any, ...]:
+        return self._ok(0.25)
+
     def cuStreamBeginCapture(self, stream: str, mode: CUstreamCaptureMode) -> tuple[Any, ...]:
         self._captured = []
         return self._ok()

@@ -431,11 +431,11 @@ def test_source_is_the_same_every_time() -> None:
 def test_declines_with_a_reason() -> None:
     w = CASES[0].workload()
     assert TACTIC.accepts(w) is None
-    assert TACTIC.accepts(replace(w, op="MatMul")) == "computes Conv, not MatMul"
+    assert TACTIC.accepts(replace(w, op="MatMul")) == "computes Conv, ConvInt8, not MatMul"
     assert TACTIC.accepts(replace(w, isa="avx2")) == "no such GPU level: avx2"
     assert TACTIC.accepts(replace(w, constant=(False, False, False))) == "the weights must be constant to be packed"
     double = replace(CASES[0], dtype="float64").workload()
-    assert TACTIC.accepts(double) == "computes float16 or float32, not float64 with weights of float64"
+    assert TACTIC.accepts(double) == "computes float16, float32 or codes, not float64 with weights of float64"
     x = Slot(TensorType("float16", (2, 11, 9, 48)))
     grouped = replace(w, inputs=(x, *w.inputs[1:]), attrs=tuple((k, 2 if k == "group" else v) for k, v in w.attrs))
     assert "group" in str(TACTIC.accepts(grouped))
