@@ -1,8 +1,8 @@
 """INT8 latency on a CPU: Temper with everything in INT8 against ONNX Runtime's static quantization and OpenVINO with
 NNCF's, taking turns within one run.
 
-    python -m benchmarks.int8 --nncf-python OTHER_ENVIRONMENT/bin/python --folder FOLDER    # four models, 1 and 2 threads
-    python -m benchmarks.int8 --models resnet50,vit_b16 --threads 1 --folder FOLDER
+    python -m benchmarks.int8 --nncf-python OTHER_ENVIRONMENT/bin/python --folder FOLDER
+    python -m benchmarks.int8 --models resnet50,vit_b16 --threads 1 --folder FOLDER  # default: four models, 1 and 2
     python -m benchmarks.int8 --folder FOLDER --build       # make all files now, on any machine load; time later
 
 All three quantize the same generated model from the same random samples. Every thread count runs in a fresh process

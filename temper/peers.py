@@ -73,9 +73,6 @@ class OnnxRuntime(Peer):
         """A serialized model's outputs by name, each node computed as it stands, with no graph optimization.
         RuntimeError says why it cannot run the model."""
         ort = self._import()
-        state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-        # its errors have no base class of their own
-        own = tuple(x for x in vars(state).values() if isinstance(x, type) and issubclass(x, Exception))
         options = ort.SessionOptions()
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 4
@@ -83,8 +80,15 @@ class OnnxRuntime(Peer):
             session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
             names = [o.name for o in session.get_outputs()]
             return dict(zip(names, session.run(names, feeds), strict=True))
-        except own as e:
+        except self.errors as e:
             raise RuntimeError(str(e).splitlines()[0]) from e
+
+    @property
+    def errors(self) -> tuple[type[Exception], ...]:
+        """What it raises for a model that it cannot load or run: these have no base class of their own."""
+        self._import()
+        state = importlib.import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+        return tuple(x for x in vars(state).values() if isinstance(x, type) and issubclass(x, Exception))
 
 
 class OpenVino(Peer):
