@@ -89,9 +89,10 @@ def _classes(axis: int) -> Answers:
 def _text(outputs: Sequence[np.ndarray]) -> list[bytes]:
     """What a CTC head reads: the best class of every step, repeats joined, the last class (blank) dropped."""
     rows = []
+    blank = outputs[0].shape[1] - 1
     for steps in outputs[0].argmax(1):
-        blank = outputs[0].shape[1] - 1
-        rows.append(bytes(int(c) for c, before in zip(steps, (-1, *steps[:-1]), strict=True) if c not in (blank, before)))
+        pairs = zip(steps, (blank, *steps[:-1]), strict=True)
+        rows.append(bytes(int(c) for c, before in pairs if c not in (blank, before)))
     return rows
 
 
