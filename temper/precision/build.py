@@ -23,6 +23,7 @@ from temper.precision.subject import Subject
 from temper.precision.thresholds import known_names, read_cache_file, resolve, rows
 from temper.precision.trials import Memory, Trials, recipe_digest
 from temper.profiles import Model
+from temper.quantize.placement import narrow_parts
 from temper.quantize.recipe import Recipe
 from temper.quantize.source_names import to_cache
 from temper.tune.select import Progress
@@ -66,7 +67,9 @@ def build_int8(
         account.verdict = _nothing(subject)
         return _made(trials, trials.everything, account)
     held = data.held if data is not None else None
-    recipe = Recipe(subject.on, _thresholds(subject, request, account, data))
+    amax = _thresholds(subject, request, account, data)
+    reach = {t: h.amax for t, h in data.calibration.histograms.items()} if data is not None else amax
+    recipe = Recipe(subject.on, amax, apart=narrow_parts(subject.graph, reach))
     about = (subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else "", str(config.isa))
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress)
     chosen = decide(trials, request, account)

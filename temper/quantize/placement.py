@@ -29,6 +29,9 @@ _KEEPS_SIGN = frozenset(
 #: Consumers that read the float tensor although codes of it exist: rounding would hurt them, and they stay float.
 _FLOAT_ONLY = frozenset({"LayerNormalization", "RMSNormalization", "Softmax", "LogSoftmax", "Histogram"})
 
+#: A part that reaches less far than this share of the whole loses a bit or more with the whole's scale.
+_NARROW = 0.5
+
 #: A reader of a tensor: name of the node's first result, and which of its inputs.
 Reader = tuple[str, int]
 
@@ -108,10 +111,11 @@ def key_of(node: Node) -> str:
 
 
 class _Codes:
-    """Where codes go on the way to their readers. off: readers that are to get the float tensor."""
+    """Where codes go on the way to their readers. off: readers that are to get the float tensor. apart: tensors that
+    get codes of their own, even if they are moved parts of others."""
 
-    def __init__(self, graph: Graph, off: Collection[Reader] = ()) -> None:
-        self.graph, self.off = graph, frozenset(off)
+    def __init__(self, graph: Graph, off: Collection[Reader] = (), apart: Collection[str] = ()) -> None:
+        self.graph, self.off, self.apart = graph, frozenset(off), frozenset(apart)
         self.parent: dict[int, int] = {}
         self.roots: dict[int, Value] = {}
         #: nodes that move codes, and every tensor that has codes -> a root of its group
@@ -137,6 +141,7 @@ class _Codes:
             or not data
             or any(u.const is not None for u in data)
             or not _moves_codes(node)
+            or v.name in self.apart
             or self._raw(v, everything=True)
         ):
             self.roots[v.id] = self.carriers[v.id] = v
@@ -156,6 +161,7 @@ class _Codes:
         return any(
             (key_of(n), i) in self.off
             or (everything and _wants_floats(n))
+            or (everything and n.outputs[0].name in self.apart)
             or (n.op in MOVES and self._raw(n.outputs[0], everything))
             for n, i in v.uses
         )
@@ -187,6 +193,8 @@ class _Codes:
     def _joins(self, v: Value, node: Node, reader: Reader) -> bool:
         """A reader that is no site gets the codes that are there."""
         if reader in self.off or _wants_floats(node) or self._raw(v, everything=False):
+            return False
+        if node.outputs[0].name in self.apart:
             return False
         if node.op in MOVES:  # codes of several tensors are joined only where a site wants them
             return len(data_of(node)) == 1 and _moves_codes(node) and not self._raw(node.outputs[0], everything=True)
@@ -302,14 +310,14 @@ def _product_of(v: Value, products: Collection[str]) -> Node | None:
         v = first
 
 
-def place_sites(graph: Graph, sites: Iterable[Site], on: Collection[str]) -> Placement:
-    """Where codes go if of `sites` those named in `on` are in INT8."""
+def place_sites(graph: Graph, sites: Iterable[Site], on: Collection[str], apart: Collection[str] = ()) -> Placement:
+    """Where codes go if of `sites` those named in `on` are in INT8. apart: see `narrow_parts`."""
     nodes = {key_of(n): n for n in graph.nodes}
     known = tuple(sites)
     off = {(s.key, i) for s in known if s.name not in on for i in s.inputs}
     wanted = {(s.key, i): nodes[s.key] for s in known if s.name in on for i in s.inputs}
     raw = {(s.key, i) for s in known if not s.product for i in (0, 1) if i not in s.inputs}
-    codes = _Codes(graph, off)
+    codes = _Codes(graph, off, apart)
     for (_, i), node in wanted.items():
         x = node.inputs[i]
         assert x is not None
@@ -323,6 +331,19 @@ def place(graph: Graph, products: Iterable[Node]) -> Placement:
     keys = {key_of(n) for n in products}
     sites = sites_of(graph)
     return place_sites(graph, sites, {s.name for s in sites if not s.product or s.key in keys})
+
+
+def narrow_parts(graph: Graph, amax: Mapping[str, float]) -> frozenset[str]:
+    """Tensors whose values are far smaller than those they are cut from, as a state stacked with another: with codes of
+    the whole they would lose bits. amax: largest |x| by tensor; tensors it lacks are left out."""
+    found = set()
+    for node in graph.nodes:
+        if node.op not in MOVES or len(data_of(node)) != 1:
+            continue
+        whole, part = data_of(node)[0].name, node.outputs[0].name
+        if whole in amax and part in amax and amax[part] < _NARROW * amax[whole]:
+            found.add(part)
+    return frozenset(found)
 
 
 def not_negative(v: Value) -> bool:

@@ -29,7 +29,8 @@ class Recipe:
     weights of products, float32 per output channel, instead of max |w| / 127. operands: constants that replace an input
     of a node, by (name of the node's first result, input index), whether sites are on or off: what equalisation and
     SmoothQuant rescale. biases: added to a product's result, float32 per output channel, where it is on. signed:
-    tensors coded as int8 although they cannot be negative.
+    tensors coded as int8 although they cannot be negative. apart: tensors with codes of their own though they are parts
+    of others, see `narrow_parts`.
     """
 
     sites: frozenset[str]
@@ -39,6 +40,7 @@ class Recipe:
     operands: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     signed: frozenset[str] = frozenset()
+    apart: frozenset[str] = frozenset()
 
     def only(self, names: Collection[str]) -> Recipe:
         """The same with exactly these sites on."""
@@ -50,7 +52,7 @@ class Recipe:
 
     def placement(self, graph: Graph, sites: Iterable[Site] | None = None) -> Placement:
         """Where the codes go. sites: those of the graph, if known already."""
-        found = place_sites(graph, sites_of(graph) if sites is None else sites, self.sites)
+        found = place_sites(graph, sites_of(graph) if sites is None else sites, self.sites, self.apart)
         if not self.signed:
             return found
         groups = (Group(g.tensors, g.signed or not self.signed.isdisjoint(g.tensors)) for g in found.groups)

@@ -17,7 +17,7 @@ from temper.ir.graph import Graph, Value
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import PIPELINE
 from temper.quantize.codes import codes_of, weight_scales
-from temper.quantize.placement import place_sites, sites_of
+from temper.quantize.placement import narrow_parts, place_sites, sites_of
 from temper.quantize.recipe import Recipe, pinned
 from temper.runtime.engine import Engine
 from tests.passes.nets import Net
@@ -302,3 +302,37 @@ def test_ranges_give_zero_points_and_keep_a_bit(tmp_path: Path) -> None:
     part = {n: r for n, r in ranges.items() if n != joined_group.tensors[0]}
     at = recipe.placement(graph).groups.index(joined_group)
     assert codes_of(graph, recipe.placement(graph), recipe.amax, part)[at].dtype == "int8"
+
+
+def stacked(net: Net, x: Value) -> Value:
+    """Two parts of one input, each read by a product of its own."""
+    t = net("Reshape", x, shape=(2, 3, 143))
+    small = net("Slice", t, starts=(0,), ends=(1,), axes=(1,), steps=(1,))
+    large = net("Slice", t, starts=(1,), ends=(3,), axes=(1,), steps=(1,))
+    a, b = net("MatMul", small, net.weights(143, 8)), net("MatMul", large, net.weights(143, 8))
+    return net("Concat", a, b, axis=1)
+
+
+def test_a_small_part_of_a_tensor_gets_codes_of_its_own() -> None:
+    """A state stacked with another a hundred times larger keeps its bits; the large one shares the whole's codes."""
+    graph, feeds = float_net(stacked)
+    feeds["x"][:, 0] *= 0.01
+    seen = evaluate_values(graph, feeds, graph.values)
+    amax = {v.name: float(np.abs(seen[v.id]).max()) for v in graph.values if v.const is None}
+    found = narrow_parts(graph, amax)
+    recipe = Recipe(frozenset(s.name for s in sites_of(graph)), amax)
+    (exact,) = evaluate(graph, feeds)
+
+    def error(r: Recipe) -> float:
+        (y,) = evaluate(applied(graph, r), feeds)
+        return float(np.abs(y[:, 0] - exact[:, 0]).max() / np.abs(exact[:, 0]).max())
+
+    apart = replace(recipe, apart=found)
+    assert error(recipe) > 0.3 and error(apart) < 0.03
+    assert len(apart.placement(graph).groups) == 2 and len(recipe.placement(graph).groups) == 1
+
+
+def test_parts_of_one_range_share_codes() -> None:
+    graph, feeds = float_net(stacked)
+    seen = evaluate_values(graph, feeds, graph.values)
+    assert narrow_parts(graph, {v.name: float(np.abs(seen[v.id]).max()) for v in graph.values}) == frozenset()
