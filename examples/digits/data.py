@@ -2,7 +2,8 @@
 
 The source is scikit-learn's copy of the UCI handwritten digits (1797 images of 8x8, 17 grey levels). Every
 base digit belongs to exactly one of three splits, so no digit that is scored was ever trained or calibrated on.
-All images handed out are float32 [N, 1, 32, 32] in [0, 1] (0 is paper, 1 is ink); labels are int64 [N], 0 to 9.
+All images handed out are float32 [N, 1, 32, 32] in [0, 1]; labels are int64 [N], 0 to 9. They are what a sensor counts
+before anything sets the exposure: a bright image reaches 1, a dark one of the same digit 1 / 2048.
 """
 
 # scikit-learn and scipy.ndimage carry no type information.
@@ -44,6 +45,7 @@ class Perturbation:
     scale: relative size, uniform in [1 - scale, 1 + scale] on each axis.
     contrast: the ink is multiplied by a factor uniform in [1 - contrast, 1].
     noise: standard deviation of the additive Gaussian noise, itself uniform in [0, noise], in units of full ink.
+    exposure: stops; everything is multiplied by 2**-u in the end, u uniform in [0, exposure].
     """
 
     shift: float
@@ -51,11 +53,13 @@ class Perturbation:
     scale: float
     contrast: float
     noise: float
+    exposure: float
 
 
 # What the classifier meets in use: strong enough, judged on validation images, that a little under one in a hundred
-# is misread, so that a loss of precision shows. Calibration and validation images are drawn the way test images are.
-IN_USE = Perturbation(shift=3.0, rotation=15.0, scale=0.0, contrast=0.0, noise=0.50)
+# is misread, so that a loss of precision shows. Light varies as between shade and sun, within what a 12-bit raw image
+# holds. Calibration and validation images are drawn the way test images are.
+IN_USE = Perturbation(shift=3.0, rotation=15.0, scale=0.0, contrast=0.0, noise=0.50, exposure=11.0)
 
 
 def perturb(images: Images, strength: Perturbation, rng: np.random.Generator) -> Images:
@@ -71,11 +75,12 @@ def perturb(images: Images, strength: Perturbation, rng: np.random.Generator) ->
         shift = rng.uniform(-strength.shift, strength.shift, size=2)
         contrast = rng.uniform(1 - strength.contrast, 1)
         noise = rng.uniform(0, strength.noise)
+        light = 2 ** -rng.uniform(0, strength.exposure)
         cos, sin = np.cos(angle), np.sin(angle)
         # affine_transform wants the map from output pixels back to input pixels, hence the division by size.
         back = np.array([[cos, -sin], [sin, cos]]) / size[:, None]
         moved = ndimage.affine_transform(image, back, offset=centre - back @ (centre + shift), order=1)
-        out[index, 0] = np.clip(contrast * moved + noise * rng.standard_normal(image.shape), 0, 1)
+        out[index, 0] = light * np.clip(contrast * moved + noise * rng.standard_normal(image.shape), 0, 1)
     return out
 
 
