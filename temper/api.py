@@ -142,10 +142,11 @@ def check_writable(path: Path) -> None:
 
 
 def write_report(outcome: Outcome, path: Path) -> None:
-    """Writes the record of an INT8 build: a page for people, or JSON if the name ends in .json."""
-    import json
+    """Writes the record of an INT8 build: a page for people with its JSON twin beside it, or JSON alone if the name
+    ends in .json."""
+    from temper.report.page import write
 
-    path.write_text(json.dumps(outcome.to_json(), indent=1))
+    write(outcome, path)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:

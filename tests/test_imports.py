@@ -87,7 +87,10 @@ OPTIONAL = (
 INTERFACES = {
     "temper.onnx_backend": "onnx",
     # commands declare their options with typer's types; temper.cli itself says what is missing
-    **{f"temper.cli.{m}": "typer" for m in "app bench build calibrate compare debug inspect misc rebuild run".split()},
+    **{
+        f"temper.cli.{m}": "typer"
+        for m in "app bench build calibrate compare debug inspect misc rebuild report run".split()
+    },
     **{f"temper.cli.{m}": "rich" for m in ("show", "summary")},
 }
 

@@ -19,6 +19,7 @@ from temper.cli.debug import debug
 from temper.cli.inspect import inspect
 from temper.cli.misc import knobs, verify
 from temper.cli.rebuild import rebuild
+from temper.cli.report import report
 from temper.cli.run import run
 from temper.errors import TemperError
 
@@ -91,6 +92,6 @@ def _root(
     pass
 
 
-for _command in (build, calibrate, run, bench, inspect, compare, rebuild, verify, knobs):
+for _command in (build, calibrate, run, bench, inspect, compare, rebuild, report, verify, knobs):
     app.command()(_command)
 app.add_typer(debug, name="debug")
