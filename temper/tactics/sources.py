@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from temper.tactics.base import Tactic
 from temper.tactics.cpu.attention import Attention
+from temper.tactics.cpu.attention_int8 import AttentionInt8
 from temper.tactics.cpu.axis_maps import AxisMaps
 from temper.tactics.cpu.bfloat16 import ConvBfloat16, GemmBfloat16
 from temper.tactics.cpu.boxes_kept import BoxesKept
@@ -70,6 +71,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         ArgExtreme(),
         SqueezeExcite(),
         Attention(),
+        AttentionInt8(),
         LayerNorm(),
         Recurrent(),
         Filled(),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tests.ops.case import Case, Rng, floats
+from tests.ops.case import Case, Rng, floats, numbers
 
 #: name: (B, heads, kv_heads, S, T, D, E)
 _SHAPES = {
@@ -53,7 +53,27 @@ def _case(
     return Case(f"Attention_{name}", "Attention", attrs, make)
 
 
+def _codes(case: Case, k: int) -> Case:
+    """The same attention of codes over their whole range; signed and unsigned queries take turns."""
+    dtype, zero = (("int8", 0), ("uint8", 0), ("uint8", 131), ("int8", -5))[k % 4]
+
+    def make(rng: Rng) -> list[np.ndarray | None]:
+        q, keys, v, *mask = case.make(rng)
+        assert q is not None and keys is not None and v is not None
+        return [*(numbers(rng, x.shape, t) for x, t in ((q, dtype), (keys, "int8"), (v, "int8"))), *mask]
+
+    # scores of a few units, as trained models have
+    attrs = {**case.attrs, "zero_point": zero, "scale": 5e-4 * float(str(case.attrs["scale"]))}
+    return Case(case.name.replace("Attention", "AttentionInt8"), "AttentionInt8", attrs, make)
+
+
 def cases() -> Iterator[Case]:
+    floats = list(_floats())
+    yield from floats
+    yield from (_codes(c, k) for k, c in enumerate(floats))
+
+
+def _floats() -> Iterator[Case]:
     layouts = ("rrrr", "hhhh", "rhhr", "hrrh")
     for i, (name, shape) in enumerate(_SHAPES.items()):
         for j, (label, mask) in enumerate(_MASKS.items()):

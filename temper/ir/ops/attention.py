@@ -6,6 +6,11 @@ letters in this order. k and v have kv_heads heads, each read by heads / kv_head
 may have another width E, and both have T positions. mask is added to the scores and broadcasts to [B, heads, S, T]; its
 last axis is T. causal: query i sees only keys j <= i + T - S. safe: a query that sees no key (scores all -inf) gives
 zeros, where softmax gives NaN.
+
+AttentionInt8(q, k, v, mask?): the same of codes: q int8 or uint8 with a zero point, k and v int8 without one. The sums
+of products are exact, times `scale` they are float32 scores, weights are e^(score - largest score) in codes of 1/255
+(reference.attention.weight_codes), and the result is the float32 mean of the codes of v under these weights: sums of
+products times the reciprocal of the sum of weights. All of it is exact as the reference has it.
 """
 
 from __future__ import annotations
@@ -43,8 +48,22 @@ def _letters(attrs: Attrs) -> str:
 
 
 def _attention(types: Types, attrs: Attrs) -> list[TensorType]:
-    q, k, v = (allow(need(types, i), FLOATS) for i in range(3))
-    rules.same_dtype(types)
+    for i in range(3):
+        allow(need(types, i), FLOATS)
+    return _attended(types, attrs, rules.same_dtype(types))
+
+
+def _attention_int8(types: Types, attrs: Attrs) -> list[TensorType]:
+    allow(need(types, 0), frozenset({"int8", "uint8"}), "queries")
+    for i in (1, 2):
+        allow(need(types, i), frozenset({"int8"}), "keys and values")
+    if (mask := rules.optional(types, 3)) is not None:
+        allow(mask, frozenset({"float32"}), "mask")
+    return _attended(types, attrs, "float32")
+
+
+def _attended(types: Types, attrs: Attrs, dtype: str) -> list[TensorType]:
+    q, k, v = (need(types, i) for i in range(3))
     heads, groups, layout = rules.integer(attrs, "heads"), rules.integer(attrs, "kv_heads"), _letters(attrs)
     if heads < 1 or groups < 1 or heads % groups:
         raise ShapeError(f"{heads} heads do not share {groups} heads of keys evenly")
@@ -60,7 +79,7 @@ def _attention(types: Types, attrs: Attrs) -> list[TensorType]:
     if mask is not None and (rules.broadcast(full, mask.shape) != full or mask.shape[-1:] != (t,)):
         raise ShapeError(f"the mask {mask} does not broadcast to {rules.shape_text(full)} with its last axis whole")
     shape = (b, s, e * heads) if layout[3] == "r" else (b, heads, s, e)
-    return [TensorType(q.dtype, shape)]
+    return [TensorType(dtype, shape)]
 
 
 def _cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike:
@@ -68,6 +87,15 @@ def _cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike
     _, _, t, _ = by_heads(k, rules.integer(attrs, "kv_heads"), _letters(attrs)[1])
     return (q.count + outputs[0].count) * t * 2
 
+
+_ATTRS = {
+    "heads": INT,
+    "kv_heads": INT,
+    "scale": AttrSpec(float, required=True),
+    "layout": default("rrrr"),
+    "causal": default(0),
+    "safe": default(0),
+}
 
 OPS: tuple[OpDef, ...] = (
     OpDef(
@@ -77,14 +105,17 @@ OPS: tuple[OpDef, ...] = (
         _attention,
         REFERENCES["Attention"],
         _cost,
-        {
-            "heads": INT,
-            "kv_heads": INT,
-            "scale": AttrSpec(float, required=True),
-            "layout": default("rrrr"),
-            "causal": default(0),
-            "safe": default(0),
-        },
+        _ATTRS,
         tolerance=Tolerance(relative=16.0, reduction=True),
+    ),
+    OpDef(
+        "AttentionInt8",
+        Kind.CONTRACTION,
+        (3, 4),
+        _attention_int8,
+        REFERENCES["AttentionInt8"],
+        _cost,
+        {**_ATTRS, "zero_point": default(0)},
+        tolerance=Tolerance(relative=0.0),
     ),
 )

@@ -34,7 +34,7 @@ _KEY_BLOCKS = (256, 512)
 
 
 @dataclass(frozen=True)
-class _Tensor:
+class Heads:
     """An operand by heads: sizes, and the elements from one row to the next."""
 
     b: DimLike
@@ -52,7 +52,7 @@ class _Tensor:
         return f"(((int64_t)(b) * {s} + (s)) * {row} + (h) * {self.d})"
 
 
-def _tensor(slot: Slot | None, heads: int, letter: str) -> _Tensor | str:
+def heads_of(slot: Slot | None, heads: int, letter: str) -> Heads | str:
     if slot is None:
         return "attention needs queries, keys and values"
     try:
@@ -61,21 +61,26 @@ def _tensor(slot: Slot | None, heads: int, letter: str) -> _Tensor | str:
         return str(e)
     if isinstance(d, Dim) or d < 1:
         return f"the width of a head must be known at build time, not {d}"
-    return _Tensor(b, heads, s, d, letter, slot.row_stride or slot.type.shape[-1])
+    return Heads(b, heads, s, d, letter, slot.row_stride or slot.type.shape[-1])
 
 
-def _tensors(w: Workload) -> list[_Tensor] | str:
+def _operands(w: Workload) -> list[Heads] | str:
     """q, k, v and the output, or the reason there is no kernel."""
     if w.op != "Attention":
         return f"computes Attention, not {w.op}"
-    if w.isa not in ISAS:
-        return f"no such CPU level: {w.isa}"
     if any(s is not None and s.type.dtype != "float32" for s in w.inputs):
         return "computes in float32 only"
-    heads, groups, layout = _integer(w, "heads"), _integer(w, "kv_heads"), str(w.attr("layout"))
-    out: list[_Tensor] = []
+    return operands_of(w)
+
+
+def operands_of(w: Workload) -> list[Heads] | str:
+    """q, k, v and the output of any attention, or the reason there is no kernel."""
+    if w.isa not in ISAS:
+        return f"no such CPU level: {w.isa}"
+    heads, groups, layout = integer_attr(w, "heads"), integer_attr(w, "kv_heads"), str(w.attr("layout"))
+    out: list[Heads] = []
     for slot, n, letter in zip((*w.inputs[:3], w.outputs[0]), (heads, groups, groups, heads), layout, strict=True):
-        t = _tensor(slot, n, letter)
+        t = heads_of(slot, n, letter)
         if isinstance(t, str):
             return t
         out.append(t)
@@ -84,20 +89,20 @@ def _tensors(w: Workload) -> list[_Tensor] | str:
     return out
 
 
-def _integer(w: Workload, name: str) -> int:
+def integer_attr(w: Workload, name: str) -> int:
     value = w.attr(name)
     assert isinstance(value, int)
     return value
 
 
-def _accepted(w: Workload) -> list[_Tensor]:
-    t = _tensors(w)
+def _accepted(w: Workload) -> list[Heads]:
+    t = _operands(w)
     if isinstance(t, str):
         raise ValueError(f"workload was not accepted: {t}")
     return t
 
 
-def _mask_at(slot: Slot, symbols: tuple[str, ...]) -> str:
+def mask_at(slot: Slot, symbols: tuple[str, ...]) -> str:
     """C expression of the place of the mask's row (b, h, s), in elements."""
     shape = (1,) * (4 - slot.type.rank) + tuple(slot.type.shape)
     terms, step = ["0"], slot.row_stride or shape[3]
@@ -115,7 +120,7 @@ class Attention:
     ops = frozenset({"Attention"})
 
     def accepts(self, w: Workload) -> str | None:
-        t = _tensors(w)
+        t = _operands(w)
         return t if isinstance(t, str) else anchor_declines(w.epilogue, stored=STORED)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
@@ -154,7 +159,7 @@ class Attention:
         first = len(args)
         args += [*epilogue_args(w.epilogue), ("workspace", 0)]
         channels = out.d * (out.heads if out.letter == "r" else 1)
-        out_pix = _Tensor(out.b, out.heads, out.s, 0, out.letter, 1)
+        out_pix = Heads(out.b, out.heads, out.s, 0, out.letter, 1)
         text = defines({
             "ENTRY": entry, "BATCH": c_dim(q.b, symbols), "SQ": c_dim(q.s, symbols), "SK": c_dim(k.s, symbols),
             "HEADS": q.heads, "KV_HEADS": k.heads, "D": q.d, "E": v.d, "QB": p["qb"], "PACKV": p["packv"],
@@ -163,17 +168,17 @@ class Attention:
             "LDV": c_dim(v.row, symbols), "OLD": w.outputs[0].row_stride or channels,
             "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
             "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
-            "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else _mask_at(mask, symbols),
+            "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else mask_at(mask, symbols),
             "SCALE": literal(w.attr("scale")),
             "LATE": int(mask is None and float(str(w.attr("scale"))) > 0),
-            "CAUSAL": _integer(w, "causal"), "SAFE": _integer(w, "safe"),
+            "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
             "P_OUT": 3, "P_MASK": 4, "P_WS": len(args) - 1,
         })  # fmt: skip
         width, columns = 2 * lanes, -(-v.d // lanes) * lanes
         floats = ceil_div(k.s, width) * (width * q.d) + p["qb"] * (p["kb"] + 16 + columns)
         if p["packv"]:
             floats = k.s * columns + floats
-        before, after = template_text("vec.h", "vmath.h", "lanes.h"), template_text("attention.c")
+        before, after = template_text("vec.h", "vmath.h", "lanes.h"), template_text("attention.h", "attention.c")
         source = before + text + workload_epilogue_c(w, first) + after
         return Kernel(source, (entry,), tuple(args), symbols, floats * 4, in_place=False)
 

@@ -7,13 +7,6 @@
  * OUT_PIX MASK_AT(b, h, s) are given by the tactic: places of a row in elements, for OUT_PIX and OUT_C the row and column of the
  * output. LDS: elements of a row of scores. LATE: without a mask, a positive SCALE is applied where exponentials are taken.
  * CAUSAL: query i sees keys j <= i + T - S; blocks stop at the last key they see. SAFE: rows without a key become 0, else NaN. */
-#define UNROLL _Pragma("clang loop unroll(full)")
-#define NB 2
-#define W (NB * VL)
-#define EV ((E + VL - 1) / VL)
-#define ROUND_UP(n, by) (((n) + (by) - 1) / (by) * (by))
-#define LEAST(a, b) ((a) < (b) ? (a) : (b))
-
 /* acc[i][j] += a[i*lda + k] * b[k*ldb + j*VL]; the last of the nb vectors has nl lanes. */
 INLINE void product(vf acc[MR][NB], const float *a, int64_t lda, const float *b, int64_t ldb, int64_t len, const int mr, const int nb,
                     const int nl) {
@@ -78,9 +71,6 @@ INLINE void values(const place_t *to, const float *s, const float *v, int64_t ld
   }
 }
 
-#define ELAST (E - (EV - 1) * VL)
-#define EODD (EV % NB)
-
 INLINE void values_row(place_t to, const float *s, const float *v, int64_t ldv, int64_t keys, const int mr) {
   const int whole = EODD ? EV / NB : (ELAST < VL ? EV / NB - 1 : EV / NB);
   for (int b = 0; b < whole; b++, to.c += W, to.sofar += W) values(&to, s, v + b * W, ldv, keys, mr, NB, VL);
@@ -132,27 +122,6 @@ INLINE void weigh(float *s, row_t *rows, const float *const *mask, const int64_t
     }
   }
   UNROLL for (int i = 0; i < count; i++) rows[i].total = rows[i].total * rows[i].factor + hsum(sum[i]);
-}
-
-/* VL rows of VL columns turned: log2(VL) rounds of interleaving the halves. */
-INLINE void turn(vf r[VL]) {
-  UNROLL for (int round = 1; round < VL; round *= 2) {
-    vf t[VL];
-    UNROLL for (int i = 0; i < VL / 2; i++) {
-      vf a = r[i], b = r[i + VL / 2];
-#if VL == 16
-      t[2 * i] = __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-      t[2 * i + 1] = __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-#elif VL == 8
-      t[2 * i] = __builtin_shufflevector(a, b, 0, 8, 1, 9, 2, 10, 3, 11);
-      t[2 * i + 1] = __builtin_shufflevector(a, b, 4, 12, 5, 13, 6, 14, 7, 15);
-#else
-      t[2 * i] = __builtin_shufflevector(a, b, 0, 4, 1, 5);
-      t[2 * i + 1] = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-#endif
-    }
-    UNROLL for (int i = 0; i < VL; i++) r[i] = t[i];
-  }
 }
 
 /* Keys as [block][D][W]; those behind the last are zeros. */
