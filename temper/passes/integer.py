@@ -55,6 +55,11 @@ class _Integer:
         for node in self.graph.nodes:
             if node.op in ("Conv", "MatMul"):
                 self.product(node)
+            elif node.op == "Attention":
+                self.attention(node)
+        for node in self.graph.nodes:
+            if node.op == "Split":
+                self.split(node)
         for node in self.graph.nodes:
             if node.op == "QuantizeLinear" and self.graph.alive(node):
                 self.requantize(node)
@@ -204,7 +209,76 @@ class _Integer:
         wide = bias.codes.const.astype(np.int64) - bias.zero
         return wide.astype(np.int32) if (np.abs(wide) < 2**31).all() else None
 
+    def attention(self, node: Node) -> None:
+        """softmax(s_q s_k scale Q K^T + mask) s_v V = s_v attention(Q, K, V) with the scores' scales in one."""
+        q, k, v = (self.read(x) for x in node.inputs[:3])
+        found = next((x for x in (q, k, v) if isinstance(x, str)), None)
+        if isinstance(q, str) or isinstance(k, str) or isinstance(v, str):
+            self.log.did_not("integer attention", node.name, str(found))
+            return
+        if q.codes.type.dtype not in CODES or any(
+            x.codes.type.dtype != "int8" or x.zero or x.scale.ndim for x in (k, v)
+        ):
+            reason = "keys and values need int8 codes with one scale each and no zero point"
+            self.log.did_not("integer attention", node.name, reason)
+            return
+        if q.scale.ndim:
+            self.log.did_not("integer attention", node.name, "its queries have several scales")
+            return
+        scale = float(np.float32(float(str(node.attrs["scale"])) * float(q.scale) * float(k.scale)))
+        attrs = {**node.attrs, "scale": scale, "zero_point": q.zero}
+        y = self.emit(node, "AttentionInt8", q.codes, k.codes, v.codes, *node.inputs[3:], **attrs)
+        out = self.emit(node, "Mul", y, self.constant(node, v.scale.astype(np.float32)))
+        self.sums[out.id] = Scaled(y, v.scale)
+        self.graph.replace_uses(node.output, out)
+        self.graph.remove_node(node)
+        self.log.did("integer attention", node.name)
+
     # ---- requantization ----
+
+    def split(self, node: Node) -> None:
+        """Pieces that are quantized at once are pieces of codes: each column in units of its piece's scale."""
+        reason = self._split(node)
+        if reason is not None:
+            self.log.did_not("split codes", node.name, reason)
+
+    def _split(self, node: Node) -> str | None:
+        x, sizes = node.inputs[0], node.attrs["sizes"]
+        assert x is not None and isinstance(sizes, tuple)
+        if x.type.dtype != "float32" or not self._has_codes(x):
+            return "its data are no sums of codes"
+        if int(str(node.attrs["axis"])) % x.type.rank != x.type.rank - 1 or not all(isinstance(n, int) for n in sizes):
+            return "it does not split features"
+        readers = [[n for n, _ in y.uses] for y in node.outputs]
+        lone = all(len(r) == 1 and r[0].op == "QuantizeLinear" for r in readers)
+        if not lone or any(map(self.graph.is_output, node.outputs)):
+            return "a piece has other readers than one quantization"
+        targets = [self.scalar(r[0]) for r in readers]
+        kinds = {t if isinstance(t, str) else t[1:] for t in targets}
+        (kind,) = kinds if len(kinds) == 1 else ("the pieces' codes are of different kinds",)
+        if isinstance(kind, str):
+            return kind
+        zero, dtype = kind
+        units = np.concatenate([np.full(int(str(n)), t[0]) for n, t in zip(sizes, targets, strict=True)])
+        if not self._scales_by_column(x):
+            return "a step before it has one bound for all pieces"
+        y = self.emit(node, "Saturate", self.units(x, units, node), to=dtype, zero_point=zero)
+        pieces = make(self.graph, "Split", [y], node.attrs, name=node.name, origin=node.origin).outputs
+        for r, piece in zip(readers, pieces, strict=True):
+            self.graph.replace_uses(r[0].output, piece)
+            self.graph.remove_node(r[0])
+        self.graph.remove_node(node)
+        self.log.did("split codes", node.name)
+        return None
+
+    def _scales_by_column(self, v: Value) -> bool:
+        """Every step that `units` goes back over can have a unit for each column."""
+        if v.const is not None or isinstance(self.read(v), Scaled):
+            return True
+        node = v.producer
+        if node is None or node.op not in HOMOGENEOUS or not self._has_codes(v):
+            return True
+        return node.op != "Clip" and all(self._scales_by_column(u) for u in node.inputs if u is not None)
 
     def requantize(self, node: Node) -> None:
         target = self.scalar(node)
@@ -240,8 +314,8 @@ class _Integer:
             return False
         return any(self._has_codes(u) for u in node.inputs if u is not None)
 
-    def units(self, v: Value, unit: float, at: Node) -> Value:
-        """v / unit."""
+    def units(self, v: Value, unit: float | np.ndarray, at: Node) -> Value:
+        """v / unit; an array of units goes along the last axis."""
         if v.const is not None:
             return self.constant(at, (v.const.astype(np.float64) / unit).astype(np.float32))
         source = self.read(v)
@@ -253,7 +327,8 @@ class _Integer:
             factor = np.asarray(source.scale / unit, np.float32)
             if x.type.dtype in CODES:
                 factor = _short(factor)
-            return self.emit(at, "Mul", self.emit(at, "Cast", x, to="float32"), self.constant(at, factor))
+            wide = x if x.type.dtype == "float32" else self.emit(at, "Cast", x, to="float32")
+            return self.emit(at, "Mul", wide, self.constant(at, factor))
         node = v.producer
         if node is None or node.op not in HOMOGENEOUS or not self._has_codes(v):
             return self.emit(at, "Div", v, self.constant(at, np.array(unit, np.float32)))
@@ -261,6 +336,7 @@ class _Integer:
         for bound in ("min", "max"):
             value = attrs.get(bound)
             if node.op == "Clip" and isinstance(value, (int, float)):
+                assert isinstance(unit, float)
                 attrs[bound] = float(np.float32(float(value) / unit))
         return self.emit(node, node.op, *(None if u is None else self.units(u, unit, at) for u in node.inputs), **attrs)
 

@@ -121,7 +121,8 @@ def insert(
         for name in group.tensors:
             _quantized(graph, values[name], c, placement)
     for key in placement.products:
-        _quantize_product(graph, nodes[key], float(data[key][0].scale), (channel_scales or {}).get(key))
+        if nodes[key].op != "Attention":
+            _quantize_product(graph, nodes[key], float(data[key][0].scale), (channel_scales or {}).get(key))
 
 
 def _quantized(graph: Graph, v: Value, codes: Codes, placement: Placement) -> None:

@@ -1,7 +1,7 @@
 """Which tensors carry 8-bit codes, and which of them share a scale.
 
-A product (Conv, MatMul with constant weights) in INT8 needs its data as codes and its weights per output channel. The
-codes are placed as early as ops that only move values, or take the largest, allow, so that those run on codes too; what
+A product (Conv, MatMul with constant weights) in INT8 needs its data as codes and its weights per output channel;
+attention multiplies codes of queries, keys and values. The codes are placed as early as ops that only move values, or take the largest, allow, so that those run on codes too; what
 a Concat joins shares one scale. Of an Add whose result becomes codes, one branch stays unquantized, the one whose
 product computes the sum in its epilogue; the other is read as codes (DESIGN, section 4).
 
@@ -80,6 +80,8 @@ class Placement:
 
 def quantizable(node: Node) -> str | None:
     """Why a node cannot be an integer product; None if it can."""
+    if node.op == "Attention":
+        return _attends(node)
     if node.op not in ("Conv", "MatMul"):
         return f"{node.op} is not a product"
     x, w = node.inputs[0], node.inputs[1]
@@ -100,9 +102,28 @@ def quantizable(node: Node) -> str | None:
     return None
 
 
+def _attends(node: Node) -> str | None:
+    """Why attention cannot be of codes."""
+    q = node.inputs[0]
+    assert q is not None
+    data = [v for v in node.inputs[:3] if v is not None]
+    if any(v.type.dtype != "float32" for v in node.inputs if v is not None):
+        return f"it computes {q.type.dtype}"
+    if any(v.const is not None for v in data):
+        return "queries, keys or values are constants"
+    if q.type.shape[1 if str(node.attrs["layout"])[0] == "r" else 2] == 1:
+        return "one query reads its keys once: to make codes of them costs as much"
+    return None
+
+
 def coded_inputs(node: Node) -> tuple[int, ...]:
     """The inputs that a quantizable product reads as codes of activations."""
-    return (0,)
+    return (0, 1, 2) if node.op == "Attention" else (0,)
+
+
+def _signed(node: Node, i: int) -> bool:
+    """This reader of codes takes int8 only."""
+    return node.op == "Attention" and i > 0
 
 
 def key_of(node: Node) -> str:
@@ -183,8 +204,12 @@ class _Codes:
                 if n.id in self.moves or reader in raw or (reader not in on and not self._joins(v, n, reader)):
                     continue
                 reads[reader] = number[self.find(root)]
+        signed = {
+            self.find(root) for i, root in self.carriers.items() if any(_signed(n, k) for n, k in values[i].uses)
+        }
         groups = tuple(
-            Group(tuple(v.name for v in found), not all(not_negative(v) for v in found)) for found in members.values()
+            Group(tuple(v.name for v in found), root in signed or not all(not_negative(v) for v in found))
+            for root, found in members.items()
         )
         return Placement(
             tuple(key_of(n) for n in products), groups, frozenset(key_of(n) for n in self.moves.values()), reads
