@@ -192,3 +192,54 @@ def test_unusable_weights_stay_float_and_say_why() -> None:
     log = run_passes(graph, PIPELINE)
     assert "ConvInt8" not in [n.op for n in graph.nodes]
     assert any(rule == "integer product" and "at most 8 bits (int16)" in why for rule, _, why in log.declined)
+
+
+def attending(net: Net) -> Value:
+    """Merged projections, attention, projection and residual over tokens of two sentences."""
+    x = net("MatMul", net.input(2, 9, 24), net.weights(24, 24))
+    y = net("Add", net("MatMul", x, net.weights(24, 72)), net.weights(72))
+    q, k, v = net.many("Split", y, axis=2, sizes=(24, 24, 24))
+    attrs = {"heads": 3, "kv_heads": 3, "scale": 0.3, "layout": "rrrr", "causal": 1}
+    return net("Add", x, net("MatMul", net("Attention", q, k, v, **attrs), net.weights(24, 24)))
+
+
+def test_attention_of_codes(tmp_path: Path) -> None:
+    """Pieces of one product become codes in its epilogue, each in its unit; attention multiplies them; its mean of
+    values becomes codes of the next product's."""
+    net = Net(5)
+    net.graph.set_outputs([attending(net)], ["y"])
+    feeds = {"x": net.rng.standard_normal((2, 9, 24)).astype(np.float32)}
+    (plain,) = evaluate(net.graph, feeds)
+    q = net.graph.copy()
+    placement = place(q, [n for n in q.nodes if quantizable(n) is None])
+    names = {t for g in placement.groups for t in g.tensors}
+    values = [v for v in q.values if v.name in names]
+    seen = evaluate_values(q, feeds, values)
+    assert len(placement.groups) == 6
+    insert(q, placement, {v.name: float(np.abs(seen[v.id]).max()) for v in values})
+    log = run_passes(q, PIPELINE[AT:])
+    assert sorted(n.op for n in q.nodes if n.op.endswith("Int8")) == ["AttentionInt8"] + ["MatMulInt8"] * 3
+    assert [n.name for n in q.nodes if n.op in ("QuantizeLinear", "DequantizeLinear", "Div")] == ["x.codes.div"]
+    split = next(n for n in q.nodes if n.op == "Split")
+    assert {v.type.dtype for v in split.outputs} == {"int8"} and "split codes" in {rule for rule, _ in log.applied}
+    (want,) = evaluate(q, feeds)
+    (got,) = Engine(build_plan(q, BuildConfig(threads=2, effort=0, cache=tmp_path / "c")).plan).run(feeds)
+    assert got.tobytes() == want.tobytes()
+    assert np.sqrt(np.mean((want - plain) ** 2) / np.mean(plain**2)) < 0.03
+
+
+def test_pieces_that_cannot_share_a_product() -> None:
+    """A piece that is an output too, and pieces of floats."""
+    for product in (True, False):
+        net = Net(5)
+        x = net.input(2, 9, 24)
+        y = net("MatMul", x, net.weights(24, 72)) if product else net("Sigmoid", net("Concat", x, x, x, axis=2))
+        q, k, v = net.many("Split", y, axis=2, sizes=(24, 24, 24))
+        a = net("Attention", q, k, v, heads=3, kv_heads=3, scale=0.3, layout="rrrr")
+        net.graph.set_outputs([a, v] if product else [a], None)
+        placement = place(net.graph, [n for n in net.graph.nodes if quantizable(n) is None])
+        insert(net.graph, placement, {t: 2.0 for g in placement.groups for t in g.tensors})
+        log = run_passes(net.graph, PIPELINE[AT : AT + 1])
+        reason = "a piece has other readers than one quantization" if product else "its data are no sums of codes"
+        assert ("split codes", reason) in [(rule, why) for rule, _, why in log.declined]
+        assert [n.op for n in net.graph.nodes if n.op.startswith("Attention")] == ["AttentionInt8"]
