@@ -74,7 +74,7 @@ def codes_of(
 
 
 def _codes(group: Group, tensors: list[Value], amax: Mapping[str, float], ranges: Mapping[str, Range]) -> Codes:
-    spans = [range_of(v, ranges) for v in tensors] if group.signed and ranges else [None]
+    spans = [range_of(v, ranges) for v in tensors] if group.signed and ranges and not group.symmetric else [None]
     if None not in spans:
         low = min(0.0, *(s[0] for s in spans if s is not None))
         high = max(0.0, *(s[1] for s in spans if s is not None))

@@ -58,10 +58,12 @@ class Site:
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that share a scale, by name. signed: False where none of them can be negative."""
+    """Tensors that share a scale, by name. signed: False where none of them can be negative. symmetric: a reader takes
+    no zero point."""
 
     tensors: tuple[str, ...]
     signed: bool
+    symmetric: bool = False
 
     @property
     def levels(self) -> int:
@@ -122,9 +124,10 @@ def coded_inputs(node: Node) -> tuple[int, ...]:
     return (0, 1, 2) if node.op == "Attention" else (0,)
 
 
-def _signed(node: Node, i: int) -> bool:
-    """This reader of codes takes int8 only."""
-    return node.op == "Attention" and i > 0
+def _symmetric(node: Node) -> bool:
+    """This reader of codes takes int8 without a zero point only: the pieces of one projection have one type, and keys
+    and values are the signed operands of products."""
+    return node.op == "Attention"
 
 
 def key_of(node: Node) -> str:
@@ -205,11 +208,15 @@ class _Codes:
                 if n.id in self.moves or reader in raw or (reader not in on and not self._joins(v, n, reader)):
                     continue
                 reads[reader] = number[self.find(root)]
-        signed = {
-            self.find(root) for i, root in self.carriers.items() if any(_signed(n, k) for n, k in values[i].uses)
+        symmetric = {
+            self.find(root) for i, root in self.carriers.items() if any(_symmetric(n) for n, _ in values[i].uses)
         }
         groups = tuple(
-            Group(tuple(v.name for v in found), root in signed or not all(not_negative(v) for v in found))
+            Group(
+                tuple(v.name for v in found),
+                root in symmetric or not all(not_negative(v) for v in found),
+                root in symmetric,
+            )
             for root, found in members.items()
         )
         return Placement(

@@ -14,7 +14,7 @@ from temper.ir.graph import Graph, Node
 from temper.ir.ops import make
 from temper.passes.manager import Log
 from temper.quantize.codes import Range, insert
-from temper.quantize.placement import Group, Placement, Site, place_sites, sites_of
+from temper.quantize.placement import Placement, Site, place_sites, sites_of
 
 #: What a pattern may pin a site to.
 PRECISIONS = ("fp32", "int8")
@@ -55,7 +55,7 @@ class Recipe:
         found = place_sites(graph, sites_of(graph) if sites is None else sites, self.sites, self.apart)
         if not self.signed:
             return found
-        groups = (Group(g.tensors, g.signed or not self.signed.isdisjoint(g.tensors)) for g in found.groups)
+        groups = (replace(g, signed=g.signed or not self.signed.isdisjoint(g.tensors)) for g in found.groups)
         return replace(found, groups=tuple(groups))
 
     def replace_operands(self, graph: Graph) -> None:

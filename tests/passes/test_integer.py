@@ -203,7 +203,8 @@ def attending(net: Net) -> Value:
     return net("Add", x, net("MatMul", net("Attention", q, k, v, **attrs), net.weights(24, 24)))
 
 
-def test_attention_of_codes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_attention_of_codes(zero_points: bool, tmp_path: Path) -> None:
     """Pieces of one product become codes in its epilogue, each in its unit; attention multiplies them; its mean of
     values becomes codes of the next product's."""
     net = Net(5)
@@ -216,7 +217,8 @@ def test_attention_of_codes(tmp_path: Path) -> None:
     values = [v for v in q.values if v.name in names]
     seen = evaluate_values(q, feeds, values)
     assert len(placement.groups) == 6
-    insert(q, placement, {v.name: float(np.abs(seen[v.id]).max()) for v in values})
+    ranges = {v.name: (float(seen[v.id].min()), float(seen[v.id].max())) for v in values} if zero_points else None
+    insert(q, placement, {v.name: float(np.abs(seen[v.id]).max()) for v in values}, None, ranges)
     log = run_passes(q, PIPELINE[AT:])
     assert sorted(n.op for n in q.nodes if n.op.endswith("Int8")) == ["AttentionInt8"] + ["MatMulInt8"] * 3
     assert [n.name for n in q.nodes if n.op in ("QuantizeLinear", "DequantizeLinear", "Div")] == ["x.codes.div"]
