@@ -6,16 +6,17 @@ Without a GPU (`Cuda(None)`) kernels are compiled for a level and left unverifie
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
-from temper.compile.triton import Cubin, TritonSource, compile_cubin, triton_version
+from temper.compile.processes import Processes
+from temper.compile.triton import Cubin, triton_version
+from temper.compile.triton_worker import compile_all
 from temper.errors import BuildError, DeviceError
 from temper.ir.dims import evaluate
 from temper.plan.cubins import DeviceFunction
@@ -34,6 +35,9 @@ _LAPS = 5
 #: A candidate this much slower than the best after a first look is not timed further.
 _DROP = 1.25
 
+#: Kernels a compiler process gets at once, at most.
+_BATCH = 16
+
 _LENGTH = struct.Struct("<I")
 
 
@@ -49,10 +53,6 @@ def from_bytes(data: bytes) -> DeviceFunction:
     (length,) = _LENGTH.unpack_from(data)
     head = json.loads(data[_LENGTH.size : _LENGTH.size + length])
     return DeviceFunction(cubin=data[_LENGTH.size + length :], **head)
-
-
-def _compiled(source: TritonSource, isa: str) -> bytes:
-    return to_bytes(compile_cubin(source, isa))
 
 
 class Cuda:
@@ -78,17 +78,20 @@ class Cuda:
         sources = {key: k.triton for key, k in kernels.items() if isinstance(k, TritonKernel)}
         if len(sources) != len(kernels):
             raise BuildError("a kernel without Triton source cannot be compiled for a GPU")
-        workers = min(jobs or os.cpu_count() or 1, len(sources))
-        if workers == 1:
-            yield from ((key, _compiled(s, isa)) for key, s in sources.items())
-            return
-        pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
-        try:
-            futures = {key: pool.submit(_compiled, s, isa) for key, s in sources.items()}
-            for key, f in futures.items():
-                yield key, f.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        keys, workers = list(sources), jobs or os.cpu_count() or 1
+        # a process takes a second to start; several turns each even out how long kernels take
+        size = max(1, min(_BATCH, -(-len(keys) // (2 * workers))))
+        batches = [keys[i : i + size] for i in range(0, len(keys), size)]
+        processes = Processes()
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                futures = [pool.submit(compile_all, [sources[k] for k in b], isa, processes) for b in batches]
+                for batch, f in zip(batches, futures, strict=True):
+                    yield from ((key, to_bytes(c)) for key, c in zip(batch, f.result(), strict=True))
+            except BaseException:
+                processes.kill()
+                pool.shutdown(cancel_futures=True)
+                raise
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
