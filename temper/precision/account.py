@@ -25,8 +25,8 @@ from temper.target import best_isa
 
 #: What the divergence of a point measures.
 MEANING = (
-    "the largest ratio of a measure of the outputs' distance from FP32's to its bound, over all outputs: expected loss "
-    "and change of answers on held-back samples, or relative noise where outputs are no answers; 1 is the bound"
+    "how far the outputs on held-back samples are from FP32's, as a share of what is accepted: expected loss of right "
+    "answers, by FP32's own account of them, and noise relative to the outputs' variance; the worst of all outputs"
 )
 
 #: Sites that the plan's summary lists.

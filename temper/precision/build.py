@@ -70,9 +70,10 @@ def build_int8(
     amax = _thresholds(subject, request, account, data)
     reach = {t: h.amax for t, h in data.calibration.histograms.items()} if data is not None else amax
     recipe = Recipe(subject.on, amax, apart=narrow_parts(subject.graph, reach))
-    about = (subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else "", str(config.isa))
+    about = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
+    about += [str(config.isa), str(request.bounds.as_dict())]
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress)
-    chosen = decide(trials, request, account)
+    chosen = decide(trials, request, account, data.calibration if data is not None else None)
     return _made(trials, chosen, account)
 
 

@@ -44,8 +44,10 @@ class Times:
         return sum(self.sites.values()) + self.rest
 
 
-def site_times(engine: Engine, sites: Sequence[Site], feeds: Feeds, repeats: int = 10) -> Times:
-    """Least time of every step over `repeats` runs, by site."""
+def site_times(plan: Plan, sites: Sequence[Site], feeds: Feeds, repeats: int = 10) -> Times:
+    """Least time of every step over `repeats` runs, by site. On one thread: of several, one may find that others did
+    its share already, and a step without time."""
+    engine = Engine(plan, threads=1)
     rows: list[dict[str, object]] = list(engine.report.get("regions", ()))
     seconds: dict[int, float] = {}
     outside = 0.0
@@ -109,7 +111,7 @@ def conversion(config: BuildConfig) -> Conversion:
         x = g.add_input("x", TensorType(dtype, (_ELEMENTS // 64, 64)))
         g.set_outputs([make_it(g, x)], ["y"])
         plain = replace(config, profiles=(), batches=(), shapes={}, portable_graph=False, stop_after="", disable=())
-        engine = Engine(build_plan(g, plain).plan)
+        engine = Engine(build_plan(g, plain).plan, threads=1)
         feeds = {"x": np.zeros((_ELEMENTS // 64, 64), np.float32 if dtype == "float32" else np.int8)}
         return sum(layer.seconds for layer in engine.profile_layers(feeds, 20)) / _ELEMENTS
 
@@ -126,7 +128,8 @@ def edges(graph: Graph, sites: Sequence[Site], price: Conversion, sizes: Mapping
     """Data between sites, with what its conversion costs where they differ. sizes: of the symbols, to count at.
 
     A float result that an INT8 site reads is quantized; codes that a float site reads are dequantized, or a second
-    result is written beside them, which costs as much.
+    result is written beside them. That is done by the step that makes the tensor, which has it in registers: taken as
+    half of what a step of its own costs, which also reads it.
     """
     values = {v.name: v for v in graph.values}
     by_node = {s.key: s for s in sites}
@@ -136,7 +139,8 @@ def edges(graph: Graph, sites: Sequence[Site], price: Conversion, sizes: Mapping
             source = _source(values[tensor], by_node)
             if source is None or source.name == reader.name:
                 continue
-            elements = values[tensor].type.nbytes(sizes) / 4
+            # bytes of float32 to elements, halved
+            elements = values[tensor].type.nbytes(sizes) / 4 / 2
             pair = (source.name, reader.name)
             found[pair] = found.get(pair, 0.0) + elements
     return [

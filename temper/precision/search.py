@@ -16,11 +16,18 @@ from temper.quantize.solver import Choice, Problem
 #: Excess of a choice, given by the names of the sites in higher precision.
 Measure = Callable[[frozenset[str]], float]
 
-#: Predictions are sums over sites measured alone: the first guess stays this far below the budget.
-_SLACK = 0.8
+#: Predictions are sums over sites measured alone: guesses stay this far below the budget.
+_SLACK = 0.9
+
+#: Excess goes as this power of the predicted loss until two measurements tell: losses add up as squares of errors do,
+#: and answers turn as errors do or slower.
+_POWER = 0.5
 
 #: A choice that ought to lose less than another and loses more by this factor shows that the ranking is wrong.
 _DISORDER = 1.1
+
+#: A return that is predicted to exceed the budget by this factor is not tried.
+_HOPE = 2.0
 
 #: Sites whose return gains less than this share of the time are not worth a measurement.
 _WORTH = 0.003
@@ -119,15 +126,14 @@ class Search:
         corners = [c for c in front if c.loss < base]
         if not corners:
             return None
-        # excess per unit of predicted loss, as measured last
-        scale = start.excess / base if base and math.isfinite(start.excess) else math.inf
+        known = [(base, start.excess)]
         low, high = -1, len(corners)
         good: Tried | None = None
         if not corners[-1].loss:
             # nothing is predicted to lose anything there: kept as what is known to be good, measured only if it is left
             high = len(corners) - 1
         while high - low > 1 and self._left() > self.reserve:
-            guess = next((i for i, c in enumerate(corners) if scale * c.loss <= _SLACK), high)
+            guess = next((i for i, c in enumerate(corners) if _predicted(known, c.loss) <= _SLACK), high)
             at = guess if low < guess < high else (low + high) // 2
             point = self._try(corners[at].high, "the front")
             if self._disorder(point) and not self.reranked:
@@ -136,8 +142,7 @@ class Search:
                 if better is not None:
                     self.problem = better
                     return self._along(better.front(), start)
-            if math.isfinite(point.excess) and corners[at].loss > 0 and point.excess > 0:
-                scale = point.excess / corners[at].loss
+            known.append((corners[at].loss, point.excess))
             if point.keeps:
                 high, good = at, point
             else:
@@ -145,6 +150,10 @@ class Search:
         if good is None and high < len(corners):
             good = self._try(corners[high].high, "the front's safe end")
         return good if good is not None and good.keeps else None
+
+    def _known(self) -> list[tuple[float, float]]:
+        """Predicted loss and measured excess of what was tried."""
+        return [(self.problem.evaluate(t.high).loss, t.excess) for t in self.tried.values()]
 
     def _disorder(self, point: Tried) -> bool:
         """More is in higher precision than in another choice that was tried, and yet more is lost."""
@@ -177,15 +186,16 @@ class Search:
     def _bundle(self, best: Tried, forced: frozenset[str], refused: set[str]) -> frozenset[str]:
         """Sites to return at once: in order of time per loss, as many as the budget ought to hold; at least one."""
         now = self.problem.evaluate(best.high)
-        scale = best.excess / now.loss if now.loss > 0 and math.isfinite(best.excess) else 0.0
+        known = self._known()
+        room = _allowed(known, _SLACK) - now.loss
         gains: list[tuple[float, float, str]] = []
         for name in best.high - forced - refused:
             without = self.problem.evaluate(best.high - {name})
-            if now.seconds - without.seconds > _WORTH * now.seconds:
+            hopeless = _predicted(known, without.loss) > _HOPE
+            if now.seconds - without.seconds > _WORTH * now.seconds and not hopeless:
                 gains.append((now.seconds - without.seconds, without.loss - now.loss, name))
         gains.sort(key=lambda g: (-g[0] / max(g[1], 1e-30), g[2]))
         chosen: set[str] = set()
-        room = (1.0 - best.excess) / scale if scale else 0.0
         for _, loss, name in gains:
             if loss <= room:
                 chosen.add(name)
@@ -195,3 +205,26 @@ class Search:
         if len(chosen) > 1 and best.high - chosen in self.tried:
             chosen = {next(name for _, _, name in gains if name in chosen)}
         return frozenset(chosen) if best.high - chosen not in self.tried else frozenset()
+
+
+def _predicted(known: Sequence[tuple[float, float]], loss: float) -> float:
+    """Excess at a predicted loss, from (predicted loss, measured excess): a power law through the two measurements
+    around it, or the one nearest to it."""
+    points = sorted((x, e) for x, e in known if x > 0 and 0 < e < math.inf)
+    if not points or loss <= 0:
+        return 0.0 if loss <= 0 else math.inf
+    below, above = [p for p in points if p[0] <= loss], [p for p in points if p[0] > loss]
+    near = below[-1] if below else above[0]
+    power = _POWER
+    if below and above and above[0][1] > below[-1][1]:
+        power = math.log(above[0][1] / below[-1][1]) / math.log(above[0][0] / below[-1][0])
+    return near[1] * (loss / near[0]) ** power
+
+
+def _allowed(known: Sequence[tuple[float, float]], excess: float) -> float:
+    """The largest predicted loss at which at most this excess is expected."""
+    low, high = 0.0, max((x for x, _ in known), default=0.0)
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _predicted(known, middle) <= excess else (low, middle)
+    return low

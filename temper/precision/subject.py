@@ -53,6 +53,11 @@ class Subject:
         return tuple(found)
 
     @property
+    def read(self) -> frozenset[str]:
+        """Those that carry codes when every site is on that is not pinned to float."""
+        return frozenset(t for s in self.sites if s.name not in self.pins.fp32 for t in s.tensors)
+
+    @property
     def on(self) -> frozenset[str]:
         """Sites that are not pinned to float."""
         return frozenset(s.name for s in self.sites) - self.pins.fp32

@@ -28,6 +28,9 @@ from temper.quantize.recipe import Recipe
 from temper.runtime.engine import Engine
 from temper.tune.select import Progress
 
+#: Rises when what is measured changes, so that values of earlier versions are not taken for it.
+_FORMAT = 3
+
 #: Builds kept in memory: the float one, the best and the one in hand. Others are made again, from the timing cache.
 _KEPT = 3
 
@@ -44,7 +47,8 @@ class Memory:
         """The memory of a search. about: all that its values depend on. A damaged file is one without values."""
         if folder is None:
             return Memory()
-        path = folder / f"search-{hashlib.sha256(chr(0).join(about).encode()).hexdigest()[:24]}.json"
+        key = hashlib.sha256(chr(0).join((str(_FORMAT), *about)).encode()).hexdigest()[:24]
+        path = folder / f"search-{key}.json"
         try:
             found = json.loads(path.read_text())
         except (OSError, ValueError):
@@ -163,7 +167,7 @@ class Trials:
         def measure() -> list[dict[str, Any]]:
             return [d.as_dict() for d in self.reference.compare(self.outputs(floats))]
 
-        rows = self.memory.get(f"divergence {_named(floats)}", measure)
+        rows = self.memory.get(f"divergence {self.key(floats)}", measure)
         return tuple(Divergence(**r) for r in rows)
 
     def score(self, metric: Metric, floats: frozenset[str]) -> float:
@@ -172,15 +176,13 @@ class Trials:
         def measure() -> float:
             return metric.score(Engine(self.build(floats).plan))
 
-        return float(self.memory.get(f"score {metric.name} {_named(floats)}", measure))
+        return float(self.memory.get(f"score {metric.name} {self.key(floats)}", measure))
 
     def feeds(self) -> dict[str, np.ndarray] | None:
         """The first held-back batch, to time engines on."""
         return None if self.held is None else self.held[0]
 
-
-def _named(floats: frozenset[str]) -> str:
-    """A choice as a key."""
-    return hashlib.sha256("\n".join(sorted(floats)).encode()).hexdigest()[:24]
-
-
+    @staticmethod
+    def key(floats: frozenset[str]) -> str:
+        """A choice as a key."""
+        return hashlib.sha256("\n".join(sorted(floats)).encode()).hexdigest()[:24]
