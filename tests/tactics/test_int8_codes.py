@@ -192,3 +192,22 @@ def test_depthwise_of_unknown_size_and_what_it_declines() -> None:
         check(DepthwiseInt8(), load, 40, (n, height, width, 40), env={"N": n, "H": height, "W": width})
     few = workload((1, 5, 5, 8), 8, (3, 3), 8, (1, 1, 1, 1), e, "avx512vnni")
     assert "16 channels" in str(DepthwiseInt8().accepts(few))
+
+
+FEW = [
+    ((2, 9, 11, 3), (7, 7), (2, 2), (3, 3, 3, 3), "uint8", 0),
+    ((1, 8, 9, 3), (3, 3), (2, 2), (0, 0, 1, 1), "int8", -5),
+    ((1, 6, 30, 1), (3, 5), (1, 1), (1, 2, 1, 2), "int8", 0),
+    ((1, 7, 26, 5), (2, 3), (1, 2), (1, 1, 0, 1), "uint8", 131),
+    ((1, 5, 40, 2), (1, 4), (1, 1), (0, 0, 0, 0), "int8", 3),
+]
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+@pytest.mark.parametrize("case", FEW, ids=lambda c: "x".join(map(str, (*c[0], *c[1]))))
+def test_rows_of_few_channels_are_one_tap(case: tuple, isa: str) -> None:
+    shape, kernel, stride, pads, dtype, zero = case
+    load = workload(shape, 37, kernel, 1, pads, requantized("uint8", zero % 3), isa, stride, dtype, zero)
+    candidates = ConvInt8().candidates(load)
+    for params in candidates[:: max(1, len(candidates) // 3)]:
+        check(ConvInt8(), load, 1, shape, params)

@@ -26,7 +26,7 @@ class ConvShape:
     """Geometry of a convolution per group, with pixel strides (elements) of input and output.
 
     img_rows: output rows per index of axis 0, for the epilogue's `img`. Only n, ih, iw, oh, ow and img_rows may be
-    symbolic.
+    symbolic. packed: elements of a pixel where a kernel row is one tap of `icg` words, whose pixels follow each other.
     """
 
     n: DimLike
@@ -44,6 +44,7 @@ class ConvShape:
     xld: int
     old: int
     img_rows: DimLike
+    packed: int = 0
 
     @property
     def k(self) -> int:
@@ -176,6 +177,12 @@ class Geometry:
         return self.s.icg + 16 if self.s.icg % 256 == 0 else self.s.icg
 
     @property
+    def band_row(self) -> DimLike:
+        """Words of a row of pixels in BAND mode."""
+        width = self.s.iw + self.s.pads[1] + self.s.pads[3]
+        return (width * self.s.packed + 3) // 4 + 1 if self.s.packed else self.band_ld * width
+
+    @property
     def workspace(self) -> DimLike:
         """Bytes of scratch per thread."""
         s, b = self.s, self.b
@@ -184,7 +191,7 @@ class Geometry:
             floats += b.pt * b.ocs * b.mr * b.nb * self.lanes
         if b.mode == BAND:
             rows = (b.pt - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
-            floats = floats + rows * self.band_ld * (s.iw + s.pads[1] + s.pads[3]) + self.lanes
+            floats = floats + rows * self.band_row + self.lanes
         return 4 * floats
 
     def tiles(self, pixels: int, width: int) -> int:
@@ -238,7 +245,8 @@ def predict_seconds(g: Geometry, isa: str, threads: int, epilogue_ops: int) -> f
         copies = pixels * (s.k / g.lanes * 1.4 + s.kernel[0] * 6)
     elif b.mode == BAND:
         rows = (b.pt - 1) * s.strides[0] + (s.kernel[0] - 1) * s.dilations[0] + 1
-        copies = blocks * rows * width * s.strides[1] * (s.icg / g.lanes * 1.4 + (4 if s.xld != g.band_ld else 0))
+        pixel = s.packed / 64 if s.packed else s.icg / g.lanes * 1.4 + (4 if s.xld != g.band_ld else 0)
+        copies = blocks * rows * width * s.strides[1] * pixel
     cycles += copies * s.groups / (1 if b.split else threads)
     weights = s.k * g.vectors * g.lanes * 4
     if b.ocs < g.blocks or weights > 700_000:
@@ -259,7 +267,7 @@ def blockings(s: ConvShape, isa: str, threads: int, in_place: bool = True) -> li
     known = pixels or TYPICAL_PIXELS
     width = static(s.ow)
     direct = [FLAT] if s.flat else [ROWS, COPIED]
-    modes = direct if in_place and not s.padded else [BAND, COPIED]
+    modes = [BAND] if s.packed else direct if in_place and not s.padded else [BAND, COPIED]
     out: dict[Blocking, None] = {}
     for mode in modes:
         run = width if mode in (ROWS, BAND) else pixels
@@ -282,7 +290,7 @@ def _panels(g: Geometry, kc: int, pixels: int, width: int) -> list[tuple[int, in
     s, b = g.s, g.b
     tiles = -(-pixels // width) if b.mode == BAND else g.tiles(pixels, width)
     one = 4 * (
-        s.icg * width * s.strides[0] * s.strides[1]
+        (-(-s.packed // 4) or s.icg) * width * s.strides[0] * s.strides[1]
         if b.mode == BAND
         else b.mr * (g.panel_ld if b.mode == COPIED else min(kc, s.k))
     )

@@ -94,7 +94,7 @@ class Terms:
     kind: FLOAT, HALVES, BYTES or PAIRS. in_t: C type of the input; channels: its elements per group, xld: per pixel.
     zero_point: the input's code for zero, which padding holds. flip: signed bytes are made unsigned. widened: bfloat16
     is made float. sums: where the sums of a channel's weights are, counted from its bias; -1 if the zero point is a
-    constant.
+    constant. packed: a kernel row is one tap, in which pixels follow each other (ConvShape.packed).
     """
 
     kind: str
@@ -105,6 +105,7 @@ class Terms:
     flip: bool = False
     widened: bool = False
     sums: int = -1
+    packed: bool = False
 
     @property
     def defines(self) -> dict[str, int | str]:
@@ -119,6 +120,7 @@ class Terms:
             "XLD": self.xld,
             "ZERO_POINT": f"({self.zero_point})",
             "FLIP": int(self.flip),
+            "PACKED": int(self.packed),
             "WIDENED": int(self.widened),
             "SUMS": f"({self.sums})",
         }

@@ -43,6 +43,12 @@ class Product:
         return self.terms.zero_point + 128 * self.terms.flip
 
 
+def _packs(s: ConvShape) -> bool:
+    """Kernel rows of few channels, which would leave bytes of every pixel's last word unused, become runs of bytes."""
+    dense = s.groups == 1 and s.dilations[1] == 1 and s.xld == s.icg
+    return dense and s.icg % 4 != 0 and s.icg < 16 and s.kernel[1] > 1 and None not in (static(s.iw), static(s.ow))
+
+
 def _product(w: Workload, s: ConvShape) -> Product:
     x, k = w.inputs[0], w.inputs[1]
     assert x is not None and k is not None
@@ -51,6 +57,7 @@ def _product(w: Workload, s: ConvShape) -> Product:
     zero = w.attr("zero_point", 0)
     assert isinstance(zero, int)
     lanes = ISAS[w.isa].lanes
+    packed = bytewise and len(w.inputs) < 4 and _packs(s)
     terms = Terms(
         "BYTES" if bytewise else "PAIRS",
         _INPUTS[x.type.dtype],
@@ -59,7 +66,11 @@ def _product(w: Workload, s: ConvShape) -> Product:
         zero,
         bytewise and x.type.dtype == "int8",
         sums=s.groups * (-(-s.ocg // lanes) * lanes) if len(w.inputs) > 3 else -1,
+        packed=packed,
     )
+    if packed:
+        one_tap = replace(s, icg=-(-s.icg * s.kernel[1] // 4), kernel=(s.kernel[0], 1), packed=s.icg)
+        return Product(one_tap, terms, per_word)
     return Product(replace(s, icg=-(-s.icg // per_word), xld=-(-s.xld // per_word)), terms, per_word)
 
 
@@ -121,9 +132,9 @@ class _Int8:
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         p, g = self._made(w), self._geometry(w, params)
         s = p.shape
-        taps = constants[1].reshape(-1, p.terms.channels, s.groups * s.ocg)
+        taps = constants[1].reshape(s.kernel[0] * s.kernel[1], -1, s.groups * s.ocg)
         padded = np.zeros((len(taps), s.icg * p.per_word, s.groups * s.ocg), taps.dtype)
-        padded[:, : p.terms.channels] = taps
+        padded[:, : taps.shape[1]] = taps
         # [K words, codes of a word, OC]; a word's codes lie together, its first at the lowest address
         codes = padded.reshape(s.k, p.per_word, -1).transpose(0, 2, 1)
         wide = np.ascontiguousarray(codes if p.per_word == 4 else codes.astype(np.int16))

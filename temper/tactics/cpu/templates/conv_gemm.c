@@ -23,6 +23,9 @@
 /* Words between neighbouring pixels where tiles read them. */
 #define XLDW (XLD * (int64_t)sizeof(in_t) / 4)
 #define PIXEL (MODE == BAND ? BAND_LD : XLDW)
+/* Bytes between neighbouring output pixels there, and words of a row of a band. */
+#define STEP (PACKED ? SW * ICX : SW * PIXEL * 4)
+#define BAND_ROW(width) (PACKED ? ((width) * ICX + 3) / 4 + 1 : (width) * BAND_LD)
 #define KTOTAL (KH * KW * ICG)
 #define OCV ((OCG + VL - 1) / VL)
 #define NBLK ((OCV + NB - 1) / NB)
@@ -62,7 +65,7 @@ INLINE void take(float *to, const in_t *from, int64_t taps) {
 #endif
 }
 
-/* One register tile. lda: elements between A rows; copied: A is a panel (one run of q->len terms) instead of the image. */
+/* One register tile. lda: bytes between A rows; copied: A is a panel (one run of q->len terms) instead of the image. */
 INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const int64_t lda, const int copied, const int part) {
   acc_t acc[MR][NB];
   const char *next = q->next;
@@ -83,24 +86,24 @@ INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const
 }
 
 #if MODE != COPIED
-VARIANT(tile_direct, MR, SW * PIXEL, 0, 0)
+VARIANT(tile_direct, MR, STEP, 0, 0)
 #if MRT > 0
-VARIANT(tile_direct_last, MRT, SW * PIXEL, 0, 0)
+VARIANT(tile_direct_last, MRT, STEP, 0, 0)
 #endif
 #endif
 #if MODE == COPIED
-VARIANT(tile_panel, MR, PANEL_LD, 1, 0)
+VARIANT(tile_panel, MR, 4 * PANEL_LD, 1, 0)
 #if MRT > 0
-VARIANT(tile_panel_last, MRT, PANEL_LD, 1, 0)
+VARIANT(tile_panel_last, MRT, 4 * PANEL_LD, 1, 0)
 #endif
 #endif
 #if MRT < 0
-VARIANT(tile_panel_part, MR, PANEL_LD, 1, 1)
+VARIANT(tile_panel_part, MR, 4 * PANEL_LD, 1, 1)
 #endif
 
 /* zero: the code that padding holds. */
 typedef struct { int64_t ih, iw, oh, ow; int32_t zero; } map_t;
-#define NOTHING (SUMS >= 0 ? (uint32_t)m.zero : (uint32_t)ZERO_POINT)
+#define NOTHING ((SUMS >= 0 ? (uint32_t)m.zero : (uint32_t)ZERO_POINT) ^ (PACKED && FLIP ? 128u : 0u))
 
 /* Rows of `count` pixels from `pix` on, in K order with zeros for padding, then zero rows up to MR. x: first channel of the group. */
 static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t m, int64_t pix, int count) {
@@ -134,15 +137,30 @@ static __attribute__((noinline)) void gather(float *panel, const in_t *x, map_t 
   for (int i = count; i < MR; i++, panel += PANEL_LD) clear(panel, KTOTAL, NOTHING);
 }
 
+#if PACKED
+INLINE void put_bytes(uint8_t *to, const uint8_t *from, int64_t n) {
+  int64_t k = 0;
+  for (; k + 4 * VL <= n; k += 4 * VL) sti(to + k, ldi(from + k) ^ (int32_t)(FLIP ? 0x80808080u : 0u));
+  for (; k < n; k++) to[k] = from[k] ^ (FLIP ? 128 : 0);
+}
+#endif
+
 /* Input rows that output rows [first, end) of an image read, with padding, BAND_LD elements a pixel. x: first channel of the group. */
 static __attribute__((noinline)) void fill_band(float *band, const in_t *x, map_t m, int64_t img, int64_t first, int64_t end) {
   const int64_t width = (PAD_L) + m.iw + (PAD_R), stop = (end - 1) * SH + (KH - 1) * DH + 1 - (PAD_T);
-  for (int64_t h = first * SH - (PAD_T); h < stop; h++, band += width * BAND_LD) {
+  for (int64_t h = first * SH - (PAD_T); h < stop; h++, band += BAND_ROW(width)) {
     if (h < 0 || h >= m.ih) {
-      clear(band, width * BAND_LD, NOTHING);
+      clear(band, BAND_ROW(width), NOTHING);
       continue;
     }
     const in_t *from = x + (img * m.ih + h) * m.iw * XLD;
+#if PACKED
+    const int64_t left = (PAD_L) > 0 ? (PAD_L) * ICX : 0, bytes = (m.iw + ((PAD_L) < 0 ? (PAD_L) : 0) + ((PAD_R) < 0 ? (PAD_R) : 0)) * ICX;
+    clear(band, (left + 3) / 4, NOTHING);
+    put_bytes((uint8_t *)band + left, (const uint8_t *)from + ((PAD_L) < 0 ? -(PAD_L) * ICX : 0), bytes);
+    clear((float *)((char *)band + left + bytes), (BAND_ROW(width) * 4 - left - bytes + 3) / 4, NOTHING);
+    continue;
+#endif
     float *to = band;
     int64_t skip = 0, count = m.iw;
     if (PAD_L > 0) clear(to, (PAD_L) * BAND_LD, NOTHING), to += (PAD_L) * BAND_LD;
@@ -223,9 +241,8 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
               gather(panel, x, m, q.pix, q.valid);
               q.a = panel + kb;
             } else if (MODE == BAND) {
-              const int64_t width = (PAD_L) + m.iw + (PAD_R);
-              q.row_step = DH * width * BAND_LD;
-              q.a = band + ((row - band_row) * SH * width + col * SW) * BAND_LD;
+              q.row_step = DH * BAND_ROW((PAD_L) + m.iw + (PAD_R));
+              q.a = (const float *)((const char *)(band + (row - band_row) * SH * BAND_ROW((PAD_L) + m.iw + (PAD_R))) + col * STEP);
             } else if (MODE == ROWS) {
               q.row_step = DH * m.iw * XLDW;
               q.a = (const float *)(x + ((row / m.oh * m.ih + row % m.oh * SH) * m.iw + col * SW) * XLD) + kb;

@@ -47,11 +47,11 @@ INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const
   store(acc, q, mr, nb, nl, part);
 }
 
-VARIANT(tile_full, MR, q->row_step, 0, 0)
+VARIANT(tile_full, MR, 4 * q->row_step, 0, 0)
 #if MRT > 0
-VARIANT(tile_last, MRT, q->row_step, 0, 0)
+VARIANT(tile_last, MRT, 4 * q->row_step, 0, 0)
 #elif MRT < 0
-VARIANT(tile_part, MR, q->row_step, 1, 1)
+VARIANT(tile_part, MR, 4 * q->row_step, 1, 1)
 #endif
 
 EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts) {

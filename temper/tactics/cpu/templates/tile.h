@@ -2,7 +2,7 @@
  *
  * Needs epi_t, epilogue() and epi_store(). Defined by the tactic: MR NB NBT NLT (see conv_gemm.c), UK PFL, OLD, EPI_LOOP, BIAS,
  * KBLOCKED, TERMS: what a 32-bit word of A and of a lane of B holds:
- * FLOAT one float; HALVES two bfloat16; BYTES four bytes, unsigned ones of A (FLIP makes signed ones unsigned by adding 128) and signed ones of B; PAIRS two
+ * FLOAT one float; HALVES two bfloat16; BYTES four bytes, unsigned ones of A (FLIP makes signed ones unsigned by adding 128; PACKED: as they are copied) and signed ones of B; PAIRS two
  * int16; ZERO_POINT: the code for zero; SUMS: where after the bias the sums of the weights of a channel are, if that code is known at run
  * time only (-1 otherwise): the bias is that without it. */
 
@@ -32,7 +32,7 @@ typedef struct {
   int32_t valid, first, last, zero;
 } job_t;
 
-/* One word of each row of A times one vector of words of every column block. */
+/* One word of each row of A (lda bytes apart) times one vector of words of every column block. */
 INLINE void step(acc_t acc[MR][NB], const float *a, const int64_t lda, const float *b, const int mr, const int nb) {
 #if TERMS == FLOAT
   vf w[NB];
@@ -40,7 +40,7 @@ INLINE void step(acc_t acc[MR][NB], const float *a, const int64_t lda, const flo
   for (int j = 0; j < nb; j++) w[j] = ld(b + j * VL);
 #pragma clang loop unroll(full)
   for (int i = 0; i < mr; i++) {
-    vf x = splat(a[i * lda]);
+    vf x = splat(*(const float *)((const char *)a + i * lda));
 #pragma clang loop unroll(full)
     for (int j = 0; j < nb; j++) acc[i][j] = FMA(x, w[j], acc[i][j]);
   }
@@ -51,9 +51,9 @@ INLINE void step(acc_t acc[MR][NB], const float *a, const int64_t lda, const flo
   for (int j = 0; j < nb; j++) w[j] = ldi(b + j * VL);
 #pragma clang loop unroll(full)
   for (int i = 0; i < mr; i++) {
-    vi x = splati(*(const word *)(a + i * lda));
+    vi x = splati(*(const word *)((const char *)a + i * lda));
 #if TERMS == BYTES
-    if (FLIP) x ^= splati((int32_t)0x80808080);
+    if (FLIP && !PACKED) x ^= splati((int32_t)0x80808080);
 #endif
 #pragma clang loop unroll(full)
     for (int j = 0; j < nb; j++) acc[i][j] = DOT(acc[i][j], x, w[j]);
