@@ -1,5 +1,5 @@
-"""Transposes that bring few planes together: registers of 32-bit elements are interleaved, other sizes move one by
-one."""
+"""Transposes that bring few planes together: registers of bytes and of 32-bit elements are interleaved, other sizes move
+one by one."""
 
 from __future__ import annotations
 

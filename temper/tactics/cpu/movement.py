@@ -159,8 +159,8 @@ def affine_source(
     }
     if size == 4:
         values["T_IS_32"] = 1
-        if form == 1 and dims[-1] in (2, 3, 4) and outs[-2] == dims[-1]:
-            values["INTERLEAVE"] = str(dims[-1])
+    if size in (1, 4) and form == 1 and dims[-1] in (2, 3, 4) and outs[-2] == dims[-1]:
+        values["INTERLEAVE"] = str(dims[-1])
     return template_text("vec.h") + defines(values) + template_text("copy_affine.c")
 
 

@@ -3,12 +3,16 @@
  * The generator emits LOOPS_OUTER .. as nested loops over all but the last two collapsed axes (rows R, columns Q). Three inner forms:
  *   FORM 0  columns contiguous on both sides: a run of Q elements is copied.
  *   FORM 1  rows contiguous in the input, columns in the output: a TILE x TILE block transpose, so that each cache line is used whole.
- *           INTERLEAVE Q: Q planes of 32-bit elements become rows of Q (an image's channels made neighbours), a register of each at a time.
+ *           INTERLEAVE Q: Q planes of bytes or 32-bit elements become rows of Q (an image's channels made neighbours), a register of each at
+ *           a time.
  *   FORM 2  anything else: element by element.
  * Work is shared out by flat outer index times row blocks of ROWS rows. */
 
 #define TILE 16
-#if defined(INTERLEAVE) && VL == 16
+#if defined(INTERLEAVE) && !(VL == 16 || (VL == 8 && !defined(T_IS_32)))
+#undef INTERLEAVE
+#endif
+#ifdef INTERLEAVE
 #define ROWS 256
 #else
 #define ROWS TILE
@@ -61,7 +65,8 @@ INLINE void block8(const T *x, int64_t xs, T *y, int64_t ys)
 #define HAVE_BLOCK8 1
 #endif
 
-#if defined(INTERLEAVE) && VL == 16
+#if defined(INTERLEAVE) && defined(T_IS_32)
+#define STRIP VL
 /* VL rows: lane l of output register k holds plane (k*VL + l) % Q, element (k*VL + l) / Q; both fold to constants. */
 INLINE void interleave(const T *x, T *y, const int64_t *v)
 {
@@ -79,14 +84,33 @@ INLINE void interleave(const T *x, T *y, const int64_t *v)
         sti(y + k * VL, b);
     }
 }
+#elif defined(INTERLEAVE)
+#define STRIP 16
+typedef uint8_t v16 __attribute__((vector_size(16)));
+/* 16 rows: byte l of output register k holds plane (k*16 + l) % Q, element (k*16 + l) / Q; a byte shuffled from 128 or more is 0. */
+INLINE void interleave(const T *x, T *y, const int64_t *v)
+{
+    (void)v;
+    const v16 lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    __m128i a[INTERLEAVE];
+    _Pragma("clang loop unroll(full)") for (int q = 0; q < INTERLEAVE; q++)
+        a[q] = _mm_loadu_si128((const __m128i *)(x + q * IN_Q));
+    _Pragma("clang loop unroll(full)") for (int k = 0; k < INTERLEAVE; k++) {
+        const v16 at = lane + (uint8_t)(k * 16), from = at / INTERLEAVE, plane = at - from * INTERLEAVE;
+        __m128i b = _mm_setzero_si128();
+        _Pragma("clang loop unroll(full)") for (int q = 0; q < INTERLEAVE; q++)
+            b = _mm_or_si128(b, _mm_shuffle_epi8(a[q], (__m128i)(from | (v16)(plane != (uint8_t)q) & 128)));
+        _mm_storeu_si128((__m128i *)(y + k * 16), b);
+    }
+}
 #endif
 
 /* Rows r0..r1 of the output; the input's rows are contiguous (IN_R == 1), its columns IN_Q apart. */
 INLINE void tile_copy(const T *x, T *y, const int64_t *v, int64_t r0, int64_t r1)
 {
     (void)v;
-#if defined(INTERLEAVE) && VL == 16
-    for (; r0 + VL <= r1; r0 += VL)
+#ifdef INTERLEAVE
+    for (; r0 + STRIP <= r1; r0 += STRIP)
         interleave(x + r0, y + r0 * INTERLEAVE, v);
 #endif
     for (int64_t q0 = 0; q0 < Q; q0 += TILE) {
