@@ -1,4 +1,4 @@
-"""Transposes that bring few planes together: registers of bytes and of 32-bit elements are interleaved, other sizes move
+"""Transposes that bring few planes together: registers of bytes and of 32-bit elements are interleaved, others move
 one by one."""
 
 from __future__ import annotations
