@@ -22,8 +22,9 @@ from temper.config import BuildConfig, Profile, Range
 from temper.errors import BuildError
 from temper.ir.graph import Graph
 from temper.precision.data import Samples
-from temper.quantize.calibrate import Observed, histograms_of, in_order, instrumented, nothing
-from temper.quantize.histogram import Histogram
+from temper.quantize.calibrate import Observed, in_order, instrumented, vectors_of
+from temper.quantize.histogram import Accumulator, Histogram, extremes
+from temper.reference.histogram import SIZE
 from temper.runtime.engine import Engine
 from temper.tune.select import Progress
 
@@ -91,15 +92,16 @@ def calibrate(
         return done.calibration()
     engine = Engine(build_plan(instrumented(graph, names), _plain(config, ranges), progress=progress).plan)
     outputs = [o.name for o in engine.outputs]
+    into = [np.empty(SIZE, np.int64) for _ in outputs]
     saved = time.monotonic()
     called = [samples.names for samples in parts]
     report("calibrate", done.batches, total)
     try:
         for part, number in _left(parts, done.batches):
             batch = parts[part][number]
-            vectors = engine.run({s.name: batch[s.name] for s in engine.inputs})
-            found = histograms_of(dict(zip(outputs, vectors, strict=True)), called[part][number])
-            done.add(2 if part else number % 2, Observed(found, 1))
+            vectors = engine.run({s.name: batch[s.name] for s in engine.inputs}, into)
+            found = vectors_of(dict(zip(outputs, vectors, strict=True)), called[part][number])
+            done.add(2 if part else number % 2, [found[n] for n in names])
             report("calibrate", done.batches, total)
             if state is not None and time.monotonic() - saved > _SAVE_EVERY:
                 state.write(done)
@@ -129,29 +131,44 @@ def _key(graph: Graph, names: Sequence[str], parts: Sequence[Samples]) -> str:
 
 @dataclass
 class _Done:
-    """Histograms of the batches seen so far: even calibration batches, odd ones, held-back ones."""
+    """Histograms of the batches seen so far, in three parts: even calibration batches, odd ones, held-back ones.
+
+    seen: by part and tensor. batches: by part. peaks: largest |x| of every tensor, by calibration batch.
+    """
 
     names: list[str]
-    seen: list[Observed]
+    seen: list[list[Accumulator]]
+    counts: list[int]
     peaks: list[np.ndarray]
 
     @staticmethod
     def nothing(names: Sequence[str]) -> _Done:
-        return _Done(list(names), [nothing(names) for _ in range(3)], [])
+        return _Done(list(names), [[Accumulator() for _ in names] for _ in range(3)], [0, 0, 0], [])
 
     @property
     def batches(self) -> int:
-        return sum(o.batches for o in self.seen)
+        return sum(self.counts)
 
-    def add(self, part: int, found: Observed) -> None:
-        merged = self.seen[part].merged(found)
+    def add(self, part: int, vectors: Sequence[np.ndarray]) -> None:
+        """What an instrumented graph gave of a batch, in the order of the tensors."""
         if part < 2:
-            self.peaks.append(np.array([found.histograms[n].amax for n in self.names], np.float32))
-        self.seen[part] = merged
+            self.peaks.append(np.array([_peak(v) for v in vectors], np.float32))
+        for accumulator, vector in zip(self.seen[part], vectors, strict=True):
+            accumulator.add(vector)
+        self.counts[part] += 1
 
     def calibration(self) -> Calibration:
         peaks = np.array(self.peaks, np.float32).reshape(len(self.peaks), len(self.names))
-        return Calibration((self.seen[0], self.seen[1]), self.seen[2], tuple(self.names), peaks)
+        found = [
+            Observed(dict(zip(self.names, (a.histogram() for a in row), strict=True)), n)
+            for row, n in zip(self.seen, self.counts, strict=True)
+        ]
+        return Calibration((found[0], found[1]), found[2], tuple(self.names), peaks)
+
+
+def _peak(vector: np.ndarray) -> float:
+    low, high = extremes(vector)
+    return max(abs(low), abs(high)) if low <= high else 0.0
 
 
 @dataclass(frozen=True)
@@ -162,17 +179,17 @@ class StateFile:
 
     def write(self, done: _Done) -> None:
         """BuildError says why it cannot be written."""
-        rows = [o.histograms[n] for o in done.seen for n in done.names]
+        rows = [a for part in done.seen for a in part]
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with open(temporary, "wb") as f:
                 np.savez_compressed(
                     f,
-                    batches=np.array([o.batches for o in done.seen], np.int64),
-                    counts=np.array([h.counts for h in rows], np.int64),
-                    fields=np.array([(h.exponent, h.zeros) for h in rows], np.int64),
-                    extremes=np.array([(h.low, h.high) for h in rows], np.float64),
+                    batches=np.array(done.counts, np.int64),
+                    counts=np.array([a.counts for a in rows], np.int64),
+                    fields=np.array([(a.exponent, a.zeros) for a in rows], np.int64),
+                    extremes=np.array([(a.low, a.high) for a in rows], np.float64),
                     peaks=np.array(done.peaks, np.float32),
                 )
             os.replace(temporary, self.path)
@@ -191,14 +208,11 @@ class StateFile:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
         rows = [
-            Histogram(int(e), c, int(z), float(low), float(high))
+            Accumulator(int(e), c, int(z), float(low), float(high))
             for c, (e, z), (low, high) in zip(counts, fields, extremes, strict=True)
         ]
         n = len(names)
-        seen = [
-            Observed(dict(zip(names, rows[i * n : (i + 1) * n], strict=True)), int(b)) for i, b in enumerate(batches)
-        ]
-        return _Done(list(names), seen, peaks)
+        return _Done(list(names), [rows[i * n : (i + 1) * n] for i in range(3)], [int(b) for b in batches], peaks)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)

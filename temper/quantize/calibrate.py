@@ -10,7 +10,7 @@ import numpy as np
 from temper.errors import DataError
 from temper.ir.graph import Graph
 from temper.ir.ops import make
-from temper.quantize.histogram import EMPTY, Histogram, from_vector
+from temper.quantize.histogram import EMPTY, Accumulator, Histogram
 from temper.reference.histogram import NOT_FINITE
 
 Batch = Mapping[str, np.ndarray]
@@ -56,7 +56,7 @@ def in_order(graph: Graph, tensors: Iterable[str]) -> list[str]:
     return [name for name in made if name in wanted]
 
 
-def histograms_of(outputs: Mapping[str, np.ndarray], batch: str) -> dict[str, Histogram]:
+def vectors_of(outputs: Mapping[str, np.ndarray], batch: str) -> dict[str, np.ndarray]:
     """What an instrumented graph gave, by tensor. DataError names the first tensor with values that are not finite."""
     found = {name.removeprefix(_PREFIX): vector for name, vector in outputs.items()}
     bad = [(tensor, int(vector[NOT_FINITE])) for tensor, vector in found.items() if vector[NOT_FINITE]]
@@ -67,15 +67,17 @@ def histograms_of(outputs: Mapping[str, np.ndarray], batch: str) -> dict[str, Hi
             f"{batch}: tensor '{tensor}' has {count} values that are NaN or infinite{others}; check the data, or the "
             "model in float"
         )
-    return {tensor: from_vector(vector) for tensor, vector in found.items()}
+    return found
 
 
 def collect(run: Runner, batches: Iterable[Batch], tensors: Sequence[str]) -> Observed:
     """Merges the histograms of all batches. DataError names a tensor with values that are not finite, and the batch;
     or says that there was no data."""
-    found = nothing(tensors)
+    found = {name: Accumulator() for name in tensors}
+    count = 0
     for count, batch in enumerate(batches, 1):
-        found = found.merged(Observed(histograms_of(run(batch), f"calibration batch {count}"), 1))
-    if not found.batches:
+        for tensor, vector in vectors_of(run(batch), f"calibration batch {count}").items():
+            found[tensor].add(vector)
+    if not count:
         raise DataError("the calibration data is empty: give at least one batch of real inputs")
-    return found
+    return Observed({name: a.histogram() for name, a in found.items()}, count)

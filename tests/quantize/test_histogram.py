@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from temper.quantize.histogram import BINS, EMPTY, Histogram, observe
+from temper.quantize.histogram import BINS, EMPTY, Accumulator, Histogram, observe
+from temper.reference import histogram as layout
 
 floats = st.floats(width=32, allow_nan=False, allow_infinity=False)
 
@@ -58,3 +59,25 @@ def test_all_zero() -> None:
     h = observe(np.zeros(5, np.float32))
     assert (h.amax, h.total, h.zeros) == (0.0, 5, 5)
     assert h.resampled(2048)[0] == 5
+
+
+def test_accumulating_is_merging() -> None:
+    """Whatever the widths, and in whatever order they come."""
+    rng = np.random.default_rng(4)
+    arrays = [rng.standard_normal(500).astype(np.float32) * np.float32(10.0**k) for k in (-3, 2, 0, 0, 12, -30, 5)]
+    arrays += [np.zeros(3, np.float32), np.array([np.nan, 1.0], np.float32), np.zeros(0, np.float32)]
+    total, merged = Accumulator(), EMPTY
+    for x in arrays:
+        total.add(layout.histogram(x))
+        merged = merged.merged(observe(x))
+        found = total.histogram()
+        assert np.array_equal(found.counts, merged.counts)
+        assert (found.exponent, found.zeros, found.low, found.high) == (
+            merged.exponent,
+            merged.zeros,
+            merged.low,
+            merged.high,
+        )
+    again = Accumulator.of(merged)
+    again.add(layout.histogram(arrays[0]))
+    assert merged.total == total.histogram().total == again.histogram().total - 500
