@@ -55,6 +55,8 @@ class _Integer:
         for node in self.graph.nodes:
             if node.op in ("Conv", "MatMul"):
                 self.product(node)
+            elif node.op in ("ReduceMean", "AveragePool"):
+                self.mean(node)
             elif node.op == "Attention":
                 self.attention(node)
         for node in self.graph.nodes:
@@ -233,6 +235,59 @@ class _Integer:
         self.graph.replace_uses(node.output, out)
         self.graph.remove_node(node)
         self.log.did("integer attention", node.name)
+
+    # ---- means ----
+
+    def mean(self, node: Node) -> None:
+        """mean(dq(x)) = s / n (sum(x) - n z), the sum exact: of a window in int32, of axes in float32 below 2^24."""
+        x = self.read(node.inputs[0])
+        if isinstance(x, str) or x.scale.ndim or x.codes.type.dtype not in CODES:
+            return
+        made = self._window_sum(node, x) if node.op == "AveragePool" else self._axes_sum(node, x)
+        if isinstance(made, str):
+            self.log.did_not("integer mean", node.name, made)
+            return
+        total, count = made
+        scale = x.scale / count
+        factor = self.constant(node, scale.astype(np.float32))
+        wide = total if total.type.dtype == "float32" else self.emit(node, "Cast", total, to="float32")
+        y = self.emit(node, "Mul", wide, factor)
+        self.sums[y.id] = Scaled(total, scale)
+        self.graph.replace_uses(node.output, y)
+        self.graph.remove_node(node)
+        self.log.did("integer mean", node.name)
+
+    def _axes_sum(self, node: Node, x: Scaled) -> tuple[Value, int] | str:
+        axes = node.attrs["axes"]
+        assert isinstance(axes, tuple)
+        sizes = [x.codes.type.shape[int(str(a))] for a in axes]
+        count = 1
+        for d in sizes:
+            if not isinstance(d, int):
+                return f"it takes the mean of {d} elements"
+            count *= d
+        if not count or count * 255 >= 1 << 24:
+            return f"the sum of {count} codes is not exact in float32"
+        wide = self.emit(node, "Cast", x.codes, to="float32")
+        total = self.emit(node, "ReduceSum", wide, axes=axes, keepdims=node.attrs["keepdims"])
+        if x.zero:
+            total = self.emit(node, "Sub", total, self.constant(node, np.array(count * x.zero, np.float32)))
+        return total, count
+
+    def _window_sum(self, node: Node, x: Scaled) -> tuple[Value, int] | str:
+        """A depthwise product with ones, whose padding counts as zeros."""
+        kernel, pads, channels = node.attrs["kernel_shape"], node.attrs["pads"], x.codes.type.shape[-1]
+        assert isinstance(kernel, tuple) and isinstance(pads, tuple)
+        if not node.attrs["channels_last"] or node.attrs["ceil_mode"] or not isinstance(channels, int):
+            return "it is not channels-last, or its last window may be shorter than others"
+        if any(pads) and not node.attrs["count_include_pad"]:
+            return "windows at the border have fewer elements than others"
+        if len(kernel) != 2:
+            return f"its windows have {len(kernel)} axes"
+        ones = self.constant(node, np.ones((*map(int, map(str, kernel)), 1, channels), np.int8))
+        attrs = {k: node.attrs[k] for k in ("strides", "pads", "dilations", "channels_last")}
+        total = self.emit(node, "ConvInt8", x.codes, ones, **attrs, group=channels, zero_point=x.zero)
+        return total, int(np.prod([int(str(k)) for k in kernel]))
 
     # ---- requantization ----
 

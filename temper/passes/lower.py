@@ -154,7 +154,8 @@ def phase_axis(kernel: int, stride: int, dilation: int, begin: int, end: int, ex
     return PhaseAxis(stride, taps, dilation, pad_begin, pad_end, begin - first * stride)
 
 
-def _phases(node: Node) -> list[PhaseAxis] | str:
+def phases_of(node: Node) -> list[PhaseAxis] | str:
+    """The geometry of every spatial axis of a ConvTranspose whose weights have their channels last."""
     w = node.inputs[1]
     assert w is not None
     rank = w.type.rank - 2
@@ -183,7 +184,7 @@ def _can_phase(graph: Graph, m: Match) -> str | None:
     group = int(_number(node, "group"))
     if group > 1 and w.const.shape[-2] == group:
         return "it is depthwise: its phases would be a grouped convolution without a fast kernel"
-    found = _phases(node)
+    found = phases_of(node)
     return found if isinstance(found, str) else None
 
 
@@ -209,22 +210,37 @@ def _conv_transpose(graph: Graph, m: Match) -> Value:
     With stride 1 in every axis this is conv(x, flip(w)). See `phase_axis` for the derivation; no multiplication is
     spent on the zeros between inputs, and the padding of a kernel to a multiple of the stride is the only waste.
     """
-    node, x = _node(m), m["x"]
-    build, axes = _Builder(graph, node), _phases(node)
+    node, axes = _node(m), phases_of(_node(m))
     assert not isinstance(axes, str)
-    w = node.inputs[1]
+    build, w, group = _Builder(graph, node), node.inputs[1], int(_number(node, "group"))
     assert w is not None and w.const is not None
-    group, rank = int(_number(node, "group")), len(axes)
-    strides = tuple(a.stride for a in axes)
-    each = w.const.shape[-1]
-    inputs: list[Value | None] = [x, build.constant(phase_weights(w.const, group, axes))]
+    weights: list[Value | None] = [build.constant(phase_weights(w.const, group, axes))]
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         bias = node.inputs[2].const
         assert bias is not None
-        inputs.append(build.constant(np.tile(bias.reshape(group, 1, each), (1, prod(strides), 1)).reshape(-1)))
+        weights.append(build.constant(phase_channels(bias, group, axes)))
+    return interleaved(graph, node, m["x"], weights, axes)
+
+
+def phase_channels(a: np.ndarray, group: int, axes: Sequence[PhaseAxis]) -> np.ndarray:
+    """[group * OC/group] to one for each (group, phase.., channel), as `phase_weights` orders them."""
+    return np.tile(a.reshape(group, 1, -1), (1, prod(x.stride for x in axes), 1)).reshape(-1)
+
+
+def interleaved(
+    graph: Graph, node: Node, x: Value, weights: Sequence[Value | None], axes: Sequence[PhaseAxis]
+) -> Value:
+    """The convolution that gives all phases of a ConvTranspose, and the moves that make its result of them. weights:
+    and bias, as `phase_weights` and `phase_channels` order them."""
+    build, group, rank = _Builder(graph, node), int(_number(node, "group")), len(axes)
+    strides = tuple(a.stride for a in axes)
+    first = weights[0]
+    assert first is not None
+    each = int(str(first.type.shape[-1])) // group // prod(strides)
     conv = build(
         "Conv",
-        *inputs,
+        x,
+        *weights,
         label=node.name,
         strides=(1,) * rank,
         dilations=tuple(a.dilation for a in axes),
@@ -240,7 +256,7 @@ def _conv_transpose(graph: Graph, m: Match) -> Value:
     if any(s > 1 for s in strides):
         y = build("Transpose", build.reshape(conv, parts), perm=perm)
     y = build.reshape(y, (n, *(q * s for q, s in zip(grid, strides, strict=True)), group * each))
-    wanted = m["y"].type.shape[1:-1]
+    wanted = node.output.type.shape[1:-1]
     cut = [a for a in range(rank) if axes[a].crop or y.type.shape[1 + a] != wanted[a]]
     if cut:
         y = build(

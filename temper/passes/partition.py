@@ -182,6 +182,7 @@ _NO_EPILOGUE = frozenset(
         "Concat",
         "Split",
         "Gather",
+        "Lookup",
         "GatherElements",
         "GatherND",
         "ScatterElements",

@@ -7,6 +7,7 @@ from temper.ir.graph import Graph
 from temper.passes.attention import ATTENTION
 from temper.passes.bounded import BOUNDED
 from temper.passes.cleanup import CLEANUP, CLEANUP_BUT_CODES
+from temper.passes.codes import CODES_EARLY
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
 from temper.passes.encoding import ENCODING
@@ -49,6 +50,7 @@ PIPELINE: tuple[Pass, ...] = (
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
     CLASSIFIER_ROWS,  # needs the transposes that layout left before classifiers
+    CODES_EARLY,      # after layout, as integer
     INTEGER,          # after layout: its products are channels-last; before the rest of quantization is taken apart
     INTEGER_OPERATORS,  # after layout, as integer
     HALVES,           # likewise
@@ -61,7 +63,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("cleanup-3", CLEANUP.run),
 )
 
-_INTEGER_AT = PIPELINE.index(INTEGER)
+_INTEGER_AT = PIPELINE.index(CODES_EARLY)
 
 #: What leads to the float graph whose sites may become integer, and what follows.
 FLOAT: tuple[Pass, ...] = PIPELINE[:_INTEGER_AT]

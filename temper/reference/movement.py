@@ -175,6 +175,11 @@ def _reverse_sequence(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return [np.ascontiguousarray(np.moveaxis(out, (0, 1), (batch, time)))]
 
 
+def _lookup(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
+    x, table = present(arrays)
+    return [table[np.ascontiguousarray(x).view(np.uint8)].reshape(x.shape)]
+
+
 REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
     {
         "Transpose": _one(lambda x, a: np.transpose(x, a["perm"])),
@@ -188,6 +193,7 @@ REFERENCES: Mapping[str, ReferenceFn] = MappingProxyType(
         "Concat": _concat,
         "Split": _split,
         "Gather": _gather,
+        "Lookup": _lookup,
         "GatherElements": _gather_elements,
         "GatherND": _gather_nd,
         "ScatterElements": _scatter_elements,

@@ -26,6 +26,7 @@ from temper.tactics.cpu.index_copy import IndexCopy
 from temper.tactics.cpu.indexed import Indexed
 from temper.tactics.cpu.int8 import ConvInt8, GemmInt8
 from temper.tactics.cpu.layernorm import LayerNorm
+from temper.tactics.cpu.lookup import Lookup
 from temper.tactics.cpu.movement import CopyAffine, CopyBlocks
 from temper.tactics.cpu.pointwise import Pointwise
 from temper.tactics.cpu.pool import Pool, PoolBytes
@@ -76,6 +77,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Recurrent(),
         Filled(),
         IndexCopy(),
+        Lookup(),
         AxisMaps(),
         ResizeTaps(),
         ResizeMaps(),

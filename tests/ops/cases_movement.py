@@ -224,6 +224,13 @@ def _resizes() -> Iterator[Case]:
                     yield Case(f"GridSample_{mode}_{padding}_{align}_3d", "GridSample", attrs, make)
 
 
+def _lookups() -> Iterator[Case]:
+    for source, to, shape in (("uint8", "int8", (3, 5, 67)), ("int8", "uint8", (1, 1031)), ("int8", "int8", (7,))):
+        make = lambda rng, a=source, b=to, s=shape: [numbers(rng, s, a), numbers(rng, (256,), b)]
+        yield Case(f"Lookup_{source}_{to}", "Lookup", {}, make, (1,))
+
+
 def cases() -> Iterator[Case]:
+    yield from _lookups()
     yield from _movement()
     yield from _resizes()

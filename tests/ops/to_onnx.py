@@ -387,6 +387,11 @@ def _fake_quantize(e: Export, s: Site) -> None:
     e.emit("Where", [e.emit("Greater", [scale, e.constant(np.zeros((), np.float32))]), back, x], s.outputs)
 
 
+def _lookup(e: Export, s: Site) -> None:
+    index = e.emit("Mod", [e.emit("Cast", [s.inputs[0]], to=TensorProto.INT32), e.constant(np.array(256, np.int32))])
+    e.emit("Gather", [s.inputs[1], index], s.outputs)
+
+
 def _dft(e: Export, s: Site) -> None:
     length, axis = (e.constant(np.array(s.attrs[n], np.int64)) for n in ("length", "axis"))
     e.emit("DFT", [s.inputs[0], length, axis], s.outputs, **s.pick("inverse", "onesided"))
@@ -412,6 +417,7 @@ _RULES: Mapping[str, Rule] = {
     "ConvInt8": _int8,
     "MatMulInt8": _int8,
     "Saturate": _saturate,
+    "Lookup": _lookup,
     "FakeQuantize": _fake_quantize,
     "MatMul": _matmul,
     "Split": _split,

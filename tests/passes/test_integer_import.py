@@ -146,6 +146,44 @@ def dynamic_product(n: Writer) -> str:
     return n("Relu", n("Add", y, n.const(n.rng.normal(0, 1, 20), np.float32)))
 
 
+def transposed(n: Writer) -> str:
+    """Phases, groups, a cropped border, and dilation with stride 1; a scale for each channel, biases as codes."""
+    bias = n("DequantizeLinear", n.const([500, -300, 90, 0, 7, 800], np.int32), n.const(0.0003, np.float32))
+    w = n.weights(4, 6, 3, 3, zero=[0] * 6, axis=1)
+    attrs: dict[str, Any] = {"strides": [2, 2], "pads": [1, 1, 1, 1], "output_padding": [1, 1]}
+    x = n("ConvTranspose", n.fake("x", 0.03), w, bias, **attrs)
+    w = n.weights(6, 2, 2, 3, dtype=np.uint8, zero=133)
+    x = n("ConvTranspose", n.fake(x, 0.2), w, n.const([0.5, -0.5, 0.1, 2], np.float32), group=2, strides=[2, 3])
+    return n.fake(n("ConvTranspose", n.fake(x, 0.3), n.weights(4, 3, 3, 3, zero=0), dilations=[2, 2]), 0.2)
+
+
+def activations(n: Writer) -> str:
+    """Functions between codes, with codes within: each is one table."""
+    x = n.fake(n("Conv", n.fake("x", 0.03), n.weights(6, 4, 1, 1, zero=[0] * 6)), 0.05)
+    silu = n.fake(n("Mul", x, n.fake(n("Sigmoid", x), 1 / 256, 0)), 0.03)
+    swish = n.fake(n("HardSwish", silu), 0.02)
+    return n.fake(n("Conv", n.fake(n("Tanh", swish), 1 / 128), n.weights(6, 6, 1, 1, zero=[0] * 6)), 0.05)
+
+
+def means(n: Writer) -> str:
+    x = n.fake(n("Conv", n.fake("x", 0.03), n.weights(20, 4, 1, 1, zero=[0] * 20)), 0.1)
+    y = n.fake(n("AveragePool", x, kernel_shape=[3, 2], strides=[2, 1]), 0.05, 100)
+    y = n.fake(n("AveragePool", y, kernel_shape=[2, 2], pads=[1, 1, 0, 0], count_include_pad=1), 0.04, -3, np.int8)
+    w = n.weights(8, 20, 1, 1, zero=[0] * 8)
+    return n.fake(n("Conv", n.fake(n("GlobalAveragePool", y), 0.01, 140), w), 0.01)
+
+
+def moves(n: Writer) -> str:
+    """Branches of different scales are joined, padded, split and moved before they are quantized again."""
+    x = n.fake("x", 0.03)
+    a = n("Relu", n("Conv", x, n.weights(8, 4, 1, 1, zero=[0] * 8)))
+    b = n.fake(n("Conv", x, n.weights(8, 4, 3, 3, zero=[0] * 8), pads=[1, 1, 1, 1]), 0.2, 0, np.int8)
+    y = n("MaxPool", n("Concat", a, b, axis=1), kernel_shape=[2, 2], strides=[2, 2])
+    y = n("Pad", n("DepthToSpace", y, blocksize=2), n.const([0, 0, 1, 0, 0, 0, 0, 2], np.int64))
+    y = n.fake(n("Transpose", y, perm=[0, 1, 3, 2]), 0.1, 90)
+    return n.fake(n("Conv", y, n.weights(6, 4, 3, 3, zero=[0] * 6)), 0.3)
+
+
 #: what each makes, and the step of the codes it ends with (0: float)
 NETS: dict[Callable[[Writer], str], tuple[int, float]] = {
     unsigned_weights: (3, 0.5),
@@ -155,6 +193,10 @@ NETS: dict[Callable[[Writer], str], tuple[int, float]] = {
     line: (1, 0.2),
     volume: (3, 0.3),
     four_bits: (1, 0.2),
+    transposed: (3, 0.2),
+    activations: (2, 0.05),
+    means: (4, 0.01),
+    moves: (3, 0.3),
     dynamic_conv: (3, 0.0),
     dynamic_unsigned: (3, 0.0),
     dynamic_product: (1, 0.0),

@@ -212,6 +212,16 @@ def _gather(types: Types, attrs: Attrs) -> list[TensorType]:
     return [TensorType(x.dtype, (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))]
 
 
+def _lookup(types: Types, attrs: Attrs) -> list[TensorType]:
+    """Codes through a table: its element for every value of a byte, by the byte's bits."""
+    x, table = need(types, 0), need(types, 1)
+    for t, what in ((x, "codes"), (table, "table")):
+        allow(t, frozenset({"int8", "uint8"}), what)
+    if table.shape != (256,):
+        raise ShapeError(f"a table of codes has 256 elements, not {table}")
+    return [TensorType(table.dtype, x.shape)]
+
+
 def _gather_elements(types: Types, attrs: Attrs) -> list[TensorType]:
     x, indices = need(types, 0), allow(need(types, 1), _INDEX, "indices")
     axis_of(integer(attrs, "axis"), x.rank)
@@ -425,6 +435,7 @@ OPS: tuple[OpDef, ...] = (
     ),
     _op("Pad", 1, _pad, {"pads": INTS_ATTR, "mode": default("constant"), "value": AttrSpec(rules.NUMBER, 0)}),
     _op("Gather", 2, _gather, {"axis": default(0)}),
+    _op("Lookup", 2, _lookup, {}),
     _op("GatherElements", 2, _gather_elements, {"axis": default(0)}),
     _op("GatherND", 2, _gather_nd, {"batch_dims": default(0)}),
     _op("ScatterElements", 3, _scatter_elements, {"axis": default(0), "reduction": default("none")}),
