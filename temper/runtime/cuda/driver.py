@@ -160,7 +160,7 @@ class LaunchCall:
         self, functions: Functions, name: str, pointers: Sequence[int], sizes: Sequence[int], grid: int, label: str
     ) -> None:
         """grid: blocks in x; a launch of none is left out. label: the layer's name, for errors."""
-        self.driver = functions.gpu.driver
+        self.driver, self._code = functions.gpu.driver, functions  # whose modules stay loaded as long as this
         self.handle, self.function = functions.get(name)
         self.grid, self.label = grid, label
         null = (0,) * self.function.scratch
@@ -205,7 +205,7 @@ class Stream:
                 launch.run(self.handle)
         finally:
             graph = d("cuStreamEndCapture", self.handle)
-        return Graph(self.gpu, graph)
+        return Graph(self.gpu, graph, launches)
 
     def seconds(self, graph: Graph) -> float:
         """Device time of one run of a graph."""
@@ -223,10 +223,10 @@ class Stream:
 
 
 class Graph:
-    """An instantiated CUDA graph."""
+    """An instantiated CUDA graph of launches, whose code and memory their owner keeps."""
 
-    def __init__(self, gpu: Gpu, graph: Any) -> None:
-        self.gpu = gpu
+    def __init__(self, gpu: Gpu, graph: Any, launches: Sequence[LaunchCall]) -> None:
+        self.gpu, self._launches = gpu, launches
         self._exec = None
         try:
             self._exec = gpu.driver("cuGraphInstantiate", graph, 0)

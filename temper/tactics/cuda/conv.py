@@ -132,6 +132,8 @@ class _ImplicitGemm:
             return f"computes float16, float32 or codes, not {data} with weights of {weights}"
         if not w.constant[1]:
             return "the weights must be constant to be packed"
+        if len(w.inputs) > 3:
+            return "its zero point is known at run time only"
         bias = w.inputs[2] if len(w.inputs) > 2 else None
         if bias is not None and (not w.constant[2] or bias.type.dtype not in ({"int32"} if codes else _FLOATS)):
             return "the bias must be a constant to be packed"
@@ -289,8 +291,9 @@ for step in range(TAPS * CHUNKS):
     a = tl.load(
         x + (pixel + dy * IW + dx)[:, None] * X_STRIDE + c[None, :],
         mask=inside[:, None] & (c < IC)[None, :],
-        other=ZERO,
+        other=0,
     )
+    a = padded(a, inside[:, None])
     b = tl.load(
         w + channel[None, :] * W_STRIDE + (tap * IC + c)[:, None],
         mask=(c < IC)[:, None] & channel_ok[None, :],
@@ -309,11 +312,21 @@ for step in range(STEPS):
     ix = x0[:, None] + dx
     inside = row_ok[:, None] & (k < TERMS)[None, :]
     inside = inside & (iy >= 0) & (iy < IH) & (ix >= 0) & (ix < IW)
-    a = tl.load(x + (pixel[:, None] + dy * IW + dx) * X_STRIDE + (k % IC)[None, :], mask=inside, other=ZERO)
+    a = tl.load(x + (pixel[:, None] + dy * IW + dx) * X_STRIDE + (k % IC)[None, :], mask=inside, other=0)
+    a = padded(a, inside)
     b = tl.load(
         w + channel[None, :] * W_STRIDE + k[:, None], mask=(k < TERMS)[:, None] & channel_ok[None, :], other=0
     )
     acc = product(a, b, acc)
+"""
+
+#: What lies outside the image: zeros, or codes that stand for zero.
+_PADDED = """
+
+
+@triton.jit
+def padded(a, inside):
+    return {}
 """
 
 #: One step of the product, by the data's element type.
@@ -346,7 +359,8 @@ def _source(w: Workload, s: ConvShape, b: _Blocking, entry: str, parameters: Seq
     assert w.inputs[0] is not None
     data = w.inputs[0].type.dtype
     codes = data in _CODES
-    sizes["ZERO"] = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
+    zero = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
+    padding = _PADDED.format(f"tl.where(inside, a, {zero})" if zero else "a")
     constants = [
         f"{name}{': tl.constexpr' if static(d) is not None else ''} = {dim_text(d)}" for name, d in sizes.items()
     ]
@@ -367,6 +381,6 @@ def _source(w: Workload, s: ConvShape, b: _Blocking, entry: str, parameters: Seq
     about = f"{s.kernel[0]}x{s.kernel[1]} convolution, {s.icg} to {s.ocg} channels: tiles of {b.bm}x{b.bn}x{b.bk}."
     return (
         f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n\n\n@triton.jit'
-        f'{_PRODUCTS[data if codes else "float"]}{epilogue_helpers(w.epilogue)}'
+        f'{_PRODUCTS[data if codes else "float"]}{padding.rstrip()}\n{epilogue_helpers(w.epilogue)}'
         f"\n\n@triton.jit\ndef {entry}({', '.join(parameters)}):\n{indent(body, '    ')}"
     )

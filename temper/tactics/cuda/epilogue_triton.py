@@ -99,8 +99,8 @@ OPS: Mapping[str, OpText] = {
         attrs=(("lambd", 0.5), ("bias", 0.0)),
     ),
     "ThresholdedRelu": OpText("tl.where({0} > {alpha}, {0}, 0.0)", attrs=(("alpha", 1.0),)),
-    "Floor": OpText("tl.floor({0})"),
-    "Ceil": OpText("tl.ceil({0})"),
+    "Floor": OpText("floor({0})"),
+    "Ceil": OpText("ceil({0})"),
     "Round": OpText("round_half_even({0})"),
     "BitwiseAnd": OpText("{0} & {1}", _INTS, arity=2),
     "BitwiseOr": OpText("{0} | {1}", _INTS, arity=2),
@@ -150,6 +150,17 @@ def round_half_even(x):
     whole = tl.where(size < 8388608.0, (size + 8388608.0) - 8388608.0, size)  # float32 has no fraction from 2^23 on
     return tl.where(x < 0, -whole, whole)
 """,
+    "floor": """
+def floor(x):
+    # the instruction takes subnormal numbers for zero
+    y = tl.floor(x)
+    return tl.where((x < 0) & (y == 0), -1.0, y)
+""",
+    "ceil": """
+def ceil(x):
+    y = tl.ceil(x)
+    return tl.where((x > 0) & (y == 0), 1.0, y)
+""",
     "to_code": """
 def to_code(x, low, high):
     # clipped before rounding; NaN gives the least code
@@ -160,8 +171,8 @@ def to_code(x, low, high):
 def hard_sigmoid(x, alpha, alpha_lo, beta):
     # alpha_lo is what float32 loses of alpha: near the zero the product and beta cancel
     small = tl.maximum(tl.minimum(x, 1e6), -1e6)
-    inner = tl.fma(small, tl.full(x.shape, alpha_lo, tl.float32), tl.full(x.shape, beta, tl.float32))
-    return at_most(at_least(tl.fma(x, tl.full(x.shape, alpha, tl.float32), inner), 0.0), 1.0)
+    line = tl.fma(x, tl.full(x.shape, alpha, tl.float32), tl.full(x.shape, beta, tl.float32))
+    return at_most(at_least(tl.fma(small, tl.full(x.shape, alpha_lo, tl.float32), line), 0.0), 1.0)
 """,
     "sigmoid": """
 def sigmoid(x):
@@ -357,7 +368,7 @@ def epilogue_parameters(e: Epilogue) -> tuple[Parameter, ...]:
 _LOADS: Mapping[str, str] = {
     "full": "tl.load({q} + row[:, None] * {stride} + channel[None, :], mask=live)",
     "channel": "tl.load({q} + channel[None, :], mask=channel_ok[None, :])",
-    "image_channel": "tl.load({q} + image[:, None] * {channels} + channel[None, :], mask=live)",
+    "image_channel": "tl.load({q} + image[:, None] * {stride} + channel[None, :], mask=live)",
     "pixel": "tl.load({q} + row[:, None], mask=row_ok[:, None])",
     "image": "tl.load({q} + image[:, None], mask=row_ok[:, None])",
     "scalar": "tl.load({q})",
@@ -377,7 +388,7 @@ def epilogue_statements(e: Epilogue, *, channels: int | str, row_strides: Sequen
     for i, o in enumerate(e.operands[1:], 1):
         if o.kind == "general":
             continue
-        load = _LOADS[o.kind].format(q=f"q{i}", stride=o.row_stride or f"({channels})", channels=f"({channels})")
+        load = _LOADS[o.kind].format(q=f"q{i}", stride=o.row_stride or f"({channels})")
         lines.append(f"v{i} = {load}{' != 0' if o.dtype == 'bool' else ''}")
     for i, instr in enumerate(e.instrs, len(e.operands)):
         args = [f"v{a}" for a in instr.args]

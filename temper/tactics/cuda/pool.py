@@ -11,7 +11,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.depthwise import int_tuple
 from temper.tactics.cpu.source import typical_count
-from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, TRITON_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.tiles import tile_kernel
 
 #: Below every value, by element type.
@@ -79,13 +79,15 @@ class Pool:
         }  # fmt: skip
         dtype = x.type.dtype
         if w.op == "MaxPool":
-            kind = {"float32": "tl.float32", "float16": "tl.float16", "int8": "tl.int8", "uint8": "tl.uint8"}[dtype]
+            # bytes are compared as int32: of bytes, Triton 3.6 mixes up signed and unsigned order
+            kind = {"float32": "tl.float32", "float16": "tl.float16"}.get(dtype, "tl.int32")
+            narrow = f"v0 = v0.to({TRITON_TYPES[dtype]})" if kind == "tl.int32" else ""
             nan = ", propagate_nan=tl.PropagateNan.ALL" if dtype.startswith("float") else ""
             body = _TAPS.format(
                 start=f"v0 = tl.full((BM, BN), {_LEAST[dtype]}, {kind})",
                 other=_LEAST[dtype],
-                step=f"v0 = tl.maximum(v0, value{nan})",
-                finish="",
+                step=f"v0 = tl.maximum(v0, value.to({kind}){nan})",
+                finish=narrow,
             )
         else:
             counted = (
