@@ -6,7 +6,7 @@ from temper.precision.outcome import Answer, Answers, Outcome
 from temper.report.answers import Changes, Flip, classes, is_text, name, pairs
 from temper.report.derived import Verdict
 from temper.report.markup import Markup, scroller, section, table, tag
-from temper.report.words import UNKNOWN, number, percent, plural
+from temper.report.words import UNKNOWN, number, percent, plural, probability
 
 #: Samples that are shown, and rows of the table of confusions.
 SHOWN = 20
@@ -43,7 +43,7 @@ def _counts(sides: list[tuple[str, Changes]]) -> Markup:
             UNKNOWN if c.test is None else c.test.c,
             f"{round(c.churn * c.n):,} of {c.n:,} ({percent(c.churn)})",
             f"{percent(c.churn_low)} to {percent(c.churn_high)}",
-            UNKNOWN if c.test is None else number(c.test.p, 2),
+            UNKNOWN if c.test is None else probability(c.test.p),
         )
         for title, c in sides
     ]
@@ -53,7 +53,7 @@ def _counts(sides: list[tuple[str, Changes]]) -> Markup:
 def _card(flip: Flip, answers: Answers) -> Markup:
     picture = tag("img", src=flip.image, alt="", loading="lazy") if flip.image else tag("div", class_="blank")
     label = "" if answers.labels is None else f" (is {name(answers, flip.label)})"
-    margin = "" if flip.margin is None else f"margin {number(flip.margin, 2)}"
+    margin = "" if flip.margin is None else f"FP32's margin {number(flip.margin, 2)}"
     return tag(
         "figure",
         picture,
@@ -116,8 +116,8 @@ def classes_section(outcome: Outcome) -> Markup | None:
                 ),
                 r.lost,
                 r.won,
-                number(r.p, 2),
-                number(r.p_holm, 2),
+                probability(r.p),
+                probability(r.p_holm),
             )
             for r in rows[: 2 * SHOWN]
         ]

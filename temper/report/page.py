@@ -17,6 +17,7 @@ from temper.report.headline import banner, verdict_box
 from temper.report.layers import layers_section
 from temper.report.markup import Markup, join, tag
 from temper.report.tensors import tensors_section
+from temper.report.words import plural
 
 
 def render(outcome: Outcome) -> str:
@@ -37,7 +38,7 @@ def render(outcome: Outcome) -> str:
     name = re.split(r"[\\/]", outcome.model.name)[-1] or "model"
     parts = {
         "title": join(f"{name} in INT8"),
-        "made": join(f"{outcome.when} · {outcome.machine.cpu}, {outcome.machine.threads} threads"),
+        "made": join(f"{outcome.when} · {outcome.machine.cpu}, {plural(outcome.machine.threads, 'thread')}"),
         "menu": tag("ul", *(tag("li", tag("a", t, href=f"#{a}")) for a, t in (_heading(s) for s in kept))),
         "banner": banner(outcome) or "",
         "verdict": verdict_box(outcome, found),

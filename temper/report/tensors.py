@@ -8,6 +8,9 @@ from temper.precision.outcome import Outcome, Site, Tensor
 from temper.report.markup import Markup, scroller, section, table, tag
 from temper.report.words import UNKNOWN, number, percent
 
+#: Part of the width within which two thresholds look like one.
+_CLOSE = 0.02
+
 
 def tensors_section(outcome: Outcome) -> tuple[Markup | None, dict[str, int]]:
     """The drill-down, and the number of each tensor's panel by name. Panels are templates: the page shows one."""
@@ -67,9 +70,8 @@ def _panel(tensor: Tensor, readers: dict[str, list[Site]]) -> Markup:
     zeros = percent(tensor.zeros / total) if total else UNKNOWN
     read = ", ".join(s.name for s in readers.get(tensor.name, ())) or UNKNOWN
     lines = [
-        tag("i", tag("span", name), class_="threshold", style=f"left:{100 * a / axis:.2f}%")
-        for name, a in tensor.alternatives.items()
-        if a <= axis and abs(a - tensor.amax) > 0.004 * axis
+        tag("i", tag("span", ", ".join(names)), class_="threshold", style=f"left:{100 * a / axis:.2f}%")
+        for a, names in _lines(tensor, axis)
     ]
     chosen = 100 * tensor.amax / axis
     side = "flip" if chosen > 60 else ""
@@ -90,6 +92,19 @@ def _panel(tensor: Tensor, readers: dict[str, list[Site]]) -> Markup:
         ),
         scroller("Thresholds", _thresholds(tensor)),
     )
+
+
+def _lines(tensor: Tensor, axis: float) -> list[tuple[float, list[str]]]:
+    """Thresholds that were not chosen, with their names; those too close to tell apart share a line."""
+    found: list[tuple[float, list[str]]] = []
+    for name, a in sorted(tensor.alternatives.items(), key=lambda item: item[1]):
+        if a > axis or abs(a - tensor.amax) < _CLOSE * axis:
+            continue
+        if found and a - found[-1][0] < _CLOSE * axis:
+            found[-1][1].append(name)
+        else:
+            found.append((a, [name]))
+    return found
 
 
 def _bars(tensor: Tensor, width: float) -> Markup:

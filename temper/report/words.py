@@ -31,6 +31,11 @@ def percent(value: float | None, digits: int = 2, sign: bool = False) -> str:
     return text.replace("-", "−") + " %"
 
 
+def probability(p: float) -> str:
+    """A p-value; what is too small to matter how small is said to be so."""
+    return "< 0.0001" if p < 1e-4 else number(p, 2)
+
+
 def milliseconds(value: float | None) -> str:
     """Three digits, in microseconds where a millisecond is long."""
     if value is None:
