@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-
-from temper.errors import ConfigError
 from temper.precision import costs
 from temper.precision.account import Account
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence, worst
+from temper.precision.evidence import Evidence
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
-from temper.precision.sensitivity import losses
-from temper.precision.simulate import Simulator
 from temper.precision.trials import Trials
-from temper.quantize.histogram import Histogram
 from temper.quantize.solver import Problem
 
 #: Engines that a search by a metric may try, the first one included.
 _TRIES = 12
 
-#: Share of the allowed work that goes into sensitivities.
-_SWEEP = 0.45
-
-#: Share of all INT8's time that is spent on accuracy where all INT8 is accepted, but falls short of what is aimed at;
-#: and the share that predictions are held to.
+#: Share of the time that is spent on accuracy where a choice is accepted, but falls short of what is aimed at; and the
+#: share that predictions are held to.
 _SPEND, _SPEND_PREDICTED = 0.08, 0.06
+
+#: A search for what is just accepted stays this far below it, since it is simulated and few samples judge.
+_MARGIN = 0.8
+
+#: What is just accepted is taken if it keeps this share of all INT8's speed-up; if not, what is aimed at is searched
+#: for: much of the speed is lost either way.
+_KEEPS = 0.8
 
 #: Searches after the real engine turned out to be worse than its simulation.
 _ROUNDS = 3
@@ -37,7 +36,7 @@ _ROUNDS = 3
 
 def decide(trials: Trials, request: Request, account: Account, calibration: Calibration | None) -> frozenset[str]:
     """The sites that stay in float; the account gets what was tried, the verdict and the reasons."""
-    budget = _Budget(trials, request, account)
+    budget = Budget(trials, request, account)
     budget.start()
     account.point(trials, trials.naive, "tried", "all INT8")
     if request.pure_int8:
@@ -49,13 +48,21 @@ def decide(trials: Trials, request: Request, account: Account, calibration: Cali
         return trials.naive
     excess = budget.excess(trials.naive, "all INT8")
     chosen = trials.naive
+    evidence = Evidence(trials, request, account, calibration)
     if budget.accepts(chosen):
-        if excess > 1.0 and (better := _Searched(trials, request, account, calibration, budget, excess).spent()):
+        if excess > 1.0 and (better := Unlabelled(evidence, budget).improved(trials.naive)):
             chosen = better
     else:
-        found = _Searched(trials, request, account, calibration, budget, excess).run()
+        if budget.metric is not None:
+            problem = evidence.problem()
+            search = Search(problem, budget.excess, _TRIES, evidence.again)
+            search.tried[chosen] = Tried(chosen, excess, problem.evaluate(chosen).seconds, "all INT8")
+            found = search.run()
+        else:
+            found = Unlabelled(evidence, budget).run()
         chosen = found.best.high
         account.met = budget.accepts(chosen)
+    evidence.reasons(chosen - trials.naive)
     account.verdict = budget.verdict(chosen)
     if not account.met:
         account.verdict += f"; most to blame: {', '.join(found.blame)}"
@@ -64,7 +71,7 @@ def decide(trials: Trials, request: Request, account: Account, calibration: Cali
 
 
 @dataclass
-class _Budget:
+class Budget:
     """Excess of a choice: what it loses over what it may lose."""
 
     trials: Trials
@@ -128,186 +135,76 @@ class _Budget:
 
 
 @dataclass
-class _Searched:
-    """The search, where all INT8 exceeds the budget."""
+class Unlabelled:
+    """The search by divergence: simulated, then confirmed by the real engine."""
 
-    trials: Trials
-    request: Request
-    account: Account
-    calibration: Calibration | None
-    budget: _Budget
-    excess: float
+    evidence: Evidence
+    budget: Budget
     ratio: float = 1.0
 
     def run(self) -> Found:
-        """The search, where all INT8 exceeds the budget."""
-        problem, again = self._asked()
-        trials = self.trials
-        start = Tried(trials.naive, self.excess, problem.evaluate(trials.naive).seconds, "all INT8")
-        if self.budget.metric is not None:
-            search = Search(problem, self.budget.excess, _TRIES, again, self._told)
-            search.tried[trials.naive] = start
-            found = search.run()
-        else:
-            found = self._without_metric(problem, again, start)
-        self._reasons(found.best.high)
-        return found
-
-    def spent(self) -> frozenset[str] | None:
-        """Where all INT8 is accepted: the best that hardly more time buys, if the real engine is better and as fast."""
-        problem, _ = self._asked()
-        trials = self.trials
-        most = problem.evaluate(trials.naive).seconds * (1 + _SPEND_PREDICTED)
-        corners = [c for c in problem.front() if c.seconds <= most and c.high > trials.naive]
-        if not corners or self.trials.held is None:
-            return None
-        chosen = min(corners, key=lambda c: c.loss).high
-        if self.budget.excess(chosen, "a little time for accuracy") >= self.excess:
-            return None
-        plans = {k: trials.build(k).plan for k in (trials.naive, chosen)}
-        seconds = costs.timed(plans, self.trials.held[0])
-        if seconds[chosen] > (1 + _SPEND) * seconds[trials.naive]:
-            return None
-        self._reasons(chosen)
-        return chosen
-
-    def _asked(self) -> tuple[Problem, Callable[[], Problem | None]]:
-        """What the solver is asked, and what it is asked if that turns out to be wrong."""
-        trials, request = self.trials, self.request
-        if trials.held is None:
-            # a metric, but no data to measure sensitivity on
-            raise ConfigError("the search needs calibration data beside the calibration cache: give --calib too")
-        self.found = trials.divergence(trials.naive)
-        self.prior = priors(trials, self.calibration)
-        self.simulator: Simulator | None = None
-        self.simulated: dict[frozenset[str], float] = {}
-        fast, slow = (
-            costs.site_times(trials.build(k).plan, trials.subject.sites, trials.held[0])
-            for k in (trials.naive, trials.everything)
-        )
-        self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
-        price = costs.conversion(trials.subject.config)
-        links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
-        pins = dict.fromkeys(trials.subject.pins.fp32, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
-
-        def problem(loss: Mapping[str, float]) -> Problem:
-            self.account.loss = loss
-            return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
-
-        first = problem(self._losses())
-
-        def again() -> Problem | None:
-            if self._left() < 0.2 * request.passes:
-                return None
-            self.account.say("losses do not add up as predicted: measuring them again, from all INT8")
-            return problem(self._losses(base=trials.recipe.sites))
-
-        return first, again
-
-    # ---- without a metric: simulated, then confirmed by the real engine ----
-
-    def _without_metric(self, problem: Problem, again: Callable[[], Problem | None], start: Tried) -> Found:
-        reserve = 1.0  # for the real engine
+        """The cheapest choice that is accepted, improved for little time, if it keeps most of the speed-up; else the
+        cheapest that reaches what is aimed at."""
+        problem = self.evidence.problem()
+        naive = problem.evaluate(self.evidence.trials.naive)
         for _ in range(_ROUNDS):
-            left = max(1, int(self._left() - reserve))
-            search = Search(problem, self._simulate, len(self.simulated) + left, again, self._told)
-            search.tried[start.high] = start
-            search.tried |= {
-                k: Tried(k, x * self.ratio, problem.evaluate(k).seconds, "simulated")
-                for k, x in self.simulated.items()
-            }
-            found = search.run()
-            best = found.best
-            if best.high >= self.trials.recipe.sites:
+            found = self._search(problem, aim=False)
+            if found.met and naive.seconds < _KEEPS * found.best.seconds:
+                nearer = self._search(self.problem, aim=True)
+                found = nearer if nearer.met else found
+            chosen = found.best.high
+            if chosen >= self.evidence.trials.recipe.sites:
                 return found
-            real = self.budget.excess(best.high)
-            confirmed = Tried(best.high, real, best.seconds, best.why)
-            if real <= 1.0 or not found.met or self._left() < 2:
+            self.budget.excess(chosen)
+            if self.budget.accepts(chosen):
+                chosen = self.improved(chosen) or chosen
+                best = Tried(chosen, 0.0, problem.evaluate(chosen).seconds, "chosen")
+                return Found(best, found.tried, found.reranked)
+            if not found.met or self.evidence.left < 2:
                 break
-            self.ratio = max(self.ratio, 1.05 * real / self.simulated[best.high])
-            self.account.say(f"the real engine is {real / best.excess:.2g} times as far off as its simulation")
-        return Found(confirmed, found.tried, found.reranked, found.blame if real <= 1 else _blame(problem, best.high))
+            real = worst(self.evidence.trials.divergence(chosen), self.evidence.request.bounds)
+            self.ratio = max(self.ratio, 1.05 * real / max(1e-9, self.evidence.look(chosen).over))
+            self.evidence.account.say("the real engine is further off than its simulation: searching with that margin")
+        best = Tried(chosen, math.inf, problem.evaluate(chosen).seconds, "chosen")
+        return Found(best, found.tried, found.reranked, found.blame or _blame(problem, chosen))
 
-    def _simulate(self, floats: frozenset[str]) -> float:
-        """Excess of a choice as the simulator has it."""
-        trials = self.trials
-        assert trials.held is not None
-        if floats not in self.simulated:
+    def improved(self, accepted: frozenset[str]) -> frozenset[str] | None:
+        """What hardly more time buys for an accepted choice that falls short of the aim; None unless the real engine is
+        nearer to it and about as fast."""
+        evidence, trials = self.evidence, self.evidence.trials
+        bounds = evidence.request.bounds
+        before = worst(trials.divergence(accepted), bounds, aim=True)
+        if before <= 1.0 or evidence.left < 1:
+            return None
+        problem = evidence.problem()
+        now = problem.evaluate(accepted)
+        corners = [c for c in problem.front() if c.high > accepted and c.loss < now.loss]
+        able = [c for c in corners if c.seconds <= now.seconds * (1 + _SPEND_PREDICTED)]
+        if not able:
+            return None
+        chosen = min(able, key=lambda c: c.loss).high
+        if self.budget.excess(chosen, "a little time for accuracy") >= before or not self.budget.accepts(chosen):
+            return None
+        seconds = costs.timed({k: trials.build(k).plan for k in (accepted, chosen)}, evidence.held[0])
+        return chosen if seconds[chosen] <= (1 + _SPEND) * seconds[accepted] else None
 
-            def measure() -> float:
-                simulator = self._made()
-                on = trials.everything - floats
-                before = simulator.work
-                outputs = [simulator.run(batch, on) for batch in trials.held or ()]
-                trials.passes += (simulator.work - before) / max(1, trials.held.count if trials.held else 1)
-                return worst(trials.reference.compare(outputs), self.request.bounds, aim=True)
+    def _search(self, problem: Problem, aim: bool) -> Found:
+        def measure(floats: frozenset[str]) -> float:
+            seen = self.evidence.look(floats)
+            return self.ratio * (seen.short if aim else seen.over / _MARGIN)
 
-            self.simulated[floats] = float(trials.memory.get(f"simulated {trials.key(floats)}", measure))
-        return self.simulated[floats] * self.ratio
-
-    def _told(self, tried: Tried) -> None:
-        if self.budget.metric is None:
-            n = len(self.trials.everything)
-            self.account.say(
-                f"simulated {n - len(tried.high)} layers in INT8, {len(tried.high)} in float: "
-                f"{tried.excess:.3g} of what is aimed at, {1e3 * tried.seconds:.3g} ms predicted ({tried.why})"
-            )
-
-    # ---- sensitivities ----
-
-    def _made(self) -> Simulator:
-        if self.simulator is None:
-            self.simulator = Simulator(self.trials.subject.graph, self.trials.recipe, self.trials.subject.config)
-        return self.simulator
-
-    def _left(self) -> float:
-        return self.request.passes - self.trials.passes
-
-    def _losses(self, base: frozenset[str] = frozenset()) -> dict[str, float]:
-        """Loss by site in units of what may be lost, as far as losses add up."""
-        trials = self.trials
-        assert trials.held is not None
-        held = trials.held
-
-        def measure() -> dict[str, float]:
-            simulator = self._made()
-            before = simulator.work
-            report = trials.progress or (lambda stage, done, total: None)
-            found = losses(
-                simulator,
-                held,
-                trials.reference,
-                [_weight(d, self.request) for d in self.found],
-                self.prior,
-                _SWEEP * self._left() * held.count,
-                base=base,
-                told=lambda done, total: report("sensitivity", done, total),
-            )
-            trials.passes += (simulator.work - before) / held.count
-            return found
-
-        key = f"losses {len(base)} {self.request.bounds}"
-        found: dict[str, float] = trials.memory.get(key, measure)
-        worst_first = sorted(found, key=lambda n: -found[n])
-        total = sum(found.values()) or 1.0
-        self.account.say(
-            f"sensitivity of {len(found)} layers ({trials.passes:.1f} of {self.request.passes:g} passes so far): "
-            + ", ".join(f"{n} {found[n] / total:.0%}" for n in worst_first[:4])
-        )
+        known = {self.evidence.trials.naive, *self.evidence.seen}
+        tries = len(known) + max(1, int(self.evidence.left - 1))  # one for the real engine
+        search = Search(problem, measure, tries, self.evidence.again)
+        for floats in known:
+            if floats in self.evidence.seen:
+                search.tried[floats] = Tried(floats, measure(floats), problem.evaluate(floats).seconds, "known")
+        start = worst(self.evidence.trials.divergence(self.evidence.trials.naive), self.evidence.request.bounds, aim)
+        naive = self.evidence.trials.naive
+        search.tried[naive] = Tried(naive, start / (1 if aim else _MARGIN), problem.evaluate(naive).seconds, "all INT8")
+        found = search.run()
+        self.problem = search.problem
         return found
-
-    def _reasons(self, chosen: frozenset[str]) -> None:
-        loss = self.account.loss
-        total = sum(loss.values()) or 1.0
-        for name in chosen:
-            share = loss.get(name, 0.0) / total
-            quick, slow = self.account.int8_seconds.get(name, 0.0), self.account.float_seconds.get(name, 0.0)
-            if share >= 0.01:
-                self.account.why[name] = f"makes {share:.0%} of what all layers lose in INT8"
-            elif quick >= slow:
-                self.account.why[name] = "no faster in INT8"
-            else:
-                self.account.why[name] = "beside layers in float: conversions would cost more than INT8 gains"
 
 
 def _blame(problem: Problem, high: frozenset[str]) -> tuple[str, ...]:
@@ -322,31 +219,3 @@ def _measures(found: Sequence[Divergence]) -> str:
         return f" (noise {max((d.noise for d in found), default=0.0):.2g} of the outputs' variance)"
     d = max(answers, key=lambda d: d.loss)
     return f" (expected loss of right answers {100 * d.loss:.2g} %, answers changed {d.flips} of {d.answers})"
-
-
-def _weight(found: Divergence, request: Request) -> float:
-    """Turns a head's energy into what it is over its bounds, by what both are with everything in INT8."""
-    over = found.short(request.bounds)
-    return over / found.energy if found.energy > 0 and math.isfinite(over) else 1.0
-
-
-def priors(trials: Trials, calibration: Calibration | None) -> dict[str, float]:
-    """By site that may be in INT8, the noise of rounding its data relative to their power (1 where it is not known)."""
-    found = {}
-    for s in trials.subject.sites:
-        if s.name not in trials.recipe.sites:
-            continue
-        ratios = [1.0] if calibration is None else []
-        for t in s.tensors:
-            histogram = None if calibration is None else calibration.histograms.get(t)
-            if histogram is not None and t in trials.recipe.amax:
-                ratios.append(_noise(histogram, trials.recipe.amax[t]))
-        found[s.name] = max(ratios, default=0.0) + 1e-6
-    return found
-
-
-def _noise(h: Histogram, amax: float) -> float:
-    centre = (np.arange(len(h.counts)) + 0.5) * h.width
-    power = float((h.counts * centre**2).sum())
-    beyond = float((h.counts * np.maximum(centre - amax, 0) ** 2).sum())
-    return ((amax / 127) ** 2 / 12 * h.total + beyond) / power if power else 0.0

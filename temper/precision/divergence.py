@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 
@@ -35,10 +36,10 @@ from temper.precision.heads import Head, logarithms
 _RIVALS = 4
 
 
-#: How much more often the whole is spoiled than one of its answers. Of a sequence between 1.5 and 4 where it was
+#: How much more often the whole is spoiled than one of its answers. Of a sequence between 1 and 2.5 times where it was
 #: counted, on text of 18 positions: changes come together, and some are lost again when repeated answers are joined.
 #: Of a map less often: neighbours say the same.
-WHOLE = {"one": 1.0, "sequence": 3.0, "map": 0.5}
+WHOLE: Mapping[str, float] = MappingProxyType({"one": 1.0, "sequence": 1.5, "map": 0.5})
 
 #: Positions of a sample from which on its answers are a map, which no single one of them spoils.
 MAP = 65

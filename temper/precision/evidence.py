@@ -1,0 +1,194 @@
+"""What a search goes by: what sites cost, what each one loses, and what the simulator makes of a choice."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from temper.errors import ConfigError
+from temper.precision import costs
+from temper.precision.account import Account
+from temper.precision.calibration import Calibration
+from temper.precision.data import Samples
+from temper.precision.divergence import Divergence, worst
+from temper.precision.request import Request
+from temper.precision.sensitivity import losses
+from temper.precision.simulate import Simulator
+from temper.precision.trials import Trials
+from temper.quantize.histogram import Histogram
+from temper.quantize.solver import Problem
+
+#: Share of the allowed work that goes into sensitivities.
+_SWEEP = 0.45
+
+#: Share of the allowed work below which sensitivities are not measured anew.
+_AGAIN = 0.2
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the simulator makes of a choice: its divergence over what is accepted, and over what is aimed at."""
+
+    over: float
+    short: float
+
+
+@dataclass
+class Evidence:
+    """Collected when it is asked for, and kept."""
+
+    trials: Trials
+    request: Request
+    account: Account
+    calibration: Calibration | None
+    simulator: Simulator | None = None
+    seen: dict[frozenset[str], Seen] = field(default_factory=dict)
+    _asked_again: bool = False
+    _times: tuple[costs.Times, costs.Times] | None = None
+
+    @property
+    def held(self) -> Samples:
+        if self.trials.held is None:
+            raise ConfigError("the search needs calibration data beside the calibration cache: give --calib too")
+        return self.trials.held
+
+    @property
+    def left(self) -> float:
+        """Passes over the held-back samples that there may still be."""
+        return self.request.passes - self.trials.passes
+
+    # ---- what the solver is asked ----
+
+    def problem(self, base: frozenset[str] = frozenset()) -> Problem:
+        """Sites, edges and losses. base: sites in INT8 while losses are measured."""
+        trials = self.trials
+        if self._times is None:
+            fast, slow = (
+                costs.site_times(trials.build(k).plan, trials.subject.sites, self.held[0])
+                for k in (trials.naive, trials.everything)
+            )
+            self._times = fast, slow
+        fast, slow = self._times
+        self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
+        price = costs.conversion(trials.subject.config)
+        links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
+        pins = dict.fromkeys(trials.subject.pins.fp32, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
+        self.account.loss = loss = self._losses(base)
+        return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
+
+    def again(self) -> Problem | None:
+        """The problem with losses measured from the other end, all others in INT8; None if
+        there is no work left, or they were before."""
+        if self._asked_again or self.left < _AGAIN * self.request.passes:
+            return None
+        self._asked_again = True
+        self.account.say("losses do not add up as predicted: measuring them again, from all INT8")
+        return self.problem(self.trials.recipe.sites)
+
+    def _losses(self, base: frozenset[str]) -> dict[str, float]:
+        """Loss by site in units of what may be lost, as far as losses add up."""
+        trials, held = self.trials, self.held
+
+        def measure() -> dict[str, float]:
+            simulator = self._made()
+            before = simulator.work
+            report = trials.progress or (lambda stage, done, total: None)
+            found = losses(
+                simulator,
+                held,
+                trials.reference,
+                [_weight(d, self.request) for d in trials.divergence(trials.naive)],
+                priors(trials, self.calibration),
+                _SWEEP * self.left * held.count,
+                base=base,
+                told=lambda done, total: report("sensitivity", done, total),
+            )
+            trials.passes += (simulator.work - before) / held.count
+            return found
+
+        found: dict[str, float] = trials.memory.get(f"losses {len(base)}", measure)
+        worst_first = sorted(found, key=lambda n: -found[n])
+        total = sum(found.values()) or 1.0
+        self.account.say(
+            f"sensitivity of {len(found)} layers ({self._spent()}): "
+            + ", ".join(f"{n} {found[n] / total:.0%}" for n in worst_first[:4])
+        )
+        return found
+
+    def _spent(self) -> str:
+        return f"{self.trials.passes:.1f} of {self.request.passes:g} passes so far"
+
+    # ---- what the simulator makes of a choice ----
+
+    def look(self, floats: frozenset[str]) -> Seen:
+        """One pass over the held-back samples, or less."""
+        trials, held = self.trials, self.held
+        if floats not in self.seen:
+
+            def measure() -> list[float]:
+                simulator = self._made()
+                before = simulator.work
+                on = trials.everything - floats
+                found = trials.reference.compare([simulator.run(batch, on) for batch in held])
+                trials.passes += (simulator.work - before) / held.count
+                return [worst(found, self.request.bounds, aim) for aim in (False, True)]
+
+            self.seen[floats] = Seen(*trials.memory.get(f"simulated {trials.key(floats)}", measure))
+            seen = self.seen[floats]
+            n = len(trials.everything)
+            self.account.say(
+                f"simulated {n - len(floats)} layers in INT8, {len(floats)} in float: {seen.over:.3g} of what is "
+                f"accepted, {seen.short:.3g} of what is aimed at ({self._spent()})"
+            )
+        return self.seen[floats]
+
+    def _made(self) -> Simulator:
+        if self.simulator is None:
+            self.simulator = Simulator(self.trials.subject.graph, self.trials.recipe, self.trials.subject.config)
+        return self.simulator
+
+    # ---- for the record ----
+
+    def reasons(self, chosen: frozenset[str]) -> None:
+        """Why each of these sites is in float."""
+        loss = self.account.loss
+        total = sum(loss.values()) or 1.0
+        for name in chosen:
+            share = loss.get(name, 0.0) / total
+            quick, slow = self.account.int8_seconds.get(name, 0.0), self.account.float_seconds.get(name, 0.0)
+            if share >= 0.01:
+                self.account.why[name] = f"makes {share:.0%} of what all layers lose in INT8"
+            elif quick >= slow:
+                self.account.why[name] = "no faster in INT8"
+            else:
+                self.account.why[name] = "beside layers in float: conversions would cost more than INT8 gains"
+
+
+def _weight(found: Divergence, request: Request) -> float:
+    """Turns a head's energy into what it is over its bounds, by what both are with everything in INT8."""
+    over = found.short(request.bounds)
+    return over / found.energy if found.energy > 0 and math.isfinite(over) else 1.0
+
+
+def priors(trials: Trials, calibration: Calibration | None) -> dict[str, float]:
+    """By site that may be in INT8, the noise of rounding its data relative to their power (1 where it is not known)."""
+    found = {}
+    for s in trials.subject.sites:
+        if s.name not in trials.recipe.sites:
+            continue
+        ratios = [1.0] if calibration is None else []
+        for t in s.tensors:
+            histogram = None if calibration is None else calibration.histograms.get(t)
+            if histogram is not None and t in trials.recipe.amax:
+                ratios.append(_noise(histogram, trials.recipe.amax[t]))
+        found[s.name] = max(ratios, default=0.0) + 1e-6
+    return found
+
+
+def _noise(h: Histogram, amax: float) -> float:
+    centre = (np.arange(len(h.counts)) + 0.5) * h.width
+    power = float((h.counts * centre**2).sum())
+    beyond = float((h.counts * np.maximum(centre - amax, 0) ** 2).sum())
+    return ((amax / 127) ** 2 / 12 * h.total + beyond) / power if power else 0.0
