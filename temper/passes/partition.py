@@ -10,6 +10,7 @@ cycle between regions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
 from temper.passes.manager import Log
-from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
+from temper.tactics.epilogue import LIMITS, Attr, Epilogue, Instr, Operand
 
 #: Ops that only rename a buffer. (An Identity left after cleanup is a copy that somebody needs.)
 VIEW_OPS = frozenset({"Reshape", "Prefix"})
@@ -91,7 +92,7 @@ class Region:
         shape = self.outputs[0].type.shape
         number = {v.id: i for i, v in enumerate(self.operands)}
         operands = tuple(
-            Operand(v.type.dtype, _mask(v.type.shape, shape), small=_small(v), short=_short(v)) for v in self.operands
+            Operand(v.type.dtype, _mask(v.type.shape, shape), limit=_limit(v), short=_short(v)) for v in self.operands
         )
         instrs: list[Instr] = []
         for n in self.program:
@@ -113,9 +114,12 @@ class Region:
         )
 
 
-def _small(v: Value) -> bool:
+def _limit(v: Value) -> float:
     """As Operand has it."""
-    return v.const is not None and v.type.dtype == "float32" and bool((np.abs(v.const) <= 0.5).all())
+    if v.const is None or v.type.dtype != "float32":
+        return math.inf
+    largest = np.abs(v.const).max(initial=0)
+    return next((x for x in LIMITS if largest <= x), math.inf)
 
 
 def _short(v: Value) -> bool:

@@ -12,9 +12,15 @@ C compiler runs with -ffp-contract=off, so no renderer fuses a multiply and an a
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
+
+
+#: Bounds of constants that make a difference: int32 sums times such are far from int32's ends, and so are codes. Few,
+#: as programs that differ in them are tuned and compiled apart.
+LIMITS = (0.5, 65536.0)
 
 
 @dataclass(frozen=True)
@@ -24,14 +30,14 @@ class Operand:
     mask: one bool per axis of the output: True where the operand has that axis, False where it is broadcast (size 1).
     (False, .., False, True) is a channel vector, (True, False, .., True) one vector per image, all True a full tensor.
     row_stride: elements between consecutive rows (last axis) of a full operand that is a view; None when dense.
-    small: a float32 constant of values within [-1/2, 1/2]. short: one whose values have at most 16 significant bits,
-    so that their products with 8-bit codes are exact.
+    limit: of a float32 constant, a number of `LIMITS` that its magnitudes do not exceed. short: its values have at most
+    16 significant bits, so that their products with 8-bit codes are exact.
     """
 
     dtype: str
     mask: tuple[bool, ...]
     row_stride: int | None = None
-    small: bool = False
+    limit: float = math.inf
     short: bool = False
 
     @property
@@ -84,7 +90,7 @@ class Epilogue:
         """Canonical text: part of the timing-cache key and of the artifact's identity."""
         ops = ",".join(
             f"{o.dtype}:{''.join('01'[m] for m in o.mask)}{'/' + str(o.row_stride) if o.row_stride else ''}"
-            f"{'<' * o.small}{'~' * o.short}"
+            f"{f'<{o.limit:g}' if o.limit < math.inf else ''}{'~' * o.short}"
             for o in self.operands
         )
         body = ";".join(

@@ -17,7 +17,7 @@ def bound(e: Epilogue, value: int) -> float:
     n = len(e.operands)
     if value < n:
         o = e.operands[value]
-        return 0.5 if o.small else _LARGEST.get(o.dtype, math.inf)
+        return min(o.limit, _LARGEST.get(o.dtype, math.inf))
     instr = e.instrs[value - n]
     if instr.dtype != "float32":
         return _LARGEST.get(instr.dtype, math.inf)
