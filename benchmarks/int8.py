@@ -59,7 +59,7 @@ def entrants(model: Path, folder: Path, nncf: Path | None) -> tuple[list[Entrant
     batches = samples(model)
     found, missing = [], []
     try:
-        made = ort_static(model, batches, folder / f"{model.stem}.ort.onnx", Path(sys.executable), prepared=True)
+        made = ort_static(model, batches, folder / f"{model.stem}.ort.onnx", Path(sys.executable))
         found.append(Entrant(OnnxRuntime(), made))
     except PeerFailed as e:
         missing.append(f"onnxruntime: {e}")

@@ -65,10 +65,14 @@ class PeerFailed(RuntimeError):
     """A tool made no INT8 model, or one that does not run; the message says what it said."""
 
 
-def ort_static(model: Path, batches: Sequence[Batch], result: Path, python: Path, *, prepared: bool = False) -> Path:
-    """ONNX Runtime's static quantization by the interpreter `python`; what is at `result` (.onnx) already stays.
-    prepared: the model first goes through quant_pre_process. PeerFailed with the tool's message."""
-    return _made(python, _ORT, model, batches, result, "prepared" if prepared else "")
+def ort_static(model: Path, batches: Sequence[Batch], result: Path, python: Path) -> Path:
+    """ONNX Runtime's static quantization by the interpreter `python`; what is at `result` (.onnx) already stays. The
+    model first goes through quant_pre_process, as its documentation advises, unless that fails. PeerFailed with the
+    tool's message."""
+    try:
+        return _made(python, _ORT, model, batches, result, "prepared")
+    except PeerFailed:
+        return _made(python, _ORT, model, batches, result, "")
 
 
 def nncf_quantized(model: Path, batches: Sequence[Batch], result: Path, python: Path, kind: str = "") -> Path:
