@@ -16,10 +16,13 @@ from typing import Any
 from temper.precision import outcome as record
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, worst
+from temper.precision.figures import Figures, figures
 from temper.precision.request import Request, name_of
 from temper.precision.subject import Subject
 from temper.precision.trials import Trials
+from temper.quantize.histogram import Histogram
 from temper.quantize.placement import Site
+from temper.quantize.source_names import source_names
 from temper.runtime import machine
 from temper.target import best_isa
 
@@ -51,6 +54,7 @@ class Account:
     data: record.Data | None = None
     audit: record.Audit | None = None
     tensors: tuple[record.Tensor, ...] = ()
+    histograms: Mapping[str, Histogram] = field(default_factory=dict)
     answers: record.Answers | None = None
     verdict: str = ""
     met: bool = True
@@ -84,7 +88,7 @@ class Account:
         old = self.points.get(floats)
         ratio = worst(divergence, self.request.bounds) if divergence else None
         new = record.Point(
-            label if old is None else old.label,
+            (label or f"{len(floats)} in float") if old is None else old.label,
             kind if old is None else old.kind,
             len(trials.everything - floats),
             len(trials.everything),
@@ -114,6 +118,8 @@ class Account:
     def outcome(self, trials: Trials, floats: frozenset[str]) -> record.Outcome:
         """Everything, as data."""
         config = self._config()
+        known = figures(self.subject.graph, self.subject.sites, trials.recipe, self.histograms)
+        names = source_names(self.subject.graph, [t for s in self.subject.sites for t in s.tensors])
         return record.Outcome(
             temper=_version(),
             when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -126,8 +132,8 @@ class Account:
             points=tuple(self.points.values()),
             config=config,
             config_digest=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
-            steps=tuple(self.steps),
-            sites=tuple(self._site(s, floats) for s in self.subject.sites),
+            steps=(*self.steps, *self._back_in_float(trials, floats)),
+            sites=tuple(self._site(s, floats, known, names) for s in self.subject.sites),
             tensors=self.tensors,
             audit=self.audit,
             warnings=tuple(self.warnings),
@@ -158,7 +164,33 @@ class Account:
             "isa": c.isa,
         }
 
-    def _site(self, site: Site, floats: frozenset[str]) -> record.Site:
+    def _back_in_float(self, trials: Trials, floats: frozenset[str]) -> list[record.Step]:
+        """The last step: from everything in INT8 to the choice."""
+        before, after = self.points.get(trials.naive), self.points.get(floats)
+        if before is None or after is None or floats <= trials.naive:
+            return []
+        count = len(floats - trials.naive)
+        return [
+            record.Step(
+                f"{count} layer{'s' * (count > 1)} back in float",
+                True,
+                "the fewest milliseconds that the search found to keep the budget",
+                before.divergence,
+                after.divergence,
+                before.metric,
+                after.metric,
+                before.ms,
+                after.ms,
+            )
+        ]
+
+    def _site(
+        self,
+        site: Site,
+        floats: frozenset[str],
+        known: Mapping[str, Figures],
+        names: Mapping[str, tuple[str, ...]],
+    ) -> record.Site:
         pins = self.subject.pins
         is_float, name = site.name in floats, site.name
         if name in pins.fp32 | pins.int8:
@@ -177,10 +209,11 @@ class Account:
             why,
             pinned=name in pins.fp32 | pins.int8,
             origin=site.origin,
-            tensor=site.tensors[0] if site.tensors else "",
+            tensor=names[site.tensors[0]][0] if site.tensors else "",
             int8_ms=_ms(quick),
             float_ms=_ms(slow),
             sensitivity=self.loss.get(name),
+            **vars(known.get(name, Figures())),
         )
 
     def summary(self, outcome: record.Outcome) -> dict[str, Any]:

@@ -119,6 +119,7 @@ def _thresholds(subject: Subject, request: Request, account: Account, data: _Dat
         account.warn(remark)
     account.tensors = rows(subject.graph, found, calibration)
     if data is not None:
+        account.histograms = data.calibration.histograms
         account.audit = audit(data.samples, data.part, subject.graph, data.calibration, found)
         for finding in account.audit.findings:
             if finding.severity == "warning" and finding.kind not in ("synthetic", "skipped"):

@@ -92,7 +92,7 @@ class Budget:
             self.account.point(self.trials, self.trials.everything, "float", "FP32", metric=self.score)
             self.account.say(f"FP32: {self.metric.name} {self.score:.6g}; it may drop by {self.drop:.4g}")
 
-    def excess(self, floats: frozenset[str], label: str = "tried") -> float:
+    def excess(self, floats: frozenset[str], label: str = "") -> float:
         """Of a real engine, from what is aimed at; at most 1 keeps the budget."""
         if self.metric is None:
             found = self.trials.divergence(floats)

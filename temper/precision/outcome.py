@@ -112,11 +112,12 @@ class Site:
 
     shape: of its output, e.g. "1x64x56x56". precision: "int8" or "float32" (later others); why: the reason, for a
     float site always. int8_ms, float_ms: its region's time in each; reformat_ms: conversions that its precision costs.
-    sensitivity: divergence of the outputs with this site alone in INT8. sqnr: of its output with only this site
-    quantized; sqnr_cumulative: as the chosen engine computes it. clip_rate: fraction of its data beyond the threshold;
-    rmse_over_scale: error of its data in steps of the scale (rounding alone gives 0.289); headroom_bits: how many
-    times the int32 accumulator could double before it might overflow. channel_range_ratio: largest over median weight
-    range of the output channels. tensor: name of its data in `Outcome.tensors`. pinned: the user fixed its precision.
+    sensitivity: divergence of the outputs with this site alone in INT8. sqnr: of its data as codes, which is what
+    this site adds; sqnr_cumulative: of its output as the chosen engine computes it. clip_rate: fraction of its data
+    beyond the threshold; rmse_over_scale: error of its data in steps of the scale (rounding alone gives 0.289);
+    headroom_bits: how many times the int32 accumulator could double before it might overflow. channel_range_ratio:
+    largest over median weight range of the output channels. tensor: name of its data in `Outcome.tensors`. pinned: the
+    user fixed its precision.
     """
 
     name: str

@@ -38,7 +38,7 @@ COLUMNS = (
     ),
     Column("convert ms", "conversions that its precision costs", lambda s: s.reformat_ms),
     Column("Sensitivity", "divergence of the outputs with this layer alone in INT8", lambda s: s.sensitivity),
-    Column("SQNR dB", "signal to noise of its output with only this layer in INT8", lambda s: s.sqnr),
+    Column("SQNR dB", "signal to noise of its data as codes: what this layer adds", lambda s: s.sqnr),
     Column("cumulative dB", "signal to noise of its output in the chosen engine", lambda s: s.sqnr_cumulative),
     Column("Clipped", "part of its data beyond the threshold", lambda s: s.clip_rate, lambda s: percent(s.clip_rate)),
     Column("RMSE/scale", "error of its data in steps; rounding alone gives 0.289", lambda s: s.rmse_over_scale),
