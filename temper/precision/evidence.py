@@ -72,7 +72,7 @@ class Evidence:
             self._times = fast, slow
         fast, slow = self._times
         self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
-        price = costs.conversion(trials.subject.config)
+        price = costs.conversion(trials.subject.plain)
         links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
         pins = dict.fromkeys(trials.subject.pins.fp32, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
         self.account.loss = loss = self._losses(base)
@@ -146,7 +146,7 @@ class Evidence:
 
     def _made(self) -> Simulator:
         if self.simulator is None:
-            self.simulator = Simulator(self.trials.subject.graph, self.trials.recipe, self.trials.subject.config)
+            self.simulator = Simulator(self.trials.subject.graph, self.trials.recipe, self.trials.subject.plain)
         return self.simulator
 
     # ---- for the record ----

@@ -45,6 +45,7 @@ class Request:
     pure_int8: bool = False
     skip_bad: bool = False
     bounds: Bounds = field(default_factory=Bounds)
+    compensate: bool = True
     passes: float = 12.0
     work: Path | None = None
 

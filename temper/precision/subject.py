@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temper.builder import float_graph
-from temper.config import BuildConfig, Range
+from temper.config import BuildConfig, Profile, Range
 from temper.ir.graph import Graph
 from temper.passes.integer import MOVES
 from temper.profiles import Model, resolve_sizes
@@ -66,6 +66,18 @@ class Subject:
     def optimum(self) -> dict[str, int]:
         """Sizes of the open symbols that the first profile is tuned at."""
         return {s: r[1] for s, r in (self.ranges[0] if self.ranges else {}).items()}
+
+    @property
+    def plain(self) -> BuildConfig:
+        """The configuration for builds from the float graph: one profile that holds all sizes of those it serves."""
+        joined = {}
+        for symbol, (_, best, _) in (self.ranges[0] if self.ranges else {}).items():
+            every = [r[symbol] for r in self.ranges]
+            joined[symbol] = (min(r[0] for r in every), best, max(r[2] for r in every))
+        profiles = (Profile.of(**joined),) if joined else ()
+        return replace(
+            self.config, profiles=profiles, batches=(), shapes={}, portable_graph=False, stop_after="", disable=()
+        )
 
     def why_not(self) -> dict[str, list[str]]:
         """Products that cannot be INT8, by the reason."""
