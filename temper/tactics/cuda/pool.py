@@ -27,7 +27,8 @@ for tap in range(TAPS):
     z = x0 + tap % KW * DILATION_X
     inside = row_ok & (y >= 0) & (y < IH) & (z >= 0) & (z < IW)
     at = ((plane + y) * IW + z)[:, None] * X_STRIDE + channel[None, :]
-    value = tl.load(x + at, mask=inside[:, None] & channel_ok[None, :], other={other})
+    taken = inside[:, None] & channel_ok[None, :]
+    value = tl.load(x + at, mask=taken, other=0)
     {step}
 {finish}
 """
@@ -79,14 +80,15 @@ class Pool:
         }  # fmt: skip
         dtype = x.type.dtype
         if w.op == "MaxPool":
-            # bytes are compared as int32: of bytes, Triton 3.6 mixes up signed and unsigned order
+            # Bytes are compared as int32, and what is not taken is set apart from the load: of bytes Triton 3.6 packs
+            # an `other` that is negative wrongly, and widens unsigned ones as if they were signed.
             kind = {"float32": "tl.float32", "float16": "tl.float16"}.get(dtype, "tl.int32")
+            wide = f"(value.to({kind}) & 255)" if dtype == "uint8" else f"value.to({kind})"
             narrow = f"v0 = v0.to({TRITON_TYPES[dtype]})" if kind == "tl.int32" else ""
             nan = ", propagate_nan=tl.PropagateNan.ALL" if dtype.startswith("float") else ""
             body = _TAPS.format(
                 start=f"v0 = tl.full((BM, BN), {_LEAST[dtype]}, {kind})",
-                other=_LEAST[dtype],
-                step=f"v0 = tl.maximum(v0, value.to({kind}){nan})",
+                step=f"v0 = tl.maximum(v0, tl.where(taken, {wide}, {_LEAST[dtype]}){nan})",
                 finish=narrow,
             )
         else:
@@ -97,7 +99,6 @@ class Pool:
             )
             body = _TAPS.format(
                 start="total = tl.zeros((BM, BN), tl.float32)\ncount = tl.zeros((BM,), tl.float32)",
-                other="0.0",
                 step=f"total += value\n    count += ({counted}).to(tl.float32)",
                 finish=f"v0 = tl.div_rn(total, count[:, None]){'.to(tl.float16)' if dtype == 'float16' else ''}",
             )
