@@ -23,8 +23,7 @@ from temper.errors import BuildError
 from temper.ir.graph import Graph
 from temper.precision.data import Samples
 from temper.quantize.calibrate import Observed, in_order, instrumented, vectors_of
-from temper.quantize.histogram import Accumulator, Histogram, extremes
-from temper.reference.histogram import SIZE
+from temper.quantize.histogram import Accumulator, Histogram
 from temper.runtime.engine import Engine
 from temper.tune.select import Progress
 
@@ -92,14 +91,13 @@ def calibrate(
         return done.calibration()
     engine = Engine(build_plan(instrumented(graph, names), _plain(config, ranges), progress=progress).plan)
     outputs = [o.name for o in engine.outputs]
-    into = [np.empty(SIZE, np.int64) for _ in outputs]
     saved = time.monotonic()
     called = [samples.names for samples in parts]
     report("calibrate", done.batches, total)
     try:
         for part, number in _left(parts, done.batches):
             batch = parts[part][number]
-            vectors = engine.run({s.name: batch[s.name] for s in engine.inputs}, into)
+            vectors = engine.run({s.name: batch[s.name] for s in engine.inputs})
             found = vectors_of(dict(zip(outputs, vectors, strict=True)), called[part][number])
             done.add(2 if part else number % 2, [found[n] for n in names])
             report("calibrate", done.batches, total)
@@ -151,10 +149,9 @@ class _Done:
 
     def add(self, part: int, vectors: Sequence[np.ndarray]) -> None:
         """What an instrumented graph gave of a batch, in the order of the tensors."""
+        peaks = [a.add(v) for a, v in zip(self.seen[part], vectors, strict=True)]
         if part < 2:
-            self.peaks.append(np.array([_peak(v) for v in vectors], np.float32))
-        for accumulator, vector in zip(self.seen[part], vectors, strict=True):
-            accumulator.add(vector)
+            self.peaks.append(np.array(peaks, np.float32))
         self.counts[part] += 1
 
     def calibration(self) -> Calibration:
@@ -164,11 +161,6 @@ class _Done:
             for row, n in zip(self.seen, self.counts, strict=True)
         ]
         return Calibration((found[0], found[1]), found[2], tuple(self.names), peaks)
-
-
-def _peak(vector: np.ndarray) -> float:
-    low, high = extremes(vector)
-    return max(abs(low), abs(high)) if low <= high else 0.0
 
 
 @dataclass(frozen=True)

@@ -92,8 +92,8 @@ class Accumulator:
     def of(h: Histogram) -> Accumulator:
         return Accumulator(h.exponent, h.counts.copy(), h.zeros, h.low, h.high)
 
-    def add(self, v: np.ndarray) -> None:
-        """Adds what the op Histogram gave; values that are not finite are left out."""
+    def add(self, v: np.ndarray) -> float:
+        """Adds what the op Histogram gave, values that are not finite aside; returns the largest |x| in it."""
         exponent, counts = int(v[layout.EXPONENT]), v[:BINS]
         if exponent > self.exponent:
             narrow = self.counts.copy()
@@ -104,6 +104,7 @@ class Accumulator:
         low, high = extremes(v)
         self.zeros += int(v[layout.ZEROS])
         self.low, self.high = min(self.low, low), max(self.high, high)
+        return max(abs(low), abs(high)) if low <= high else 0.0
 
     def _join(self, counts: np.ndarray, doublings: int) -> None:
         """Adds counts of bins that are 2**doublings narrower."""

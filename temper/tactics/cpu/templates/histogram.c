@@ -73,6 +73,17 @@ INLINE float power(int32_t e) {
   return x;
 }
 
+#if VL == 16
+/* Indices that wait to be counted: how many of a vector count is as good as random, and a branch on it as good as lost. */
+enum { WAITING = 512 };
+
+INLINE int32_t counted_in(uint32_t *table, const int32_t *index, int32_t k) {
+#pragma clang loop unroll_count(8)
+  for (int32_t l = 0; l < k; l++) table[index[l]]++;
+  return 0;
+}
+#endif
+
 EXPORT void COUNTS(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
   (void)v;
   const float *x = p[0];
@@ -86,6 +97,9 @@ EXPORT void COUNTS(void *const *p, const int64_t *v, int32_t part, int32_t parts
     __builtin_memset(table, 0, 4 * BINS);
     int64_t i, end;
     share(COUNT, (int32_t)c, CHUNKS, &i, &end);
+#if VL == 16
+    int32_t waiting[WAITING + VL], k = 0;
+#endif
     for (; i < end; i += VL) {
       const int n = end - i < VL ? (int)(end - i) : VL;
       const vf a = ldx(x + i, n);
@@ -94,14 +108,17 @@ EXPORT void COUNTS(void *const *p, const int64_t *v, int32_t part, int32_t parts
       const vf scaled = (vf)((vi)a & 0x7fffffff) * f * g;
 #if VL == 16
       const __mmask16 m = _mm512_movepi32_mask((__m512i)counted);
-      int32_t index[VL];
-      _mm512_storeu_si512(index, _mm512_maskz_compress_epi32(m, _mm512_cvttps_epi32((__m512)scaled)));
-      for (int l = 0, k = __builtin_popcount(m); l < k; l++) table[index[l]]++;
+      _mm512_storeu_si512(waiting + k, _mm512_maskz_compress_epi32(m, _mm512_cvttps_epi32((__m512)scaled)));
+      k += __builtin_popcount(m);
+      if (k >= WAITING) k = counted_in(table, waiting, k);
 #else
       for (int l = 0; l < VL; l++)
         if (counted[l]) table[(int32_t)scaled[l]]++;
 #endif
     }
+#if VL == 16
+    counted_in(table, waiting, k);
+#endif
   }
 }
 
