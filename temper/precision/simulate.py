@@ -27,7 +27,7 @@ from temper.passes.integer import MOVES
 from temper.passes.partition import dependencies
 from temper.plan.format import Launch, Native, Ref
 from temper.quantize.codes import codes_of, quantize_weights, weight_scales
-from temper.quantize.placement import Reader, Site, sites_of
+from temper.quantize.placement import Placement, Reader, Site, sites_of
 from temper.quantize.recipe import Recipe
 from temper.runtime.binding import Bound
 from temper.runtime.engine import Engine
@@ -38,6 +38,9 @@ from temper.runtime.trace import single_steps
 Batch = Mapping[str, np.ndarray]
 
 _ALIGN = 64
+
+#: Placements kept: those of a sweep over a large model.
+_KEPT = 512
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ class Simulator:
         self._outputs = len(graph.outputs)
         self._taps = {t: self._outputs + i for i, t in enumerate(taps)}
         self._set_up(build)
+        self._placements: dict[tuple[frozenset[str], frozenset[str]], Placement] = {}
         self._scalars = {p: np.zeros((), np.float32) for point in self._points for p in (point.scale, point.low)}
         self._shift_arrays: dict[str, np.ndarray] = {}
         #: what the packed weights of a product were made with, and how often they were changed
@@ -274,11 +278,20 @@ class Simulator:
     def _scales(self, on: frozenset[str]) -> dict[str, tuple[float, float]]:
         """Scale and lowest code of every reader of codes, by the point's name; points that are off are left out."""
         if on not in self._settings:
-            placement = self._recipe.only(on).placement(self.graph, self.sites)
+            placement = self._placed(on)
             codes = codes_of(self.graph, placement, self._recipe.amax, self._recipe.ranges)
             reads = {r: (float(codes[g].scale), float(codes[g].low)) for r, g in placement.reads.items()}
             self._settings[on] = {p.scale: reads.pop(p.readers[0]) for p in self._points if p.readers[0] in reads}
         return self._settings[on]
+
+    def _placed(self, on: frozenset[str]) -> Placement:
+        """Where codes go, kept for the last few choices of sites, since thresholds change more often."""
+        key = (on, self._recipe.signed)
+        if key not in self._placements:
+            while len(self._placements) >= _KEPT:
+                del self._placements[next(iter(self._placements))]
+            self._placements[key] = self._recipe.only(on).placement(self.graph, self.sites)
+        return self._placements[key]
 
     # ---- running ----
 

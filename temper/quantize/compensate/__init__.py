@@ -1,0 +1,1 @@
+"""The mathematics of more accurate quantized networks without training: pure functions of graph and statistics."""
