@@ -191,6 +191,8 @@ class _Integer:
             else:
                 inputs.append(self.graph.add_constant(bias, f"{node.name}.bias"))
         attrs = {k: v for k, v in node.attrs.items() if k not in ("transA", "transB")}
+        if node.op == "Conv":
+            attrs["bits"] = sum_bits(shifted)
         acc = self.emit(node, node.op + "Int8", *inputs, **attrs, zero_point=x.zero)
         y = self.emit(
             node, "DequantizeLinear", acc, self.constant(node, scale.astype(np.float32)), axis=acc.type.rank - 1
@@ -398,6 +400,13 @@ class _Integer:
 
 #: Least and greatest code.
 RANGES: Mapping[str, tuple[int, int]] = MappingProxyType({"int8": (-128, 127), "uint8": (0, 255)})
+
+
+def sum_bits(weights: np.ndarray) -> int:
+    """ConvInt8's `bits`: every sum of products of these weights (output channels last) with 8-bit codes less their zero
+    point is below 2^bits in magnitude. 25 or 31, as kernels ask for no other."""
+    largest = 255 * np.abs(weights.astype(np.int64)).reshape(-1, weights.shape[-1]).sum(axis=0).max(initial=0)
+    return 25 if largest < 2**25 else 31
 
 
 def _short(factor: np.ndarray) -> np.ndarray:

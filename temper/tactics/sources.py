@@ -45,6 +45,7 @@ from temper.tactics.cpu.strassen import GemmStrassen
 from temper.tactics.cpu.top_k import TopK
 from temper.tactics.cpu.trees import Trees
 from temper.tactics.cpu.winograd import WinogradConv
+from temper.tactics.cpu.winograd_int8 import WinogradInt8
 from temper.tactics.cuda import pointwise as cuda_pointwise
 from temper.tactics.cuda import pool as cuda_pool
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
@@ -101,6 +102,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         ConvBfloat16(),
         GemmBfloat16(),
         ConvInt8(),
+        WinogradInt8(),
         GemmInt8(),
         Gemm(),
         ConvTransposeFallback(),

@@ -245,3 +245,11 @@ def test_pieces_that_cannot_share_a_product() -> None:
         reason = "a piece has other readers than one quantization" if product else "its data are no sums of codes"
         assert ("split codes", reason) in [(rule, why) for rule, _, why in log.declined]
         assert [n.op for n in net.graph.nodes if n.op.startswith("Attention")] == ["AttentionInt8"]
+
+
+def test_sums_that_need_few_bits() -> None:
+    few, many = (np.full((3, 3, channels, 2), -127, np.int8) for channels in (115, 116))
+    assert 115 * 9 * 127 * 255 < 2**25 < 116 * 9 * 127 * 255
+    assert sum_bits(few) == 25 and sum_bits(many) == 31
+    few[..., 1] = 0
+    assert sum_bits(few) == 25

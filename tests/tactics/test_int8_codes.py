@@ -1,8 +1,9 @@
-"""Products of codes: how every tile narrows its results to codes, and depthwise kernels, on all code levels."""
+"""Products of codes: how every tile narrows its results, depthwise and Winograd kernels, on all code levels."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from temper.tactics.base import Params, Slot, Tactic, Workload
 from temper.tactics.cpu.depthwise import Depthwise
 from temper.tactics.cpu.depthwise_int8 import DepthwiseInt8
 from temper.tactics.cpu.int8 import ConvInt8
+from temper.tactics.cpu.winograd_int8 import WinogradInt8
 from temper.tactics.epilogue import Epilogue, Instr, Operand
 from temper.tactics.epilogue_reference import epilogue_reference
 from tests.tactics.kernels import N, Runner
@@ -192,6 +194,47 @@ def test_depthwise_of_unknown_size_and_what_it_declines() -> None:
         check(DepthwiseInt8(), load, 40, (n, height, width, 40), env={"N": n, "H": height, "W": width})
     few = workload((1, 5, 5, 8), 8, (3, 3), 8, (1, 1, 1, 1), e, "avx512vnni")
     assert "16 channels" in str(DepthwiseInt8().accepts(few))
+
+
+WINOGRAD = [
+    ((1, 9, 13, 64), 48, (1, 1, 1, 1), "uint8", 0),
+    ((2, 6, 8, 32), 16, (0, 2, 1, 0), "int8", -5),
+    ((1, 8, 8, 32), 80, (1, 1, 1, 1), "uint8", 131),
+]
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+@pytest.mark.parametrize("case", WINOGRAD, ids=lambda c: "x".join(map(str, c[0])))
+def test_winograd(case: tuple, isa: str) -> None:
+    shape, oc, pads, dtype, zero = case
+    e = Epilogue.identity("int32", 4) if oc == 16 else requantized("int8", zero % 3, oc == 80)
+    load = workload(shape, oc, (3, 3), 1, pads, e, isa, (1, 1), dtype, zero)
+    assert "25 bits" in str(WinogradInt8().accepts(load))
+    load = replace(load, attrs=tuple(sorted((*load.attrs, ("bits", 25)))))
+    for params in WinogradInt8().candidates(load)[::3]:
+        check(WinogradInt8(), load, 1, shape, params)
+
+
+@pytest.mark.parametrize("isa", LEVELS)
+def test_winograd_at_the_ends_of_its_range(isa: str) -> None:
+    """Data and weights whose transforms are the largest there are, and sums of just below 2^25."""
+    bt = np.array([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 2, -1, -2, 1, 0]])
+    signs = np.array([[1, 0, 0], [1, -1, 1], [1, 2, 4]])
+    load = workload((1, 4, 4, 96), 32, (3, 3), 1, (1, 1, 1, 1), Epilogue.identity("int32", 4), isa)
+    load = replace(load, attrs=tuple(sorted((*load.attrs, ("bits", 25)))))
+    run = Runner(WinogradInt8(), load)
+    b = np.zeros(32, np.int32)
+    for k in range(4):
+        row = bt[k % 3][1:5]
+        x = np.where(np.outer(row, row) >= 0, 255, 0).astype(np.uint8)[None, :, :, None].repeat(96, 3)
+        w = np.where(np.outer(signs[k % 3], signs[k % 3]) >= 0, 127, -128)[:, :, None, None]
+        if k == 3:
+            x[:], w = 255, np.full((3, 3, 1, 1), 127)
+        w = w.repeat(96, 2).repeat(32, 3).astype(np.int8)
+        w[..., 1::2] = -w[..., 1::2].clip(-127)
+        (got,) = run((x, w, b))
+        assert np.array_equal(got, conv(x, w, b, 1, load))
+    assert np.abs(got).max() > 2**24
 
 
 FEW = [

@@ -360,6 +360,7 @@ OPS: tuple[OpDef, ...] = (
         _matmul_cost,
         tolerance=_SUM,
     ),
+    # bits: every sum of products, without the bias, is below 2^bits in magnitude
     OpDef(
         "ConvInt8",
         Kind.CONTRACTION,
@@ -367,7 +368,7 @@ OPS: tuple[OpDef, ...] = (
         _conv_int8,
         REFERENCES["ConvInt8"],
         _conv_cost,
-        {**_CONV, "zero_point": default(0)},
+        {**_CONV, "zero_point": default(0), "bits": default(31)},
         tolerance=Tolerance(relative=0.0),
     ),
     OpDef(

@@ -123,7 +123,9 @@ INLINE vi dot4(vi acc, vi a, vi b) { return (vi)_mm512_dpbusd_epi32((__m512i)acc
 #if defined(__AVX512BF16__)
 INLINE vf dot2h(vf acc, vi a, vi b) { return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b); }
 #endif
-#if VL == 16
+#if defined(__AVX512VNNI__)
+INLINE vi dot2(vi acc, vi a, vi b) { return (vi)_mm512_dpwssd_epi32((__m512i)acc, (__m512i)a, (__m512i)b); }
+#elif VL == 16
 INLINE vi dot2(vi acc, vi a, vi b) { return acc + (vi)_mm512_madd_epi16((__m512i)a, (__m512i)b); }
 #elif VL == 8
 INLINE vi dot2(vi acc, vi a, vi b) { return acc + (vi)_mm256_madd_epi16((__m256i)a, (__m256i)b); }
