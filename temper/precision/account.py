@@ -174,7 +174,7 @@ class Account:
             record.Step(
                 f"{count} layer{'s' * (count > 1)} back in float",
                 True,
-                "the fewest milliseconds that the search found to keep the budget",
+                "the fastest choice found that keeps the budget" if self.met else "the best choice found",
                 before.divergence,
                 after.divergence,
                 before.metric,

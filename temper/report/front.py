@@ -23,7 +23,7 @@ def points_section(outcome: Outcome) -> Markup | None:
     hidden = len(points) - len(shown)
     parts: list[Markup | None] = [
         _plane(outcome, shown) if len(shown) > 1 else None,
-        tag("p", f"{plural(hidden, 'point')} without a time or without a quality stand in the table only.")
+        tag("p", f"In the table only: {plural(hidden, 'point')} whose time or quality is not known.")
         if hidden and len(shown) > 1
         else None,
         _points_table(outcome),

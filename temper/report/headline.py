@@ -32,7 +32,8 @@ def verdict_box(outcome: Outcome, found: Verdict) -> Markup:
     return tag(
         "section",
         tag("p", tag("span", _word(outcome, found), class_=f"stamp {tone}"), class_="stamp-row"),
-        tag("p", outcome.verdict, class_="lead"),
+        tag("p", lead(outcome), class_="lead"),
+        tag("p", outcome.verdict) if outcome.verdict else None,
         *(tag("p", line) for line in _certainty(outcome, found)),
         _interval(test, found.bound) if test is not None and found.bound is not None else None,
         scroller("The engines side by side", _engines(outcome, found)),
@@ -40,6 +41,23 @@ def verdict_box(outcome: Outcome, found: Verdict) -> Markup:
         id="verdict",
         class_=f"verdict {tone}",
     )
+
+
+def lead(outcome: Outcome) -> str:
+    """The result in a sentence or two."""
+    baseline, chosen = outcome.point("float"), outcome.point("chosen")
+    kept = {"none": "There was no budget to keep", "metric": f"a drop of {outcome.budget.metric or 'the metric'}"}
+    if outcome.budget.kind == "none" or outcome.budget.bound is None:
+        start = kept["none"]
+    else:
+        what = kept.get(outcome.budget.kind, "a divergence")
+        verb = "Keeps" if outcome.met else "Does not keep"
+        start = f"{verb} the budget, {what} of at most {number(outcome.budget.bound)}"
+    if chosen is None:
+        return f"{start}."
+    layers = f"{chosen.sites_on} of {plural(chosen.sites, 'layer')} in INT8"
+    speed = _speed(baseline, chosen)
+    return f"{start}: {layers}{f', {speed} the speed of FP32' if speed != UNKNOWN else ''}."
 
 
 def _word(outcome: Outcome, found: Verdict) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from temper.precision.outcome import Outcome, Site
-from temper.report.markup import Markup, scroller, section, tag
+from temper.report.markup import Markup, breakable, scroller, section, tag
 from temper.report.words import UNKNOWN, number, percent, plural
 
 #: RMSE of a tensor's codes in steps of the scale above which its threshold clips too much; rounding alone gives 0.289.
@@ -23,20 +23,34 @@ class Column:
     show: Callable[[Site], str] | None = None
 
 
-COLUMNS = (
+def _times(unit: str, factor: float) -> tuple[Column, ...]:
+    """Columns of times: factor makes milliseconds the unit."""
+
+    def of(value: float | None) -> float | None:
+        return None if value is None else factor * value
+
+    def saved(s: Site) -> float | None:
+        if s.float_ms is None or s.int8_ms is None:
+            return None
+        return factor * (s.float_ms - s.int8_ms - (s.reformat_ms or 0.0))
+
+    return (
+        Column(f"INT8 {unit}", "time of its region in INT8", lambda s: of(s.int8_ms)),
+        Column(f"float {unit}", "time of its region in float32", lambda s: of(s.float_ms)),
+        Column(f"saves {unit}", "time that INT8 saves against float, conversions included", saved),
+        Column(f"convert {unit}", "conversions that its precision costs", lambda s: of(s.reformat_ms)),
+    )
+
+
+_WORDS = (
     Column("Op", "operation", lambda s: s.op),
     Column("Output", "shape of the output", lambda s: s.shape),
     Column("Precision", "what it computes in", lambda s: s.precision),
     Column("Why", "reason for the precision", lambda s: s.why),
     Column("Treatment", "pins and compensation", lambda s: ", ".join(("pinned",) * s.pinned + s.compensation) or None),
-    Column("INT8 ms", "time of its region in INT8", lambda s: s.int8_ms),
-    Column("float ms", "time of its region in float32", lambda s: s.float_ms),
-    Column(
-        "INT8 saves",
-        "milliseconds that INT8 saves against float, conversions included",
-        lambda s: None if s.float_ms is None or s.int8_ms is None else s.float_ms - s.int8_ms - (s.reformat_ms or 0.0),
-    ),
-    Column("convert ms", "conversions that its precision costs", lambda s: s.reformat_ms),
+)
+
+_FIGURES = (
     Column("Sensitivity", "divergence of the outputs with this layer alone in INT8", lambda s: s.sensitivity),
     Column("SQNR dB", "signal to noise of its data as codes: what this layer adds", lambda s: s.sqnr),
     Column("cumulative dB", "signal to noise of its output in the chosen engine", lambda s: s.sqnr_cumulative),
@@ -52,8 +66,10 @@ def layers_section(outcome: Outcome, tensors: dict[str, int]) -> Markup | None:
     sites = sorted(outcome.sites, key=lambda s: s.precision == "int8")
     if not sites:
         return None
-    columns = [c for c in COLUMNS if any(c.key(s) is not None for s in sites)]
-    missing = [c.title for c in COLUMNS if c not in columns and c.title != "Treatment"]
+    short = max((s.float_ms or s.int8_ms or 0.0 for s in sites), default=0.0) < 1
+    measured = (*(_times("µs", 1e3) if short else _times("ms", 1.0)), *_FIGURES)
+    columns = [c for c in (*_WORDS, *measured) if any(c.key(s) is not None for s in sites)]
+    missing = [c.title for c in measured if c not in columns]
     kept = [s for s in sites if s.precision != "int8"]
     return section(
         "layers",
@@ -95,9 +111,10 @@ def _heading(title: str, about: str, first: bool = False) -> Markup:
 
 def _row(site: Site, columns: list[Column], tensors: dict[str, int]) -> Markup:
     title = site.name if not site.origin else f"{site.name} · from {', '.join(site.origin)}"
-    name: Markup = tag("span", site.name, title=title)
+    words = breakable(site.name)
+    name: Markup = tag("span", words, title=title)
     if site.tensor in tensors:
-        name = tag("a", site.name, href=f"#tensor-{tensors[site.tensor]}", title=f"{title} · histogram of its data")
+        name = tag("a", words, href=f"#tensor-{tensors[site.tensor]}", title=f"{title} · histogram of its data")
     return tag(
         "tr",
         tag("th", name, scope="row", data_v=site.name),

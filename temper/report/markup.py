@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 from typing import TypeAlias
@@ -37,6 +38,11 @@ def join(children: Child) -> Markup:
     if isinstance(children, (str, int, float)):
         return Markup(escape(str(children)))
     return Markup("".join(join(c) for c in children))
+
+
+def breakable(path: str) -> Markup:
+    """A name that may break after a slash or a dot."""
+    return Markup(re.sub(r"([/.])(?=[^/.])", r"\1<wbr>", escape(path)))
 
 
 def section(anchor: str, title: str, *children: Child) -> Markup:

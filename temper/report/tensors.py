@@ -14,7 +14,7 @@ _CLOSE = 0.02
 
 def tensors_section(outcome: Outcome) -> tuple[Markup | None, dict[str, int]]:
     """The drill-down, and the number of each tensor's panel by name. Panels are templates: the page shows one."""
-    shown = [t for t in outcome.tensors if t.counts]
+    shown = list({t.name: t for t in reversed(outcome.tensors) if t.counts}.values())[::-1]
     if not shown:
         return None, {}
     numbers = {t.name: i for i, t in enumerate(shown)}

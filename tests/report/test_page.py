@@ -16,7 +16,7 @@ from temper.report.markup import Markup, join, tag
 from temper.report.page import read, render, write
 from tests.report.example import HOSTILE, bare, rich
 
-VOID = {"meta", "img", "br", "input", "hr", "path", "line", "rect", "link"}
+VOID = {"meta", "img", "br", "input", "hr", "path", "line", "rect", "link", "wbr"}
 
 
 class Page(HTMLParser):
