@@ -15,7 +15,7 @@ from temper.errors import ConfigError, UnsupportedError
 from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
 from temper.passes.host import data_reason, data_sizes
-from temper.passes.manager import Log, run_passes
+from temper.passes.manager import Log, Pass, run_passes
 from temper.passes.partition import Region, order_regions, partition
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.plan import format as plan_format
@@ -71,7 +71,7 @@ def build_plan(
 
     report_progress("import", 0, 1)
     sizes = resolve_sizes(model, config)
-    portable = _portable(sizes.graph) if config.portable_graph else b""
+    portable = _portable(sizes.graph, quantize) if config.portable_graph else b""
     watch.lap("import")
 
     tactics = [t for t in target.tactics() if t.name not in config.disable]
@@ -307,10 +307,15 @@ class _Watch:
         self.laps[name], self._last = self.laps.get(name, 0.0) + now - self._last, now
 
 
-def _portable(graph: Graph) -> bytes:
+def _portable(graph: Graph, quantize: Recipe | None) -> bytes:
+    """The graph to build again from; of one that is made integer, its Q/DQ form."""
     from temper.ir.portable import to_bytes
 
-    return to_bytes(graph)
+    if quantize is None:
+        return to_bytes(graph)
+    own = graph.copy()
+    run_passes(own, (*FLOAT, Pass("quantize", quantize.apply)))
+    return to_bytes(own)
 
 
 def _constants(region: Region) -> dict[int, Any]:

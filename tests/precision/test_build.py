@@ -35,6 +35,21 @@ def test_command_builds_int8(temper: Run, small_onnx: Path, data: Path, tmp_path
     assert "pure INT8 was asked for" in shown.out
 
 
+def test_a_rebuilt_plan_stays_int8(temper: Run, small_onnx: Path, data: Path, tmp_path: Path) -> None:
+    plan, again = tmp_path / "a.plan", tmp_path / "b.plan"
+    options = ["--threads", 1, "--effort", 0, "--keep", "conv1a=fp32", "--portable", "-q"]
+    done = temper("build", small_onnx, "-o", plan, "--int8", "--calib", data, *options)
+    assert done.code == 0, done.err
+    assert temper("rebuild", plan, "-o", again, "-q").code == 0
+    x = pictures(3)
+    first, second = (package.load(p) for p in (plan, again))
+    ops = [[r["op"] for r in e.report["regions"]] for e in (first, second)]
+    assert ops[0].count("ConvInt8") == ops[1].count("ConvInt8") > 0 and "Conv" in ops[1]
+    for image in x:
+        np.testing.assert_array_equal(first(image[None]), second(image[None]))
+    assert second.report["int8"]["kept"] == first.report["int8"]["kept"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
