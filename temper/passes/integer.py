@@ -9,7 +9,7 @@ bits. What does not commute is float arithmetic between a multiplication by s an
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.ops import make
+from temper.passes.integer_means import integer_mean
 from temper.passes.integer_weights import dequantized_weights
 from temper.passes.manager import Log, Pass
 
@@ -35,7 +36,9 @@ class Scaled:
     zero: int = 0
 
 
-class _Integer:
+class Integer:
+    """The rewriting of one graph."""
+
     def __init__(self, graph: Graph, log: Log) -> None:
         self.graph, self.log = graph, log
         #: accumulators that stand for values: scales in float64, which the graph's float32 constants would round
@@ -48,6 +51,10 @@ class _Integer:
     def constant(self, node: Node, array: np.ndarray) -> Value:
         return self.graph.add_constant(np.asarray(array), f"{node.name}.const")
 
+    def stands_for(self, v: Value, codes: Value, scale: np.ndarray) -> None:
+        """`v` is scale * codes, where the scale is known better than the graph's constants hold it."""
+        self.sums[v.id] = Scaled(codes, scale)
+
     def run(self) -> None:
         for node in self.graph.nodes:
             if self.graph.alive(node) and node.op in MOVES:
@@ -56,7 +63,7 @@ class _Integer:
             if node.op in ("Conv", "MatMul"):
                 self.product(node)
             elif node.op in ("ReduceMean", "AveragePool"):
-                self.mean(node)
+                integer_mean(self, node)
             elif node.op == "Attention":
                 self.attention(node)
         for node in self.graph.nodes:
@@ -99,21 +106,32 @@ class _Integer:
             return f"a scale of '{v.name}' is not positive"
         return Scaled(codes, factor.reshape(-1) if factor.size > 1 else factor.reshape(()), int(zeros.flat[0]))
 
-    def scalar(self, node: Node) -> tuple[float, int, str] | str:
-        """Scale, zero point and dtype of a QuantizeLinear with one scale."""
+    def target(self, node: Node) -> tuple[np.ndarray, int, str] | str:
+        """Scale (float64: a scalar, or one per feature), zero point and dtype of a QuantizeLinear."""
         scale = node.inputs[1]
         zero = node.inputs[2] if len(node.inputs) > 2 else None
         if node.output.type.dtype not in CODES:
             return f"its codes are {node.output.type.dtype}"
-        if scale is None or scale.const is None or scale.const.size != 1 or scale.type.dtype != "float32":
-            return "its scale is not one float32 constant"
-        if zero is not None and zero.const is None:
-            return "its zero point is not a constant"
+        if scale is None or scale.const is None or scale.type.dtype != "float32" or node.attrs["block_size"]:
+            return "its scale is not a float32 constant, or one for each block"
+        rank, axis = node.output.type.rank, node.attrs["axis"]
+        if scale.const.size > 1 and int(str(axis)) % rank != rank - 1:
+            return f"it has a scale for each index of axis {axis}, which is not that of features"
+        if zero is not None and (zero.const is None or (zero.const != zero.const.reshape(-1)[0]).any()):
+            return "its zero point is not one constant"
+        factor = scale.const.astype(np.float64)
         return (
-            float(scale.const.reshape(-1)[0]),
+            factor.reshape(-1) if factor.size > 1 else factor.reshape(()),
             0 if zero is None or zero.const is None else int(zero.const.reshape(-1)[0]),
             node.output.type.dtype,
         )
+
+    def scalar(self, node: Node) -> tuple[float, int, str] | str:
+        """As `target`, of a QuantizeLinear with one scale."""
+        found = self.target(node)
+        if isinstance(found, str):
+            return found
+        return "it has several scales" if found[0].ndim else (float(found[0]), *found[1:])
 
     # ---- moves ----
 
@@ -169,9 +187,13 @@ class _Integer:
             return x
         if isinstance(w, str):
             return w
-        if x.scale.ndim or x.codes.type.dtype not in CODES:
-            return "its data has no single scale of 8-bit codes"
+        if x.codes.type.dtype not in CODES:
+            return f"its data are {x.codes.type.dtype}"
         codes, w_scale = w
+        if x.scale.ndim:
+            if node.op != "Conv" or codes.shape[-2] != 1 or node.attrs["group"] != x.scale.size:
+                return "its data have a scale for each channel, and it sums channels"
+            x = replace(x, scale=np.repeat(x.scale, codes.shape[-1] // x.scale.size))
         if node.op == "Conv" and not node.attrs["channels_last"]:
             return "it is not channels-last"
         if node.op == "MatMul" and codes.ndim != 2:
@@ -238,59 +260,6 @@ class _Integer:
         self.graph.remove_node(node)
         self.log.did("integer attention", node.name)
 
-    # ---- means ----
-
-    def mean(self, node: Node) -> None:
-        """mean(dq(x)) = s / n (sum(x) - n z), the sum exact: of a window in int32, of axes in float32 below 2^24."""
-        x = self.read(node.inputs[0])
-        if isinstance(x, str) or x.scale.ndim or x.codes.type.dtype not in CODES:
-            return
-        made = self._window_sum(node, x) if node.op == "AveragePool" else self._axes_sum(node, x)
-        if isinstance(made, str):
-            self.log.did_not("integer mean", node.name, made)
-            return
-        total, count = made
-        scale = x.scale / count
-        factor = self.constant(node, scale.astype(np.float32))
-        wide = total if total.type.dtype == "float32" else self.emit(node, "Cast", total, to="float32")
-        y = self.emit(node, "Mul", wide, factor)
-        self.sums[y.id] = Scaled(total, scale)
-        self.graph.replace_uses(node.output, y)
-        self.graph.remove_node(node)
-        self.log.did("integer mean", node.name)
-
-    def _axes_sum(self, node: Node, x: Scaled) -> tuple[Value, int] | str:
-        axes = node.attrs["axes"]
-        assert isinstance(axes, tuple)
-        sizes = [x.codes.type.shape[int(str(a))] for a in axes]
-        count = 1
-        for d in sizes:
-            if not isinstance(d, int):
-                return f"it takes the mean of {d} elements"
-            count *= d
-        if not count or count * 255 >= 1 << 24:
-            return f"the sum of {count} codes is not exact in float32"
-        wide = self.emit(node, "Cast", x.codes, to="float32")
-        total = self.emit(node, "ReduceSum", wide, axes=axes, keepdims=node.attrs["keepdims"])
-        if x.zero:
-            total = self.emit(node, "Sub", total, self.constant(node, np.array(count * x.zero, np.float32)))
-        return total, count
-
-    def _window_sum(self, node: Node, x: Scaled) -> tuple[Value, int] | str:
-        """A depthwise product with ones, whose padding counts as zeros."""
-        kernel, pads, channels = node.attrs["kernel_shape"], node.attrs["pads"], x.codes.type.shape[-1]
-        assert isinstance(kernel, tuple) and isinstance(pads, tuple)
-        if not node.attrs["channels_last"] or node.attrs["ceil_mode"] or not isinstance(channels, int):
-            return "it is not channels-last, or its last window may be shorter than others"
-        if any(pads) and not node.attrs["count_include_pad"]:
-            return "windows at the border have fewer elements than others"
-        if len(kernel) != 2:
-            return f"its windows have {len(kernel)} axes"
-        ones = self.constant(node, np.ones((*map(int, map(str, kernel)), 1, channels), np.int8))
-        attrs = {k: node.attrs[k] for k in ("strides", "pads", "dilations", "channels_last")}
-        total = self.emit(node, "ConvInt8", x.codes, ones, **attrs, group=channels, zero_point=x.zero)
-        return total, int(np.prod([int(str(k)) for k in kernel]))
-
     # ---- requantization ----
 
     def split(self, node: Node) -> None:
@@ -317,8 +286,6 @@ class _Integer:
             return kind
         zero, dtype = kind
         units = np.concatenate([np.full(int(str(n)), t[0]) for n, t in zip(sizes, targets, strict=True)])
-        if not self._scales_by_column(x):
-            return "a step before it has one bound for all pieces"
         y = self.emit(node, "Saturate", self.units(x, units, node), to=dtype, zero_point=zero)
         pieces = make(self.graph, "Split", [y], node.attrs, name=node.name, origin=node.origin).outputs
         for r, piece in zip(readers, pieces, strict=True):
@@ -328,35 +295,27 @@ class _Integer:
         self.log.did("split codes", node.name)
         return None
 
-    def _scales_by_column(self, v: Value) -> bool:
-        """Every step that `units` goes back over can have a unit for each column."""
-        if v.const is not None or isinstance(self.read(v), Scaled):
-            return True
-        node = v.producer
-        if node is None or node.op not in HOMOGENEOUS or not self._has_codes(v):
-            return True
-        return node.op != "Clip" and all(self._scales_by_column(u) for u in node.inputs if u is not None)
-
     def requantize(self, node: Node) -> None:
-        target = self.scalar(node)
+        target = self.target(node)
         if isinstance(target, str):
             self.log.did_not("requantize", node.name, target)
             return
         scale, zero, dtype = target
+        unit = scale if scale.ndim else float(scale)
         x = node.inputs[0]
         assert x is not None
         source = self.read(x)
         if (
             isinstance(source, Scaled)
-            and not source.scale.ndim
-            and (float(source.scale), source.zero, source.codes.type.dtype) == (scale, zero, dtype)
+            and np.array_equal(source.scale, scale)
+            and (source.zero, source.codes.type.dtype) == (zero, dtype)
         ):
             self.graph.replace_uses(node.output, source.codes)
             self.log.did("cancel", node.name)
         else:
-            y = self.units(x, scale, node) if self._has_codes(x) else None
+            y = self.units(x, unit, node) if self._has_codes(x) else None
             if y is None:
-                y = self.emit(node, "Div", x, self.constant(node, np.array(scale, np.float32)))
+                y = self.emit(node, "Div", x, self.constant(node, scale.astype(np.float32)))
             y = _unclipped(y, *(n - zero for n in RANGES[dtype]))
             self.graph.replace_uses(node.output, self.emit(node, "Saturate", y, to=dtype, zero_point=zero))
             self.log.did("requantize", node.name)
@@ -393,9 +352,21 @@ class _Integer:
         for bound in ("min", "max"):
             value = attrs.get(bound)
             if node.op == "Clip" and isinstance(value, (int, float)):
-                assert isinstance(unit, float)
+                if isinstance(unit, np.ndarray):
+                    return self._clipped(node, unit, at)
                 attrs[bound] = float(np.float32(float(value) / unit))
         return self.emit(node, node.op, *(None if u is None else self.units(u, unit, at) for u in node.inputs), **attrs)
+
+
+    def _clipped(self, node: Node, unit: np.ndarray, at: Node) -> Value:
+        """clip(v) / unit with bounds for each column."""
+        assert node.inputs[0] is not None
+        y = self.units(node.inputs[0], unit, at)
+        for bound, op in (("min", "Max"), ("max", "Min")):
+            value = node.attrs.get(bound)
+            if isinstance(value, (int, float)):
+                y = self.emit(node, op, y, self.constant(at, (float(value) / unit).astype(np.float32)))
+        return y
 
 
 #: Least and greatest code.
@@ -460,7 +431,7 @@ MOVES: Mapping[str, None] = MappingProxyType(
 
 
 def _integer(graph: Graph, log: Log) -> None:
-    _Integer(graph, log).run()
+    Integer(graph, log).run()
 
 
 INTEGER = Pass("integer", _integer)

@@ -96,6 +96,14 @@ def turned(n: Writer) -> str:
     return n.fake(n("Gemm", x, w, n.const(n.rng.normal(0, 1, 5), np.float32), transB=1), 0.1)
 
 
+def channel_scales(n: Writer) -> str:
+    """Data of a depthwise convolution with a scale for each channel, after a bound that is none of its codes."""
+    x = n("Clip", n("Conv", n.fake("x", 0.03), n.weights(6, 4, 1, 1, zero=[0] * 6)), n.const(-0.9, np.float32))
+    s, z = n.const(n.rng.uniform(0.02, 0.1, 6), np.float32), n.const([7] * 6, np.uint8)
+    x = n("DequantizeLinear", n("QuantizeLinear", x, s, z, axis=1), s, z, axis=1)
+    return n.fake(n("Conv", x, n.weights(12, 1, 3, 3, zero=[0] * 12), group=6, pads=[1, 1, 1, 1]), 0.1)
+
+
 def left(n: Writer) -> str:
     x = n("Reshape", n.fake("x", 0.03), n.const([48, 6], np.int64))
     return n.fake(n("Gemm", x, n.weights(48, 5, zero=[0] * 5, axis=1), transA=1), 0.1)
@@ -190,6 +198,7 @@ NETS: dict[Callable[[Writer], str], tuple[int, float]] = {
     unsigned_channels: (1, 0.2),
     turned: (1, 0.1),
     left: (1, 0.1),
+    channel_scales: (2, 0.1),
     line: (1, 0.2),
     volume: (3, 0.3),
     four_bits: (1, 0.2),
