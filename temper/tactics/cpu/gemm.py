@@ -217,6 +217,7 @@ class Gemm:
                 "EPI_LOOP": int(heavy_epilogue(w)),
                 "BIAS": 0,
                 "KBLOCKED": 0,
+                "LATE": 0,
                 "FLOAT": 0,
                 "TERMS": "FLOAT",
                 "SUMS": "(-1)",

@@ -67,6 +67,12 @@ INLINE void take(float *to, const in_t *from, int64_t taps) {
 
 /* One register tile. lda: bytes between A rows; copied: A is a panel (one run of q->len terms) instead of the image. */
 INLINE void tile(const job_t *q, const int mr, const int nb, const int nl, const int64_t lda, const int copied, const int part) {
+#if LATE
+  if (mr == MR && nb == NB && nl == VL && !part) {
+    tile_and_late(q, lda, KTOTAL);
+    return;
+  }
+#endif
   acc_t acc[MR][NB];
   const char *next = q->next;
   start(acc, q, mr, nb, nl);
@@ -198,6 +204,10 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   if (SPLIT) share(u1, part, parts, &u0, &u1);
   else share(tiles, part, parts, &t0, &t1);
   if (u0 == u1) return;
+#if LATE
+  late_t late;
+  late.q.e = &e, late.q.out = p[P_OUT], late.q.img_rows = IMG_ROWS, late.some = 0;
+#endif
 
   for (int64_t g = u0 / NBLK; g * NBLK < u1; g++) {
     const int64_t j0 = u0 > g * NBLK ? u0 - g * NBLK : 0, j1 = u1 < (g + 1) * NBLK ? u1 - g * NBLK : NBLK;
@@ -232,6 +242,9 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
             q.e = &e;
             q.out = p[P_OUT];
             q.img_rows = IMG_ROWS;
+#if LATE
+            q.late = &late;
+#endif
             q.zero = zero + 128 * FLIP;
             q.first = kb == 0, q.last = kb + KC >= KTOTAL;
             q.len = KTOTAL - kb < KC ? KTOTAL - kb : KC;
@@ -282,4 +295,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
       }
     }
   }
+#if LATE
+  flush(&late);
+#endif
 }

@@ -1,7 +1,7 @@
 /* One register tile of a matrix product: MR rows x NB vectors of columns, and what happens to it before and after its products.
  *
  * Needs epi_t, epilogue() and epi_store(). Defined by the tactic: MR NB NBT NLT (see conv_gemm.c), UK PFL, OLD, EPI_LOOP, BIAS,
- * KBLOCKED, TERMS: what a 32-bit word of A and of a lane of B holds:
+ * KBLOCKED, LATE, TERMS: what a 32-bit word of A and of a lane of B holds:
  * FLOAT one float; HALVES two bfloat16; BYTES four bytes, unsigned ones of A (FLIP makes signed ones unsigned by adding 128; PACKED: as they are copied) and signed ones of B; PAIRS two
  * int16; ZERO_POINT: the code for zero; SUMS: where after the bias the sums of the weights of a channel are, if that code is known at run
  * time only (-1 otherwise): the bias is that without it. */
@@ -21,6 +21,8 @@ typedef vi acc_t;
 #endif
 #endif
 
+struct late;
+
 /* A call's operands. pix, c: first output row and channel; len: terms; valid: rows to store where not all MR are. */
 typedef struct {
   const float *a, *b, *bias;
@@ -30,6 +32,7 @@ typedef struct {
   const epi_t *e;
   int64_t pix, c, img_rows, row_step, len;
   int32_t valid, first, last, zero;
+  struct late *late; /* where results wait */
 } job_t;
 
 /* One word of each row of A (lda bytes apart) times one vector of words of every column block. */
@@ -190,6 +193,50 @@ INLINE void store(acc_t acc[MR][NB], const job_t *q, const int mr, const int nb,
 #pragma clang loop unroll(disable)
   for (; together > 1 && i < rows; i++) finish(spill + i * nb, q, &e, i, 1, nb, nl);
 }
+
+#if LATE
+/* Sums of the last whole tile, whose results are made while the next one is multiplied: `some` of them wait. */
+typedef struct late {
+  acc_t acc[MR * NB];
+  job_t q;
+  int32_t some;
+} late_t;
+
+/* Rows `i` and on of the waiting tile that are made together. */
+INLINE void finish_late(const late_t *late, const int i) {
+  const epi_t e = *late->q.e;
+  const int together = TOGETHER(NB);
+  finish(late->acc + i * NB, &late->q, &e, i, MR - i < together ? MR - i : together, NB, VL);
+}
+
+/* A whole tile of `len` terms. Between its products, which keep two of four pipes busy, results of the tile before it are made. */
+INLINE void tile_and_late(const job_t *q, const int64_t lda, const int64_t len) {
+  acc_t acc[MR][NB];
+  late_t *late = q->late;
+  const char *next = q->next;
+  const int together = TOGETHER(NB), pieces = (MR + together - 1) / together;
+  const int64_t piece = len / pieces / UK * UK;
+  int64_t k = 0;
+  start(acc, q, MR, NB, VL);
+#pragma clang loop unroll(full)
+  for (int i = 0; i < MR; i += together, k += piece) {
+    terms(acc, q->a + k, lda, q->b + k * NB * VL, piece, &next, MR, NB);
+    if (late->some) finish_late(late, i);
+  }
+  terms(acc, q->a + k, lda, q->b + k * NB * VL, len - k, &next, MR, NB);
+#pragma clang loop unroll(full)
+  for (int i = 0; i < MR; i++)
+#pragma clang loop unroll(full)
+    for (int j = 0; j < NB; j++) late->acc[i * NB + j] = acc[i][j];
+  late->q.pix = q->pix, late->q.c = q->c, late->some = 1;
+}
+
+static __attribute__((noinline)) void flush(const late_t *late) {
+  if (!late->some) return;
+#pragma clang loop unroll(full)
+  for (int i = 0; i < MR; i += TOGETHER(NB)) finish_late(late, i);
+}
+#endif
 
 /* n words; the destination has VL words of slack. */
 INLINE void copy(float *to, const float *from, int64_t n) {
