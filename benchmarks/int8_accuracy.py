@@ -35,17 +35,18 @@ Found = dict[str, Any]
 #: Methods of Temper: options of `temper.build`.
 OURS: Mapping[str, Mapping[str, Any]] = {
     "fp32": {},
-    "minmax": {"calibrator": "minmax", "pure_int8": True},
-    "entropy": {"calibrator": "entropy", "pure_int8": True},
-    "percentile": {"calibrator": "percentile:99.99", "pure_int8": True},
-    "mse": {"calibrator": "mse", "pure_int8": True},
-    "auto": {"calibrator": "auto", "pure_int8": True},
+    "minmax": {"calibrator": "minmax", "pure_int8": True, "compensate": False},
+    "entropy": {"calibrator": "entropy", "pure_int8": True, "compensate": False},
+    "percentile": {"calibrator": "percentile:99.99", "pure_int8": True, "compensate": False},
+    "mse": {"calibrator": "mse", "pure_int8": True, "compensate": False},
+    "auto": {"calibrator": "auto", "pure_int8": True, "compensate": False},
+    "compensated": {"pure_int8": True},
     "search": {},
 }
 METHODS = (*OURS, "onnxruntime", "nncf")
 
 #: What is timed, the float engine first and the chosen one last.
-_TIMED = ("fp32", "auto", "search")
+_TIMED = ("fp32", "compensated", "search")
 
 
 def engine_runners(case: ZooCase, method: str, threads: int, effort: int, folder: Path) -> tuple[list[Runner], Found]:

@@ -43,6 +43,7 @@ def build(
     max_drop: float | None = None,
     keep: Sequence[str] = (),
     pure_int8: bool = False,
+    compensate: bool = True,
     skip_bad: bool = False,
     report: str | os.PathLike[str] | None = None,
     work: str | os.PathLike[str] | None = None,
@@ -65,6 +66,7 @@ def build(
     how much of it may be lost, in its own unit; without one 0.3 % of the float engine's score. Without evaluate, layers
     stay in float until outputs on held-back samples are close to the float engine's. keep: layers pinned, such as
     "/head/*=fp32". pure_int8: nothing is kept in float.
+    compensate: change thresholds, scales and biases where this brings outputs on held-back samples nearer to FP32's.
     skip_bad: leave out samples that cannot be used. report: also write a report, .html or .json. work: folder where
     an interrupted calibration or search finds what it did; beside the timing cache if None. say: takes lines that tell
     what is going on.
@@ -106,6 +108,7 @@ def build(
             max_drop=max_drop,
             keep=tuple([keep] if isinstance(keep, str) else keep),
             pure_int8=pure_int8,
+            compensate=compensate,
             skip_bad=skip_bad,
             work=Path(work) if work else work_folder(),
         )
