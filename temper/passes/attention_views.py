@@ -188,13 +188,18 @@ def rows_of(graph: Graph, v: Value, order: tuple[int, int, int, int] | None, siz
     order: which axis of `v` is b, h, s and d; None where `v` is [B, S, D] of one head.
     """
     found: Rows | None = None
+    same: list[tuple[float, tuple[str, ...]]] = []  # names of what holds every element of `v`, and the factor from it
     for view in views(v):
+        if view.source.type.count == v.type.count:
+            same.append((view.factor, view.source.sources))
         if order is None:
             strides: tuple[DimLike, ...] = (view.strides[0], 0, *view.strides[1:])
         else:
             strides = tuple(0 if i < 0 else view.strides[i] for i in order)
         rows = _fit(graph, view, strides, sizes, found)
         found = rows() if rows is not None else found
+    if found is not None:
+        found.value.known_as([name for factor, names in same if factor == found.factor for name in names])
     return found
 
 

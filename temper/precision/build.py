@@ -103,7 +103,7 @@ def _calibrated(subject: Subject, request: Request, account: Account, progress: 
     inputs = {v.name: v.type for v in subject.graph.inputs}
     source = opened(request.calibration)
     samples = samples_of(
-        source, inputs, subject.ranges, preprocess=request.preprocess, skip_bad=request.skip_bad
+        source, inputs, subject.ranges, preprocess=request.preprocess, skip_bad=request.skip_bad, note=subject.note
     )
     part, held = split(samples)
     account.samples(samples, part, held)

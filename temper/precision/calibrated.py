@@ -76,6 +76,7 @@ def calibrated(
         skip_bad=skip_bad,
         limit=limit,
         reading=reading,
+        note=subject.note,
     )
     part, held = split(samples)
     seen = calibrate(

@@ -27,8 +27,8 @@ from temper.precision.images import ImageInput, Preprocess, decode, find_images,
 from temper.precision.scripts import is_function, load_function
 from temper.precision.spool import Spool
 
-#: Bad samples an error or a remark names; of the others it gives the number.
-_NAMED = 8
+#: Reasons why samples are bad that an error or a remark tells, and samples it names of each; of others, the number.
+_REASONS, _NAMED = 5, 4
 
 #: (samples read, of how many; 0 if not known)
 Reading = Callable[[int, int], None]
@@ -110,6 +110,7 @@ def samples_of(
     skip_bad: bool = False,
     limit: int = 0,
     reading: Reading | None = None,
+    note: str = "",
 ) -> Samples:
     """Calibration data for a model with these inputs.
 
@@ -118,13 +119,14 @@ def samples_of(
     dict of arrays with all samples; an iterable of arrays, sequences or dicts (see `fitting.Fitter` for the shapes they
     may have), or a function that returns one; a calibrator with get_batch(names).
     ranges: of the inputs' symbols, in every profile. preprocess: of pictures. skip_bad: leave out what cannot be used
-    instead of raising. limit: at most so many batches, all if 0.
+    instead of raising. limit: at most so many batches, all if 0. note: what to say of the inputs' sizes where data does
+    not fit.
 
     DataError names what cannot be used and counts it, or says that there is no data. ConfigError: the data does not
     suit the model at all.
     """
     inputs = dict(inputs)
-    fitter = Fitter(inputs, ranges)
+    fitter = Fitter(inputs, ranges, note)
     report = reading or (lambda done, total: None)
     if data is None:
         raise DataError("INT8 needs calibration data: give real inputs, or 'random:N' to calibrate on noise")
@@ -193,9 +195,11 @@ def _checked(
     named = _listed(bad)
     if bad and (not skip_bad or not prints):
         total = len(bad) + sum(len(p.samples) for p in prints)
+        note = f"; {fitter.note}" if fitter.note and any(", the data [" in u.reason for u in bad) else ""
         raise DataError(
             f"{what}: {len(bad)} of {total} samples cannot be used: {named}"
             + ("" if not prints else " (--skip-bad, or skip_bad=True, leaves them out)")
+            + note
         )
     if not prints:
         raise DataError(f"{what}: there is no data in it; give at least one batch of real inputs")
@@ -212,11 +216,11 @@ def _listed(bad: Sequence[Unfit]) -> str:
     for u in bad:
         names.setdefault(u.reason, []).append(u.name)
     out = []
-    for reason, found in list(names.items())[:_NAMED]:
+    for reason, found in list(names.items())[:_REASONS]:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         out.append(f"{', '.join(dict.fromkeys(found[:_NAMED]))}{more}: {reason}")
-    if len(names) > _NAMED:
-        out.append(f"and {len(bad) - sum(len(f) for f in list(names.values())[:_NAMED])} more for other reasons")
+    if len(names) > _REASONS:
+        out.append(f"and {len(bad) - sum(len(f) for f in list(names.values())[:_REASONS])} more for other reasons")
     return "; ".join(out)
 
 

@@ -38,6 +38,18 @@ class Subject:
         return Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites))
 
     @property
+    def note(self) -> str:
+        """What a user who gives data of other sizes should know: dimensions that are open in the model and fixed at 1
+        because no profile says otherwise; "" if there are none."""
+        sizes = resolve_sizes(self.model, self.config)
+        stated = {s for p in self.config.profiles for s in p.ranges}
+        left = sorted(s for s, d in sizes.dims.items() if d == 1 and s not in stated)
+        if not left:
+            return ""
+        example = ",".join(f"{s}=1:8:16" for s in left)
+        return f"the model's {', '.join(left)} are open, and 1 without a profile: --profile {example} states ranges"
+
+    @property
     def tensors(self) -> tuple[str, ...]:
         """Those that carry codes in some choice of sites: what a site reads, and what moves bring it from."""
         found: dict[str, None] = {}

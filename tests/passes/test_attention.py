@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from temper.ir.dims import Dim, DimLike
+from temper.ir.evaluate import evaluate_values
 from temper.ir.graph import Value
 from temper.passes.attention import ATTENTION
 from temper.passes.cleanup import CLEANUP
+from temper.passes.manager import run_passes
 from tests.passes.nets import Net, applied, check, ops
 
 H, D = 3, 4
@@ -267,3 +269,24 @@ def test_heads_of_three_axes_are_merged_by_the_stores() -> None:
     after, _ = check(n.done(merge(n, y)), PASSES)
     (node,) = (m for m in after.nodes if m.op == "Attention")
     assert node.attrs["layout"] == "rrrr" and set(ops(after)) == {"MatMul", "Add", "Attention"}
+
+
+@pytest.mark.parametrize("export", EXPORTS)
+def test_operands_keep_the_names_of_what_they_hold(export: Callable[[Net, Value, Value | None], Value]) -> None:
+    """Operands found by strides, past moves and scalings, go by the names of tensors with the same elements."""
+    n = Net()
+    graph = n.done(export(n, n.input(2, 5, 10), None))
+    for v in graph.values:
+        v.known_as((v.name,))
+    feeds = {"x": np.random.default_rng(0).standard_normal((2, 5, 10)).astype(np.float32)}
+    computed = {v.name: v for v in graph.values if v.const is None}
+    arrays = evaluate_values(graph, feeds, list(computed.values()))
+    before = {name: np.sort(arrays[v.id], None) for name, v in computed.items()}
+    run_passes(graph, PASSES)
+    (node,) = (m for m in graph.nodes if m.op == "Attention")
+    operands = [v for v in node.inputs[:3] if v is not None]
+    after = evaluate_values(graph, feeds, operands)
+    for operand in operands:
+        assert operand.sources
+        for name in operand.sources:
+            np.testing.assert_allclose(before[name], np.sort(after[operand.id], None), rtol=1e-5, atol=1e-6)

@@ -8,12 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temper.config import BuildConfig
+from temper.config import BuildConfig, Profile
 from temper.errors import BuildError, DataError
+from temper.ir.types import TensorType
 from temper.precision import calibration as module
 from temper.precision.calibration import Calibration, calibrate
 from temper.precision.data import Samples, samples_of, split
+from temper.precision.subject import Subject
 from temper.quantize.histogram import Histogram, observe
+from tests.conftest import small_model
 from tests.precision.conftest import float_form, pictures
 
 
@@ -174,3 +177,27 @@ def test_batches_are_read_one_by_one(quick: BuildConfig) -> None:
 
     calibrate(graph, Samples(Watched(), samples.prints, indices=samples.indices), tensors, quick, progress)
     assert order[:5] == ["done 0", "load 0", "done 1", "load 1", "done 2"]
+
+
+def test_sizes_that_vary(timing_cache: Path) -> None:
+    """One engine for batches of 1 to 4: what it observes does not depend on how samples are divided into batches."""
+    config = BuildConfig(threads=2, effort=0, cache=timing_cache, profiles=(Profile.of(N=(1, 2, 4)),))
+    subject = Subject.of(small_model("N"), config)
+    inputs = {v.name: v.type for v in subject.graph.inputs}
+    x = pictures(8)
+    found = []
+    for cuts in ((2, 4, 6), (1, 4, 5)):
+        samples = samples_of(np.split(x, cuts), inputs, subject.ranges)
+        assert [b["image"].shape[0] for b in samples] == np.diff((0, *cuts, 8)).tolist()
+        found.append(calibrate(subject.graph, samples, subject.tensors, config, ranges=subject.ranges))
+    assert same(found[0].histograms["image"], observe(x))
+    assert all_same(*found)
+
+
+def test_sizes_that_were_not_stated() -> None:
+    subject = Subject.of(small_model("N"), BuildConfig(threads=2, effort=0))
+    assert "the model's N are open" in subject.note and "--profile N=1:8:16" in subject.note
+    inputs = {"image": TensorType("float32", (1, 3, 12, 12))}
+    with pytest.raises(DataError, match="2 of 2 samples.*the model's N are open"):
+        samples_of([np.zeros((1, 3, 9, 9), np.float32)] * 2, inputs, note=subject.note)
+    assert Subject.of(small_model(1), BuildConfig(threads=2, effort=0)).note == ""
