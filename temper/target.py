@@ -41,6 +41,9 @@ class Target(Protocol):
     def cache_bytes(self) -> int:
         """The last-level cache."""
 
+    def multiplies(self, dtype: str) -> bool:
+        """Its arithmetic on this type is faster than on float32."""
+
     def tactics(self) -> tuple[Tactic, ...]: ...
 
     def device(self) -> Device: ...
@@ -71,6 +74,9 @@ class CpuTarget:
     @property
     def cache_bytes(self) -> int:
         return max(machine.cache_sizes().values(), default=1 << 25)
+
+    def multiplies(self, dtype: str) -> bool:
+        return dtype == "int8" or (dtype == "bfloat16" and "avx512_bf16" in ISAS[self.isa].needs)
 
     def tactics(self) -> tuple[Tactic, ...]:
         return cpu_tactics()
@@ -104,6 +110,9 @@ class CudaTarget:
     @property
     def cache_bytes(self) -> int:
         return 1 << 25 if self.gpu is None else self.gpu.cache
+
+    def multiplies(self, dtype: str) -> bool:
+        return dtype in ("int8", "float16")
 
     def tactics(self) -> tuple[Tactic, ...]:
         return cuda_tactics()

@@ -133,7 +133,7 @@ class Account:
             config=config,
             config_digest=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
             steps=(*self.steps, *self._back_in_float(trials, floats)),
-            sites=tuple(self._site(s, floats, known, names) for s in self.subject.sites),
+            sites=tuple(self._site(s, floats, trials.halves(floats), known, names) for s in self.subject.sites),
             tensors=self.tensors,
             audit=self.audit,
             warnings=tuple(self.warnings),
@@ -188,12 +188,13 @@ class Account:
         self,
         site: Site,
         floats: frozenset[str],
+        halves: frozenset[str],
         known: Mapping[str, Figures],
         names: Mapping[str, tuple[str, ...]],
     ) -> record.Site:
         pins = self.subject.pins
         is_float, name = site.name in floats, site.name
-        if name in pins.fp32 | pins.int8:
+        if name in pins.every:
             why = "pinned by --keep"
         elif is_float:
             why = self.why.get(name, "the whole model is faster, or safer, in float")
@@ -205,9 +206,9 @@ class Account:
             name,
             site.op,
             "x".join(map(str, node.outputs[0].type.shape)),
-            "float32" if is_float else "int8",
+            "int8" if not is_float else "bfloat16" if name in halves else "float32",
             why,
-            pinned=name in pins.fp32 | pins.int8,
+            pinned=name in pins.every,
             origin=site.origin,
             tensor=names[site.tensors[0]][0] if site.tensors else "",
             int8_ms=_ms(quick),

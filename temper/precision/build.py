@@ -65,6 +65,11 @@ def build_int8(
     account = Account(subject, request, say or (lambda line: None))
     for pattern in subject.pins.idle:
         account.warn(f"--keep '{pattern}' pins nothing: what it matches is float anyway")
+    if idle := sorted(subject.pins.bf16 - subject.halves):
+        account.warn(
+            f"--keep ...=bf16: {', '.join(idle[:3])}{' ...' * (len(idle) > 3)} in float32, since the code level has no "
+            "faster products of bfloat16 for it"
+        )
     data = _calibrated(subject, request, account, progress) if request.calibration is not None and subject.on else None
     if not subject.on:
         account.met = True
@@ -184,7 +189,7 @@ def _nothing(subject: Subject) -> str:
 
 def _made(trials: Trials, floats: frozenset[str], account: Account) -> Made:
     """The chosen build, with a summary of the outcome in its plan's report."""
-    build = trials.build(floats)
+    build = trials.final(floats)
     account.point(trials, floats, "tried", "chosen")
     feeds = trials.feeds()
     if feeds is not None:

@@ -66,15 +66,15 @@ class Evidence:
         trials = self.trials
         if self._times is None:
             fast, slow = (
-                costs.site_times(trials.build(k).plan, trials.subject.sites, self.held[0])
-                for k in (trials.naive, trials.everything)
+                costs.site_times(build.plan, trials.subject.sites, self.held[0])
+                for build in (trials.build(trials.naive), trials.higher())
             )
             self._times = fast, slow
         fast, slow = self._times
         self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
         price = costs.conversion(trials.subject.plain)
         links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
-        pins = dict.fromkeys(trials.subject.pins.fp32, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
+        pins = dict.fromkeys(trials.subject.pins.off, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
         self.account.loss = loss = self._losses(base)
         return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
 

@@ -110,7 +110,7 @@ class Step:
 class Site:
     """One unit of choice and what was found out about it.
 
-    shape: of its output, e.g. "1x64x56x56". precision: "int8" or "float32" (later others); why: the reason, for a
+    shape: of its output, e.g. "1x64x56x56". precision: "int8", "bfloat16" or "float32"; why: the reason, for a
     float site always. int8_ms, float_ms: its region's time in each; reformat_ms: conversions that its precision costs.
     sensitivity: divergence of the outputs with this site alone in INT8. sqnr: of its data as codes, which is what
     this site adds; sqnr_cumulative: of its output as the chosen engine computes it. clip_rate: fraction of its data

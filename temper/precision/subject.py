@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from temper.builder import float_graph
 from temper.config import BuildConfig, Profile, Range
 from temper.ir.graph import Graph
+from temper.passes.halves import roundable
 from temper.passes.integer import MOVES
 from temper.profiles import Model, resolve_sizes
 from temper.quantize.placement import Site, quantizable, sites_of
 from temper.quantize.recipe import Pins, pinned
+from temper.target import target_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +69,22 @@ class Subject:
     @property
     def read(self) -> frozenset[str]:
         """Those that carry codes when every site is on that is not pinned to float."""
-        return frozenset(t for s in self.sites if s.name not in self.pins.fp32 for t in s.tensors)
+        return frozenset(t for s in self.sites if s.name not in self.pins.off for t in s.tensors)
 
     @property
     def on(self) -> frozenset[str]:
-        """Sites that are not pinned to float."""
-        return frozenset(s.name for s in self.sites) - self.pins.fp32
+        """Sites that are not pinned to a float type."""
+        return frozenset(s.name for s in self.sites) - self.pins.off
+
+    @property
+    def halves(self) -> frozenset[str]:
+        """Products that are computed in bfloat16 where they are not INT8: where the target multiplies it, what is not
+        pinned to float32."""
+        if not target_of(self.config).multiplies("bfloat16"):
+            return frozenset()
+        nodes = {n.outputs[0].name: n for n in self.graph.nodes}
+        able = (s.name for s in self.sites if s.product and roundable(nodes[s.key]) is None)
+        return frozenset(able) - self.pins.fp32
 
     @property
     def optimum(self) -> dict[str, int]:

@@ -11,7 +11,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +122,20 @@ class Trials:
         """The sites in float where all others are in INT8."""
         return self.everything - self.recipe.sites
 
+    def halves(self, floats: frozenset[str]) -> frozenset[str]:
+        """Of the sites in float, those in bfloat16. Where all are in float only what is pinned to it: everything in
+        float32 is what others are compared with."""
+        able = self.subject.halves & floats
+        return able & self.subject.pins.bf16 if floats >= self.recipe.sites else able
+
+    def final(self, floats: frozenset[str]) -> Build:
+        """The engine that a search ends with: `build`, but with what is pinned to bfloat16 although nothing is INT8."""
+        halves = self.halves(floats)
+        if not (floats >= self.recipe.sites and halves):
+            return self.build(floats)
+        recipe = replace(self.recipe, sites=frozenset(), halves=halves)
+        return build_plan(self.subject.model, self.subject.config, progress=self.progress, quantize=recipe)
+
     def build(self, floats: frozenset[str]) -> Build:
         """The engine with these sites in float."""
         if floats >= self.recipe.sites:
@@ -129,7 +143,7 @@ class Trials:
                 self._float = build_plan(self.subject.model, self.subject.config, progress=self.progress)
             return self._float
         if floats not in self._builds:
-            recipe = self.recipe.without(floats)
+            recipe = replace(self.recipe.without(floats), halves=self.halves(floats))
             self._builds[floats] = build_plan(
                 self.subject.model, self.subject.config, progress=self.progress, quantize=recipe
             )
@@ -137,6 +151,13 @@ class Trials:
                 self._builds.popitem(last=False)
         self._builds.move_to_end(floats)
         return self._builds[floats]
+
+    def higher(self) -> Build:
+        """The engine with every site in the precision it has where it is not INT8."""
+        if not self.subject.halves:
+            return self.build(self.everything)
+        recipe = replace(self.recipe, sites=frozenset(), halves=self.subject.halves)
+        return build_plan(self.subject.model, self.subject.config, progress=self.progress, quantize=recipe)
 
     def outputs(self, floats: frozenset[str]) -> list[list[np.ndarray]]:
         """Of every held-back batch."""

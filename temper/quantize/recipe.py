@@ -12,12 +12,13 @@ import numpy as np
 from temper.errors import ConfigError
 from temper.ir.graph import Graph, Node
 from temper.ir.ops import make
+from temper.passes.halves import roundable, rounded
 from temper.passes.manager import Log
 from temper.quantize.codes import Range, insert
 from temper.quantize.placement import Placement, Site, place_sites, sites_of
 
 #: What a pattern may pin a site to.
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "bf16", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +31,8 @@ class Recipe:
     of a node, by (name of the node's first result, input index), whether sites are on or off: what equalisation and
     SmoothQuant rescale. biases: added to a product's result, float32 per output channel, where it is on. signed:
     tensors coded as int8 although they cannot be negative. apart: tensors with codes of their own though they are parts
-    of others, see `narrow_parts`.
+    of others, see `narrow_parts`. halves: products
+    that are off and computed in bfloat16.
     """
 
     sites: frozenset[str]
@@ -40,6 +42,7 @@ class Recipe:
     operands: Mapping[tuple[str, int], np.ndarray] = field(default_factory=dict)
     biases: Mapping[str, np.ndarray] = field(default_factory=dict)
     signed: frozenset[str] = frozenset()
+    halves: frozenset[str] = frozenset()
     apart: frozenset[str] = frozenset()
 
     def only(self, names: Collection[str]) -> Recipe:
@@ -88,6 +91,10 @@ class Recipe:
             if s.name in self.weight_scales:
                 scales[s.key] = self.weight_scales[s.name]
         insert(graph, placement, self.amax, scales, self.ranges)
+        for s in sites:
+            if s.name in self.halves and s.name not in self.sites and roundable(nodes[s.key]) is None:
+                rounded(graph, nodes[s.key])
+                log.did("round", s.name)
 
     def check(self, log: Log) -> None:
         """ConfigError if a site was in none of the graphs that were quantized."""
@@ -127,12 +134,22 @@ def add_to_result(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Pins:
-    """Sites that patterns pin. fp32: off. int8: on, whatever they cost. idle: patterns that match only nodes which are
-    float anyway."""
+    """Sites that patterns pin. fp32, bf16: off, and computed so. int8: on, whatever they cost. idle: patterns that match
+    only nodes which are float anyway."""
 
     fp32: frozenset[str]
+    bf16: frozenset[str]
     int8: frozenset[str]
     idle: tuple[str, ...]
+
+    @property
+    def off(self) -> frozenset[str]:
+        """Sites that are not INT8 whatever that costs."""
+        return self.fp32 | self.bf16
+
+    @property
+    def every(self) -> frozenset[str]:
+        return self.off | self.int8
 
 
 def names_of(node: Node) -> tuple[str, ...]:
@@ -166,8 +183,8 @@ def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None =
         decided.update(dict.fromkeys(matched, precision))
         if not matched:
             idle.append(text)
-    fp32, int8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
-    return Pins(fp32, int8, tuple(idle))
+    fp32, bf16, int8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
+    return Pins(fp32, bf16, int8, tuple(idle))
 
 
 def _near(pattern: str, names: list[str]) -> str:

@@ -11,6 +11,7 @@ import pytest
 import temper as package
 from temper.errors import ConfigError, DataError
 from temper.plan.format import read
+from temper.runtime.machine import cpu_flags
 from tests.commands import Run
 from tests.precision.conftest import pictures
 
@@ -81,6 +82,32 @@ def test_python_builds_int8(small_onnx: Path, timing_cache: Path, tmp_path: Path
     assert [k["name"] for k in summary["kept"]] and "pinned" in summary["kept"][0]["why"]
     want = package.build(small_onnx, effort=0, cache=timing_cache)(x[:1])
     np.testing.assert_allclose(engine(x[:1]), want, atol=0.2)
+
+
+def test_layers_pinned_to_bfloat16(small_onnx: Path, timing_cache: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    engine = package.build(
+        small_onnx, precision="int8", calibration=(b[None] for b in pictures(8)), effort=0, cache=timing_cache,
+        work=tmp_path, keep=["conv0a=bf16"], pure_int8=True, say=lines.append,
+    )  # fmt: skip
+    ops = {r["op"] for r in engine.report["regions"]}
+    (kept,) = engine.report["int8"]["kept"]
+    if "avx512_bf16" in cpu_flags():
+        assert "ConvBfloat16" in ops and "ConvInt8" in ops and kept["precision"] == "bfloat16"
+    else:
+        assert "Conv" in ops and kept["precision"] == "float32"
+        assert any("no faster products of bfloat16" in line for line in lines)
+    x = pictures(8)[:1]
+    np.testing.assert_allclose(engine(x), package.build(small_onnx, effort=0, cache=timing_cache)(x), atol=0.2)
+
+
+def test_everything_pinned_to_bfloat16(small_onnx: Path, timing_cache: Path, tmp_path: Path) -> None:
+    engine = package.build(
+        small_onnx, precision="int8", calibration=(b[None] for b in pictures(8)), effort=0, cache=timing_cache,
+        work=tmp_path, keep=["*=bf16"],
+    )  # fmt: skip
+    ops = {r["op"] for r in engine.report["regions"]}
+    assert "ConvInt8" not in ops and ("ConvBfloat16" in ops) == ("avx512_bf16" in cpu_flags())
 
 
 def test_python_says_what_is_wrong(small_onnx: Path) -> None:
