@@ -134,8 +134,8 @@ def add_to_result(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Pins:
-    """Sites that patterns pin. fp32, bf16: off, and computed so. int8: on, whatever they cost. idle: patterns that match
-    only nodes which are float anyway."""
+    """Sites that patterns pin. fp32, bf16: off, and computed so. int8: on, whatever they cost. idle: patterns that
+    match only nodes which are float anyway."""
 
     fp32: frozenset[str]
     bf16: frozenset[str]
