@@ -182,6 +182,8 @@ class Integer:
 
     def _product(self, node: Node) -> str | None:
         turned = node.op == "MatMul" and bool(node.attrs["transB"])
+        if node.op == "MatMul" and isinstance(b := self.read(node.inputs[1]), Scaled) and b.codes.const is None:
+            return self._product_of_two(node, b)
         x, w = self.read(node.inputs[0]), dequantized_weights(node.inputs[1], 0 if turned else -1)
         if isinstance(x, str):
             return x
@@ -221,6 +223,40 @@ class Integer:
         )
         self.sums[y.id] = Scaled(acc, scale)
         self.graph.replace_uses(node.output, y if rest is None else self.emit(node, "Add", y, rest))
+        self.graph.remove_node(node)
+        self.log.did("integer product", node.name)
+        return None
+
+    def _product_of_two(self, node: Node, b: Scaled) -> str | None:
+        """Both operands known at run time only. Kernels take the right one signed and without a zero point."""
+        a = self.read(node.inputs[0])
+        if isinstance(a, str):
+            return a
+        if any(x.scale.ndim or x.codes.type.dtype not in CODES for x in (a, b)):
+            return "an operand has no single scale of 8-bit codes"
+        if a.codes.type.rank < 2 or b.codes.type.rank < 2:
+            return "an operand is a vector"
+        right, zero = b.codes, b.zero
+        if right.type.dtype == "uint8":
+            less = self.emit(node, "Sub", self.emit(node, "Cast", right, to="int32"), self.constant(node, _int32(128)))
+            right, zero = self.emit(node, "Cast", less, to="int8"), zero - 128
+        data = [
+            self.emit(node, "Transpose", x, perm=(*range(x.type.rank - 2), x.type.rank - 1, x.type.rank - 2))
+            if node.attrs[turned]
+            else x
+            for x, turned in ((a.codes, "transA"), (right, "transB"))
+        ]
+        acc = self.emit(node, "MatMulInt8", *data, zero_point=a.zero)
+        if zero:  # sum (a - z) (b - y) = sum (a - z) b - y sum (a - z)
+            wide = self.emit(node, "Cast", data[0], to="int32")
+            if a.zero:
+                wide = self.emit(node, "Sub", wide, self.constant(node, _int32(a.zero)))
+            rows = self.emit(node, "ReduceSum", wide, axes=(wide.type.rank - 1,), keepdims=1)
+            acc = self.emit(node, "Sub", acc, self.emit(node, "Mul", rows, self.constant(node, _int32(zero))))
+        scale = a.scale * b.scale
+        y = self.emit(node, "DequantizeLinear", acc, self.constant(node, scale.astype(np.float32)), axis=0)
+        self.sums[y.id] = Scaled(acc, scale)
+        self.graph.replace_uses(node.output, y)
         self.graph.remove_node(node)
         self.log.did("integer product", node.name)
         return None
@@ -378,6 +414,10 @@ def sum_bits(weights: np.ndarray) -> int:
     point is below 2^bits in magnitude. 25 or 31, as kernels ask for no other."""
     largest = 255 * np.abs(weights.astype(np.int64)).reshape(-1, weights.shape[-1]).sum(axis=0).max(initial=0)
     return 25 if largest < 2**25 else 31
+
+
+def _int32(x: int) -> np.ndarray:
+    return np.array(x, np.int32)
 
 
 def _short(factor: np.ndarray) -> np.ndarray:

@@ -20,6 +20,7 @@ from temper.tactics.cpu.einsum import Einsum
 from temper.tactics.cpu.filled import Filled
 from temper.tactics.cpu.gather import GatherRows
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
+from temper.tactics.cpu.gemm_int8 import GemmInt8Batched
 from temper.tactics.cpu.grid_sample import GridSample
 from temper.tactics.cpu.histogram import Histogram
 from temper.tactics.cpu.index_copy import IndexCopy
@@ -104,6 +105,7 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         ConvInt8(),
         WinogradInt8(),
         GemmInt8(),
+        GemmInt8Batched(),
         Gemm(),
         ConvTransposeFallback(),
         ConvFallback(),

@@ -209,6 +209,12 @@ def _int8() -> Iterator[Case]:
         yield Case(f"MatMulInt8_wide_{name}", "MatMulInt8", {"zero_point": zero}, beyond, (1,))
         found = lambda rng, make=operands, d=dtype: [*make(rng), np.array(zero_at_run_time[d], d)]
         yield Case(f"MatMulInt8_late_{name}", "MatMulInt8", {}, found, (1, 2))
+    for k, (name, a, b, attrs) in enumerate(_PRODUCTS):
+        if len(a) < 2 or len(b) < 2 or attrs or 0 in (*a, *b):
+            continue
+        dtype, zero = (("int8", -5), ("uint8", 0), ("uint8", 131), ("int8", 0))[k % 4]
+        both = lambda rng, a=a, b=b, d=dtype: [numbers(rng, a, d), numbers(rng, b, "int8")]
+        yield Case(f"MatMulInt8_both_{name}", "MatMulInt8", {"zero_point": zero}, both)
 
 
 _HALVES = {0: "bfloat16", 1: "bfloat16"}

@@ -17,6 +17,7 @@ from temper.config import BuildConfig
 from temper.frontends.onnx import import_onnx
 from temper.ir.evaluate import evaluate, evaluate_values
 from temper.ir.graph import Graph, Value
+from temper.ir.ops import make
 from temper.passes.integer import sum_bits
 from temper.passes.manager import run_passes
 from temper.passes.pipeline import PIPELINE
@@ -254,3 +255,35 @@ def test_sums_that_need_few_bits() -> None:
     assert sum_bits(few) == 25 and sum_bits(many) == 31
     few[..., 1] = 0
     assert sum_bits(few) == 25
+
+
+@pytest.mark.parametrize(
+    "kinds", [("int8", 0, "int8", 0), ("uint8", 121, "uint8", 131), ("uint8", 0, "int8", -7), ("int8", 5, "uint8", 128)]
+)
+def test_products_of_two_activations(kinds: tuple[str, int, str, int], tmp_path: Path) -> None:
+    """Queries times keys turned, as explicit Q/DQ models write attention; every kind of zero point; codes again."""
+    net = Net(6)
+    values = []
+    for name, (kind, zero) in zip("ab", (kinds[:2], kinds[2:]), strict=True):
+        x = net.input(2, 3, 7 if name == "a" else 10, 20, name=name)
+        constants = [net.const(np.array(0.02, np.float32)), net.const(np.array(zero, kind))]
+        codes = make(net.graph, "QuantizeLinear", [x, *constants], {"axis": 0, "to": kind}).output
+        values.append(make(net.graph, "DequantizeLinear", [codes, *constants], {"axis": 0}).output)
+    y = net("MatMul", *values, transB=1)
+    constants = [net.const(np.array(0.05, np.float32)), net.const(np.array(3, np.int8))]
+    y = make(net.graph, "QuantizeLinear", [y, *constants], {"axis": 0, "to": "int8"}).output
+    net.graph.set_outputs([y], ["y"])
+    shapes = {"a": (2, 3, 7, 20), "b": (2, 3, 10, 20)}
+    feeds = {k: (net.rng.standard_normal(s) * 1.3).astype(np.float32) for k, s in shapes.items()}
+    (simulated,) = evaluate(net.graph, feeds)
+    graph = net.graph.copy()
+    run_passes(graph, PIPELINE[AT:])
+    assert [n.op for n in graph.nodes if n.op.startswith("MatMul")] == ["MatMulInt8"]
+    (want,) = evaluate(graph, feeds)
+    assert np.abs(want.astype(int) - simulated.astype(int)).max() <= 1 and (want != simulated).mean() < 0.01
+    build = build_plan(graph, BuildConfig(threads=2, effort=0, cache=tmp_path / "c"))
+    (got,) = Engine(build.plan).run(feeds)
+    assert got.tobytes() == want.tobytes()
+    assert [r["tactic"].split()[0] for r in build.plan.report["regions"] if r["op"] == "MatMulInt8"] == [
+        "cpu.gemm_int8_batched"
+    ]

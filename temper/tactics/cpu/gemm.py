@@ -110,11 +110,11 @@ def row_image(w: Workload) -> ConvShape:
     )
 
 
-def _matrices(slot: Slot) -> tuple[DimLike, ...]:
+def matrices_of(slot: Slot) -> tuple[DimLike, ...]:
     return slot.type.shape[:-2]
 
 
-def _index_function(name: str, own: tuple[DimLike, ...], out: tuple[DimLike, ...], symbols: tuple[str, ...]) -> str:
+def index_function(name: str, own: tuple[DimLike, ...], out: tuple[DimLike, ...], symbols: tuple[str, ...]) -> str:
     """C function from an output matrix's index to that of the operand's matrix broadcast to it."""
     lines, stride = [], "1"
     for i, size in enumerate(reversed(out)):
@@ -125,6 +125,15 @@ def _index_function(name: str, own: tuple[DimLike, ...], out: tuple[DimLike, ...
         lines.append(f"  i /= {c_dim(size, symbols)};")
     head = [f"INLINE int64_t {name}(int64_t i, const int64_t *v) {{", "  int64_t at = 0;", "  (void)v;"]
     return "\n".join([*head, *lines, "  return at;", "}", ""])
+
+
+def rows_of(w: Workload) -> tuple[DimLike, DimLike]:
+    """(output matrices, rows of each): rows of all matrices are one matrix's where B is shared by all."""
+    a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
+    assert a is not None and b is not None
+    if product(matrices_of(b)) == 1 and product(matrices_of(a)) == product(matrices_of(out)):
+        return 1, product(out.type.shape[:-1])
+    return product(matrices_of(out)), out.type.shape[-2]
 
 
 class Gemm:
@@ -139,7 +148,7 @@ class Gemm:
         return "the right operand is constant: it is packed at build time" if GemmPacked().accepts(w) is None else None
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        columns, rows = static(w.outputs[0].type.shape[-1]), self._rows(w)[1]
+        columns, rows = static(w.outputs[0].type.shape[-1]), rows_of(w)[1]
         assert columns is not None
         vectors = -(-columns // ISAS[w.isa].lanes)
         tiles = register_tiles(w.isa, vectors, static(rows))
@@ -148,7 +157,7 @@ class Gemm:
 
     def predict(self, w: Workload, params: Params) -> float:
         p = dict(params)
-        batch, rows = self._rows(w)
+        batch, rows = rows_of(w)
         a, out = w.inputs[0], w.outputs[0]
         assert a is not None
         k, columns = static(a.type.shape[-1]) or 64, static(out.type.shape[-1]) or 64
@@ -161,15 +170,6 @@ class Gemm:
         packing = k * vectors * (16 if w.attr("transB", 0) else 2) * (static(batch) or 1)
         return (tiles * (k * terms + 30 * vectors) + packing) / w.threads / 3.8e9
 
-    @staticmethod
-    def _rows(w: Workload) -> tuple[DimLike, DimLike]:
-        """(output matrices, rows of each): rows of all matrices are one matrix's where B is shared by all."""
-        a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
-        assert a is not None and b is not None
-        if product(_matrices(b)) == 1 and product(_matrices(a)) == product(_matrices(out)):
-            return 1, product(out.type.shape[:-1])
-        return product(_matrices(out)), out.type.shape[-2]
-
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         p = dict(params)
         a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
@@ -178,19 +178,19 @@ class Gemm:
         k, columns = a.type.shape[-1], static(out.type.shape[-1])
         assert columns is not None
         vectors = -(-columns // lanes)
-        batch, rows = self._rows(w)
+        batch, rows = rows_of(w)
         mr, nb = p["mr"], p["nb"]
         known = static(rows)
         mrt = -1 if known is None else known % mr
         trans = int(bool(w.attr("transB", 0)))
-        b_count = product(_matrices(b))
+        b_count = product(matrices_of(b))
         args: list[ArgRef] = [("input", 0), ("input", 1), ("shared", 0), ("output", 0), *epilogue_args(w.epilogue)]
         workspace: DimLike = 4 * mr * (k + lanes + 48) if mrt < 0 else 0
         if mrt < 0:
             args.append(("workspace", 0))
-        own_a = () if batch == 1 else _matrices(a)
-        own_b = () if batch == 1 else _matrices(b)
-        leading = () if batch == 1 else _matrices(out)
+        own_a = () if batch == 1 else matrices_of(a)
+        own_b = () if batch == 1 else matrices_of(b)
+        leading = () if batch == 1 else matrices_of(out)
         last_b = static(b.type.shape[-1])
         extra = f"({b.row_stride} - {c_dim(b.type.shape[-1], symbols)})" if b.row_stride not in (None, last_b) else "0"
         text = defines(
@@ -228,7 +228,7 @@ class Gemm:
                 "P_WS": len(args) - 1,
             }
         )
-        functions = _index_function("a_matrix", own_a, leading, symbols) + _index_function(
+        functions = index_function("a_matrix", own_a, leading, symbols) + index_function(
             "b_matrix", own_b, leading, symbols
         )
         source = "".join(
