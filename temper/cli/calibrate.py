@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -78,7 +79,8 @@ def calibrate(
         shapes=parse_shapes(shape or ()),
         cache=cache,
     )
-    with progress_bar(quiet) as progress:
+    say = teller(quiet)
+    with progress_bar(quiet) as progress, _told(say):
         found = calibrated(
             model,
             config,
@@ -94,7 +96,6 @@ def calibrate(
     write_whole(output, to_text(to_cache(found.graph, found.thresholds.amax, found.algorithm)).encode())
     if quiet:
         return
-    say = teller()
     warnings = [*found.samples.remarks, *(f.message for f in found.audit.findings if f.severity == "warning")]
     for line in warnings:
         say(f"warning: {line}")
@@ -103,6 +104,16 @@ def calibrate(
         print_json({**facts, **_record(found), "warnings": warnings})
     else:
         console().print(_summary(found, facts))
+
+
+@contextmanager
+def _told(say: Callable[[str], None]) -> Iterator[None]:
+    """Tells whoever interrupts a calibration that nothing is lost."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        say("what was calibrated is kept: the same command goes on from there")
+        raise
 
 
 def _record(found: Calibrated) -> dict[str, Any]:

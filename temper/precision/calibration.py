@@ -12,6 +12,7 @@ import os
 import time
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -29,6 +30,9 @@ from temper.tune.select import Progress
 
 #: Seconds between two writes of the state file.
 _SAVE_EVERY = 5.0
+
+#: State files of finished and interrupted calibrations that a folder keeps; the oldest go.
+_KEPT = 32
 
 #: Rises when the state file's contents change.
 _FORMAT = 1
@@ -107,6 +111,7 @@ def calibrate(
     finally:
         if state is not None:
             state.write(done)
+            state.prune()
     return done.calibration()
 
 
@@ -206,5 +211,11 @@ class StateFile:
         n = len(names)
         return _Done(list(names), [rows[i * n : (i + 1) * n] for i in range(3)], [int(b) for b in batches], peaks)
 
-    def remove(self) -> None:
-        self.path.unlink(missing_ok=True)
+    def prune(self) -> None:
+        """Deletes the oldest state files of the folder."""
+        ages = {}
+        for path in self.path.parent.glob("calibration-*.npz"):
+            with suppress(FileNotFoundError):  # another process prunes too
+                ages[path] = path.stat().st_mtime_ns
+        for path in sorted(ages, key=lambda p: ages[p])[:-_KEPT]:
+            path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -128,6 +129,17 @@ def test_state_of_other_data_or_damaged_is_not_used(quick: BuildConfig, tmp_path
     assert set(fewer.histograms) == set(tensors[:2])
     state.write_bytes(state.read_bytes()[:100])
     assert calibrate(graph, small_samples(pictures(3)), tensors, quick, work=tmp_path).batches == 3
+
+
+def test_old_states_are_deleted(quick: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_KEPT", 2)
+    graph, tensors = float_form()
+    for seed in range(3):
+        calibrate(graph, small_samples(pictures(1, seed=seed)), tensors, quick, work=tmp_path)
+        if seed == 0:
+            (first,) = tmp_path.iterdir()
+            os.utime(first, (1, 1))
+    assert len(list(tmp_path.iterdir())) == 2 and not first.exists()
 
 
 def test_state_is_written_while_running(quick: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
