@@ -28,7 +28,10 @@ from temper.quantize.recipe import Recipe
 _BETTER = 0.02
 
 #: Rounds of bias correction.
-_ROUNDS = 3
+_ROUNDS = 2
+
+#: What channels of equal size may exceed what the statistics saw of them.
+_ROOM = 1.05
 
 #: Batches that thresholds are compared on, the loss below which another is clearly better, and thresholds as good as
 #: equal.
@@ -264,16 +267,17 @@ class Compensation:
                 assert v is not None and v.const is not None
                 operands.setdefault((key, i), v.const)
             x = statistics[place.tensor]
-            m = migrate.migration(place, x, operands, migrate.levels_of(self.graph, place.tensor))
+            present = max(amax.get(t, 0.0) for t in place.tensors)
+            levels = migrate.levels_of(self.graph, place.tensor)
+            m = migrate.migration(place, x, operands, levels, min(present, float(x.amax.max())))
             if m is None:
                 continue
             migrate.apply(m, operands)
             found.append(f"{place.tensor} (alpha {m.alpha:.1f})")
             s = m.factors
-            ratio = float((x.amax / s).max() / x.amax.max())
             for t in place.tensors:
-                if t in amax:
-                    amax[t] *= ratio
+                if t in amax:  # what clipped outliers of one channel would now clip all channels
+                    amax[t] = float((x.amax / s).max()) * _ROOM
                 if t in ranges:
                     low, high = float((x.low / s).min()), float((x.high / s).max())
                     ranges[t] = (min(low, 0.0), max(high, 0.0))
@@ -320,7 +324,7 @@ class Compensation:
         exact = self.float_statistics()
         simulator = self._simulator(self.recipe, self._taps())
         recipe = self.recipe
-        for number in range(_ROUNDS):
+        for _ in range(_ROUNDS):
             simulator.recipe = recipe
             found = self._measured(simulator, self._taps(), recipe.sites)
             biases = dict(recipe.biases)
@@ -328,8 +332,6 @@ class Compensation:
                 if not self._has_weights(s):
                     continue
                 x, y = ((exact[t].mean, found[t].mean) for t in (self._operand(s), s.key))
-                if number:  # what earlier layers leave is small by now, and is this one's to take off
-                    x = (x[1], x[1])
                 shift = correction(s.op, self._weights(s), self._group(s), x, y)
                 spread = np.sqrt(np.maximum(exact[s.key].mean_square - exact[s.key].mean ** 2, 0))
                 shift = np.clip(shift, -_LARGEST * spread, _LARGEST * spread)

@@ -131,7 +131,7 @@ def test_bias_correction_brings_means_back(config: BuildConfig) -> None:
         engine = Engine(build_plan(net.graph.copy(), config, quantize=r).plan)
         error = np.concatenate([engine.run(b)[0] - plain.run(b)[0] for b in batches[6:]])
         means.append(np.abs(error.mean(axis=(0, 2, 3))).mean())
-    assert means[1] < 0.25 * means[0]
+    assert means[1] < 0.7 * means[0]
 
 
 def test_distances() -> None:

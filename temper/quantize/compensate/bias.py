@@ -5,9 +5,11 @@ With x, y the operand and result of a product in float, x', y' in the quantized 
     E[y'] - E[y] = (what this product's own codes add) + W (E[x'] - E[x]),
 
 where the last term is what earlier layers added, summed over the window, and goes away as those are corrected. So the
-shift of every product is known after one pass of each network: minus the first term. Where nonlinear functions lie
-between, a part of the last term stays; a second pass of the corrected network tells it, and it is this product's to
-take off. (Nagel et al., arXiv 1906.04721, section 4.2, measures the layers one after another instead.)
+shift of every product is known after one pass of each network: minus the first term. Repeating it with the corrected
+network is Newton's method for the sequence of equations E[y'] = E[y], each of which depends on earlier ones only. What
+nonlinear functions between layers do to the means stays uncorrected: taken off as well, in all layers at once, it would
+be taken off once for every layer behind. (Nagel et al., arXiv 1906.04721, section 4.2, measures the layers one after
+another instead.)
 """
 
 from __future__ import annotations

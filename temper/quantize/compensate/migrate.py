@@ -108,21 +108,24 @@ class Migration:
     gain: float
 
 
-def migration(place: Place, x: Channels, operands: Mapping[Operand, np.ndarray], levels: int) -> Migration | None:
-    """The best rescaling of a tensor; None if it is best left alone. operands: current constants."""
+def migration(
+    place: Place, x: Channels, operands: Mapping[Operand, np.ndarray], levels: int, limit: float
+) -> Migration | None:
+    """The best rescaling of a tensor; None if it is best left alone. operands: current constants. levels, limit: of its
+    codes at present, whose threshold may be less than its largest value; afterwards nothing is clipped."""
     sinks = [(n, by_input(n.op, operands[key_of(n), 1], _group(n)).astype(np.float64)) for n in place.sinks]
     reach = x.amax
     greatest = np.max([np.abs(w).max(axis=(0, 3)).reshape(-1) for _, w in sinks], axis=0)
     used = (reach > 0) & (greatest > 0)
     if used.sum() < 2:
         return None
-    before = _expected(sinks, x, np.ones(len(reach)), levels)
+    before = _expected(sinks, x, np.ones(len(reach)), limit / levels)
     best: tuple[float, float, np.ndarray] | None = None
     for alpha in ALPHAS:
         s = np.ones(len(reach))
         s[used] = reach[used] ** alpha / greatest[used] ** (1 - alpha)
         s[used] = np.clip(s[used] / np.exp(np.log(s[used]).mean()), *_LIMITS)
-        after = _expected(sinks, x, s, levels)
+        after = _expected(sinks, x, s, float((reach / s).max()) / levels)
         if best is None or after < best[0]:
             best = after, alpha, s
     assert best is not None
@@ -131,9 +134,8 @@ def migration(place: Place, x: Channels, operands: Mapping[Operand, np.ndarray],
     return Migration(place, best[1], best[2].astype(np.float32).astype(np.float64), best[0] / before)
 
 
-def _expected(sinks: Sequence[tuple[Node, np.ndarray]], x: Channels, s: np.ndarray, levels: int) -> float:
-    """Expected squared error of all results, up to a common factor."""
-    step = float((x.amax / s).max()) / levels
+def _expected(sinks: Sequence[tuple[Node, np.ndarray]], x: Channels, s: np.ndarray, step: float) -> float:
+    """Expected squared rounding error of all results, up to a common factor."""
     total = 0.0
     for _, w in sinks:
         group = w.shape[1]

@@ -168,7 +168,8 @@ def test_ranges_move_where_functions_allow_and_nothing_else_changes(make: Callab
     (plain,) = evaluate(graph, feeds)
     moved = 0
     for p in found:
-        m = migrate.migration(p, seen[p.tensor], operands, migrate.levels_of(graph, p.tensor))
+        x = seen[p.tensor]
+        m = migrate.migration(p, x, operands, migrate.levels_of(graph, p.tensor), float(x.amax.max()))
         if m is not None:
             assert m.gain < 0.9
             migrate.apply(m, operands)
@@ -196,4 +197,4 @@ def test_a_balanced_tensor_is_left_alone() -> None:
     assert w is not None and w.const is not None
     even = np.ones_like(w.const) * np.where(rng.random(w.const.shape) < 0.5, -1, 1).astype(np.float32)
     x = Channels.of(rng.uniform(0, 1, (1000, 8)))
-    assert migrate.migration(place, x, {(place.sinks[0].outputs[0].name, 1): even}, 255) is None
+    assert migrate.migration(place, x, {(place.sinks[0].outputs[0].name, 1): even}, 255, 1.0) is None
