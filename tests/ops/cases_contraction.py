@@ -195,6 +195,13 @@ def _int8() -> Iterator[Case]:
             yield Case(f"ConvInt8_wide_{name}", "ConvInt8", attrs, wide, (1, 2) if layer.bias else (1,))
         if k % 3 == 1 or layer.g > 1:
             yield Case(f"ConvInt8_late_{name}", "ConvInt8", layer.attrs(1), late, (1, 2))
+    layer = Layer(32, 48, (9, 7), (3, 3), p=(1, 1, 1, 1))
+    few = lambda rng: [
+        numbers(rng, (1, 9, 7, 32), "uint8"),
+        numbers(rng, (3, 3, 32, 48), "int8", -127, 127),
+        numbers(rng, (48,), "int32", -(1 << 20), 1 << 20),
+    ]
+    yield Case("ConvInt8_few_bits", "ConvInt8", layer.attrs(1, bits=25), few, (1, 2))
     for k, (name, a, b, attrs) in enumerate(_PRODUCTS):
         if len(a) < 2 or len(b) != 2 or attrs or 0 in b:
             continue
