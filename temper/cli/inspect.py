@@ -226,17 +226,18 @@ def _some(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _show_layers(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
+def _show_layers(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     from temper.cli.show import size, table
 
     screen.print(
         table(
-            ("layer", "ops", "output", "MFLOP", "bytes", "us", "GFLOPS", "share %", "tactic"),
+            ("layer", "ops", "output", "in", "MFLOP", "bytes", "us", "GFLOPS", "share %", "tactic"),
             [
                 (
                     r["name"],
                     "+".join(r["ops"]),
                     _some([o.rpartition(": ")[2] for o in r["outputs"]], 1),
+                    r["precision"],
                     f"{r['operations'] / 1e6:.2f}",
                     size(r["bytes"]),
                     _number(None if r["seconds"] is None else 1e6 * r["seconds"]),
@@ -249,6 +250,9 @@ def _show_layers(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:
             wide=("tactic",),
         )
     )
+    floats = [(r["name"], r["why_float"]) for r in rows if r["why_float"]]
+    if floats:
+        screen.print(table(("not in INT8", "because"), floats, wide=("because",)))
 
 
 def _show_tactics(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -23,10 +23,39 @@ def sizes_text(profile: Profile) -> str:
     )
 
 
+#: ops that multiply and add: those that INT8 is about
+_PRODUCTS = frozenset({"Conv", "MatMul", "ConvTranspose", "MatMulInteger", "ConvInteger", "Attention"})
+#: rules that say why a layer of a quantized model is not computed on codes
+_INTEGER_RULES = ("integer product", "integer attention")
+
+
+def precision_of(op: str) -> str:
+    """What a region multiplies: "int8", "bfloat16" or "float"; "" where it is no product."""
+    for suffix, name in (("Int8", "int8"), ("Bfloat16", "bfloat16")):
+        if op.endswith(suffix):
+            return name
+    return "float" if op in _PRODUCTS else ""
+
+
+def reasons_for_float(plan: Plan) -> dict[str, str]:
+    """Of every product of a quantized model that is not computed on codes: why. Empty where nothing is quantized."""
+    rows = plan.report.get("regions", [])
+    if not any(precision_of(r["op"]) == "int8" for r in rows):
+        return {}
+    found = {node: why for rule, node, why in plan.report.get("declined", []) if rule in _INTEGER_RULES}
+    out = {}
+    for r in rows:
+        if precision_of(r["op"]) not in ("", "int8"):
+            why = next((found[n] for n in (r["name"], *r["origin"]) if n in found), "")
+            out[r["name"]] = why or "nothing of it is quantized"
+    return out
+
+
 def layer_rows(plan: Plan) -> list[dict[str, Any]]:
     """A row a region: profile, name, ops, outputs, operations, bytes, tactic, seconds as tuned (None if untimed),
-    GFLOPS, share of its profile's seconds.
+    GFLOPS, share of its profile's seconds, what it multiplies, and why not codes in a quantized model.
     """
+    floats = reasons_for_float(plan)
     totals = [sum(r.get("seconds") or 0.0 for _, r in regions_of(plan, k)) for k in range(len(plan.profiles))]
     rows = []
     for r in plan.report.get("regions", []):
@@ -45,6 +74,8 @@ def layer_rows(plan: Plan) -> list[dict[str, Any]]:
                 "gflops": r["operations"] / seconds / 1e9 if seconds else None,
                 "share": seconds / total if seconds and total else None,
                 "reason": r.get("reason", ""),
+                "precision": precision_of(r["op"]),
+                "why_float": floats.get(r["name"], ""),
             }
         )
     return rows

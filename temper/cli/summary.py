@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from temper.cli.rows import regions_of
+from temper.cli.rows import precision_of, reasons_for_float, regions_of
 from temper.cli.show import facts, size, span
 from temper.plan.format import Plan
 
@@ -50,10 +51,29 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
     }
     if "int8" in report:
         out["int8"] = report["int8"]
+    else:
+        out["codes"] = _codes(plan, rows)
     if seconds is not None:
         out["seconds"] = {k: v for k, v in seconds.items() if not k.startswith("cache_")}
         out["cache"] = {k: int(v) for k, v in seconds.items() if k.startswith("cache_")}
     return out
+
+
+def _codes(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of a model that was quantized before: its products on codes and in all, their share of the work, and why others
+    are not. Empty where nothing is quantized."""
+    work = {k: [r["operations"] for r in rows if precision_of(r["op"]) == k] for k in ("int8", "bfloat16", "float")}
+    if not work["int8"]:
+        return {}
+    products = [n for found in work.values() for n in found]
+    # names of tensors in a reason would keep equal reasons apart
+    floats = Counter(re.sub(r"'[^']*'", "...", why) for why in reasons_for_float(plan).values())
+    return {
+        "int8": len(work["int8"]),
+        "products": len(products),
+        "share": sum(work["int8"]) / (sum(products) or 1),
+        "float": dict(floats.most_common()),
+    }
 
 
 def _work(work: Mapping[str, Any]) -> str:
@@ -109,6 +129,10 @@ def summary_table(s: Mapping[str, Any]) -> Any:
     rows += [("weights", size(s["weights_bytes"])), ("plan", size(s["plan_bytes"]))]
     if "int8" in s:
         rows += int8_rows(s["int8"])
+    elif s["codes"]:
+        c = s["codes"]
+        rows.append(("INT8", f"{c['int8']} of {c['products']} products, {100 * c['share']:.3g} % of their work"))
+        rows += [("in float", f"{count}: {why}") for why, count in c["float"].items()]
     for reason, count in Counter(f"{op}: {why}" for _, op, why in s["host_steps"]).items():
         rows.append(("on the host", f"{count} {reason}"))
     if "seconds" in s:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from temper.cli.bench import median, percentile
@@ -15,6 +16,7 @@ from temper.cli.graph_svg import Box, draw
 from temper.debug.deviation import difference
 from temper.plan.format import Native, read, write
 from tests.commands import Run
+from tests.passes.test_integer_import import Writer
 
 
 def test_inspect_overview(temper: Run, plan: Path, small_onnx: Path) -> None:
@@ -39,6 +41,24 @@ def test_inspect_layers(temper: Run, plan: Path) -> None:
         by_name["conv0a"]["operations"] / by_name["conv0a"]["seconds"] / 1e9
     )
     assert all(name in temper("inspect", plan, "--layers").out for name in by_name)
+
+
+def test_inspect_quantized_models(temper: Run, tmp_path: Path) -> None:
+    """Which products are on codes, and why another is not."""
+    n = Writer()
+    x = n("Conv", n.fake("x", 0.03), n.weights(6, 4, 3, 3, zero=[0] * 6), name="first")
+    x = n("Conv", n("Sigmoid", x), n.weights(5, 6, 1, 1, zero=[0] * 5), name="second")
+    model, made = tmp_path / "quantized.onnx", tmp_path / "quantized.plan"
+    onnx.save(n.model(x, (1, 4, 8, 8)), model)
+    assert "1 of 2 products" in temper("build", model, "-o", made, "--effort", "0").out
+    rows = json.loads(temper("inspect", made, "--layers", "--json").out)["layers"]
+    found = {r["precision"]: r for r in rows if r["precision"]}
+    assert set(found) == {"int8", "float"}
+    assert not found["int8"]["why_float"] and "is not quantized" in found["float"]["why_float"]
+    assert "not in INT8" in temper("inspect", made, "--layers").out
+    codes = json.loads(temper("inspect", made, "--json").out)["codes"]
+    assert (codes["int8"], codes["products"]) == (1, 2) and list(codes["float"].values()) == [1]
+    assert 0.5 < codes["share"] < 1
 
 
 def test_inspect_tactics(temper: Run, plan: Path) -> None:

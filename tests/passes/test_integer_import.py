@@ -32,8 +32,9 @@ class Writer:
 
     def __call__(self, op: str, *inputs: str | None, **attrs: Any) -> str:
         name = f"v{len(self.nodes)}"
+        attrs = {"name": name, **attrs}
         domain = "com.microsoft" if op.startswith("QLinear") and op not in ("QLinearConv", "QLinearMatMul") else ""
-        self.nodes.append(helper.make_node(op, [i or "" for i in inputs], [name], name=name, domain=domain, **attrs))
+        self.nodes.append(helper.make_node(op, [i or "" for i in inputs], [name], domain=domain, **attrs))
         return name
 
     def many(self, op: str, count: int, *inputs: str, **attrs: Any) -> list[str]:

@@ -17,10 +17,15 @@ from temper.reference.formats import UNNAMED
 
 def _quantized_axis(c: Context) -> int:
     """The axis attribute; irrelevant where the scale is a scalar, and then often out of range."""
-    scale, rank = c.input(1).type, c.input(0).type.rank
+    x, scale = c.input(0), c.input(1).type
     if scale.count == 1 and scale.rank <= 1 and not c.attr("block_size", 0):
         return 0
-    return c.axis(rank, 1)
+    axis = c.axis(x.type.rank, 1)
+    if x.const is not None and scale.rank == 1 and x.type.shape[axis] != scale.shape[0] and x.type.shape[axis] == 1:
+        # ONNX Runtime's quantizer states axis 0 for biases that are rows; their scales tell what is meant
+        fitting = [a for a, d in enumerate(x.type.shape) if d == scale.shape[0]]
+        return fitting[0] if len(fitting) == 1 else axis
+    return axis
 
 
 #: Below this a float32 scale is subnormal: codes times it are inexact, and a division by it overflows.
