@@ -39,6 +39,7 @@ def _plane(outcome: Outcome, shown: list[Point]) -> Markup:
     points = outcome.points
     metric = by_metric(points)
     x = linear([time_of(p) or 0.0 for p in shown], zero=True)
+    short = x.high < 1
     values = [p.metric or 0.0 for p in shown] if metric else [_finite(badness(p, points)) for p in shown]
     limit = _limit(outcome)
     with_limit = [*values, *([] if limit is None else [limit])]
@@ -65,10 +66,10 @@ def _plane(outcome: Outcome, shown: list[Point]) -> Markup:
                 *marks,
                 class_="plane",
             ),
-            tag("div", *(_label(x.at(t), "left", t) for t in x.ticks()), class_="x-ticks"),
+            tag("div", *(_label(x.at(t), "left", 1e3 * t if short else t) for t in x.ticks()), class_="x-ticks"),
             class_="plot",
         ),
-        tag("p", "milliseconds, faster to the left", class_="axis-name right"),
+        tag("p", f"{'micro' if short else 'milli'}seconds, faster to the left", class_="axis-name right"),
         tag(
             "figcaption",
             _legend(shown),
