@@ -90,6 +90,10 @@ def build(
         typer.Option(help="Pin layers: '/head/*=fp32' (or =int8), as in a shell; repeatable.", show_default=False),
     ] = None,
     pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float to save accuracy.")] = False,
+    compensate: Annotated[
+        bool,
+        typer.Option(help="Change thresholds, scales and biases where that brings outputs nearer to FP32's."),
+    ] = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be used.")] = False,
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Neither use nor keep what an interrupted calibration or search did.")
@@ -150,6 +154,7 @@ def build(
             max_drop=None if max_drop is None else max_drop / 100,
             keep=tuple(keep or ()),
             pure_int8=pure_int8,
+            compensate=compensate,
             skip_bad=skip_bad,
             work=None if no_resume else work_folder(),
         )

@@ -156,6 +156,7 @@ class Account:
             "max_drop": r.max_drop,
             "keep": list(r.keep),
             "pure_int8": r.pure_int8,
+            "compensate": r.compensate,
             "skip_bad": r.skip_bad,
             "bounds": r.bounds.as_dict(),
             "passes": r.passes,

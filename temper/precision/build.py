@@ -10,12 +10,11 @@ from typing import Any
 from temper.builder import Build
 from temper.config import BuildConfig
 from temper.errors import ConfigError
-from temper.precision import outcome as record
 from temper.precision.account import Account
 from temper.precision.audit import audit
 from temper.precision.calibration import Calibration, calibrate
 from temper.precision.calibrators import algorithm_of, opened, read_cache, write_cache
-from temper.precision.compensate import Data, Step, compensate
+from temper.precision.compensated import Compensated, compensated
 from temper.precision.costs import timed
 from temper.precision.data import Samples, samples_of, split
 from temper.precision.decide import decide
@@ -35,9 +34,6 @@ Say = Callable[[str], None]
 
 #: Seconds to time each whole engine at the end, by effort; 1 at others.
 _SECONDS = {0: 0.05, 1: 0.3}
-
-#: Batches that compensation takes statistics from, that it is judged by, and more of the calibration data to judge by.
-_STATISTICS, _JUDGES, _SPARE = 24, 16, 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,17 +73,21 @@ def build_int8(
         account.verdict = _nothing(subject)
         return _made(trials, trials.everything, account)
     held = data.held if data is not None else None
-    chosen_thresholds = _thresholds(subject, request, account, data)
-    amax = chosen_thresholds.amax
+    found = _thresholds(subject, request, account, data)
+    amax = found.amax
     reach = {t: h.amax for t, h in data.calibration.histograms.items()} if data is not None else amax
     recipe = Recipe(subject.on, amax, apart=narrow_parts(subject.graph, reach))
-    passes = 0.0
+    made = Compensated(recipe)
     if data is not None and request.compensate:
-        recipe, passes = _compensated(subject, recipe, account, data, chosen_thresholds)
+        alternatives = {t: c.alternatives for t, c in found.chosen.items()}
+        made = compensated(
+            subject, recipe, request, account, data.part, data.held, data.calibration, alternatives
+        )
+        recipe = made.recipe
     about = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
     about += [str(config.isa), str(request.bounds.as_dict())]
-    trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, passes)
-    chosen = decide(trials, request, account, data.calibration if data is not None else None)
+    trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes)
+    chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
     return _made(trials, chosen, account)
 
 
@@ -141,43 +141,6 @@ def _thresholds(subject: Subject, request: Request, account: Account, data: _Dat
         if cache is None:
             write_cache(given, to_cache(subject.graph, found.amax, algorithm))
     return found
-
-
-def _compensated(
-    subject: Subject, recipe: Recipe, account: Account, data: _Data, thresholds: Thresholds
-) -> tuple[Recipe, float]:
-    """The recipe with what brings the outputs nearer to the float engine's, and the passes over the held-back samples
-    that this took; the account gets the steps."""
-
-    def told(step: Step) -> None:
-        effect = f"{step.before:.3g} -> {step.after:.3g}"
-        why = f"distance from FP32 {effect} on held-back samples" if step.accepted else step.reason
-        account.say(f"{step.name}: {'' if step.accepted else 'not taken: '}{why}")
-        account.steps.append(record.Step(step.name, step.accepted, why, step.before, step.after))
-
-    start = time.perf_counter()
-    first = _few(data.part, _STATISTICS)
-    rest = sorted(set(range(len(data.part))) - set(first))
-    held = _few(data.held, _JUDGES)
-    given = Data(
-        [data.part[i] for i in first],
-        [data.held[i] for i in held],
-        [data.part[i] for i in rest[:: max(1, len(rest) // _SPARE)][:_SPARE]],
-        {t: (h.low, h.high) for t, h in data.calibration.histograms.items()},
-        {t: c.alternatives for t, c in thresholds.chosen.items()},
-    )
-    try:
-        found = compensate(subject.graph, recipe, subject.plain, given, say=told)
-    except ConfigError as e:  # weights that cannot be exchanged
-        account.warn(f"no compensation: {e}")
-        return recipe, 0.0
-    account.seconds["compensate"] = time.perf_counter() - start
-    return found.recipe, found.work / max(1, data.held.count)
-
-
-def _few(samples: Samples, count: int) -> list[int]:
-    """Numbers of at most `count` batches, evenly."""
-    return list(range(0, len(samples), max(1, -(-len(samples) // count))))
 
 
 def _nothing(subject: Subject) -> str:

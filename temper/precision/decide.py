@@ -13,6 +13,7 @@ from temper.precision.divergence import Divergence, worst
 from temper.precision.evidence import Evidence
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
+from temper.precision.simulate import Simulator
 from temper.precision.trials import Trials
 from temper.quantize.solver import Problem
 
@@ -34,8 +35,15 @@ _KEEPS = 0.8
 _ROUNDS = 3
 
 
-def decide(trials: Trials, request: Request, account: Account, calibration: Calibration | None) -> frozenset[str]:
-    """The sites that stay in float; the account gets what was tried, the verdict and the reasons."""
+def decide(
+    trials: Trials,
+    request: Request,
+    account: Account,
+    calibration: Calibration | None,
+    simulator: Simulator | None = None,
+) -> frozenset[str]:
+    """The sites that stay in float; the account gets what was tried, the verdict and the reasons. simulator: of the
+    recipe, if there is one already."""
     budget = Budget(trials, request, account)
     budget.start()
     account.point(trials, trials.naive, "tried", "all INT8")
@@ -48,7 +56,7 @@ def decide(trials: Trials, request: Request, account: Account, calibration: Cali
         return trials.naive
     excess = budget.excess(trials.naive, "all INT8")
     chosen = trials.naive
-    evidence = Evidence(trials, request, account, calibration)
+    evidence = Evidence(trials, request, account, calibration, simulator)
     if budget.accepts(chosen):
         if excess > 1.0 and (better := Unlabelled(evidence, budget).improved(trials.naive)):
             chosen = better

@@ -86,8 +86,8 @@ class Search:
         start = self._try(self._forced(), "everything in the lower precision")
         if start.keeps:
             return self._found(start)
-        good = self._along(self.problem.front(), start)
-        if good is None:
+        self._along(self.problem.front(), start)
+        if (good := self._fastest()) is None:
             return self._found(min(self.tried.values(), key=lambda t: t.excess))
         return self._found(self._give_back(good))
 
@@ -95,6 +95,10 @@ class Search:
 
     def _forced(self) -> frozenset[str]:
         return frozenset(n for n, s in self.problem.sites.items() if self.problem.low not in s.seconds)
+
+    def _fastest(self) -> Tried | None:
+        """Of what was tried and keeps the budget."""
+        return min((t for t in self.tried.values() if t.keeps), key=lambda t: t.seconds, default=None)
 
     def _left(self) -> int:
         return self.tries - len(self.tried)
@@ -119,20 +123,19 @@ class Search:
 
     # ---- along the front ----
 
-    def _along(self, front: Sequence[Choice], start: Tried) -> Tried | None:
-        """The first corner of the front that keeps the budget, by bisection guided by predictions; None if none was
-        found."""
+    def _along(self, front: Sequence[Choice], start: Tried) -> None:
+        """Looks for the first corner of the front that keeps the budget, by bisection guided by predictions."""
         base = self.problem.evaluate(start.high).loss
         corners = [c for c in front if c.loss < base]
         if not corners:
-            return None
+            return
         known = [(base, start.excess)]
         low, high = -1, len(corners)
-        good: Tried | None = None
         if not corners[-1].loss:
             # nothing is predicted to lose anything there: kept as what is known to be good, measured only if it is left
             high = len(corners) - 1
-        while high - low > 1 and self._left() > self.reserve:
+        reserve = min(self.reserve, self._left() // 2)
+        while high - low > 1 and self._left() > reserve:
             guess = next((i for i, c in enumerate(corners) if _predicted(known, c.loss) <= _SLACK), high)
             at = guess if low < guess < high else (low + high) // 2
             point = self._try(corners[at].high, "the front")
@@ -141,15 +144,12 @@ class Search:
                 self.reranked = True
                 if better is not None:
                     self.problem = better
-                    return self._along(better.front(), start)
+                    self._along(better.front(), start)
+                    return
             known.append((corners[at].loss, point.excess))
-            if point.keeps:
-                high, good = at, point
-            else:
-                low = at
-        if good is None and high < len(corners):
-            good = self._try(corners[high].high, "the front's safe end")
-        return good if good is not None and good.keeps else None
+            low, high = (low, at) if point.keeps else (at, high)
+        if high < len(corners) and self._fastest() is None:
+            self._try(corners[high].high, "the front's safe end")
 
     def _known(self) -> list[tuple[float, float]]:
         """Predicted loss and measured excess of what was tried."""
