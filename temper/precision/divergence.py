@@ -30,7 +30,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from temper.precision.heads import Head, logarithms
+from temper.precision.heads import Head, are_probabilities, logarithms
 
 #: Classes besides the answer whose chance to win is looked at.
 _RIVALS = 4
@@ -50,16 +50,18 @@ class Bounds:
     """What a build without an evaluation function accepts, of the worst of all outputs.
 
     Everything in INT8 is accepted as it is if the expected loss of right answers is at most `loss`, and the noise at
-    most `answers`, or `values` where outputs are no answers, or `maps` where they are maps (dense answers, a detector's
-    parts). If not, layers are kept in float until besides that loss + sqrt(turned / tested) is at most `aim`: the drop
-    that a test of `tested` answers sees with one standard deviation of bad luck. Of a sequence the whole is what
-    counts, and of a map what many of its answers say together: see WHOLE.
+    most `answers`, or `shares` of probabilities (of which a few doubtful samples make most), or `values` where outputs
+    are no answers, or `maps` where they are maps (dense answers, a detector's parts). If not, layers are kept in float
+    until besides that loss + sqrt(turned / tested) is at most `aim`: the drop that a test of `tested` answers sees with
+    one standard deviation of bad luck. Of a sequence the whole is what counts, and of a map what many of its answers
+    say together: see WHOLE.
     """
 
     loss: float = 0.003
     answers: float = 0.006
+    shares: float = 0.03
     values: float = 0.01
-    maps: float = 0.03
+    maps: float = 0.05
     aim: float = 0.0035
     tested: int = 1000
 
@@ -81,10 +83,16 @@ class Divergence:
     flips: int = 0
     answers: int = 0
     form: str = "one"
+    probabilities: bool = False
 
     def over(self, bounds: Bounds) -> float:
         """Largest ratio of a measure to what is accepted: above 1 it is out of bounds."""
-        noise = bounds.maps if self.form == "map" else (bounds.answers if self.answers else bounds.values)
+        if self.form == "map":
+            noise = bounds.maps
+        elif not self.answers:
+            noise = bounds.values
+        else:
+            noise = bounds.shares if self.probabilities else bounds.answers
         return max(WHOLE[self.form] * self.loss / bounds.loss, self.noise / noise)
 
     def short(self, bounds: Bounds) -> float:
@@ -109,6 +117,7 @@ class Divergence:
             "flips": self.flips,
             "answers": self.answers,
             "form": self.form,
+            "probabilities": self.probabilities,
         }
 
 
@@ -128,6 +137,7 @@ class _Answers:
     flipped: list[np.ndarray] = field(default_factory=list)
     weights: list[np.ndarray] = field(default_factory=list)
     samples: int = 0
+    probabilities: bool = False
 
 
 class Reference:
@@ -222,6 +232,7 @@ def _add(answers: _Answers, head: Head, want: np.ndarray, got: np.ndarray, weigh
         want, got = _both(want), _both(got)
     else:
         want, got = (np.moveaxis(x, head.classes, -1) for x in (want, got))
+        answers.probabilities = are_probabilities(want)
         want, got = logarithms(want), logarithms(got)
     classes = want.shape[-1]
     want, got = want.reshape(-1, classes), got.reshape(-1, classes)
@@ -270,6 +281,7 @@ def _summary(name: str, noise: float, found: _Answers) -> Divergence:
         int(flipped.sum()),
         len(flipped),
         form,
+        found.probabilities,
     )
 
 

@@ -153,10 +153,15 @@ def _renamed(x: Value, value: Value, axes: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(axes[targets[own[i]]] if i in own and own[i] in targets else -1 for i in range(x.type.rank))
 
 
+def are_probabilities(classes_last: np.ndarray) -> bool:
+    """Along the last axis are shares of one."""
+    return bool((classes_last >= 0).all()) and np.abs(classes_last.sum(axis=-1) - 1).max(initial=0.0) < _SUM
+
+
 def logarithms(classes_last: np.ndarray) -> np.ndarray:
     """float64 log-probabilities of what is given along the last axis: probabilities, their logarithms, or logits."""
     x = classes_last.astype(np.float64)
-    if (x >= 0).all() and np.abs(x.sum(axis=-1) - 1).max(initial=0.0) < _SUM:
+    if are_probabilities(x):
         # what float32 rounds to zero lies below its least number
         return np.asarray(np.log(np.maximum(x, float(np.finfo(np.float32).tiny))))
     top = x.max(axis=-1, keepdims=True)
