@@ -22,10 +22,12 @@ from temper.builder import build_plan
 from temper.config import BuildConfig, Profile, Range
 from temper.errors import BuildError
 from temper.ir.graph import Graph
+from temper.passes.pipeline import PIPELINE
 from temper.precision.data import Samples
 from temper.quantize.calibrate import Observed, in_order, instrumented, vectors_of
 from temper.quantize.histogram import Accumulator, Histogram
 from temper.runtime.engine import Engine
+from temper.tactics.sources import cpu_tactics
 from temper.tune.select import Progress
 
 #: Seconds between two writes of the state file.
@@ -122,9 +124,21 @@ def _left(parts: Sequence[Samples], done: int) -> Iterable[tuple[int, int]]:
 
 
 def _plain(config: BuildConfig, ranges: Sequence[Mapping[str, Range]]) -> BuildConfig:
-    """The configuration for a graph whose sizes are resolved."""
+    """The configuration for a graph whose sizes are resolved; on the CPU, where histograms have kernels, whatever the
+    engine is for."""
     profiles = tuple(Profile(tuple(sorted(r.items()))) for r in ranges if r)
-    return replace(config, profiles=profiles, batches=(), shapes={}, portable_graph=False, stop_after="", disable=())
+    # a rule that is disabled may match no more in this graph, which would be an error
+    known = {p.name for p in PIPELINE} | {t.name for t in cpu_tactics()}
+    return replace(
+        config,
+        device="cpu",
+        profiles=profiles,
+        batches=(),
+        shapes={},
+        portable_graph=False,
+        stop_after="",
+        disable=tuple(name for name in config.disable if name in known),
+    )
 
 
 def _key(graph: Graph, names: Sequence[str], parts: Sequence[Samples]) -> str:
