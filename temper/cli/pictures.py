@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from temper.errors import ConfigError
-from temper.precision.images import Preprocess
+
+if TYPE_CHECKING:
+    from temper.precision.images import Preprocess
 
 MEAN = "Of pictures: subtracted after --calib-scale, one number or one a channel, such as 0.485,0.456,0.406."
 STD = "Of pictures: divided by after the mean, one number or one a channel."
@@ -16,6 +20,8 @@ def preprocess(mean: str, std: str, scale: str, order: str, fit: str) -> Preproc
     """The options as one value, None where none was given. ConfigError names the option that is wrong."""
     if not any((mean, std, scale, order, fit)):
         return None
+    from temper.precision.images import Preprocess
+
     plain = Preprocess()
     return Preprocess(
         _numbers("--calib-mean", mean) or plain.mean,

@@ -133,7 +133,7 @@ def careless(monkeypatch: pytest.MonkeyPatch) -> Case:
     def tactics() -> tuple[Tactic, ...]:
         return (*cpu_tactics(), Careless())
 
-    monkeypatch.setattr("temper.builder.cpu_tactics", tactics)
+    monkeypatch.setattr("temper.target.cpu_tactics", tactics)
     monkeypatch.setattr("temper.debug.regions.cpu_tactics", tactics)
     case = chain("Relu", "ReduceSum", "Neg")
     case.feeds["x"][2, 3] = 500
@@ -160,7 +160,7 @@ def test_a_region_without_a_right_kernel(careless: Case, monkeypatch: pytest.Mon
     def tactics() -> tuple[Tactic, ...]:
         return (*(t for t in cpu_tactics() if t.name != "cpu.pointwise"), Careless())
 
-    monkeypatch.setattr("temper.builder.cpu_tactics", tactics)
+    monkeypatch.setattr("temper.target.cpu_tactics", tactics)
     monkeypatch.setattr("temper.debug.regions.cpu_tactics", tactics)
     found = bisect(careless, config=BuildConfig(threads=1, effort=0)).finding
     assert found is not None and found.kind == "region" and not found.disable
