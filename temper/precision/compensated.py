@@ -22,11 +22,12 @@ from temper.precision.subject import Subject
 from temper.precision.trials import recipe_digest
 from temper.quantize.recipe import Recipe
 
-#: Batches that compensation takes statistics from, that it is judged by, and more of the calibration data to judge by.
-_STATISTICS, _JUDGES, _SPARE = 24, 16, 32
+#: Batches that compensation takes statistics from, held-back ones that it is judged by, at most and as a share of them,
+#: since the search needs passes over them too, and more of the calibration data to judge by.
+_STATISTICS, _JUDGES, _SHARE, _SPARE = 24, 16, 4, 32
 
 #: Rises when compensation does something else, so that what an earlier version made is not taken for it.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +72,7 @@ def compensated(
     rest = sorted(set(range(len(part))) - set(first))
     data = Data(
         [part[i] for i in first],
-        [held[i] for i in _few(len(held), _JUDGES)],
+        [held[i] for i in _few(len(held), min(_JUDGES, max(2, len(held) // _SHARE)))],
         [part[rest[i]] for i in _few(len(rest), _SPARE)],
         {t: (h.low, h.high) for t, h in calibration.histograms.items()},
         alternatives,
