@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import importlib
 import importlib.util
-import json
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -262,6 +261,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=None, help="timing cache")
     parser.add_argument("--output", type=Path, default=None, help="also write the rows as JSON")
     o = parser.parse_args()
+    from benchmarks.contest import record
+
     if o.what == "make":
         make(o.folder, o.zoo, o.models, o.variants)
         return
@@ -274,7 +275,7 @@ def main() -> None:
         for h in rows[-1].host:
             print(f"    {h[:150]}", flush=True)
     if o.output is not None:
-        o.output.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+        record(o.output, [{**asdict(r), "model": f"{r.model}.{r.variant}", "threads": 1} for r in rows])
 
 
 if __name__ == "__main__":
