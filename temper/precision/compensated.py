@@ -91,7 +91,8 @@ def compensated(
 def _told(account: Account, step: Step) -> None:
     effect = f"distance from FP32's outputs {step.before:.3g} -> {step.after:.3g}"
     account.say(f"{step.name}: {effect if step.accepted else f'not taken: {step.reason}'}")
-    account.steps.append(record.Step(step.name, step.accepted, effect if step.accepted else step.reason))
+    why = effect if step.accepted else step.reason
+    account.steps.append(record.Step(step.name, step.accepted, why, step.before, step.after, measure="distance"))
 
 
 def _path(

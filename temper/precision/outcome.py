@@ -93,7 +93,8 @@ class Point:
 @dataclass(frozen=True)
 class Step:
     """One step on the way: choice of thresholds, a compensation, the search, give-back. `why` says why it was taken or
-    not; figures after it are those of the step even where it was not accepted."""
+    not; figures after it are those of the step even where it was not accepted. measure: what its divergence is, where
+    that is not the budget's."""
 
     name: str
     accepted: bool
@@ -104,6 +105,7 @@ class Step:
     metric_after: float | None = None
     ms_before: float | None = None
     ms_after: float | None = None
+    measure: str = ""
 
 
 @dataclass(frozen=True)

@@ -174,41 +174,49 @@ def _points_table(outcome: Outcome) -> Markup:
     )
 
 
+#: Stands for the user's metric among the measures of steps.
+_METRIC = "metric"
+
+
 def steps_section(outcome: Outcome) -> Markup | None:
-    """What each step gained and cost, in order."""
+    """What each step gained and cost, in order. Bars of one measure share an axis."""
     if not outcome.steps:
         return None
-    metric = all(s.metric_after is not None for s in outcome.steps if s.accepted)
-    name = (outcome.budget.metric or "metric") if metric else "divergence"
-    both = [_of(s, metric) for s in outcome.steps]
-    known = [v for pair in both for v in pair if v is not None and math.isfinite(v)]
-    axis = linear(known, zero=not metric) if known else Axis(0.0, 1.0)
-    items = [_step(s, before, after, axis, metric) for s, (before, after) in zip(outcome.steps, both, strict=True)]
+    both = [_of(s) for s in outcome.steps]
+    axes = {}
+    for measure in {m for m, _, _ in both}:
+        known = [v for m, *pair in both if m == measure for v in pair if v is not None and math.isfinite(v)]
+        axes[measure] = linear(known, zero=measure != _METRIC) if known else Axis(0.0, 1.0)
+    items = [_step(s, *found, axes[found[0]], outcome) for s, found in zip(outcome.steps, both, strict=True)]
     return section(
         "steps",
         "What each step gained and cost",
-        tag("p", f"Bars show {name} before and after a step; {'higher' if metric else 'lower'} is better."),
+        tag("p", "Bars reach from before a step to after it: green for the better, red for the worse."),
         tag("ol", *items, class_="steps"),
     )
 
 
-def _of(step: Step, metric: bool) -> tuple[float | None, float | None]:
-    if metric:
-        return step.metric_before, step.metric_after
-    return step.divergence_before, step.divergence_after
+def _of(step: Step) -> tuple[str, float | None, float | None]:
+    """What a step is judged by, before and after it: the metric if it is known."""
+    if step.metric_after is not None:
+        return _METRIC, step.metric_before, step.metric_after
+    return step.measure or "divergence", step.divergence_before, step.divergence_after
 
 
-def _step(step: Step, before: float | None, after: float | None, axis: Axis, metric: bool) -> Markup:
+def _step(step: Step, measure: str, before: float | None, after: float | None, axis: Axis, outcome: Outcome) -> Markup:
     bar: Markup | None = None
     if before is not None and after is not None:
         a, b = sorted((axis.at(before), axis.at(after)))
-        better = (after > before) == metric
+        better = (after > before) == (measure == _METRIC)
         kind = "same" if before == after else "better" if better else "worse"
         bar = tag("div", tag("i", class_=kind, style=f"left:{a:.2f}%;width:{max(b - a, 0.6):.2f}%"), class_="bar")
     spent = ""
     if step.ms_before is not None and step.ms_after is not None:
         spent = f"{milliseconds(step.ms_before)} → {milliseconds(step.ms_after)}"
-    change = UNKNOWN if after is None else number(after) if before is None else f"{number(before)} → {number(after)}"
+    change = UNKNOWN
+    if after is not None:
+        name = (outcome.budget.metric or measure) if measure == _METRIC else measure
+        change = f"{name} {number(after) if before is None else f'{number(before)} → {number(after)}'}"
     return tag(
         "li",
         tag("div", tag("b", step.name), " ", _taken(step), class_="step-name"),

@@ -32,7 +32,7 @@ def full() -> o.Outcome:
         ),
         config={"max_drop": 0.003, "keep": ["/head/*"], "nested": {"a": [1, None]}},
         config_digest="22bb",
-        steps=(o.Step("bias correction", True, "lower divergence", 0.2, 0.1, 0.8, 0.85, 1.0, 1.1),),
+        steps=(o.Step("bias correction", True, "lower divergence", 0.2, 0.1, 0.8, 0.85, 1.0, 1.1, "noise"),),
         sites=(o.Site("conv1", "Conv", "1x8x4x4", "int8", "cheap", sqnr=math.inf, clip_rate=0.0, origin=("n0", "n1")),),
         tensors=(o.Tensor("x", 1.5, False, "auto", 0.0, 2.0, (10.0, 0.5), 3, {"minmax": 2.0}, {"minmax": 0.1}),),
         audit=o.Audit(384, 1, 0, {"bad.png": "truncated"}, (o.Finding("split half", "warning", "narrow", ("x",)),),
