@@ -232,7 +232,7 @@ def _add(answers: _Answers, head: Head, want: np.ndarray, got: np.ndarray, weigh
         want, got = _both(want), _both(got)
     else:
         want, got = (np.moveaxis(x, head.classes, -1) for x in (want, got))
-        answers.probabilities = are_probabilities(want)
+        answers.probabilities = bool(are_probabilities(want))
         want, got = logarithms(want), logarithms(got)
     classes = want.shape[-1]
     want, got = want.reshape(-1, classes), got.reshape(-1, classes)

@@ -145,3 +145,13 @@ def test_classes_follow_views_and_means() -> None:
                 {"axis": 1}).output  # fmt: skip
     g.set_outputs([make(g, "Reshape", [soft], {"shape": (2, 5, 1, 1)}).output, g.inputs[0]], ["y", "x"])
     assert [(h.kind, h.classes) for h in heads(g)] == [("classes", 1), ("values", -1)]
+
+
+def test_rows_are_plain_json() -> None:
+    """They are kept in the search's file."""
+    import json
+
+    x = _softmax(_logits(5))
+    for head in (CLASSES, VALUES, Head(0, "y", "yes or no")):
+        (d,) = Reference([head], [[x]]).compare([[_softmax(_logits(5, 1))]])
+        assert json.loads(json.dumps(d.as_dict())) == d.as_dict()
