@@ -155,7 +155,7 @@ def _renamed(x: Value, value: Value, axes: tuple[int, ...]) -> tuple[int, ...]:
 
 def are_probabilities(classes_last: np.ndarray) -> bool:
     """Along the last axis are shares of one."""
-    return bool((classes_last >= 0).all()) and np.abs(classes_last.sum(axis=-1) - 1).max(initial=0.0) < _SUM
+    return bool((classes_last >= 0).all() and np.abs(classes_last.sum(axis=-1) - 1).max(initial=0.0) < _SUM)
 
 
 def logarithms(classes_last: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -149,9 +150,21 @@ def test_classes_follow_views_and_means() -> None:
 
 def test_rows_are_plain_json() -> None:
     """They are kept in the search's file."""
-    import json
-
     x = _softmax(_logits(5))
     for head in (CLASSES, VALUES, Head(0, "y", "yes or no")):
         (d,) = Reference([head], [[x]]).compare([[_softmax(_logits(5, 1))]])
         assert json.loads(json.dumps(d.as_dict())) == d.as_dict()
+
+
+def test_noise_of_probabilities_has_a_bound_of_its_own_and_is_kept_as_json() -> None:
+    """A few doubtful samples make most of it; logits tell more."""
+    x = 8 * _logits(200)
+    y = _noisy(x, 0.5)
+    found = {}
+    for name, say in (("logits", lambda a: a), ("probabilities", _softmax)):
+        reference = Reference([Head(0, name, "classes", 1)], [[say(x)]])
+        (found[name],) = reference.compare([[say(y)]])
+        assert json.loads(json.dumps(found[name].as_dict()))["probabilities"] == (name == "probabilities")
+    bounds = Bounds(loss=1.0)
+    assert found["logits"].over(bounds) == pytest.approx(found["logits"].noise / bounds.answers, rel=0.01)
+    assert found["probabilities"].over(bounds) == pytest.approx(found["probabilities"].noise / bounds.shares, rel=0.01)
