@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from temper.api import build, load, save
     from temper.config import BuildConfig, Profile
     from temper.errors import TemperError
+    from temper.precision.answered import Score
     from temper.precision.calibrators import (
         AutoCalibrator,
         Calibrator,
@@ -37,6 +38,7 @@ __all__ = [
     "PercentileCalibrator",
     "Preprocess",
     "Profile",
+    "Score",
     "TemperError",
     "build",
     "load",
@@ -58,6 +60,7 @@ _WHERE = {
     "MinMaxCalibrator": "temper.precision.calibrators",
     "PercentileCalibrator": "temper.precision.calibrators",
     "Preprocess": "temper.precision.images",
+    "Score": "temper.precision.answered",
 }
 
 

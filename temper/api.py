@@ -13,8 +13,8 @@ from temper.runtime.engine import Engine
 
 if TYPE_CHECKING:
     from temper.ir.graph import Graph
+    from temper.precision.build import Made
     from temper.precision.images import Preprocess
-    from temper.precision.outcome import Outcome
     from temper.tune.select import Progress
 
 Model = Union[str, Path, bytes, "Graph", Any]
@@ -62,10 +62,11 @@ def build(
     precision: "fp32", or "int8", to which the rest belongs. calibration: real inputs, as a folder of pictures, an .npz
     file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how
     pictures become inputs, see temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
-    calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better; max_drop:
-    how much of it may be lost, in its own unit; without one 0.3 % of the float engine's score. Without evaluate, layers
-    stay in float until outputs on held-back samples are close to the float engine's. keep: layers pinned, such as
-    "/head/*=fp32". pure_int8: nothing is kept in float.
+    calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better, or a
+    temper.Score that also tells the answers, so that the report can show which changed; max_drop: how much of it may be
+    lost, in its own unit; without one 0.3 % of the float engine's score. Without evaluate, layers stay in float until
+    outputs on held-back samples are close to the float engine's. keep: layers pinned, such as "/head/*=fp32".
+    pure_int8: nothing is kept in float.
     compensate: change thresholds, scales and biases where this brings outputs on held-back samples nearer to FP32's.
     skip_bad: leave out samples that cannot be used. report: also write a report, .html or .json. work: folder where
     an interrupted calibration or search finds what it did; beside the timing cache if None. say: takes lines that tell
@@ -110,12 +111,13 @@ def build(
             pure_int8=pure_int8,
             compensate=compensate,
             skip_bad=skip_bad,
+            answers=report is not None,
             work=Path(work) if work else work_folder(),
         )
         made = build_int8(model, config, request, progress=progress, say=say)
         plan = made.build.plan
         if report is not None:
-            write_report(made.outcome, Path(report))
+            write_report(made, Path(report))
     else:
         given = {"calibration": calibration, "calibration_cache": calibration_cache, "evaluate": evaluate}
         given |= {"max_drop": max_drop, "report": report, "keep": keep or None, "pure_int8": pure_int8 or None}
@@ -144,12 +146,16 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: permission denied")
 
 
-def write_report(outcome: Outcome, path: Path) -> None:
+def write_report(made: Made, path: Path) -> None:
     """Writes the record of an INT8 build: a page for people with its JSON twin beside it, or JSON alone if the name
     ends in .json."""
+    from dataclasses import replace
+
+    from temper.report.judge import of_build
     from temper.report.page import write
 
-    write(outcome, path)
+    answers = None if made.answered is None else of_build(made.answered)
+    write(replace(made.outcome, answers=answers or made.outcome.answers), path)
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:

@@ -156,6 +156,7 @@ def build(
             pure_int8=pure_int8,
             compensate=compensate,
             skip_bad=skip_bad,
+            answers=report is not None,
             work=None if no_resume else work_folder(),
         )
         if report is not None:
@@ -165,7 +166,7 @@ def build(
             made, met = chosen.build, chosen.outcome.met
             write(made.plan, output)
             if report is not None:
-                write_report(chosen.outcome, report)
+                write_report(chosen, report)
     else:
         asked: dict[str, object] = {"--calib": calib, "--calib-cache": calib_cache, "--eval": evaluate, "--keep": keep}
         asked |= {"--calib-mean": mean, "--calib-std": std, "--calib-scale": scale, "--calib-order": order}

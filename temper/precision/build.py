@@ -11,6 +11,7 @@ from temper.builder import Build
 from temper.config import BuildConfig
 from temper.errors import ConfigError
 from temper.precision.account import Account
+from temper.precision.answered import Answered
 from temper.precision.audit import audit
 from temper.precision.calibration import Calibration, calibrate
 from temper.precision.calibrators import algorithm_of, opened, read_cache, write_cache
@@ -38,11 +39,12 @@ _SECONDS = {0: 0.05, 1: 0.3}
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """A finished INT8 build. recipe: what is in INT8; None where nothing is."""
+    """A finished INT8 build. recipe: what is in INT8; None where nothing is. answered: by sample, if asked for."""
 
     build: Build
     recipe: Recipe | None
     outcome: Outcome
+    answered: Answered | None = None
 
 
 def build_int8(
@@ -164,6 +166,8 @@ def _made(trials: Trials, floats: frozenset[str], account: Account) -> Made:
     outcome = account.outcome(trials, floats)
     plan = replace(build.plan, report={**build.plan.report, "int8": account.summary(outcome)})
     recipe = trials.recipe.without(floats)
-    return Made(replace(build, plan=plan), recipe if recipe.sites else None, outcome)
+    request = account.request
+    answered = trials.answered(floats, request.evaluate) if request.answers else None
+    return Made(replace(build, plan=plan), recipe if recipe.sites else None, outcome, answered)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.errors import ConfigError, DataError
+from temper.precision.answered import Score
 from temper.precision.divergence import Bounds
 from temper.precision.images import Preprocess
 from temper.precision.scripts import raising
@@ -19,7 +20,7 @@ from temper.tune.timing_cache import default_path
 #: Drop of the score that is accepted where none is stated, as a share of the float engine's score.
 DROP = 0.003
 
-Evaluate = Callable[[Engine], float]
+Evaluate = Callable[[Engine], float | Score]
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,9 @@ class Request:
     from. evaluate: a score of an engine, higher is better; max_drop: how much of it may be lost, in its own unit (DROP
     of the float engine's score if None). keep: patterns such as '/head/*=fp32'. pure_int8: everything that can be is
     INT8, whatever is lost. skip_bad: leave out samples that cannot be used. bounds: what outputs may diverge by where
-    there is no metric. passes: of the model over the held-back samples, at most. work: folder where calibration and
-    search keep what is done, by digests.
+    there is no metric. passes: of the model over the held-back samples, at most. answers:
+    keep what the engines answered on each sample, for a report. work: folder where calibration and search keep what is
+    done, by digests.
     """
 
     calibration: Any = None
@@ -47,6 +49,7 @@ class Request:
     bounds: Bounds = field(default_factory=Bounds)
     compensate: bool = True
     passes: float = 12.0
+    answers: bool = False
     work: Path | None = None
 
     def __post_init__(self) -> None:
@@ -73,11 +76,12 @@ def work_folder() -> Path:
 
 @dataclass
 class Metric:
-    """A user's evaluation function, checked. calls: how often it ran."""
+    """A user's evaluation function, checked. calls: how often it ran. last: what it returned, if that was a `Score`."""
 
     evaluate: Evaluate
     name: str
     calls: int = 0
+    last: Score | None = None
 
     def score(self, engine: Engine) -> float:
         """DataError if it raises, or returns anything but a finite number."""
@@ -94,6 +98,7 @@ class Metric:
             ) from e
         if not math.isfinite(score):
             raise DataError(f"the evaluation function {self.name} returned {score}: a score must be finite")
+        self.last = found if isinstance(found, Score) else None
         return score
 
 

@@ -19,10 +19,11 @@ import numpy as np
 
 from temper.builder import Build, build_plan
 from temper.errors import BuildError
+from temper.precision.answered import Answered, Score, of_samples, of_scores
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, Reference
 from temper.precision.heads import heads
-from temper.precision.request import Metric
+from temper.precision.request import Evaluate, Metric, name_of
 from temper.precision.subject import Subject
 from temper.quantize.recipe import Recipe
 from temper.runtime.engine import Engine
@@ -99,7 +100,7 @@ def recipe_digest(recipe: Recipe) -> str:
 class Trials:
     """Engines by the sites that are in float. recipe: with every site on that is not pinned to float.
 
-    passes: of the model over the held-back samples that were run so far.
+    passes: of the model over the held-back samples that were run so far. scores: what the evaluation told of samples.
     """
 
     subject: Subject
@@ -108,6 +109,7 @@ class Trials:
     memory: Memory
     progress: Progress | None = None
     passes: float = 0.0
+    scores: dict[frozenset[str], Score] = field(default_factory=dict)
     _builds: OrderedDict[frozenset[str], Build] = field(default_factory=OrderedDict)
     _float: Build | None = None
     _reference: Reference | None = None
@@ -195,9 +197,33 @@ class Trials:
         """The user's score of the engine."""
 
         def measure() -> float:
-            return metric.score(Engine(self.build(floats).plan))
+            score = metric.score(Engine(self.build(floats).plan))
+            if metric.last is not None:
+                self.scores[floats] = metric.last
+            return score
 
         return float(self.memory.get(f"score {metric.name} {self.key(floats)}", measure))
+
+    def answered(self, floats: frozenset[str], evaluate: Evaluate | None) -> Answered | None:
+        """What the float engine, that of all INT8 and the chosen one answer: on the user's samples if the evaluation
+        tells them, else on those held back. Not counted among the passes: it decides nothing."""
+        if evaluate is not None and self.scores:
+            metric = Metric(evaluate, name_of(evaluate))
+            for choice in (self.everything, floats):
+                if choice not in self.scores:  # its score was known from an interrupted search
+                    metric.score(Engine(self.build(choice).plan))
+                    if metric.last is not None:
+                        self.scores[choice] = metric.last
+            if {self.everything, floats} <= self.scores.keys():
+                naive = self.scores.get(self.naive)
+                return of_scores(self.scores[self.everything], self.scores[floats], naive, f"samples of {metric.name}")
+        if self.held is None:
+            return None
+        before = self.passes
+        chosen, naive_outputs = self.outputs(floats), self.outputs(self.naive)
+        found = of_samples(self.held, self.reference.heads, self.reference.outputs, chosen, naive_outputs)
+        self.passes = before
+        return found
 
     def feeds(self) -> dict[str, np.ndarray] | None:
         """The first held-back batch, to time engines on."""

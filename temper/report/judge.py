@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.errors import DataError
+from temper.precision.answered import Answered
 from temper.precision.outcome import Answer, Answers, Outcome
 from temper.report.answers import flips
 from temper.report.changed import SHOWN
@@ -25,9 +26,11 @@ def judged(
     origin: str = "test samples",
     classes: Sequence[str] = (),
     names: Sequence[str] = (),
+    searched: bool = False,
 ) -> Answers:
     """What engines answered. fp32, int8, naive: scores [N, classes] (floats; the largest is the answer) or answers [N]
     (integers or strings). labels: [N]. images: [N, ...]; the first of those that changed are kept as pictures.
+    searched: the search looked at these samples.
 
     DataError where lengths differ.
     """
@@ -39,7 +42,7 @@ def judged(
         raise DataError(f"answers of different lengths: {', '.join(f'{k} {n}' for k, n in lengths.items())}")
     found = Answers(
         origin,
-        False,
+        searched,
         _answers("fp32", fp32),
         _answers("int8", int8),
         None if naive is None else _answers("naive", naive),
@@ -52,6 +55,21 @@ def judged(
         return found
     kept = {f.index: picture(images[f.index]) for f in flips(found)[:SHOWN]}
     return dataclasses.replace(found, images={i: p for i, p in kept.items() if p})
+
+
+def of_build(a: Answered) -> Answers:
+    """What engines answered while a build looked for its precisions."""
+    return judged(
+        a.fp32,
+        a.chosen,
+        labels=a.labels,
+        naive=a.naive,
+        images=a.images,
+        origin=a.origin,
+        classes=a.classes,
+        names=a.names,
+        searched=True,
+    )
 
 
 def with_answers(outcome: Outcome, path: Path) -> Outcome:

@@ -135,3 +135,30 @@ def test_a_metric_that_is_none(small_onnx: Path, timing_cache: Path, tmp_path: P
             small_onnx, precision="int8", calibration=pictures(4), evaluate=score, effort=0, cache=timing_cache,
             work=tmp_path,
         )  # fmt: skip
+
+
+def _truth(x: np.ndarray) -> np.ndarray:
+    return (x.mean(axis=(1, 2, 3)) > 0).astype(int)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_report_has_the_answers(small_onnx: Path, timing_cache: Path, tmp_path: Path, told: bool) -> None:
+    """On the user's samples where the evaluation tells them, and on those held back where there is none."""
+    x = pictures(24)
+
+    def score(engine: package.Engine) -> package.Score:
+        y = np.concatenate([np.asarray(engine(b[None])).reshape(1, -1) for b in x])
+        labels = _truth(x)
+        return package.Score(float((y.argmax(1) == labels).mean()), y, labels, x, names=[f"n{i}" for i in range(24)])
+
+    report = tmp_path / "r.json"
+    package.build(
+        small_onnx, precision="int8", calibration=(b[None] for b in x), effort=0, cache=timing_cache,
+        work=tmp_path, report=report, evaluate=score if told else None, max_drop=1.0 if told else None,
+    )  # fmt: skip
+    answers = json.loads(report.read_text())["answers"]
+    assert answers["searched"] and len(answers["fp32"]) == len(answers["chosen"]) == (24 if told else 6)
+    if told:
+        assert answers["labels"] == _truth(x).tolist() and answers["names"][3] == "n3"
+    else:
+        assert answers["labels"] is None and "held-back" in answers["origin"]
