@@ -15,7 +15,8 @@ from temper.ir.dims import Dim
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import AttrValue, Kind
 from temper.ir.ops import TABLE, make
-from temper.passes.integer import CODES, MOVES
+from temper.passes.integer import MOVES
+from temper.passes.integer_reading import CODES
 from temper.passes.integer_weights import dequantized_weights
 from temper.passes.lower import interleaved, phase_channels, phase_weights, phases_of
 from temper.passes.manager import Log, Pass

@@ -7,15 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from temper.ir.graph import Node, Value
+from temper.passes.integer_reading import CODES, Scaled
 
 if TYPE_CHECKING:
-    from temper.passes.integer import Integer, Scaled
+    from temper.passes.integer import Integer
 
 
 def integer_mean(to: Integer, node: Node) -> None:
     """mean(dq(x)) = s / n (sum(x) - n z), the sum exact: of a window in int32, of axes in float32 below 2^24."""
     x = to.read(node.inputs[0])
-    if isinstance(x, str) or x.scale.ndim or x.codes.type.dtype not in ("int8", "uint8"):
+    if isinstance(x, str) or x.scale.ndim or x.codes.type.dtype not in CODES:
         return
     made = _window_sum(to, node, x) if node.op == "AveragePool" else _axes_sum(to, node, x)
     if isinstance(made, str):

@@ -18,7 +18,7 @@ from temper.frontends.onnx import import_onnx
 from temper.ir.evaluate import evaluate, evaluate_values
 from temper.ir.graph import Graph, Value
 from temper.ir.ops import make
-from temper.passes.integer import sum_bits
+from temper.passes.integer_products import sum_bits
 from temper.passes.manager import run_passes
 from temper.passes.pipeline import PIPELINE
 from temper.quantize.codes import insert
