@@ -30,7 +30,11 @@ KNOBS: tuple[Knob, ...] = (
         "0",
         "1: a line per region while building; 2: also every candidate's time; 3: also every rejection's reason",
     ),
-    Knob("TEMPER_ISA", "", "code level to build for (avx512, avx2, portable); empty: the best this machine has"),
+    Knob(
+        "TEMPER_ISA",
+        "",
+        "code level to build for (avx512bf16, avx512vnni, avx512, avx2, portable); empty: the best this machine has",
+    ),
     Knob("TEMPER_SPIN_US", "200", "microseconds a worker thread spins for work before it sleeps"),
 )
 

@@ -17,6 +17,7 @@ CALIB = (
     "Real inputs to calibrate on: a folder of pictures or .npz files, an .npz (arrays by input name), "
     "script.py:function that returns batches, or random:32 for noise."
 )
+ISA = "Code level: avx512bf16, avx512vnni, avx512, avx2 or portable; the best of this machine if not given."
 EVAL = "Function that scores an engine (higher is better): def top1(engine) -> float."
 
 
@@ -37,12 +38,7 @@ def build(
         str, typer.Option("--optShapes", help="As trtexec: the shapes to tune at.", show_default=False)
     ] = "",
     most: Annotated[str, typer.Option("--maxShapes", help="As trtexec: the largest shapes.", show_default=False)] = "",
-    isa: Annotated[
-        str,
-        typer.Option(
-            help="Code level: avx512, avx2 or portable; the best of this machine if not given.", show_default=False
-        ),
-    ] = "",
+    isa: Annotated[str, typer.Option(help=ISA, show_default=False)] = "",
     portable: Annotated[
         bool, typer.Option(help="Keep the graph in the plan, so that `temper rebuild` can tune it for another machine.")
     ] = False,

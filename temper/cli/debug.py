@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from temper.cli.build import ISA
+
 if TYPE_CHECKING:
     from temper.debug.check import Check
     from temper.debug.extract import Case
@@ -45,12 +47,7 @@ _Tolerance = Annotated[
     ),
 ]
 _Against = Annotated[str, typer.Option(help="What to compare with: reference or onnxruntime.")]
-_Isa = Annotated[
-    str,
-    typer.Option(
-        help="Code level: avx512, avx2 or portable; the best of this machine if not given.", show_default=False
-    ),
-]
+_Isa = Annotated[str, typer.Option(help=ISA, show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from temper.cli.build import ISA
+
 
 def rebuild(
     old: Annotated[Path, typer.Argument(help="Plan built with --portable.", show_default=False)],
@@ -18,9 +20,7 @@ def rebuild(
     profile: Annotated[
         list[str] | None, typer.Option(help="Ranges N=1:8:32; as in the old plan if not given.", show_default=False)
     ] = None,
-    isa: Annotated[
-        str, typer.Option(help="Code level; the best of this machine if not given.", show_default=False)
-    ] = "",
+    isa: Annotated[str, typer.Option(help=ISA, show_default=False)] = "",
     cache: Annotated[Path | None, typer.Option(help="Timing cache file.", show_default=False)] = None,
     jobs: Annotated[int, typer.Option(help="Compilers that run at once; 0: one per core.", min=0)] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,

@@ -11,7 +11,8 @@ import pytest
 from temper.compile.cc import compile_object, link
 from temper.reference.elementwise import REFERENCES
 from temper.runtime.cpu import Library
-from temper.tactics.cpu.render import OPS, anchor_declines, body_declines, epilogue_args, epilogue_c, template_text
+from temper.tactics.cpu.instructions import OPS
+from temper.tactics.cpu.render import anchor_declines, body_declines, epilogue_args, epilogue_c, template_text
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 from temper.tactics.epilogue_reference import epilogue_reference
 from tests.tactics.kernels import ISAS, Buffer

@@ -16,14 +16,8 @@ from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, ceil_div
 from temper.ir.ops.attention import by_heads
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
-from temper.tactics.cpu.render import (
-    STORED,
-    anchor_declines,
-    epilogue_args,
-    literal,
-    template_text,
-    workload_epilogue_c,
-)
+from temper.tactics.cpu.instructions import literal
+from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_KEYS = 128

@@ -14,14 +14,8 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, ceil_div
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.attention import Heads, integer_attr, mask_at, operands_of
-from temper.tactics.cpu.render import (
-    STORED,
-    anchor_declines,
-    epilogue_args,
-    literal,
-    template_text,
-    workload_epilogue_c,
-)
+from temper.tactics.cpu.instructions import literal
+from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL = 128

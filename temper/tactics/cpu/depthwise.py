@@ -14,14 +14,8 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import (
-    C_TYPES,
-    STORED,
-    anchor_declines,
-    epilogue_args,
-    template_text,
-    workload_epilogue_c,
-)
+from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 #: Extents that stand for unknown ones when candidates are ranked.

@@ -11,7 +11,8 @@ from temper.ir.opdef import AttrValue
 from temper.ir.ops.contraction import einsum_terms
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct, array_c
-from temper.tactics.cpu.render import C_TYPES, template_text
+from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from temper.ir.dims import Dim, DimLike, symbols_of
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct
-from temper.tactics.cpu.render import C_TYPES, literal, template_text
+from temper.tactics.cpu.instructions import C_TYPES, literal
+from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from temper.ir.dims import product
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct, array_c
-from temper.tactics.cpu.render import C_TYPES, template_text
+from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines
 
 _TAPS = {"nearest": 1, "linear": 2, "cubic": 4}

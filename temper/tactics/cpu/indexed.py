@@ -10,7 +10,8 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.render import C_TYPES, template_text
+from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines
 
 _BITS = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}

@@ -12,14 +12,8 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import (
-    STORED,
-    anchor_declines,
-    epilogue_args,
-    literal,
-    template_text,
-    workload_epilogue_c,
-)
+from temper.tactics.cpu.instructions import literal
+from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_ROWS = 128

@@ -15,16 +15,9 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
+from temper.tactics.cpu.instructions import SCALAR_TYPES
 from temper.tactics.cpu.rare import rare_headers
-from temper.tactics.cpu.render import (
-    SCALAR_TYPES,
-    body_c,
-    body_declines,
-    lanes_only,
-    load_c,
-    store_c,
-    template_text,
-)
+from temper.tactics.cpu.render import body_c, body_declines, lanes_only, load_c, store_c, template_text
 from temper.tactics.cpu.source import c_dim, defines, typical_count
 from temper.tactics.epilogue import Epilogue
 

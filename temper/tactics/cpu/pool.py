@@ -10,7 +10,8 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.depthwise import int_tuple
-from temper.tactics.cpu.render import C_TYPES, anchor_declines, epilogue_args, template_text, workload_epilogue_c
+from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 _TYPICAL_EXTENT = 28

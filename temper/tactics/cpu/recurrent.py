@@ -17,7 +17,8 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike
 from temper.ir.ops.recurrent import CELLS, DIRECTIONS
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import body_c, literal, template_text
+from temper.tactics.cpu.instructions import literal
+from temper.tactics.cpu.render import body_c, template_text
 from temper.tactics.cpu.source import c_dim, defines
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 

@@ -14,15 +14,9 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
+from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.pointwise import strides_of
-from temper.tactics.cpu.render import (
-    C_TYPES,
-    anchor_declines,
-    epilogue_args,
-    epilogue_c,
-    template_text,
-    workload_epilogue_c,
-)
+from temper.tactics.cpu.render import anchor_declines, epilogue_args, epilogue_c, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c, typical_count
 
 #: Kind of accumulation, and how the result follows from the total `t`, the shift `s` and the element count ELEMENTS.

@@ -8,8 +8,9 @@ from temper.ir.dims import product
 from temper.reference.formats import range_of
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct
+from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.reduce import Axis, collapse_axes, nest_c, origin_c, reduced_axes
-from temper.tactics.cpu.render import C_TYPES, template_text
+from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines, typical_count
 
 #: how an element joins the total, and how the result follows from it

@@ -19,14 +19,8 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div, evaluate, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.render import (
-    C_TYPES,
-    STORED,
-    anchor_declines,
-    epilogue_args,
-    template_text,
-    workload_epilogue_c,
-)
+from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 #: 24 G of F(4, 3) at 0, 1, -1, 2, -2, infinity, its rows divided by 6, -4, -4, 1, 1, 24.

@@ -455,7 +455,7 @@ def test_declines_with_a_reason() -> None:
 
 
 def test_every_op_has_a_reference_and_a_c_form() -> None:
-    from temper.tactics.cpu.render import OPS as C_OPS
+    from temper.tactics.cpu.instructions import OPS as C_OPS
 
     assert set(OPS) <= set(C_OPS) and {op for op in OPS if op not in REFERENCES} <= {"Sum"}
     assert {op for op, t in C_OPS.items() if "float32" in t.takes} - set(OPS) == {"Pow"}
