@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from temper.builder import Build
 from temper.config import BuildConfig
@@ -13,11 +12,10 @@ from temper.errors import ConfigError
 from temper.precision.account import Account
 from temper.precision.answered import Answered
 from temper.precision.audit import audit
-from temper.precision.calibration import Calibration, calibrate
+from temper.precision.calibrated import Observed, observed
 from temper.precision.calibrators import algorithm_of, opened, read_cache, write_cache
 from temper.precision.compensated import Compensated, compensated
 from temper.precision.costs import timed
-from temper.precision.data import Samples, samples_of, split
 from temper.precision.decide import decide
 from temper.precision.outcome import Outcome
 from temper.precision.request import Request
@@ -68,7 +66,7 @@ def build_int8(
             f"--keep ...=bf16: {', '.join(idle[:3])}{' ...' * (len(idle) > 3)} in float32, since the code level has no "
             "faster products of bfloat16 for it"
         )
-    data = _calibrated(subject, request, account, progress) if request.calibration is not None and subject.on else None
+    data = _observed(subject, request, account, progress) if request.calibration is not None and subject.on else None
     if not subject.on:
         account.met = True
         trials = Trials(subject, Recipe(frozenset(), {}), None, Memory(), progress)
@@ -93,36 +91,22 @@ def build_int8(
     return _made(trials, chosen, account)
 
 
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """The samples, those calibrated on and those held back, and what was observed. source: what gave them, perhaps a
-    calibrator."""
-
-    samples: Samples
-    part: Samples
-    held: Samples
-    calibration: Calibration
-    source: Any
-
-
-def _calibrated(subject: Subject, request: Request, account: Account, progress: Progress | None) -> _Data:
+def _observed(subject: Subject, request: Request, account: Account, progress: Progress | None) -> Observed:
     start = time.perf_counter()
-    inputs = {v.name: v.type for v in subject.graph.inputs}
-    source = opened(request.calibration)
-    samples = samples_of(
-        source, inputs, subject.ranges, preprocess=request.preprocess, skip_bad=request.skip_bad, note=subject.note
-    )
-    part, held = split(samples)
-    account.samples(samples, part, held)
-    found = calibrate(
-        subject.graph, part, subject.tensors, subject.config, progress, held=held, ranges=subject.ranges,
+    found = observed(
+        subject,
+        opened(request.calibration),
+        preprocess=request.preprocess,
+        skip_bad=request.skip_bad,
         work=request.work,
-    )  # fmt: skip
+        progress=progress,
+        told=account.samples,
+    )
     account.seconds["calibrate"] = time.perf_counter() - start
-    return _Data(samples, part, held, found, source)
+    return found
 
 
-def _thresholds(subject: Subject, request: Request, account: Account, data: _Data | None) -> Thresholds:
+def _thresholds(subject: Subject, request: Request, account: Account, data: Observed | None) -> Thresholds:
     """Of every tensor that may carry codes; the account gets the audit of the data and what was found out."""
     calibration = data.calibration if data is not None else None
     given = data.source if data is not None else None

@@ -305,8 +305,3 @@ def _normal_tail(x: np.ndarray) -> np.ndarray:
     polynomial = t * (0.319381530 + t * (-0.356563782 + t * (1.781477937 + t * (-1.821255978 + t * 1.330274429))))
     result: np.ndarray = np.exp(-x * x / 2) / math.sqrt(2 * math.pi) * polynomial
     return result
-
-
-def as_rows(found: Sequence[Divergence]) -> list[Mapping[str, float | int | str]]:
-    """For records and reports."""
-    return [d.as_dict() for d in found]
