@@ -121,6 +121,8 @@ def build(
     else:
         given = {"calibration": calibration, "calibration_cache": calibration_cache, "evaluate": evaluate}
         given |= {"max_drop": max_drop, "report": report, "keep": keep or None, "pure_int8": pure_int8 or None}
+        given |= {"preprocess": preprocess, "skip_bad": skip_bad or None, "work": work}
+        given |= {"calibrator": None if calibrator == "auto" else calibrator}
         if used := [k for k, v in given.items() if v is not None]:
             raise ConfigError(f"{', '.join(used)} only mean something with precision='int8'")
         plan = build_plan(model, config, progress=progress).plan
@@ -146,16 +148,16 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: permission denied")
 
 
-def write_report(made: Made, path: Path) -> None:
+def write_report(made: Made, path: Path) -> tuple[Path, ...]:
     """Writes the record of an INT8 build: a page for people with its JSON twin beside it, or JSON alone if the name
-    ends in .json."""
+    ends in .json. Returns the files."""
     from dataclasses import replace
 
     from temper.report.judge import of_build
     from temper.report.page import write
 
     answers = None if made.answered is None else of_build(made.answered)
-    write(replace(made.outcome, answers=answers or made.outcome.answers), path)
+    return tuple(write(replace(made.outcome, answers=answers or made.outcome.answers), path))
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:

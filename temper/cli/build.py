@@ -135,6 +135,7 @@ def build(
         shapes=shapes,
     )
     met = True
+    written: tuple[Path, ...] = ()
     if int8:
         from temper.api import write_report
         from temper.precision.build import build_int8
@@ -161,12 +162,13 @@ def build(
             chosen = build_int8(model, config, request, progress=progress, say=teller(quiet))
             made, met = chosen.build, chosen.outcome.met
             write(made.plan, output)
-            if report is not None:
-                write_report(chosen, report)
+            written = write_report(chosen, report) if report is not None else ()
     else:
         asked: dict[str, object] = {"--calib": calib, "--calib-cache": calib_cache, "--eval": evaluate, "--keep": keep}
         asked |= {"--calib-mean": mean, "--calib-std": std, "--calib-scale": scale, "--calib-order": order}
-        asked |= {"--calib-fit": fit, "--max-drop": max_drop, "--pure-int8": pure_int8, "--report": report}
+        asked |= {"--calib-fit": fit, "--max-drop": max_drop is not None, "--pure-int8": pure_int8, "--report": report}
+        asked |= {"--calibrator": calibrator != "auto", "--no-compensate": not compensate, "--skip-bad": skip_bad}
+        asked |= {"--no-resume": no_resume}
         if used := [option for option, value in asked.items() if value]:
             raise ConfigError(f"{', '.join(used)} only mean something with --int8")
         with progress_bar(quiet) as progress:
@@ -178,5 +180,7 @@ def build(
             print_json(summary)
         else:
             console().print(summary_table(summary))
+            if written:
+                print("wrote " + " and ".join(map(str, written)))
     if not met:
         raise typer.Exit(3)

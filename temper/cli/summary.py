@@ -117,8 +117,9 @@ def summary_table(s: Mapping[str, Any]) -> Any:
     ]
     if s["tuned_seconds"]:
         rate = s["operations"] / s["tuned_seconds"] / 1e9
+        shown = f"{rate:,.0f}" if rate >= 1000 else f"{rate:.3g}"
         rows.append(
-            ("work", f"{s['operations'] / 1e9:.3g} GFLOP, {span(s['tuned_seconds'])} as tuned ({rate:.3g} GFLOPS)")
+            ("work", f"{s['operations'] / 1e9:.3g} GFLOP, {span(s['tuned_seconds'])} as tuned ({shown} GFLOPS)")
         )
     else:
         rows.append(("work", f"{s['operations'] / 1e9:.3g} GFLOP, not timed (effort 0)"))
@@ -149,7 +150,8 @@ def int8_rows(s: Mapping[str, Any]) -> list[tuple[str, object]]:
     """What is in INT8, what was kept in float and why, and what that costs."""
     speed = ""
     if s["ms"] and s["float_ms"]:
-        speed = f"; {s['ms']:.3g} ms, {s['float_ms'] / s['ms']:.2f}x as fast as FP32 ({s['float_ms']:.3g} ms)"
+        quick, slow = span(s["ms"] / 1e3), span(s["float_ms"] / 1e3)
+        speed = f"; {quick}, {s['float_ms'] / s['ms']:.2f}x as fast as FP32 ({slow})"
     rows: list[tuple[str, object]] = [("INT8", f"{s['int8']} of {s['sites']} layers{speed}")]
     if s["kept"]:
         if s["ms"] and s["all_int8_ms"]:

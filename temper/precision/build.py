@@ -55,6 +55,7 @@ def build_int8(
 ) -> Made:
     """Builds the fastest INT8 engine that keeps the budget. Raises TemperError kinds only; a budget that cannot be met
     is no error: the outcome says so, and names what is to blame."""
+    start = time.perf_counter()
     if config.stop_after:
         raise ConfigError("an INT8 build cannot stop after a pass: build in float to look at passes")
     subject = Subject.of(model, config, request.keep)
@@ -71,7 +72,7 @@ def build_int8(
         account.met = True
         trials = Trials(subject, Recipe(frozenset(), {}), None, Memory(), progress)
         account.verdict = _nothing(subject)
-        return _made(trials, trials.everything, account)
+        return _made(trials, trials.everything, account, start)
     held = data.held if data is not None else None
     found = _thresholds(subject, request, account, data)
     amax = found.amax
@@ -88,7 +89,7 @@ def build_int8(
     about += [str(config.isa), str(request.bounds.as_dict())]
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes)
     chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
-    return _made(trials, chosen, account)
+    return _made(trials, chosen, account, start)
 
 
 def _observed(subject: Subject, request: Request, account: Account, progress: Progress | None) -> Observed:
@@ -136,8 +137,9 @@ def _nothing(subject: Subject) -> str:
     return "nothing in this model can be INT8" + (f" ({'; '.join(reasons)})" if reasons else ": it has no products")
 
 
-def _made(trials: Trials, floats: frozenset[str], account: Account) -> Made:
-    """The chosen build, with a summary of the outcome in its plan's report."""
+def _made(trials: Trials, floats: frozenset[str], account: Account, start: float) -> Made:
+    """The chosen build, with a summary of the outcome in its plan's report. start: when the whole began, by
+    `time.perf_counter`."""
     build = trials.final(floats)
     account.point(trials, floats, "tried", "chosen")
     feeds = trials.feeds()
@@ -147,11 +149,14 @@ def _made(trials: Trials, floats: frozenset[str], account: Account) -> Made:
         for k, seconds in timed(plans, feeds, _SECONDS.get(trials.subject.config.effort, 1.0)).items():
             account.timed(k, seconds)
     account.choose(floats)
+    known = sum(account.seconds.values()) + sum(s for k, s in build.seconds.items() if not k.startswith("cache_"))
+    account.seconds["search"] = max(0.0, time.perf_counter() - start - known)
     outcome = account.outcome(trials, floats)
     plan = replace(build.plan, report={**build.plan.report, "int8": account.summary(outcome)})
     recipe = trials.recipe.without(floats)
     request = account.request
     answered = trials.answered(floats, request.evaluate) if request.answers else None
-    return Made(replace(build, plan=plan), recipe if recipe.sites else None, outcome, answered)
+    build = replace(build, plan=plan, seconds={**account.seconds, **build.seconds})
+    return Made(build, recipe if recipe.sites else None, outcome, answered)
 
 

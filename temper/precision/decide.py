@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from temper.precision import costs
 from temper.precision.account import Account
 from temper.precision.calibration import Calibration
-from temper.precision.divergence import Divergence, worst
+from temper.precision.divergence import Divergence, share, worst
 from temper.precision.evidence import Evidence
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
@@ -107,8 +107,8 @@ class Budget:
             ratio = worst(found, self.request.bounds, aim=True)
             self.account.point(self.trials, floats, "tried", label, found)
             self.account.say(
-                f"{self._what(floats)}: {worst(found, self.request.bounds):.3g} of what is accepted, "
-                f"{ratio:.3g} of what is aimed at"
+                f"{self._what(floats)}: outputs off by {share(worst(found, self.request.bounds))} what is accepted, "
+                f"{share(ratio)} what is aimed at"
             )
             return ratio
         score = self.scores[floats] = self.trials.score(self.metric, floats)
@@ -127,15 +127,17 @@ class Budget:
 
     def verdict(self, floats: frozenset[str]) -> str:
         """One sentence on an engine that was looked at."""
-        kept = "" if self.accepts(floats) else "NOT MET: "
+        kept = f"budget {'kept' if self.accepts(floats) else 'NOT MET'}: "
         if self.metric is None:
             found = self.trials.divergence(floats)
+            samples = self.trials.held.count if self.trials.held else 0
             return (
-                f"{kept}outputs differ from FP32's on {self.trials.held.count if self.trials.held else 0} held-back "
-                f"samples by {worst(found, self.request.bounds):.2g} of what is accepted{_measures(found)}"
+                f"{kept}on {samples:,} held-back sample{'s' * (samples != 1)} outputs differ from FP32's by "
+                f"{share(worst(found, self.request.bounds))} what is accepted ({_measures(found)})"
             )
         score = self.scores.get(floats, self.score)
-        return f"{kept}{self.metric.name} {score:.6g}, {score - self.score:+.4g} (at most -{self.drop:.4g})"
+        change = f"{score - self.score:+.4g}; it may drop by {self.drop:.4g}"
+        return f"{kept}{self.metric.name} {score:.6g} where FP32 has {self.score:.6g} ({change})"
 
     def _what(self, floats: frozenset[str]) -> str:
         kept = len(floats)
@@ -224,6 +226,6 @@ def _measures(found: Sequence[Divergence]) -> str:
     """The measures of the head that is worst off."""
     answers = [d for d in found if d.answers]
     if not answers:
-        return f" (noise {max((d.noise for d in found), default=0.0):.2g} of the outputs' variance)"
+        return f"noise is {share(max((d.noise for d in found), default=0.0))} the outputs' variance"
     d = max(answers, key=lambda d: d.loss)
-    return f" (expected loss of right answers {100 * d.loss:.2g} %, answers changed {d.flips} of {d.answers})"
+    return f"expected to lose {share(d.loss)} the right answers, {d.flips:,} of {d.answers:,} answers changed"

@@ -121,6 +121,13 @@ class Divergence:
         }
 
 
+def share(ratio: float) -> str:
+    """For people, to be followed by what it is a share of: "0.51 % of", "1.3 times"."""
+    if ratio >= 1:
+        return "infinitely many times" if math.isinf(ratio) else f"{ratio:,.{1 if ratio < 100 else 0}f} times"
+    return "none of" if ratio <= 0 else "under 0.001 % of" if ratio < 1e-5 else f"{float(f'{100 * ratio:.2g}'):g} % of"
+
+
 def worst(found: Sequence[Divergence], bounds: Bounds, aim: bool = False) -> float:
     """The largest ratio to a bound over all heads, to what is aimed at if `aim`; 0 without outputs of floats."""
     return max((d.short(bounds) if aim else d.over(bounds) for d in found), default=0.0)

@@ -12,7 +12,7 @@ from temper.precision import costs
 from temper.precision.account import Account
 from temper.precision.calibration import Calibration
 from temper.precision.data import Samples
-from temper.precision.divergence import Divergence, worst
+from temper.precision.divergence import Divergence, share, worst
 from temper.precision.request import Request
 from temper.precision.sensitivity import losses
 from temper.precision.simulate import Simulator
@@ -139,8 +139,8 @@ class Evidence:
             seen = self.seen[floats]
             n = len(trials.everything)
             self.account.say(
-                f"simulated {n - len(floats)} layers in INT8, {len(floats)} in float: {seen.over:.3g} of what is "
-                f"accepted, {seen.short:.3g} of what is aimed at ({self._spent()})"
+                f"simulated {n - len(floats)} layers in INT8, {len(floats)} in float: outputs off by "
+                f"{share(seen.over)} what is accepted, {share(seen.short)} what is aimed at ({self._spent()})"
             )
         return self.seen[floats]
 
