@@ -146,6 +146,10 @@ def summary_table(s: Mapping[str, Any]) -> Any:
     return facts(rows)
 
 
+def _change(ms: float) -> str:
+    return f"{'-' if ms < 0 else '+'}{span(abs(ms) / 1e3)}"
+
+
 def int8_rows(s: Mapping[str, Any]) -> list[tuple[str, object]]:
     """What is in INT8, what was kept in float and why, and what that costs."""
     speed = ""
@@ -155,9 +159,11 @@ def int8_rows(s: Mapping[str, Any]) -> list[tuple[str, object]]:
     rows: list[tuple[str, object]] = [("INT8", f"{s['int8']} of {s['sites']} layers{speed}")]
     if s["kept"]:
         if s["ms"] and s["all_int8_ms"]:
-            rows.append(("kept in float", f"{s['sites'] - s['int8']} layers, {s['ms'] - s['all_int8_ms']:+.3g} ms"))
+            count = s["sites"] - s["int8"]
+            cost = _change(s["ms"] - s["all_int8_ms"])
+            rows.append(("kept in float", f"{count} layer{'s' * (count > 1)}, {cost}"))
         for k in s["kept"][:12]:
-            cost = "" if k["ms"] is None else f" ({k['ms']:+.3g} ms)"
+            cost = "" if k["ms"] is None else f" ({_change(k['ms'])})"
             rows.append(("", f"{k['name']}{cost}: {k['why']}"))
         if s["sites"] - s["int8"] > 12:
             rows.append(("", f"and {s['sites'] - s['int8'] - 12} more; the report lists them (--report)"))

@@ -36,9 +36,15 @@ MEANING = (
 _LISTED = 50
 
 
+def layers(quick: int, slow: int) -> str:
+    """How many are in which precision, for people."""
+    return f"{quick:,} layer{'s' * (quick != 1)} in INT8, {slow:,} in float"
+
+
 @dataclass
 class Account:
-    """say: takes lines for the user. why: reason by site in float. loss: sensitivity by site. seconds: by phase."""
+    """say: takes lines for the user. why: reason by site in float. loss: sensitivity by site. seconds: by phase. drop:
+    of a score, at most."""
 
     subject: Subject
     request: Request
@@ -57,6 +63,7 @@ class Account:
     histograms: Mapping[str, Histogram] = field(default_factory=dict)
     answers: record.Answers | None = None
     verdict: str = ""
+    drop: float | None = None
     met: bool = True
 
     def warn(self, text: str) -> None:
@@ -145,7 +152,7 @@ class Account:
         if self.request.pure_int8 or self.data is None:
             return record.Budget("none", None, meaning=MEANING)
         if self.request.evaluate is not None:
-            return record.Budget("metric", self.request.max_drop, name_of(self.request.evaluate), MEANING)
+            return record.Budget("metric", self.drop, name_of(self.request.evaluate), MEANING)
         return record.Budget("divergence", 1.0, meaning=MEANING)
 
     def _config(self) -> dict[str, Any]:

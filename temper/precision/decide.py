@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from temper.precision import costs
-from temper.precision.account import Account
+from temper.precision.account import Account, layers
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence, share, worst
 from temper.precision.evidence import Evidence
@@ -74,7 +74,7 @@ def decide(
     account.verdict = budget.verdict(chosen)
     if not account.met:
         account.verdict += f"; most to blame: {', '.join(found.blame)}"
-        account.warn(f"the accuracy budget is not met: {account.verdict}")
+        account.warn(f"the accuracy budget is not met; most to blame: {', '.join(found.blame)}")
     return chosen
 
 
@@ -97,6 +97,7 @@ class Budget:
             self.metric = Metric(self.request.evaluate, name_of(self.request.evaluate))
             self.score = self.trials.score(self.metric, self.trials.everything)
             self.drop = DROP * abs(self.score) if self.request.max_drop is None else self.request.max_drop
+            self.account.drop = self.drop
             self.account.point(self.trials, self.trials.everything, "float", "FP32", metric=self.score)
             self.account.say(f"FP32: {self.metric.name} {self.score:.6g}; it may drop by {self.drop:.4g}")
 
@@ -140,8 +141,7 @@ class Budget:
         return f"{kept}{self.metric.name} {score:.6g} where FP32 has {self.score:.6g} ({change})"
 
     def _what(self, floats: frozenset[str]) -> str:
-        kept = len(floats)
-        return f"{len(self.trials.everything) - kept} layers in INT8, {kept} in float"
+        return layers(len(self.trials.everything - floats), len(floats))
 
 
 @dataclass

@@ -9,7 +9,7 @@ import numpy as np
 
 from temper.errors import ConfigError
 from temper.precision import costs
-from temper.precision.account import Account
+from temper.precision.account import Account, layers
 from temper.precision.calibration import Calibration
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, share, worst
@@ -137,9 +137,8 @@ class Evidence:
 
             self.seen[floats] = Seen(*trials.memory.get(f"simulated {trials.key(floats)}", measure))
             seen = self.seen[floats]
-            n = len(trials.everything)
             self.account.say(
-                f"simulated {n - len(floats)} layers in INT8, {len(floats)} in float: outputs off by "
+                f"simulated {layers(len(trials.everything - floats), len(floats))}: outputs off by "
                 f"{share(seen.over)} what is accepted, {share(seen.short)} what is aimed at ({self._spent()})"
             )
         return self.seen[floats]

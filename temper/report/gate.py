@@ -42,7 +42,7 @@ def failures(
         if c in COMPARING and baseline is None:
             raise ConfigError(f"'{c}' compares with an earlier build: name its JSON file with --baseline")
     found = {
-        "budget": None if outcome.met else f"budget not kept: {outcome.verdict}",
+        "budget": None if outcome.met else outcome.verdict or "it was not kept",
         "uncertain": _uncertain(outcome),
         "warnings": "; ".join(outcome.warnings) or None,
         "synthetic": "calibrated on random data: nothing is known of the accuracy" if outcome.data.synthetic else None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -76,10 +77,14 @@ def with_answers(outcome: Outcome, path: Path) -> Outcome:
     """The outcome with answers from an .npz file: arrays fp32 and int8, and if there labels, naive, images, classes and
     names, as in `judged`."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        file = np.load(path, allow_pickle=False)
+        if isinstance(file, np.ndarray):
+            raise DataError(f"cannot read answers from {path}: it is one array, not an .npz file of several")
+        with file:
             arrays: Mapping[str, np.ndarray] = dict(file)
-    except (OSError, ValueError) as e:
-        raise DataError(f"cannot read answers from {path}: {e}") from e
+    except (OSError, ValueError, EOFError, BadZipFile) as e:
+        reason = getattr(e, "strerror", None) or e
+        raise DataError(f"cannot read answers from {path}: {reason}") from e
     known = ("fp32", "int8", "labels", "naive", "images", "classes", "names")
     for name in ("fp32", "int8"):
         if name not in arrays:

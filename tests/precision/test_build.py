@@ -55,6 +55,7 @@ def test_a_rebuilt_plan_stays_int8(temper: Run, small_onnx: Path, data: Path, tm
     ("options", "words"),
     [
         (["--calib", "{data}"], "--calib only mean something with --int8"),
+        (["--skip-bad", "--no-resume"], "--skip-bad, --no-resume only mean something with --int8"),
         (["--int8"], "needs calibration data"),
         (["--int8", "--calib", "{data}", "--max-drop", "0.3"], "--eval"),
         (["--int8", "--calib", "{data}", "--keep", "nowhere*=fp32"], "matches no layer"),

@@ -124,6 +124,15 @@ def test_a_metric_decides(build: Callable[..., Made], quick: BuildConfig) -> Non
     assert len(scores) <= 12
 
 
+def test_the_drop_that_nobody_stated_is_recorded(build: Callable[..., Made]) -> None:
+    def constant(engine: Engine) -> float:
+        return 50.0
+
+    made = build(planted(factor=1.0), evaluate=constant)
+    assert made.outcome.met and made.outcome.budget.bound == pytest.approx(0.003 * 50)
+    assert made.outcome.verdict.endswith("constant 50 where FP32 has 50 (+0; it may drop by 0.15)")
+
+
 def test_a_budget_that_cannot_be_met_names_who_is_to_blame(build: Callable[..., Made]) -> None:
     made = build(planted(), keep=("b=int8",))
     assert not made.outcome.met

@@ -11,7 +11,7 @@ import pytest
 from temper.ir.graph import Graph
 from temper.ir.ops import make
 from temper.ir.types import TensorType
-from temper.precision.divergence import Bounds, Reference, worst
+from temper.precision.divergence import Bounds, Reference, share, worst
 from temper.precision.heads import Head, heads
 
 CLASSES = Head(0, "y", "classes", classes=1)
@@ -168,3 +168,18 @@ def test_noise_of_probabilities_has_a_bound_of_its_own_and_is_kept_as_json() -> 
     bounds = Bounds(loss=1.0)
     assert found["logits"].over(bounds) == pytest.approx(found["logits"].noise / bounds.answers, rel=0.01)
     assert found["probabilities"].over(bounds) == pytest.approx(found["probabilities"].noise / bounds.shares, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "words"),
+    [
+        (0.0, "none of"),
+        (1e-9, "under 0.001 % of"),
+        (0.00512, "0.51 % of"),
+        (1.0, "1.0 times"),
+        (12345.6, "12,346 times"),
+        (math.inf, "infinitely many times"),
+    ],
+)
+def test_shares_in_words(ratio: float, words: str) -> None:
+    assert share(ratio) == words

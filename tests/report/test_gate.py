@@ -106,3 +106,9 @@ def test_answers_that_do_not_fit(tmp_path: Path) -> None:
     path.write_bytes(b"no file")
     with pytest.raises(DataError, match="cannot read answers"):
         with_answers(bare(), path)
+    single = tmp_path / "single.npy"
+    np.save(single, np.zeros(3))
+    with pytest.raises(DataError, match="it is one array"):
+        with_answers(bare(), single)
+    with pytest.raises(DataError, match="No such file or directory$"):
+        with_answers(bare(), tmp_path / "none.npz")
