@@ -131,7 +131,7 @@ def _interval(test: Paired, bound: float) -> Markup:
 
 
 def _engines(outcome: Outcome, found: Verdict) -> Markup:
-    baseline, naive, chosen = (outcome.point(k) for k in ("float", "naive", "chosen"))
+    baseline, naive, chosen = outcome.point("float"), _naive(outcome), outcome.point("chosen")
     columns = [("FP32", baseline), ("naive INT8", naive), ("Temper INT8", chosen)]
     keep = [i for i, (_, p) in enumerate(columns) if p is not None or (i == 1 and found.naive is not None)]
     points = [p for _, p in columns]
@@ -158,6 +158,14 @@ def _engines(outcome: Outcome, found: Verdict) -> Markup:
     head = tag("tr", tag("td"), *(tag("th", columns[i][0], scope="col") for i in keep))
     body = [tag("tr", tag("th", title, scope="row"), *(tag("td", cells[i]) for i in keep)) for title, cells in rows]
     return tag("table", tag("thead", head), tag("tbody", *body), class_="engines")
+
+
+def _naive(outcome: Outcome) -> Point | None:
+    """The engine whose answers are told as naive: of a build's own answers, that with the most layers in INT8."""
+    point, answers = outcome.point("naive"), outcome.answers
+    if point is not None or answers is None or not answers.searched or answers.naive is None:
+        return point
+    return max((p for p in outcome.points if p.kind in ("tried", "chosen")), key=lambda p: p.sites_on, default=None)
 
 
 def _loss(change: Changes | None) -> str:

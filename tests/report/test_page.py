@@ -122,6 +122,20 @@ def test_samples_that_the_search_saw_are_marked() -> None:
     assert "The search looked at these samples" in "".join(Page(render(seen)).text)
 
 
+def test_a_builds_own_naive_engine_is_the_one_with_all_in_int8() -> None:
+    seen = rich()
+    assert seen.answers is not None
+    own = dataclasses.replace(
+        seen,
+        points=tuple(p for p in seen.points if p.kind != "naive"),
+        answers=dataclasses.replace(seen.answers, searched=True),
+    )
+    table = render(own).partition('class="engines"')[2].partition("</table>")[0]
+    assert "naive INT8" in table and "12 / 12" in table
+    foreign = dataclasses.replace(own, answers=seen.answers)
+    assert "12 / 12" not in render(foreign).partition('class="engines"')[2].partition("</table>")[0]
+
+
 def test_sort_keys_are_numbers_or_text() -> None:
     """A column sorts as numbers only if every key is one."""
     page = Page(render(rich()))
