@@ -109,9 +109,9 @@ class BuildConfig:
 
     device: "cpu", "cuda", "cuda:1", or "cuda:sm_90" to build for a GPU that is not here (with effort 0).
     threads: threads the engine will use (results do not depend on it). effort 0: no timing, the cost model chooses;
-    1..5: ever
-    more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions; symbols
-    left out are 1. batches: ranges of the first dimension of every input, a profile each: they multiply the profiles.
+    1..5: ever more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions;
+    symbols left out are 1. batches: ranges of the first dimension of every input, a profile each: they multiply the
+    profiles.
     shapes: input name -> its shape, or (min, opt, max) shapes, which hold in every profile.
     portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere. stop_after: name of
     the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite rules and tactics this

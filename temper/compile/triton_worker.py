@@ -53,4 +53,3 @@ def main() -> None:
     except BuildError as e:
         answer = {"error": str(e)}
     print("\n" + json.dumps(answer))
-

@@ -53,7 +53,7 @@ PIPELINE: tuple[Pass, ...] = (
     CODES_EARLY,      # after layout, as integer
     INTEGER,          # after layout: its products are channels-last; before the rest of quantization is taken apart
     INTEGER_OPERATORS,  # after layout, as integer
-    HALVES,           # likewise
+    HALVES,           # after layout: it takes channels-last convolutions only
     DECOMPOSE,
     BOUNDED,
     LOWER,            # after layout: channel blocks are contiguous then, and layout knows ops better than parts
@@ -65,7 +65,7 @@ PIPELINE: tuple[Pass, ...] = (
 
 _INTEGER_AT = PIPELINE.index(CODES_EARLY)
 
-#: What leads to the float graph whose sites may become integer, and what follows.
+#: What leads to the float graph whose sites may become integer.
 FLOAT: tuple[Pass, ...] = PIPELINE[:_INTEGER_AT]
 
 

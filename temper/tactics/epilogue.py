@@ -1,13 +1,12 @@
 """The epilogue: a short straight-line program applied to each element an anchor produces, before it is stored.
 
-The same program serves a region without an anchor (a pointwise chain). It is data; three renderers give it to the
-devices:
-`reference` (numpy), `render_c` (here) and `render_triton` (tactics/cuda/epilogue_triton.py).
+The same program serves a region without an anchor (a pointwise chain). It is data, which numpy computes
+(epilogue_reference.py) and which is rendered as C (cpu/render.py) and as Triton (cuda/epilogue_triton.py).
 
 Values are numbered: operand 0 is the anchor's result (or the first input of a pointwise chain), operands 1.. are
-further
-tensors broadcast against the output, then come the instructions in order. Every instruction is rounded separately: the
-C compiler runs with -ffp-contract=off, so no renderer fuses a multiply and an add.
+further tensors broadcast against the output, then come the instructions in order. Every instruction is rounded
+separately: the C compiler runs with -ffp-contract=off, and C fuses a multiplication and an addition only where the
+product is exact (`Operand.short`), which gives the same bits.
 """
 
 from __future__ import annotations

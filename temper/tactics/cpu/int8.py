@@ -8,39 +8,19 @@ differences of codes (int16, in [-255, 255]) take words of two int16 everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.blocking import Blocking, ConvShape, Geometry, blockings, predict_seconds, static
+from temper.tactics.cpu.blocking import ConvShape, static
 from temper.tactics.cpu.conv import Terms, conv_kernel, conv_shape, pack_bias, pack_words
-from temper.tactics.cpu.gemm import row_image
 from temper.tactics.cpu.render import STORED, anchor_declines
+from temper.tactics.cpu.words import Product, WordProduct, matrix_shape
 
 _INPUTS = {"uint8": "uint8_t", "int8": "int8_t"}
-
-
-@dataclass(frozen=True)
-class Product:
-    """A product of codes. shape: its geometry with input channels in words; per_word: codes in a word."""
-
-    shape: ConvShape
-    terms: Terms
-    per_word: int
-
-    @property
-    def in_place(self) -> bool:
-        """Pixels are whole words of the kernel's own form."""
-        t = self.terms
-        return t.kind == "BYTES" and t.channels % 4 == 0 and t.xld % 4 == 0
-
-    @property
-    def offset(self) -> int:
-        """What the kernel's codes are more than the values they stand for."""
-        return self.terms.zero_point + 128 * self.terms.flip
 
 
 def _packs(s: ConvShape) -> bool:
@@ -76,8 +56,6 @@ def _product(w: Workload, s: ConvShape) -> Product:
 
 def _declines(w: Workload) -> str | None:
     x, k = w.inputs[0], w.inputs[1]
-    if w.isa not in ISAS:
-        return f"no such CPU level: {w.isa}"
     if x is None or k is None or x.type.dtype not in _INPUTS or k.type.dtype not in ("int8", "int16"):
         return "multiplies int8 or uint8 data by int8 weights, or int16 ones in [-255, 255]"
     if reason := anchor_declines(w.epilogue, "int32", STORED):
@@ -87,50 +65,21 @@ def _declines(w: Workload) -> str | None:
     return None
 
 
-class _Int8:
-    """What convolution and matrix product have in common."""
+class _Int8(WordProduct):
+    def declines(self, w: Workload) -> str | None:
+        return _declines(w)
 
-    name: str
-    ops: frozenset[str]
-    packing = ("nb",)
-
-    def shape(self, w: Workload) -> ConvShape | str:
-        """Geometry with channels in codes, or why there is none."""
-        raise NotImplementedError
-
-    def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if reason := _declines(w):
-            return reason
-        s = self.shape(w)
-        return s if isinstance(s, str) else None
-
-    def _made(self, w: Workload) -> Product:
-        s = self.shape(w)
-        if isinstance(s, str):
-            raise ValueError(f"workload was not accepted: {s}")
+    def product(self, w: Workload, s: ConvShape) -> Product:
         return _product(w, s)
-
-    def _geometry(self, w: Workload, params: Params) -> Geometry:
-        return Geometry(self._made(w).shape, Blocking.of(params), ISAS[w.isa].lanes)
-
-    def candidates(self, w: Workload) -> Sequence[Params]:
-        p = self._made(w)
-        found = blockings(p.shape, w.isa, w.threads, p.in_place)
-        return [b.params for b in sorted(found, key=lambda b: self.predict(w, b.params))]
-
-    def predict(self, w: Workload, params: Params) -> float:
-        return predict_seconds(self._geometry(w, params), w.isa, w.threads, len(w.epilogue.instrs))
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         refs: list[ArgRef] = [("input", 0), ("packed", 0), ("packed", 1)]
         if len(w.inputs) > 3:
             refs.append(("input", 3))
-        return conv_kernel(self._geometry(w, params), w, entry, refs, 1, self._made(w).terms)
+        return conv_kernel(self.geometry(w, params), w, entry, refs, 1, self.made(w).terms)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        p, g = self._made(w), self._geometry(w, params)
+        p, g = self.made(w), self.geometry(w, params)
         s = p.shape
         taps = constants[1].reshape(s.kernel[0] * s.kernel[1], -1, s.groups * s.ocg)
         padded = np.zeros((len(taps), s.icg * p.per_word, s.groups * s.ocg), taps.dtype)
@@ -140,9 +89,11 @@ class _Int8:
         wide = np.ascontiguousarray(codes if p.per_word == 4 else codes.astype(np.int16))
         words = wide.view(np.int32)[..., 0]
         bias = np.zeros(s.groups * s.ocg, np.int64) if 2 not in constants else constants[2].astype(np.int64)
+        # what the kernel's codes are more than the values they stand for
+        offset = p.terms.zero_point + 128 * p.terms.flip
         sums = taps.astype(np.int64).sum(axis=(0, 1))
         if p.terms.sums < 0:
-            return pack_words(g, words), pack_bias(g, (bias - p.offset * sums).astype(np.int32))
+            return pack_words(g, words), pack_bias(g, (bias - offset * sums).astype(np.int32))
         both = [pack_bias(g, a.astype(np.int32)) for a in (bias, sums)]
         return pack_words(g, words), np.concatenate(both)
 
@@ -164,10 +115,4 @@ class GemmInt8(_Int8):
     ops = frozenset({"MatMulInt8"})
 
     def shape(self, w: Workload) -> ConvShape | str:
-        a, b = w.inputs[0], w.inputs[1]
-        assert a is not None and b is not None
-        if a.type.rank < 2 or b.type.rank != 2:
-            return f"packs one right operand of rank 2, not {b.type.rank}"
-        if static(b.type.shape[0]) is None or static(b.type.shape[1]) is None or 0 in b.type.shape:
-            return "a packed operand has a static shape and is not empty"
-        return row_image(w)
+        return matrix_shape(w)
