@@ -13,6 +13,7 @@ from temper.runtime.engine import Engine
 
 if TYPE_CHECKING:
     from temper.ir.graph import Graph
+    from temper.precision.answered import Score
     from temper.precision.build import Made
     from temper.precision.images import Preprocess
     from temper.tune.select import Progress
@@ -39,7 +40,7 @@ def build(
     preprocess: Preprocess | None = None,
     calibrator: str = "auto",
     calibration_cache: str | os.PathLike[str] | None = None,
-    evaluate: Callable[[Engine], float] | None = None,
+    evaluate: Callable[[Engine], float | Score] | None = None,
     max_drop: float | None = None,
     keep: Sequence[str] = (),
     pure_int8: bool = False,
@@ -52,10 +53,9 @@ def build(
     """Builds an engine from an ONNX file (path, bytes or ModelProto).
 
     threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed).
-    profiles: ranges of
-    symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1. batch: sizes of the
-    inputs' first dimension, [1, 8, 32] or with ranges [1, (2, 8, 32)] (min, opt, max): each is a profile tuned at its
-    own size. shapes: input name -> its shape, or (min, opt, max) shapes.
+    profiles: ranges of symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1.
+    batch: sizes of the inputs' first dimension, [1, 8, 32] or with ranges [1, (2, 8, 32)] (min, opt, max): each is a
+    profile tuned at its own size. shapes: input name -> its shape, or (min, opt, max) shapes.
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
     loop_limit: a loop whose end depends on data raises an InputError after so many steps.
 

@@ -79,8 +79,8 @@ class Evidence:
         return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
 
     def again(self) -> Problem | None:
-        """The problem with losses measured from the other end, all others in INT8; None if
-        there is no work left, or they were before."""
+        """The problem with losses measured from the other end, all others in INT8; None if there is no work left, or
+        they were before."""
         if self._asked_again or self.left < _AGAIN * self.request.passes:
             return None
         self._asked_again = True

@@ -32,9 +32,9 @@ class Request:
     from. evaluate: a score of an engine, higher is better; max_drop: how much of it may be lost, in its own unit (DROP
     of the float engine's score if None). keep: patterns such as '/head/*=fp32'. pure_int8: everything that can be is
     INT8, whatever is lost. skip_bad: leave out samples that cannot be used. bounds: what outputs may diverge by where
-    there is no metric. passes: of the model over the held-back samples, at most. answers:
-    keep what the engines answered on each sample, for a report. work: folder where calibration and search keep what is
-    done, by digests.
+    there is no metric. compensate: change thresholds, scales and biases where that helps. passes: of the model over the
+    held-back samples, at most. answers: keep what the engines answered on each sample, for a report. work: folder where
+    calibration and search keep what is done, by digests.
     """
 
     calibration: Any = None
