@@ -7,8 +7,9 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from temper.errors import BuildError
@@ -56,6 +57,19 @@ class Processes:
             for process in self._running:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
+
+
+@contextmanager
+def at_once(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, Processes]]:
+    """Threads (0: one per core) that start compilers as `Processes`; on an exception all are ended, and none starts."""
+    processes = Processes()
+    with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
+        try:
+            yield pool, processes
+        except BaseException:
+            processes.kill()
+            pool.shutdown(cancel_futures=True)
+            raise
 
 
 def _end(process: subprocess.Popen[str]) -> None:

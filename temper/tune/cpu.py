@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 from temper.compile.cc import compile_object, compiler_version, link
-from temper.compile.processes import Processes
+from temper.compile.processes import at_once
 from temper.runtime.cpu import Library
 from temper.tactics.base import Kernel
 from temper.tune.measure import Bench, Loaded, Stopwatch, timer_library
@@ -39,18 +37,12 @@ class Cpu:
 
     def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes]]:
         """Objects by key. jobs: compilers at once, 0 for one per core."""
-        processes = Processes()
-        with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as pool:
-            try:
-                futures = {
-                    key: pool.submit(compile_object, k.source, isa, processes=processes) for key, k in kernels.items()
-                }
-                for key, f in futures.items():
-                    yield key, f.result()
-            except BaseException:
-                processes.kill()
-                pool.shutdown(cancel_futures=True)
-                raise
+        with at_once(jobs) as (pool, processes):
+            futures = {
+                key: pool.submit(compile_object, k.source, isa, processes=processes) for key, k in kernels.items()
+            }
+            for key, f in futures.items():
+                yield key, f.result()
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool

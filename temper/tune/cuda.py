@@ -9,12 +9,11 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 
 import numpy as np
 
-from temper.compile.processes import Processes
+from temper.compile.processes import at_once
 from temper.compile.triton import Cubin, triton_version
 from temper.compile.triton_worker import compile_all
 from temper.errors import BuildError, DeviceError
@@ -82,16 +81,10 @@ class Cuda:
         # a process takes a second to start; several turns each even out how long kernels take
         size = max(1, min(_BATCH, -(-len(keys) // (2 * workers))))
         batches = [keys[i : i + size] for i in range(0, len(keys), size)]
-        processes = Processes()
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                futures = [pool.submit(compile_all, [sources[k] for k in b], isa, processes) for b in batches]
-                for batch, f in zip(batches, futures, strict=True):
-                    yield from ((key, to_bytes(c)) for key, c in zip(batch, f.result(), strict=True))
-            except BaseException:
-                processes.kill()
-                pool.shutdown(cancel_futures=True)
-                raise
+        with at_once(workers) as (pool, processes):
+            futures = [pool.submit(compile_all, [sources[k] for k in b], isa, processes) for b in batches]
+            for batch, f in zip(batches, futures, strict=True):
+                yield from ((key, to_bytes(c)) for key, c in zip(batch, f.result(), strict=True))
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
