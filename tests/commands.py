@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,10 +40,15 @@ def temper(timing_cache: Path) -> Run:
     return run
 
 
+def _interruptible() -> None:
+    """A job in the background may have been started with SIGINT ignored, which its children inherit."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(*args: object, cache: Path, **options: object) -> subprocess.Popen[str]:
     """The command in a process of its own."""
     env = {**os.environ, "TEMPER_CACHE": str(cache), **options.pop("env", {})}  # type: ignore[dict-item]
-    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    settings = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "preexec_fn": _interruptible, **options}
     return subprocess.Popen([sys.executable, "-m", "temper", *map(str, args)], env=env, text=True, **settings)  # type: ignore[call-overload, no-any-return]
 
 

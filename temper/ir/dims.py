@@ -11,6 +11,7 @@ A symbol whose name starts with an underscore is a size that depends on data: so
 from __future__ import annotations
 
 import ast
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -259,6 +260,11 @@ def product(dims: tuple[DimLike, ...]) -> DimLike:
     return out
 
 
+#: CPython 3.11 counts the depth of a syntax tree for all threads together, and fails where two parse at once
+#: (python/cpython#106905).
+_PARSING = threading.Lock()
+
+
 def parse_dim(text: str, named: Callable[[str], DimLike] = Dim.symbol) -> DimLike:
     """Inverse of `str(dim)`, with `named` giving a name's dimension.
 
@@ -296,6 +302,8 @@ def parse_dim(text: str, named: Callable[[str], DimLike] = Dim.symbol) -> DimLik
         raise ValueError(f"not a dimension expression: {text!r}")
 
     try:
-        return walk(ast.parse(text.strip(), mode="eval"))
+        with _PARSING:
+            tree = ast.parse(text.strip(), mode="eval")
+        return walk(tree)
     except SyntaxError as e:
         raise ValueError(f"not a dimension expression: {text!r}") from e
