@@ -70,8 +70,8 @@ def answers(engine: Engine) -> np.ndarray:
 def _layer_times(engine: Engine, feeds: object, repeats: int = 1) -> list[LayerTime]:
     """Times by operations, integer ones a quarter of float ones."""
     rows = engine.report["regions"]
-    unit = [2.5e-10 if "Int8" in r["op"] else 1e-9 for r in rows]
-    return [LayerTime(r["name"], u * (r["operations"] + 1), i, False) for i, (r, u) in enumerate(zip(rows, unit, strict=True))]
+    seconds = [(2.5e-10 if "Int8" in r["op"] else 1e-9) * (r["operations"] + 1) for r in rows]
+    return [LayerTime(r["name"], t, i, False) for i, (r, t) in enumerate(zip(rows, seconds, strict=True))]
 
 
 def _engine_times(plans: Mapping[frozenset[str], Plan], feeds: object, seconds: float = 1.0) -> dict[object, float]:
