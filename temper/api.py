@@ -32,6 +32,7 @@ def build(
     output: str | os.PathLike[str] | None = None,
     portable: bool = False,
     isa: str = "",
+    device: str = "cpu",
     loop_limit: int = 1_000_000,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -56,6 +57,7 @@ def build(
     profiles: ranges of symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1.
     batch: sizes of the inputs' first dimension, [1, 8, 32] or with ranges [1, (2, 8, 32)] (min, opt, max): each is a
     profile tuned at its own size. shapes: input name -> its shape, or (min, opt, max) shapes.
+    device: "cpu", or a GPU for FP32: "cuda", "cuda:1", or "cuda:sm_90" for one that is not here (with effort=0).
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
     loop_limit: a loop whose end depends on data raises an InputError after so many steps.
 
@@ -87,6 +89,7 @@ def build(
         threads=threads or cores(),
         effort=effort,
         isa=isa,
+        device=device,
         loop_limit=loop_limit,
         profiles=tuple(profiles),
         portable_graph=portable,
@@ -96,6 +99,8 @@ def build(
             (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
         ),
     )
+    if precision == "int8" and device != "cpu":
+        raise ConfigError(f"INT8 builds calibrate and search on the CPU, and cannot aim at device='{device}' yet")
     if precision == "int8":
         from temper.precision.build import build_int8
         from temper.precision.request import Request, work_folder

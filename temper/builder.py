@@ -105,7 +105,7 @@ def build_plan(
                 quantize.check(log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
-            parts = _partitioned(own, tactics, target.isa, config.threads, log)
+            parts = _partitioned(own, tactics, target.isa, config.threads, log, target.alignment)
             watch.lap("partition")
             for i in members:
                 ranges = sizes.ranges[i]
@@ -198,7 +198,9 @@ class _Parts:
     parts: tuple[Part, ...]
 
 
-def _partitioned(graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int, log: Log) -> _Parts:
+def _partitioned(
+    graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int, log: Log, alignment: int = 1
+) -> _Parts:
     """Regions that some tactic takes, or that run on the host, and where their values live."""
 
     def declines(w: Workload) -> str | None:
@@ -215,7 +217,7 @@ def _partitioned(graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int
         return data_reason(region) or declines(general(region, strides)[0])
 
     regions = _split_declined(partition(graph, log), refuses, log)
-    storage = assign_storage(graph, regions, lambda r, strides: refuses(r, strides) is None, log)
+    storage = assign_storage(graph, regions, lambda r, strides: refuses(r, strides) is None, log, alignment)
     parts = []
     for r in storage.regions:
         w, sizes = general(r, storage.strides)

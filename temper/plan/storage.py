@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from temper.ir.dims import DimLike, product
+from temper.ir.dims import Dim, DimLike, product
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
 from temper.ir.types import itemsize
@@ -45,9 +45,14 @@ class Storage:
         return {v: p.row_stride for v, p in self.places.items() if p.row_stride is not None}
 
 
-def assign_storage(graph: Graph, regions: list[Region], accepts: Accepts, log: Log) -> Storage:
-    """Decides views, inserts the copies they need, and gives every value its place."""
-    return _Assigner(graph, regions, accepts, log).run()
+def assign_storage(
+    graph: Graph, regions: list[Region], accepts: Accepts, log: Log, alignment: int = 1
+) -> Storage:
+    """Decides views, inserts the copies they need, and gives every value its place.
+
+    alignment: bytes that every dense tensor starts at a multiple of, as kernels expect it.
+    """
+    return _Assigner(graph, regions, accepts, log, alignment).run()
 
 
 def _renamed(v: Value) -> Value:
@@ -60,8 +65,10 @@ def _renamed(v: Value) -> Value:
 
 
 class _Assigner:
-    def __init__(self, graph: Graph, regions: list[Region], accepts: Accepts, log: Log) -> None:
-        self.graph, self.accepts, self.log = graph, accepts, log
+    def __init__(
+        self, graph: Graph, regions: list[Region], accepts: Accepts, log: Log, alignment: int
+    ) -> None:
+        self.graph, self.accepts, self.log, self.alignment = graph, accepts, log, alignment
         self.regions = regions
         self.owner: dict[int, Region] = {n.id: r for r in regions for n in r.nodes}
         self.strides: dict[int, int] = {}
@@ -105,7 +112,28 @@ class _Assigner:
         assert whole is not None
         if region.op == "Concat" and whole.type.data_symbols:
             return False  # its parts may be written before its size is known
-        return whole.const is None and self._sliceable(whole, self._axis(region))
+        return whole.const is None and self._sliceable(whole, self._axis(region)) and self._aligned(region, whole)
+
+    def _aligned(self, region: Region, whole: Value) -> bool:
+        """Every piece starts where a dense tensor may; pieces with a row stride are known to kernels as views."""
+        axis = self._axis(region)
+        if self.alignment == 1 or not all(d == 1 for d in whole.type.shape[:axis]):
+            return True
+        anchor = region.anchor
+        assert anchor is not None
+        step = product(whole.type.shape[axis + 1 :]) * itemsize(whole.type.dtype)
+        before: DimLike = 0
+        for v in anchor.outputs if region.op == "Split" else anchor.inputs:
+            assert v is not None
+            at = before * step
+            if any(n % self.alignment for n in (at.terms.values() if isinstance(at, Dim) else [at])):
+                self.log.did_not(
+                    f"{region.op.lower()} without a copy", anchor.name,
+                    f"'{v.name}' would not start at a multiple of {self.alignment} bytes",
+                )  # fmt: skip
+                return False
+            before = v.type.shape[axis] + before
+        return True
 
     def _stride(self, whole: Value, axis: int) -> int | None:
         """Row stride of a slice along `axis` of `whole`: None where slices are contiguous."""

@@ -275,3 +275,21 @@ def test_output_twice() -> None:
     got = simulate(graph, storage, data, {})
     assert np.array_equal(got[0], got[1]) and np.array_equal(got[0], np.maximum(data["x"], 0))
     assert len({storage.places[v.id].root for v in graph.outputs}) == 2
+
+
+def test_pieces_that_a_kernel_cannot_read_at_once_are_no_views() -> None:
+    """Of three rows of five floats joined along the first axis the second starts at 60 bytes; of four by four at 64."""
+
+    def joined(rows: int, width: int, alignment: int) -> tuple[list[str], Log]:
+        net = Net()
+        x = net.input(rows, width)
+        net.graph.set_outputs([net("Softmax", net("Concat", net("Relu", x), net("Neg", x), axis=0), axis=1)])
+        graph = net.graph
+        log = Log()
+        storage = assign_storage(graph, partition(graph, log), anything, log, alignment)
+        return [r.op for r in storage.regions], log
+
+    ops, log = joined(3, 5, 16)
+    assert "Concat" in ops
+    assert any(rule == "concat without a copy" and "multiple of 16 bytes" in why for rule, _, why in log.declined)
+    assert "Concat" not in joined(4, 4, 16)[0] and "Concat" not in joined(3, 5, 1)[0]

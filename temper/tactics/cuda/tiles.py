@@ -11,7 +11,7 @@ from textwrap import indent
 
 from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, ceil_div, product
-from temper.tactics.base import ArgRef, Workload
+from temper.tactics.base import Workload
 from temper.tactics.cuda.epilogue_triton import (
     Parameter,
     epilogue_helpers,
@@ -75,12 +75,11 @@ def tile_kernel(
     helpers: str = "",
     tile: tuple[int, int] | None = None,
     in_place: bool = True,
-    aligned: Mapping[ArgRef, bool] | None = None,
 ) -> TritonKernel:
     """A kernel over tiles of the output.
 
     inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls.
-    tile: (BM, BN). aligned: False for pointers that need not start on 16 bytes, beyond views.
+    tile: (BM, BN).
     """
     out = w.outputs[0].type.shape
     rows = product(out[:-1]) if out else 1
@@ -94,7 +93,6 @@ def tile_kernel(
     pointers = [*inputs, *epilogue_parameters(w.epilogue)]
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
     strides = [s.row_stride for s in w.outputs]
-    # an operand or result with symbolic channels or a stride of its own may start anywhere in its rows, not before them
     lines = epilogue_statements(w.epilogue, channels=dim_text(channels), row_strides=strides)
     text = (
         f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{helpers}{epilogue_helpers(w.epilogue)}'
@@ -104,7 +102,6 @@ def tile_kernel(
     views = {("output", k) for k, s in enumerate(strides) if s is not None}
     views |= {("operand", i) for i, o in enumerate(w.epilogue.operands) if o.row_stride is not None}
     views |= {("input", i) for i, s in enumerate(w.inputs) if s is not None and s.row_stride is not None}
-    views |= {ref for ref, ok in (aligned or {}).items() if not ok}
     hints = frozenset(p.name for p in pointers if p.ref not in views)
     return TritonKernel(
         text,
