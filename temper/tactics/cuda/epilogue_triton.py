@@ -8,7 +8,8 @@ for a tile of BM rows (flat index over all axes but the last) and BN channels:
 
 Multiplications and additions are rounded separately (the compiler runs with contraction off); Div and Sqrt are IEEE's.
 Exp and what is made of it use the GPU's approximate 2^x: relative error up to 2^-22 + |x| 2^-24. Max, Min, Relu and
-Clip propagate NaN. float16 values are computed in float32 and rounded after every instruction.
+Clip propagate NaN. Halves (float16, bfloat16) are computed in float32 and rounded after every instruction; 8-bit floats
+are only converted.
 """
 
 from __future__ import annotations
@@ -19,13 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from temper.reference.formats import number, numbers
 from temper.tactics.base import ArgRef
+from temper.tactics.cuda.loads import FLOATS8, HALVES, widened
 from temper.tactics.epilogue import Attr, Epilogue, Instr
 
 #: Element types a program may use, as Triton's scalar types and as its pointer types; bool is a byte in memory.
 TRITON_TYPES: Mapping[str, str] = {
     "float32": "tl.float32",
-    "float16": "tl.float16",
+    **HALVES,
+    **FLOATS8,
     "int32": "tl.int32",
     "int8": "tl.int8",
     "uint8": "tl.uint8",
@@ -34,13 +38,15 @@ TRITON_TYPES: Mapping[str, str] = {
 POINTER_TYPES: Mapping[str, str] = {
     "float32": "*fp32",
     "float16": "*fp16",
+    "bfloat16": "*bf16",
+    "float8e4m3fn": "*fp8e4nv",
     "int32": "*i32",
     "int8": "*i8",
     "uint8": "*u8",
     "bool": "*i8",
 }
 
-_FLOATS = frozenset({"float32", "float16"})
+_FLOATS = frozenset({"float32", *HALVES})
 _NUMBERS = _FLOATS | {"int32"}
 _INTS = frozenset({"int32"})
 _BOOL = frozenset({"bool"})
@@ -59,7 +65,7 @@ class OpText:
 
 
 OPS: Mapping[str, OpText] = {
-    "Identity": OpText("{0}", _ANY),
+    "Identity": OpText("{0}", _ANY | FLOATS8.keys()),
     "Add": OpText("{0} + {1}", _NUMBERS, arity=2),
     "Sub": OpText("{0} - {1}", _NUMBERS, arity=2),
     "Mul": OpText("{0} * {1}", _NUMBERS, arity=2),
@@ -243,14 +249,16 @@ def gelu_tanh(x):
 def literal(value: Attr, dtype: str = "float32") -> str:
     """Exact text of the value rounded to `dtype`."""
     if dtype in _FLOATS:
-        x = float(np.dtype(dtype).type(value))
+        x = float(numbers(number(value, dtype), dtype))  # type: ignore[arg-type]
         return repr(x) if np.isfinite(x) else f'float("{x}")'
     return str(int(value))  # type: ignore[arg-type]
 
 
-def _cast(source: str, target: str, arg: str) -> str:
+def _cast(source: str, target: str, arg: str) -> str | None:
     if source == target:
         return arg
+    if (source in FLOATS8 or target in FLOATS8) and not {source, target} <= _FLOATS | FLOATS8.keys():
+        return None
     return f"{arg} != 0" if target == "bool" else f"{arg}.to({TRITON_TYPES[target]})"
 
 
@@ -275,16 +283,15 @@ def _expression(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str
         return f"tl.full((1, 1), {literal(instr.attr('value'), instr.dtype)}, {TRITON_TYPES[instr.dtype]})"
     if instr.op == "Cast":
         return _cast(dtypes[0], instr.dtype, args[0])
-    halves = [d == "float16" for d in dtypes]
-    wide = [f"{a}.to(tl.float32)" if half else a for a, half in zip(args, halves, strict=True)]
+    wide = [widened(a, d) if d in HALVES else a for a, d in zip(args, dtypes, strict=True)]
     text = _operation(instr, wide, dtypes)
-    if text is None or instr.dtype != "float16":
+    if text is None or instr.dtype not in HALVES:
         return text
-    return f"({text}).to(tl.float16)"
+    return f"({text}).to({HALVES[instr.dtype]})"
 
 
 def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str | None:
-    """The expression on arguments that are float32 where the program says float16."""
+    """The expression on arguments that are float32 where the program says halves."""
     if not args:
         return None
     if instr.op == "Clip":
