@@ -128,7 +128,7 @@ class CudaTarget:
         return Cuda(self.gpu)
 
     def kernels(self, choices: Mapping[str, Choice]) -> bytes:
-        return to_archive({c.candidate.kernel.entries[0]: from_bytes(c.code) for c in choices.values()})
+        return to_archive({name: f for c in choices.values() for name, f in from_bytes(c.code).items()})
 
     def host(self) -> bytes:
         return b""

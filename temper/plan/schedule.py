@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -160,7 +160,7 @@ class _Scheduler:
         launches: list[Launch] = []
         for row, step in enumerate(self.steps, self.first_row):
             if isinstance(step, NativeStep):
-                launches.append(self._launch(step, row))
+                launches += self._launches(step, row)
             else:
                 if launches:
                     segments.append(Native(tuple(launches)))
@@ -277,6 +277,14 @@ class _Scheduler:
         if owner in self.slots:
             return Ref("host", self.slots[owner], offset)
         return Ref("arena", self.rows[owner], offset)
+
+    def _launches(self, step: NativeStep, row: int) -> list[Launch]:
+        """One launch; of a GPU kernel one for each entry, since each has a grid of its own."""
+        whole, kernel = self._launch(step, row), step.kernel
+        if not kernel.later:
+            return [whole]
+        grids = [_text(substitute(g, step.sizes)) for g in (kernel.grid, *kernel.later)]
+        return [replace(whole, entries=(e,), grid=g) for e, g in zip(kernel.entries, grids, strict=True)]
 
     def _launch(self, step: NativeStep, row: int) -> Launch:
         region, kernel = step.region, step.kernel

@@ -94,7 +94,7 @@ class Kernel:
     in_place: True if an output element is written once, after every full epilogue operand at that element has been
     read, so that
     output 0 may share its buffer with such an operand; False for a kernel that keeps partial sums in the output.
-    grid: blocks in x of a GPU kernel.
+    grid: blocks in x of a GPU kernel; later: those of its entries after the first, which are launches of their own.
     """
 
     source: str
@@ -105,6 +105,12 @@ class Kernel:
     shared_workspace: DimLike = 0
     in_place: bool = True
     grid: DimLike = 0
+    later: tuple[DimLike, ...] = ()
+
+    @property
+    def code(self) -> str:
+        """All that machine code is made of, besides the compiler and the level."""
+        return self.source
 
     def __post_init__(self) -> None:
         missing = (symbols_of(self.workspace) | symbols_of(self.shared_workspace)) - set(self.symbols)

@@ -40,18 +40,27 @@ _BATCH = 16
 _LENGTH = struct.Struct("<I")
 
 
-def to_bytes(c: Cubin) -> bytes:
-    """A compiled kernel with what a launch needs, as the timing cache keeps it."""
-    facts = {k: getattr(c, k) for k in ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame")}
-    head = json.dumps(facts, sort_keys=True).encode()
-    return _LENGTH.pack(len(head)) + head + c.data
+def to_bytes(cubins: Sequence[Cubin]) -> bytes:
+    """A compiled kernel's functions, in order, with what their launches need, as the timing cache keeps them."""
+    out = b""
+    for c in cubins:
+        facts = {k: getattr(c, k) for k in ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame")}
+        head = json.dumps({**facts, "bytes": len(c.data)}, sort_keys=True).encode()
+        out += _LENGTH.pack(len(head)) + head + c.data
+    return out
 
 
-def from_bytes(data: bytes) -> DeviceFunction:
-    """Inverse of `to_bytes`."""
-    (length,) = _LENGTH.unpack_from(data)
-    head = json.loads(data[_LENGTH.size : _LENGTH.size + length])
-    return DeviceFunction(cubin=data[_LENGTH.size + length :], **head)
+def from_bytes(data: bytes) -> dict[str, DeviceFunction]:
+    """Inverse of `to_bytes`: functions by entry."""
+    out, at = {}, 0
+    while at < len(data):
+        (length,) = _LENGTH.unpack_from(data, at)
+        at += _LENGTH.size
+        facts = json.loads(data[at : at + length])
+        size, at = facts.pop("bytes"), at + length
+        out[facts["entry"]] = DeviceFunction(cubin=data[at : at + size], **facts)
+        at += size
+    return out
 
 
 class Cuda:
@@ -74,7 +83,7 @@ class Cuda:
 
     def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes]]:
         """Cubins by key. jobs: worker processes, 0 for one per core; Triton's settings are per process."""
-        sources = {key: k.triton for key, k in kernels.items() if isinstance(k, TritonKernel)}
+        sources = {key: k.sources for key, k in kernels.items() if isinstance(k, TritonKernel)}
         if len(sources) != len(kernels):
             raise BuildError("a kernel without Triton source cannot be compiled for a GPU")
         keys, workers = list(sources), jobs or os.cpu_count() or 1
@@ -82,9 +91,10 @@ class Cuda:
         size = max(1, min(_BATCH, -(-len(keys) // (2 * workers))))
         batches = [keys[i : i + size] for i in range(0, len(keys), size)]
         with at_once(workers) as (pool, processes):
-            futures = [pool.submit(compile_all, [sources[k] for k in b], isa, processes) for b in batches]
+            futures = [pool.submit(compile_all, [s for k in b for s in sources[k]], isa, processes) for b in batches]
             for batch, f in zip(batches, futures, strict=True):
-                yield from ((key, to_bytes(c)) for key, c in zip(batch, f.result(), strict=True))
+                made = iter(f.result())
+                yield from ((key, to_bytes([next(made) for _ in sources[key]])) for key in batch)
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
@@ -99,7 +109,7 @@ class Cuda:
         running: list[tuple[Candidate, DeviceWatch]] = []
         for c, code in codes:
             assert isinstance(c.kernel, TritonKernel)
-            functions = Functions(self.gpu, {c.kernel.entries[0]: from_bytes(code)})
+            functions = Functions(self.gpu, from_bytes(code))
             packed = c.tactic.prepack(task.workload, c.params, task.constants)
             try:
                 wrong = bench.verify(c.kernel, functions, packed)
@@ -143,10 +153,10 @@ class DeviceBench:
             for y, s in zip(self.problem.want, self.w.outputs, strict=True)
         ]
 
-    def call(
+    def calls(
         self, k: TritonKernel, functions: Functions, packed: Sequence[int], outputs: Sequence[_OnDevice], shared: int
-    ) -> LaunchCall:
-        """The launch with these buffers."""
+    ) -> list[LaunchCall]:
+        """The launches with these buffers."""
 
         def pointer(kind: str, i: int) -> int:
             if kind in ("input", "operand"):
@@ -157,7 +167,10 @@ class DeviceBench:
         env = self.problem.env
         pointers = [pointer(kind, i) for kind, i in k.args]
         sizes = [env[s] for s in k.symbols]
-        return LaunchCall(functions, k.entries[0], pointers, sizes, evaluate(k.grid, env), k.entries[0])
+        return [
+            LaunchCall(functions, e, pointers, sizes, evaluate(g, env), e)
+            for e, g in zip(k.entries, k.grids, strict=True)
+        ]
 
     def shared(self, k: TritonKernel) -> Memory:
         return self.gpu.allocate(evaluate(k.shared_workspace, self.problem.env), "shared scratch")
@@ -166,7 +179,8 @@ class DeviceBench:
         """None if every output is right and no byte outside was touched; otherwise what is wrong."""
         outputs, shared = self.outputs(), self.shared(k)
         blocks = [_OnDevice(self.gpu, Guarded(np.ascontiguousarray(a).reshape(-1), None)) for a in packed]
-        self.call(k, functions, [b.address for b in blocks], outputs, shared.address).run(self.stream.handle)
+        for call in self.calls(k, functions, [b.address for b in blocks], outputs, shared.address):
+            call.run(self.stream.handle)
         self.stream.wait(f"running {k.entries[0]}")
         groups: dict[str, Sequence[_OnDevice | None]] = {
             "output": outputs,
@@ -215,8 +229,11 @@ class DeviceWatch:
         copies = max(1, min(_REPEATS, bench.cold_bytes // max(total, 1)))
         self._blocks = [[_uploaded(bench.gpu, a) for a in packed] for _ in range(copies)]
         calls = [
-            bench.call(k, functions, [m.address for m in self._blocks[i % copies]], self._outputs, self._shared.address)
+            call
             for i in range(_REPEATS)
+            for call in bench.calls(
+                k, functions, [m.address for m in self._blocks[i % copies]], self._outputs, self._shared.address
+            )
         ]
         self._graph = bench.stream.capture(calls)
         self._samples: list[float] = []

@@ -89,7 +89,7 @@ class Candidate:
 
     @cached_property
     def code_key(self) -> str:
-        return digest(self.kernel.source, self.isa, self.compiler)
+        return digest(self.kernel.code, self.isa, self.compiler)
 
 
 @dataclass(frozen=True)

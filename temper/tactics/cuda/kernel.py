@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, Opaque
@@ -11,12 +11,33 @@ from temper.tactics.base import Kernel
 
 @dataclass(frozen=True)
 class TritonKernel(Kernel):
-    """A kernel of one entry, called as entry(pointers of `args`.., int32 `symbols`.., null scratch pointers..).
+    """Entries called as entry(pointers of `args`.., int32 `symbols`.., null scratch pointers..).
 
-    triton: the source as the compiler takes it.
+    triton: the first entry's source as the compiler takes it; then: those of the others. Each is compiled on its own
+    and launched on its own grid (`grid`, `later`), after all blocks of the one before it are done.
     """
 
     triton: TritonSource = TritonSource("", "", ())
+    then: tuple[TritonSource, ...] = ()
+
+    @property
+    def sources(self) -> tuple[TritonSource, ...]:
+        return (self.triton, *self.then)
+
+    @property
+    def grids(self) -> tuple[DimLike, ...]:
+        return (self.grid, *self.later)
+
+    @property
+    def code(self) -> str:
+        plain = [replace(s, text="", aligned=frozenset()) for s in self.sources]
+        return "\n".join(f"{s.text}\n# {p} {sorted(s.aligned)}" for s, p in zip(self.sources, plain, strict=True))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        made = tuple(s.entry for s in self.sources)
+        if made != self.entries or len(self.grids) != len(made):
+            raise ValueError(f"entries {self.entries} have sources of {made} and {len(self.grids)} grids")
 
 
 def dim_text(d: DimLike) -> str:

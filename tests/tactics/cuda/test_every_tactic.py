@@ -18,6 +18,10 @@ from tests.tactics.cuda.trials import Trial, ops, trials
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no GPU kernel can be interpreted", allow_module_level=True)
 
+#: Element types of shared scratch by the type of the pointer to it.
+_SCRATCH = {
+    "*i8": np.int8, "*u8": np.uint8, "*fp16": np.float16, "*i32": np.int32, "*fp32": np.float32, "*i64": np.int64,
+}  # fmt: skip
 #: The interpreter starts once for every share of the ops.
 _SHARES = 6
 
@@ -31,9 +35,11 @@ class _Placed:
         w, k, p = t.subject.workload, t.kernel, self.problem
         packed = t.tactic.prepack(w, t.params, t.subject.constants())
         arguments: list[int | tuple[str, int]] = []
-        for kind, i in k.args:
+        for (kind, i), (_, pointer) in zip(k.args, k.triton.signature, strict=False):
             name = f"{number}.{kind}{i}"
-            if kind == "input":
+            if kind == "shared":
+                array, stride = np.full(evaluate(k.shared_workspace, p.env), 85, np.uint8).view(_SCRATCH[pointer]), None
+            elif kind == "input":
                 array, stride = p.inputs[i], w.inputs[i].row_stride  # type: ignore[union-attr]
             elif kind == "operand":
                 array, stride = p.operands[i], w.epilogue.operands[i].row_stride
@@ -46,7 +52,9 @@ class _Placed:
             arrays[name] = g.block.view(g.dtype)
             arguments.append((name, g.start // g.dtype.itemsize))
         arguments += [p.env[s] for s in k.symbols]
-        self.job = Job(k.source, k.entries[0], evaluate(k.grid, p.env), tuple(arguments))
+        self.jobs = [
+            Job(s.text, s.entry, evaluate(g, p.env), tuple(arguments)) for s, g in zip(k.sources, k.grids, strict=True)
+        ]
 
     def failure(self, results: dict[str, np.ndarray]) -> str | None:
         outputs = []
@@ -68,7 +76,7 @@ def test_kernels_agree_with_the_reference(share: int, tmp_path: Path) -> None:
     placed = [
         _Placed(i, t, arrays) for i, t in enumerate(t for op in ops()[share::_SHARES] for t in trials(op, "sm_90"))
     ]
-    results = interpret([p.job for p in placed], arrays, tmp_path)
+    results = interpret([job for p in placed for job in p.jobs], arrays, tmp_path)
     failures = {p.trial.name: p.failure(results) for p in placed}
     wrong = [f"{name}: {failure}" for name, failure in failures.items() if failure is not None]
     assert not wrong, f"{len(wrong)} of {len(placed)} kernels:\n" + "\n".join(wrong)

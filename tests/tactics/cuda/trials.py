@@ -83,7 +83,7 @@ def on_device(chosen: Sequence[Trial]) -> list[str]:
     wrong = []
     for i, t in enumerate(chosen):
         try:
-            functions = Functions(gpu, {t.kernel.entries[0]: from_bytes(codes[str(i)])})
+            functions = Functions(gpu, from_bytes(codes[str(i)]))
             bench = DeviceBench(gpu, stream, t.subject.workload, t.subject.problem(), 1)
             packed = t.tactic.prepack(t.subject.workload, t.params, t.subject.constants())
             failure = bench.verify(t.kernel, functions, packed)
