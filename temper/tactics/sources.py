@@ -50,6 +50,7 @@ from temper.tactics.cpu.winograd_int8 import WinogradInt8
 from temper.tactics.cuda import pointwise as cuda_pointwise
 from temper.tactics.cuda import pool as cuda_pool
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
 from temper.tactics.cuda.reduce import ReducePlanes
 from temper.tactics.cuda.transpose import Transpose
 
@@ -117,6 +118,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
     return (
         ConvImplicitGemm(),
         GemmTiles(),
+        CudaDepthwise(),
         cuda_pool.Pool(),
         ReducePlanes(),
         Transpose(),
