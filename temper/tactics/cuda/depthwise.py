@@ -15,10 +15,10 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS, HALVES
 from temper.tactics.cuda.windows import Blocking, Body, Window, blockings, seconds, unrolled, window_kernel, window_of
 
 _CODES = frozenset({"int8", "uint8"})
-_FLOATS = frozenset({"float32", "float16"})
 #: Types of weights and the most their magnitude can be.
 _WEIGHTS: Mapping[str, int] = {"int8": 128, "uint8": 255, "int16": 32768}
 _POINTERS = {**POINTER_TYPES, "int16": "*i16"}
@@ -58,9 +58,10 @@ class Depthwise:
         assert x is not None and k is not None
         bias = w.inputs[2] if len(w.inputs) > 2 else None
         if w.op == "Conv":
-            if x.type.dtype not in _FLOATS or k.type.dtype not in _FLOATS:
-                return f"multiplies {' and '.join(sorted(_FLOATS))}, not {x.type.dtype} and {k.type.dtype}"
-            if bias is not None and bias.type.dtype not in _FLOATS:
+            taken = {**FLOATS, **(FLOATS8 if w.isa in FLOATS8_ISAS else {})}
+            if x.type.dtype not in taken or k.type.dtype not in taken:
+                return f"multiplies {', '.join(taken)}, not {x.type.dtype} and {k.type.dtype}"
+            if bias is not None and bias.type.dtype not in FLOATS:
                 return f"its bias is {bias.type.dtype}"
             if w.epilogue.operands[0].dtype not in ("float32", x.type.dtype):
                 return f"sums in float32, not {w.epilogue.operands[0].dtype}"
@@ -118,7 +119,8 @@ class Depthwise:
             weights = "wt" if tap is None else f"w{tap}"
             return f"{a} += value * {weights}\n" if codes else f"{a} = tl.fma(value, {weights}, {a})\n"
 
-        half = ".to(tl.float16)" if w.epilogue.operands[0].dtype == "float16" else ""
+        made = w.epilogue.operands[0].dtype
+        half = f".to({HALVES[made]})" if made in HALVES else ""
         body = Body(
             start=lambda a: f"{a} = {first}\n",
             step=step,

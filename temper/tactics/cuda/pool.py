@@ -10,10 +10,11 @@ from temper.compile.triton import CUDA_ISAS
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, TRITON_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.loads import FLOATS, HALVES
 from temper.tactics.cuda.windows import Blocking, Body, Window, blockings, seconds, window_kernel, window_of
 
 #: Below every value, by element type.
-_LEAST: Mapping[str, str] = {"float32": 'float("-inf")', "float16": 'float("-inf")', "int8": "-128", "uint8": "0"}
+_LEAST: Mapping[str, str] = {**dict.fromkeys(FLOATS, 'float("-inf")'), "int8": "-128", "uint8": "0"}
 
 
 class Pool:
@@ -32,9 +33,9 @@ class Pool:
             return g
         x = w.inputs[0]
         assert x is not None
-        taken = _LEAST if w.op == "MaxPool" else {"float32", "float16"}
+        taken = _LEAST if w.op == "MaxPool" else FLOATS
         if x.type.dtype not in taken:
-            return f"computes {' and '.join(sorted(taken))}, not {x.type.dtype}"
+            return f"computes {', '.join(taken)}, not {x.type.dtype}"
         accumulator = w.epilogue.operands[0].dtype
         return epilogue_declines(w.epilogue, accumulator if accumulator == "float32" else x.type.dtype)
 
@@ -67,8 +68,8 @@ def _maximum(w: Workload) -> Body:
     x = w.inputs[0]
     assert x is not None
     dtype, made = x.type.dtype, w.epilogue.operands[0].dtype
-    kind = "tl.float32" if dtype.startswith("float") else "tl.int32"
-    nan = ", propagate_nan=tl.PropagateNan.ALL" if dtype.startswith("float") else ""
+    kind = "tl.float32" if dtype in FLOATS else "tl.int32"
+    nan = ", propagate_nan=tl.PropagateNan.ALL" if dtype in FLOATS else ""
     wide = f"value.to({kind}){' & 255' if dtype == 'uint8' else ''}"
     return Body(
         start=lambda a: f"{a} = tl.full((BM, BN), {_LEAST[dtype]}, {kind})\n",
@@ -81,7 +82,8 @@ def _maximum(w: Workload) -> Body:
 def _mean(w: Workload, g: Window) -> Body:
     """The sum over the number of taps inside the image, or inside the padded one."""
     padded = bool(w.attr("count_include_pad", 0))
-    half = w.epilogue.operands[0].dtype == "float16"
+    made = w.epilogue.operands[0].dtype
+    half = f".to({HALVES[made]})" if made in HALVES else ""
 
     def along(first: str, axis: int) -> str:
         """How many taps of a pixel whose window begins at `first` count along an axis."""
@@ -94,7 +96,7 @@ def _mean(w: Workload, g: Window) -> Body:
         down, right = along(f"y0 + {r} * STRIDE_Y", 0), along(f"x0 + {c} * STRIDE_X", 1)
         return (
             f"count = ({down}) * ({right})\n"
-            f"v0 = tl.div_rn({a}, count.to(tl.float32)[:, None]){'.to(tl.float16)' if half else ''}\n"
+            f"v0 = tl.div_rn({a}, count.to(tl.float32)[:, None]){half}\n"
         )
 
     return Body(

@@ -137,7 +137,8 @@ def seconds(g: Window, b: Blocking, size: int, stored: int, work: float) -> floa
     n, oh, ow, channels = g.typical
     groups = n * -(-oh // b.rows) * -(-ow // b.cols)
     blocks = -(-groups // b.bm) * -(-channels // b.bn)
-    spans = [(k - 1) * d + (r - 1) * s + 1 for k, d, r, s in zip(g.kernel, g.dilations, (b.rows, b.cols), g.strides)]
+    tile = zip(g.kernel, g.dilations, (b.rows, b.cols), g.strides, strict=True)
+    spans = [(k - 1) * d + (r - 1) * s + 1 for k, d, r, s in tile]
     loads = min(spans[0] * spans[1], g.taps * b.rows * b.cols)
     vectors = -(-b.each * size // 16) if b.bn * size >= 16 else b.each
     operations = b.each * (g.taps * b.rows * b.cols * work + loads + 12 * b.rows * b.cols) + loads * (3 + 4 * vectors)
