@@ -170,7 +170,7 @@ def _rows(v: Variant, number: int, before: int) -> list[dict[str, Any]]:
             "name": region.name,
             "op": region.op,
             "profile": number,
-            "nodes": [n.op for n in region.nodes],
+            "nodes": [n.op for n in region.all_nodes],
             "origin": list(region.origin),
             "inputs": [before + i for i in sorted(reads)],
             "outputs": [f"{o.name}: {o.type}" for o in region.outputs],
@@ -204,7 +204,7 @@ def _rows(v: Variant, number: int, before: int) -> list[dict[str, Any]]:
 
 def _operations(region: Region, env: Mapping[str, int]) -> int:
     total = 0
-    for n in region.nodes:
+    for n in region.all_nodes:
         cost = TABLE[n.op].cost([None if v is None else v.type for v in n.inputs], [o.type for o in n.outputs], n.attrs)
         total += evaluate(cost, env)
     return total

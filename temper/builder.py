@@ -93,7 +93,8 @@ def build_plan(
             report_progress,
             dump,
         )
-        maker = _Maker(tuner, tactics, target.isa, config.threads, pool, watch, share)
+        cutter = _Cutter(tactics, target, config)
+        maker = _Maker(tuner, cutter, pool, watch, share)
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
@@ -105,7 +106,7 @@ def build_plan(
                 quantize.check(log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
-            parts = _partitioned(own, tactics, target.isa, config.threads, log, target.alignment)
+            parts = cutter.parts(own, log, target.alignment)
             watch.lap("partition")
             for i in members:
                 ranges = sizes.ranges[i]
@@ -140,14 +141,12 @@ class _Maker:
     def __init__(
         self,
         tuner: Tuner,
-        tactics: Sequence[Tactic],
-        isa: str,
-        threads: int,
+        cutter: _Cutter,
         pool: ConstantPool,
         watch: _Watch,
         share: bool,
     ) -> None:
-        self.tuner, self.tactics, self.isa, self.threads = tuner, tactics, isa, threads
+        self.tuner, self.cutter, self.threads = tuner, cutter, cutter.config.threads
         self.pool, self.watch, self.share = pool, watch, share
         self.buffers = self.rows = self.slots = 0
         #: programs of sub-graphs, in the order of `Plan.subs`
@@ -183,7 +182,7 @@ class _Maker:
 
     def _sub(self, graph: Graph, ranges: Ranges, log: Log) -> Variant:
         """The program of a graph inside a node, with buffers and slots of its own."""
-        parts = _partitioned(graph, self.tactics, self.isa, self.threads, log)
+        parts = self.cutter.parts(graph, log)
         first_row, self.rows = self.rows, self.rows + len(parts.parts)
         (choices, steps), numbers = self._tuned(graph, parts, ranges, log, {})
         program = schedule(graph, parts.storage, steps, self.threads, self.pool, 0, first_row, 0, numbers, self.share)
@@ -198,31 +197,41 @@ class _Parts:
     parts: tuple[Part, ...]
 
 
-def _partitioned(
-    graph: Graph, tactics: Sequence[Tactic], isa: str, threads: int, log: Log, alignment: int = 1
-) -> _Parts:
-    """Regions that some tactic takes, or that run on the host, and where their values live."""
+@dataclass(frozen=True)
+class _Cutter:
+    """Cuts graphs into regions that some tactic takes, or that run on the host."""
 
-    def declines(w: Workload) -> str | None:
-        able = [t for t in tactics if w.op in t.ops]
+    tactics: Sequence[Tactic]
+    target: Target
+    config: BuildConfig
+
+    def parts(self, graph: Graph, log: Log, alignment: int = 1) -> _Parts:
+        """The regions, and where their values live."""
+        regions = self.regions(graph, log)
+        storage = assign_storage(graph, regions, lambda r, strides: self.refuses(r, strides) is None, log, alignment)
+        parts = []
+        for r in storage.regions:
+            w, sizes = self.general(r, storage.strides)
+            parts.append(Part(r, w, sizes, data_reason(r) or self._declines(w)))
+        return _Parts(storage, tuple(parts))
+
+    def regions(self, graph: Graph, log: Log) -> list[Region]:
+        return _split_declined(partition(graph, log, self.target.widens), self.refuses, log)
+
+    def general(self, r: Region, strides: Mapping[int, int] | None = None) -> tuple[Workload, Mapping[str, DimLike]]:
+        tf32 = self.config.tf32 and self.target.widens
+        return canonical(workload(r, self.target.isa, self.config.threads, strides, tf32))
+
+    def refuses(self, region: Region, strides: Mapping[int, int] | None = None) -> str | None:
+        """Why no tactic takes a region; None if one does."""
+        return data_reason(region) or self._declines(self.general(region, strides)[0])
+
+    def _declines(self, w: Workload) -> str | None:
+        able = [t for t in self.tactics if w.op in t.ops]
         reasons = [f"{t.name}: {r}" for t in able if (r := t.accepts(w)) is not None]
         if len(reasons) < len(able):
             return None
         return "; ".join(reasons) or f"there is no kernel for {w.op}"
-
-    def general(region: Region, strides: Mapping[int, int] | None = None) -> tuple[Workload, Mapping[str, DimLike]]:
-        return canonical(workload(region, isa, threads, strides))
-
-    def refuses(region: Region, strides: Mapping[int, int] | None = None) -> str | None:
-        return data_reason(region) or declines(general(region, strides)[0])
-
-    regions = _split_declined(partition(graph, log), refuses, log)
-    storage = assign_storage(graph, regions, lambda r, strides: refuses(r, strides) is None, log, alignment)
-    parts = []
-    for r in storage.regions:
-        w, sizes = general(r, storage.strides)
-        parts.append(Part(r, w, sizes, data_reason(r) or declines(w)))
-    return _Parts(storage, tuple(parts))
 
 
 def _tune(
@@ -333,9 +342,13 @@ def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str 
     out: list[Region] = []
     for region in regions:
         reason = declines(region)
-        parts = region.split() if reason is not None else (region,)
-        if len(parts) > 1 and reason is not None:
-            log.did_not("fuse epilogue", region.name, reason)
-            parts = tuple(_split_declined(parts, declines, log))
-        out += parts
+        ways = region.splits() if reason is not None else ()
+        if reason is None or not ways:
+            out.append(region)
+            continue
+        parts = next((w for w in ways if declines(w[0]) is None), ways[-1])
+        lost = ["prologue"] * (len(parts[0].prologue) < len(region.prologue))
+        lost += ["epilogue"] * (len(parts[0].nodes) < len(region.nodes))
+        log.did_not(f"fuse {' and '.join(lost)}", region.name, reason)
+        out += _split_declined(parts, declines, log)
     return order_regions(out)

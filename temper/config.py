@@ -116,6 +116,7 @@ class BuildConfig:
     portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere. stop_after: name of
     the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite rules and tactics this
     build does without. loop_limit: steps after which a loop that depends on data is an error at run time.
+    tf32: a GPU's products of float32 may round their operands to 10 bits of mantissa (TF32).
     """
 
     threads: int = 1
@@ -132,6 +133,7 @@ class BuildConfig:
     loop_limit: int = 1_000_000
     shapes: Mapping[str, Shape | ShapeRange] = field(default_factory=dict)
     batches: tuple[Range, ...] = ()
+    tf32: bool = True
 
     def __post_init__(self) -> None:
         if self.threads < 1:

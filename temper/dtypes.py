@@ -27,6 +27,8 @@ ML_FLOATS: Mapping[str, str] = MappingProxyType(
         "float4e2m1": "float4_e2m1fn",
     }
 )
+#: types in which a tensor of float32 may be stored
+NARROW_FLOATS = frozenset({"float16", "bfloat16", "float8e4m3fn"})
 #: types of which an array holds codes in uint8
 CODED = frozenset(ML_FLOATS) - {"bfloat16"}
 #: numpy's dtype for the elements of the types it lacks

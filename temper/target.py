@@ -45,6 +45,10 @@ class Target(Protocol):
         """Its arithmetic on this type is faster than on float32."""
 
     @property
+    def widens(self) -> bool:
+        """Its kernels take tensors that are stored narrower than float32 and convert what they load."""
+
+    @property
     def alignment(self) -> int:
         """Bytes that dense tensors start at a multiple of."""
 
@@ -64,6 +68,7 @@ class CpuTarget:
 
     name = "cpu"
     alignment = 1
+    widens = False
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
@@ -102,6 +107,7 @@ class CudaTarget:
     name = "cuda"
     #: Triton reads 16 bytes at once where it is told that pointers allow it
     alignment = 16
+    widens = True
 
     def __init__(self, gpu: Gpu | None, isa: str) -> None:
         self.gpu, self.isa = gpu, isa

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
+from temper.dtypes import NARROW_FLOATS
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.opdef import Kind
@@ -36,16 +37,18 @@ class Region:
     """A partition element. `nodes` are in topological order; the anchor, if any, comes first.
 
     inputs: values read from outside by the anchor, then by the program, without repetition. outputs: values read
-    outside.
+    outside. prologue: conversions to float32 of what the anchor reads, which its kernel makes as it loads; they are not
+    among `nodes`, and the anchor's inputs are what they convert.
     """
 
     anchor: Node | None
     nodes: tuple[Node, ...]
     outputs: tuple[Value, ...]
+    prologue: tuple[Node, ...] = ()
 
     @property
     def name(self) -> str:
-        return (self.anchor or self.nodes[0]).name
+        return (self.anchor or next((n for n in self.nodes if not widens(n)), self.nodes[0])).name
 
     @property
     def op(self) -> str:
@@ -54,7 +57,8 @@ class Region:
     @property
     def origin(self) -> tuple[str, ...]:
         """Names of the source nodes this region stands for."""
-        return tuple(dict.fromkeys(o for n in self.nodes for o in (n.origin or (n.name,)) if not o.startswith("rule:")))
+        names = (o for n in self.nodes for o in (n.origin or (n.name,)) if not o.startswith("rule:"))
+        return tuple(dict.fromkeys(names))
 
     @property
     def program(self) -> tuple[Node, ...]:
@@ -62,8 +66,24 @@ class Region:
         return self.nodes if self.anchor is None else self.nodes[1:]
 
     @property
+    def all_nodes(self) -> tuple[Node, ...]:
+        """The prologue and `nodes`."""
+        return (*self.prologue, *self.nodes)
+
+    @property
     def anchor_inputs(self) -> tuple[Value | None, ...]:
-        return () if self.anchor is None else tuple(self.anchor.inputs)
+        if self.anchor is None:
+            return ()
+        source = {n.output.id: n.inputs[0] for n in self.prologue}
+        return tuple(v if v is None or v.id not in source else source[v.id] for v in self.anchor.inputs)
+
+    @property
+    def widened(self) -> tuple[int, ...]:
+        """The anchor's inputs that the prologue converts."""
+        if self.anchor is None:
+            return ()
+        made = {n.output.id for n in self.prologue}
+        return tuple(i for i, v in enumerate(self.anchor.inputs) if v is not None and v.id in made)
 
     @cached_property
     def operands(self) -> tuple[Value, ...]:
@@ -102,16 +122,25 @@ class Region:
             number[n.output.id] = len(operands) + len(instrs) - 1
         return Epilogue(operands, tuple(instrs), tuple(number[v.id] for v in self.outputs))
 
-    def split(self) -> tuple[Region, ...]:
-        """The anchor alone, and the program as a pointwise region; itself where there is nothing to split."""
+    def splits(self) -> tuple[tuple[Region, ...], ...]:
+        """Ways to take it apart, the one that keeps most together first; none where there is nothing to split.
+
+        The first region of each is the anchor's: without its prologue, without its program, or alone.
+        """
         if self.anchor is None:
-            return tuple(Region(None, (n,), (n.output,)) for n in self.nodes) if len(self.nodes) > 1 else (self,)
-        if not self.program:
-            return (self,)
-        return (
-            Region(self.anchor, (self.anchor,), tuple(self.anchor.outputs)),
-            Region(None, self.program, tuple(v for v in self.outputs if v is not self.anchor.outputs[0])),
-        )
+            apart = tuple(Region(None, (n,), (n.output,)) for n in self.nodes)
+            return (apart,) if len(self.nodes) > 1 else ()
+        casts = tuple(Region(None, (n,), (n.output,)) for n in self.prologue)
+        bare = Region(self.anchor, (self.anchor,), tuple(self.anchor.outputs))
+        ways: list[tuple[Region, ...]] = []
+        if casts:
+            ways.append((replace(self, prologue=()), *casts))
+        if self.program:
+            rest = Region(None, self.program, tuple(v for v in self.outputs if v is not self.anchor.outputs[0]))
+            if casts:
+                ways.append((replace(bare, prologue=self.prologue), rest))
+            ways.append((bare, rest, *casts))
+        return tuple(ways)
 
 
 def _limit(v: Value) -> float:
@@ -142,28 +171,36 @@ def _mask(shape: tuple[DimLike, ...], out: tuple[DimLike, ...]) -> tuple[bool, .
     return tuple(padded == out or (a == b and b != 1) for a, b in zip(padded, out, strict=True))
 
 
-def partition(graph: Graph, log: Log) -> list[Region]:
-    """Regions covering every node but views, in an order in which each region's inputs come first."""
+def partition(graph: Graph, log: Log, prologues: bool = False) -> list[Region]:
+    """Regions covering every node but views, in an order in which each region's inputs come first.
+
+    prologues: kernels convert what they load, so that conversions of narrow floats to float32 belong to their readers.
+    """
     owner: dict[int, int] = {}
     binders = graph.binders
     members: list[list[Node]] = []
     refused: list[tuple[Node, str]] = []
-    for anchored in (True, False):
+    before: dict[int, tuple[Node, ...]] = {}
+    narrow = NARROW_FLOATS if prologues else frozenset()
+    for turn in range(3):
         for n in graph.nodes:
-            if n.op in VIEW_OPS or n.id in owner:
+            if n.op in VIEW_OPS or n.id in owner or turn != _turn(n, narrow):
                 continue
-            elementwise = TABLE[n.op].kind is Kind.ELEMENTWISE
-            if elementwise == anchored:
-                continue
-            members.append([n])
-            owner[n.id] = len(members) - 1
-            if len(n.outputs) == 1 and n.op not in _NO_EPILOGUE and not _copies(n):
-                _grow(graph, members, owner, len(members) - 1, refused, binders)
+            me = len(members)
+            widening = _prologue(graph, n, narrow, owner) if computes(n) and turn < 2 else ()
+            owner |= dict.fromkeys((c.id for c in (*widening, n)), me)
+            if turn == 0:
+                members.append([n])
+                before[me] = widening
+            else:
+                members.append([*widening, n])
+            if len(n.outputs) == 1 and computes(n):
+                _grow(graph, members, owner, me, n, refused, binders, narrow)
     for node, reason in refused:
         if members[owner[node.id]][0] is node:  # no other anchor took it either
             log.did_not("fuse", node.name, reason)
     regions = []
-    for nodes in members:
+    for number, nodes in enumerate(members):
         ids = {n.id for n in nodes}
         outputs = tuple(
             o
@@ -176,8 +213,31 @@ def partition(graph: Graph, log: Log) -> list[Region]:
             tuple(sorted(outputs, key=lambda o: o.producer is not nodes[-1])) if len(nodes[0].outputs) == 1 else outputs
         )
         anchor = nodes[0] if TABLE[nodes[0].op].kind is not Kind.ELEMENTWISE else None
-        regions.append(Region(anchor, tuple(nodes), outputs))
+        regions.append(Region(anchor, tuple(nodes), outputs, before.get(number, ())))
     return order_regions(regions)
+
+
+def _turn(node: Node, narrow: frozenset[str]) -> int:
+    """When a node may begin a region: anchors first, then what computes, then conversions that none of them took."""
+    return 0 if TABLE[node.op].kind is not Kind.ELEMENTWISE else 1 + widens(node, narrow)
+
+
+def _prologue(graph: Graph, reader: Node, narrow: frozenset[str], owner: Mapping[int, int]) -> tuple[Node, ...]:
+    """Conversions of narrow floats to float32 that nothing but `reader` reads."""
+    found = {}
+    for v in reader.inputs:
+        n = None if v is None else v.producer
+        if n is None or n.id in owner or not widens(n, narrow) or graph.is_output(n.output):
+            continue
+        if all(user is reader for user in n.output.users):
+            found[n.id] = n
+    return tuple(found.values())
+
+
+def widens(node: Node, narrow: frozenset[str] = NARROW_FLOATS) -> bool:
+    """A conversion of one of these types to float32."""
+    source = node.inputs[0] if node.op == "Cast" else None
+    return source is not None and source.type.dtype in narrow and node.output.type.dtype == "float32"
 
 
 #: Anchors whose kernels store copies only: fusing arithmetic into them would need a template for each.
@@ -204,9 +264,9 @@ _NO_EPILOGUE = frozenset(
 )
 
 
-def _copies(node: Node) -> bool:
-    """A nearest Resize only copies; the other modes compute and can go on computing."""
-    return node.op == "Resize" and node.attrs["mode"] == "nearest"
+def computes(node: Node) -> bool:
+    """It does more than copy its elements; a Resize does unless it takes the nearest."""
+    return node.op not in _NO_EPILOGUE and not (node.op == "Resize" and node.attrs["mode"] == "nearest")
 
 
 def _grow(
@@ -214,12 +274,13 @@ def _grow(
     members: list[list[Node]],
     owner: dict[int, int],
     me: int,
+    first: Node,
     refused: list[tuple[Node, str]],
     binders: Mapping[str, Node],
+    narrow: frozenset[str],
 ) -> None:
     """Absorbs elementwise users of the region's values while that is legal."""
-    nodes = members[me]
-    shape = nodes[0].outputs[0].type.shape
+    nodes, shape = members[me], first.output.type.shape
     changed = True
     while changed and len(nodes) <= MAX_INSTRS:
         changed = False
@@ -228,10 +289,9 @@ def _grow(
             if user.id in owner or len(user.outputs) != 1 or TABLE[user.op].kind is not Kind.ELEMENTWISE:
                 continue
             if user.output.type.shape != shape:
-                of = f"{nodes[0]!r} ({nodes[0].outputs[0].type})"
-                refused.append((user, f"its shape {user.output.type} is not that of {of}"))
+                refused.append((user, f"its shape {user.output.type} is not that of {first!r} ({first.output.type})"))
                 continue
-            if _read_by_a_program(user):
+            if _read_by_a_program(user) or widens(user, narrow):
                 continue
             others = [
                 v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside
@@ -240,7 +300,7 @@ def _grow(
                 cycle = "fusing would make a cycle"
                 refused.append((user, f"another of its inputs depends on {nodes[0]!r}: {cycle}"))
                 continue
-            for node in (*(n for v in others for n in _widening(v, shape, owner)), user):
+            for node in (*(n for v in others for n in _widening(v, shape, owner, narrow)), user):
                 nodes.append(node)
                 owner[node.id] = me
                 inside.add(node.id)
@@ -280,12 +340,17 @@ def _of_an_anchor(value: Value) -> bool:
     return False
 
 
-def _widening(value: Value, shape: tuple[DimLike, ...], owner: Mapping[int, int]) -> list[Node]:
-    """The steps that make `value` of codes, if nothing else reads them: in order, empty if it is not made so."""
+def _widening(
+    value: Value, shape: tuple[DimLike, ...], owner: Mapping[int, int], narrow: frozenset[str]
+) -> list[Node]:
+    """The steps that make `value` of codes or narrow floats, if nothing else reads them: in order, empty if it is not
+    made so."""
     chain: list[Node] = []
     v = value
     while True:
         node = v.producer
+        if node is not None and widens(node, narrow) and node.id not in owner and len(v.uses) == 1:
+            return [node, *chain[::-1]]
         if node is None or node.id in owner or len(v.uses) != 1 or v.type.shape != shape:
             return []
         data = [u for u in node.inputs if u is not None and u.const is None]
@@ -307,7 +372,8 @@ def _depends(
         producer = stack.pop()
         if producer is None or producer.id in seen:
             continue
-        group: Iterable[Node] = members[owner[producer.id]] if producer.id in owner else (producer,)
+        # a conversion before an anchor is a member too, though not listed
+        group: Iterable[Node] = (*members[owner[producer.id]], producer) if producer.id in owner else (producer,)
         for n in group:
             if n.id in inside:
                 return True
@@ -321,7 +387,7 @@ def _depends(
 def dependencies(regions: Sequence[Region]) -> list[set[int]]:
     """For every region the indices of those whose results it reads, also where views and joined or split rows lie
     between."""
-    made = {o.id: i for i, r in enumerate(regions) for n in r.nodes for o in n.outputs}
+    made = {o.id: i for i, r in enumerate(regions) for n in r.all_nodes for o in n.outputs}
     binders = {s: i for i, r in enumerate(regions) for n in r.nodes for s in n.binds}
 
     def bound(n: Node) -> set[int]:

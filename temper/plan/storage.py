@@ -9,7 +9,7 @@ is logged.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.graph import Graph, Node, Value
@@ -70,7 +70,7 @@ class _Assigner:
     ) -> None:
         self.graph, self.accepts, self.log, self.alignment = graph, accepts, log, alignment
         self.regions = regions
-        self.owner: dict[int, Region] = {n.id: r for r in regions for n in r.nodes}
+        self.owner: dict[int, Region] = {n.id: r for r in regions for n in r.all_nodes}
         self.strides: dict[int, int] = {}
         #: value id -> (parent value, offset in elements): the value is a piece of its parent's buffer
         self.parent: dict[int, tuple[Value, DimLike]] = {}
@@ -252,13 +252,13 @@ class _Assigner:
     def _refresh(self, nodes: set[int]) -> None:
         """Regions whose inputs changed forget what they had derived from them."""
         for i, r in enumerate(self.regions):
-            if any(n.id in nodes for n in r.nodes):
-                fresh = Region(r.anchor, r.nodes, r.outputs)
+            if any(n.id in nodes for n in r.all_nodes):
+                fresh = replace(r)
                 if id(r) in self.gone:
                     self.gone.add(id(fresh))
                 self._replaced.append(r)
                 self.regions[i] = fresh
-                for n in r.nodes:
+                for n in r.all_nodes:
                     self.owner[n.id] = fresh
 
     def _root(self, v: Value) -> tuple[Value, DimLike]:

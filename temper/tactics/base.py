@@ -33,6 +33,9 @@ class Workload:
     inputs: the anchor's inputs (None where absent); constant[i] says input i is known at build and may be prepacked.
     outputs: one slot per epilogue result. isa: code level ("avx512", "avx2", "portable", or a GPU's "sm_90").
     threads: how many threads the engine will use; results never depend on it, times do.
+    widened: the inputs, by number, that are stored in a narrower float type than the op computes in: it computes in
+    float32, as the epilogue does, and the kernel converts what it loads.
+    tf32: products may round their float32 operands to 10 bits of mantissa, as tensor cores take them.
     """
 
     op: str
@@ -43,6 +46,8 @@ class Workload:
     epilogue: Epilogue
     isa: str
     threads: int = 1
+    widened: tuple[int, ...] = ()
+    tf32: bool = False
 
     def attr(self, name: str, default: Attr | None = None) -> Attr:
         value = dict(self.attrs).get(name, default)
@@ -71,7 +76,8 @@ class Workload:
         )
         outs = ",".join(str(s) for s in self.outputs)
         attrs = ",".join(f"{k}={v}" for k, v in self.attrs)
-        return f"{self.op}{{{attrs}}}({ins})->({outs})|{self.epilogue.key}|{self.isa}|t{self.threads}"
+        more = (f"|w{','.join(map(str, self.widened))}" if self.widened else "") + "|tf32" * self.tf32
+        return f"{self.op}{{{attrs}}}({ins})->({outs})|{self.epilogue.key}|{self.isa}|t{self.threads}{more}"
 
 
 #: What a kernel's pointer argument is: ("input", i) of the anchor, ("operand", i) of the epilogue (i >= 1, or any i for

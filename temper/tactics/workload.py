@@ -7,15 +7,19 @@ from dataclasses import replace
 
 from temper.ir.dims import Dim, DimLike, data_symbols, substitute
 from temper.ir.graph import Graph, Value
+from temper.ir.opdef import Kind
+from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 from temper.passes.partition import Region
 from temper.tactics.base import Slot, Workload
 from temper.tactics.epilogue import Attr
 
 
-def workload(region: Region, isa: str, threads: int, strides: Mapping[int, int] | None = None) -> Workload:
+def workload(
+    region: Region, isa: str, threads: int, strides: Mapping[int, int] | None = None, tf32: bool = False
+) -> Workload:
     """The workload of `region`. strides: row stride in elements of every value (by id) that is a view into a wider
-    buffer."""
+    buffer. tf32: products of float32 may be rounded so."""
     strides = strides or {}
 
     def slot(v: Value | None) -> Slot | None:
@@ -41,7 +45,16 @@ def workload(region: Region, isa: str, threads: int, strides: Mapping[int, int] 
         epilogue,
         isa,
         threads,
+        region.widened,
+        tf32 and _multiplies(region),
     )
+
+
+def _multiplies(region: Region) -> bool:
+    """It is a product of float32 operands."""
+    if region.anchor is None or TABLE[region.op].kind is not Kind.CONTRACTION:
+        return False
+    return all(v is not None and v.type.dtype == "float32" for v in region.anchor_inputs[:2])
 
 
 def canonical(w: Workload) -> tuple[Workload, dict[str, DimLike]]:

@@ -192,10 +192,10 @@ class DeviceBench:
             for i, buffer in enumerate(group):
                 if buffer is not None and not buffer.fetched().intact:
                     return f"{name} {i}: wrote outside the tensor"
-        for i, (y, want, bound) in enumerate(
-            zip((o.guarded.array for o in outputs), self.problem.want, self.problem.bounds, strict=True)
-        ):
-            if (wrong := mismatch(y, want, bound)) is not None:
+        arrays = (o.guarded.array for o in outputs)
+        of = zip(arrays, self.problem.want, self.problem.bounds, self.w.outputs, strict=True)
+        for i, (y, want, bound, slot) in enumerate(of):
+            if (wrong := mismatch(y, want, bound, dtype=slot.type.dtype)) is not None:
                 return f"output {i}: {wrong}"
         return None
 

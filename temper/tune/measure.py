@@ -208,8 +208,9 @@ class Bench:
 
     def mismatch(self, got: Sequence[np.ndarray], factor: float) -> str | None:
         """None if the outputs are within `factor` times the error bounds; otherwise which is not, and where."""
-        for i, (y, want, bound) in enumerate(zip(got, self.problem.want, self.problem.bounds, strict=True)):
-            if (wrong := mismatch(y, want, bound, factor)) is not None:
+        of = zip(got, self.problem.want, self.problem.bounds, self.w.outputs, strict=True)
+        for i, (y, want, bound, slot) in enumerate(of):
+            if (wrong := mismatch(y, want, bound, factor, slot.type.dtype)) is not None:
                 return f"output {i}: {wrong}"
         return None
 

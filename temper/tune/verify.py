@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from temper.dtypes import CODED, NARROW_INTS, storage
+from temper.dtypes import CODED, NARROW_FLOATS, NARROW_INTS, storage
 from temper.ir.dims import evaluate
 from temper.ir.evaluate import bind_attr
 from temper.ir.opdef import Attrs
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
-from temper.reference.formats import encode, range_of
+from temper.reference.formats import encode, numbers, range_of
 from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload
 from temper.tactics.epilogue_reference import epilogue_reference
@@ -32,6 +32,9 @@ from temper.tune.recurrent_bounds import recurrent_bounds
 Arrays = Sequence["np.ndarray | None"]
 
 _EPS = float(np.finfo(np.float32).eps)
+
+#: Relative error of a product of two float32 numbers cut to TF32, whose mantissa has 10 bits.
+_TF32 = 2 * 2.0**-10
 
 
 @dataclass(frozen=True)
@@ -155,9 +158,10 @@ def make_problem(
         want = tuple(epilogue_reference(w.epilogue, operands))
         return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
     attrs = {k: bind_attr(v, env) for k, v in w.attrs}
-    results = _anchor(w, inputs, attrs)
+    wide = widened_inputs(w, inputs)
+    results = _anchor(w, wide, attrs)
     if w.op == "Recurrence":
-        return Problem(env, inputs, tuple(operands), tuple(results), recurrent_bounds(inputs, attrs, results))
+        return Problem(env, inputs, tuple(operands), tuple(results), recurrent_bounds(wide, attrs, results))
     if len(results) == 1 and results[0].dtype == np.float64:
         slack = np.finfo(np.float64).eps * (2 * np.sqrt(reduction_length(w, env)) + 64) * _extent(results[0])
         return Problem(env, inputs, tuple(operands), tuple(results), (slack,))
@@ -167,17 +171,17 @@ def make_problem(
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]
     if w.op in ("Conv", "ConvTranspose", "MatMul", "ConvBfloat16", "MatMulBfloat16"):
-        size = _anchor(w, [None if x is None else _magnitude(x) for x in inputs], attrs)[0].astype(np.float64)
-        slack = _EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) * size
+        size = _anchor(w, [None if x is None else _magnitude(x) for x in wide], attrs)[0].astype(np.float64)
+        slack = (_EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) + _TF32 * w.tf32) * size
     elif w.op == "SqueezeExcite":
         # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
         # can move
         plain = {**attrs, "activation": "Relu", "gate": "Identity"}
-        size = _anchor(w, [None if x is None else np.abs(x) for x in inputs], plain)[0].astype(np.float64)
-        terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
-        slack = 1.5 * _EPS * (2 * np.sqrt(terms) + 16) * (size + 1)
+        size = _anchor(w, [None if x is None else np.abs(x) for x in wide], plain)[0].astype(np.float64)
+        terms = sum(x.size for x in wide[1:] if x is not None) ** 0.5
+        slack = 1.5 * (_EPS * (2 * np.sqrt(terms) + 16) + 2 * _TF32 * w.tf32) * (size + 1)
     elif w.op == "Attention":
-        slack = attention_slack(inputs, attrs)
+        slack = attention_slack(wide, attrs, _TF32 * w.tf32)
     elif w.op.startswith("Reduce") or w.op in (
         "AveragePool",
         "Softmax",
@@ -193,15 +197,24 @@ def make_problem(
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
     slack = np.where(np.isfinite(acc), slack, 0.0)  # an infinity moved by an infinity is no number
+    want = epilogue_reference(w.epilogue, [acc, *operands[1:]])
+    inner = _program_bounds(w, [acc, *operands[1:]], want)
     ends = [
-        epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]])
-        for d in (-slack, 0 * slack, slack)
+        [_numbers(y, w.epilogue.dtype_of(r)) for y, r in zip(found, w.epilogue.results, strict=True)]
+        for found in (
+            epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]]) for d in (-slack, 0, slack)
+        )
     ]
-    bounds = []
-    inner = _program_bounds(w, [acc, *operands[1:]], ends[1])
-    for low, mid, high, own in zip(*ends, inner, strict=True):
-        bounds.append(2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own)
-    return Problem(env, inputs, tuple(operands), tuple(ends[1]), tuple(bounds))
+    bounds = [
+        2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own
+        for low, mid, high, own in zip(*ends, inner, strict=True)
+    ]
+    return Problem(env, inputs, tuple(operands), tuple(want), tuple(bounds))
+
+
+def _numbers(y: np.ndarray, dtype: str) -> np.ndarray:
+    """The numbers a result stands for, in which its error is told."""
+    return numbers(y, dtype) if dtype in NARROW_FLOATS else y
 
 
 def _magnitude(x: np.ndarray) -> np.ndarray:
@@ -238,11 +251,23 @@ def _integer_problem(
 def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """What the anchor alone gives."""
     made = [s.type.dtype for s in w.outputs] if not w.epilogue.instrs else [w.epilogue.operands[0].dtype]
-    return run(w.op, inputs, attrs, [None if s is None else s.type.dtype for s in w.inputs], made)
+    read = [
+        None if s is None else "float32" if i in w.widened else s.type.dtype for i, s in enumerate(w.inputs)
+    ]
+    return run(w.op, inputs, attrs, read, made)
 
 
-def attention_slack(inputs: Arrays, attrs: Mapping[str, Any]) -> np.ndarray:
-    """Error bound of attention: a score is off by gamma of its products, and moves its weight by as much relatively."""
+def widened_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:
+    """What the anchor computes with: inputs that are stored narrower, as float32."""
+    return [
+        numbers(x, s.type.dtype).astype(np.float32) if x is not None and s is not None and i in w.widened else x
+        for i, (x, s) in enumerate(zip(inputs, w.inputs, strict=True))
+    ]
+
+
+def attention_slack(inputs: Arrays, attrs: Mapping[str, Any], products: float = 0.0) -> np.ndarray:
+    """Error bound of attention: a score is off by gamma of its products, and moves its weight by as much relatively.
+    products: relative error of each besides that of their sum."""
     q, k, v = inputs[:3]
     assert q is not None and k is not None and v is not None
     weighted = np.nan_to_num(REFERENCES["Attention"]([q, k, np.abs(v), *inputs[3:]], attrs)[0].astype(np.float64))
@@ -251,6 +276,7 @@ def attention_slack(inputs: Arrays, attrs: Mapping[str, Any]) -> np.ndarray:
     score = width * float(np.abs(q).max(initial=0)) * float(np.abs(k).max(initial=0)) * abs(attrs["scale"])
     shifted = max((float(np.abs(m[np.isfinite(m)]).max(initial=0)) for m in inputs[3:] if m is not None), default=0.0)
     gamma = _EPS * (4 * (2 * np.sqrt(width) + 8) * (score + shifted) + 2 * np.sqrt(keys) + 16)
+    gamma += products * (4 * score + 1)
     bound: np.ndarray = gamma * (weighted + 1e-3)
     return bound
 
@@ -261,6 +287,7 @@ def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -
     (which matters where later steps cancel), and the result by 8. Results that are codes or integers are exact, but
     where the rounding of a function before them (Sigmoid, Exp; not of arithmetic) moves them to the next."""
     bounds = [_rounding(y, 8.0) for y in want]
+    dtypes = [w.epilogue.dtype_of(r) for r in w.epilogue.results]
     first = len(w.epilogue.operands)
     for k, instr in enumerate(w.epilogue.instrs):
         if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or first + k in w.epilogue.results:
@@ -268,8 +295,8 @@ def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -
         for delta in (4 * _EPS, -4 * _EPS):
             moved = epilogue_reference(w.epilogue, operands, (first + k, delta))
             bounds = [
-                b + _difference(m, y) if y.dtype.kind in "fc" or _inexact(instr.op) else b
-                for b, m, y in zip(bounds, moved, want, strict=True)
+                b + _difference(_numbers(m, d), _numbers(y, d)) if y.dtype.kind in "fc" or _inexact(instr.op) else b
+                for b, m, y, d in zip(bounds, moved, want, dtypes, strict=True)
             ]
     return bounds
 
@@ -293,10 +320,16 @@ def _rounding(y: np.ndarray, ulps: float) -> np.ndarray:
         return ulps * eps * np.abs(np.nan_to_num(y.astype(np.float64), posinf=0, neginf=0)) + ulps * eps * 1e-3
 
 
-def mismatch(got: np.ndarray, want: np.ndarray, bound: np.ndarray, factor: float = 1.0) -> str | None:
-    """None when within bounds (NaN equals NaN, infinities must agree); else where and by how much it is off."""
+def mismatch(
+    got: np.ndarray, want: np.ndarray, bound: np.ndarray, factor: float = 1.0, dtype: str = ""
+) -> str | None:
+    """None when within bounds (NaN equals NaN, infinities must agree); else where and by how much it is off.
+
+    dtype: of the results, where numpy's does not tell.
+    """
     if got.shape != want.shape or got.dtype != want.dtype:
         return f"result is {got.dtype}{list(got.shape)}, the reference {want.dtype}{list(want.shape)}"
+    got, want = _numbers(got, dtype), _numbers(want, dtype)
     if want.dtype.kind not in "fc":
         error = _difference(got, want)
         bad = (got != want) & ~((bound > 0) & (error <= bound))

@@ -15,6 +15,7 @@ from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
 from temper.passes.partition import MAX_INSTRS, VIEW_OPS, Region, partition
 from temper.passes.pipeline import PIPELINE
+from temper.tactics.workload import workload
 from temper.tactics.epilogue_reference import epilogue_reference
 from tests.passes.nets import Net, assert_same, feeds
 from tests.passes.test_layout import NETS
@@ -144,10 +145,50 @@ def test_split_gives_back_the_parts() -> None:
     y = net("Sigmoid", net("Relu", net.conv(net.input(1, 4, 6, 6), 4)))
     graph = net.done(y)
     (region,) = check_partition(graph)
-    anchor, rest = region.split()
+    ((anchor, rest),) = region.splits()
     assert anchor.op == "Conv" and anchor.outputs == (region.nodes[0].output,) and not anchor.program
     assert rest.anchor is None and rest.outputs == (y,) and rest.inputs == anchor.outputs
-    assert [r.outputs[0] for r in rest.split()] == [n.output for n in rest.nodes]
+    assert [r.outputs[0] for r in rest.splits()[0]] == [n.output for n in rest.nodes]
+    assert anchor.splits() == ()
+
+
+def _halves(net: Net) -> Graph:
+    """relu(conv(x) + gate), where x, the weights and the gate are stored as halves, and so is the result."""
+    x = net("Cast", net.input(1, 6, 6, 4), to="float16")
+    gate = net("Cast", net.input(1, 1, 1, 4, name="gate"), to="bfloat16")
+    w = net.graph.add_constant(np.ones((3, 3, 4, 4), np.float16), "w")
+    wide = [net("Cast", v, to="float32") for v in (x, w, gate)]
+    y = net("Conv", *wide[:2], channels_last=1, pads=(1, 1, 1, 1), strides=(1, 1), dilations=(1, 1))
+    return net.done(net("Cast", net("Relu", net("Add", y, wide[2])), to="float16"))
+
+
+def test_kernels_convert_what_they_load() -> None:
+    graph = _halves(Net())
+    regions = partition(graph, Log(), prologues=True)
+    region = next(r for r in regions if r.op == "Conv")
+    assert [n.op for n in region.nodes] == ["Conv", "Cast", "Add", "Relu", "Cast"]
+    assert [v.type.dtype for v in region.anchor_inputs if v is not None] == ["float16", "float16"]
+    assert region.widened == (0, 1) and region.outputs[0].type.dtype == "float16"
+    assert [o.dtype for o in region.epilogue.operands][:2] == ["float32", "bfloat16"]
+    assert sorted(r.op for r in regions) == ["Conv", "Pointwise", "Pointwise"]
+    w = workload(region, "sm_90", 1)
+    assert w.widened == (0, 1) and w.constant == (False, True) and w.key.endswith("|w0,1")
+    ways = region.splits()
+    assert [len(w[0].prologue) for w in ways] == [0, 2, 0] and [len(w) for w in ways] == [3, 2, 4]
+    assert all(r.prologue == () for r in partition(graph, Log()))
+
+
+def test_what_is_widened_belongs_to_its_reader() -> None:
+    """A half that two read is converted by both, not by the kernel that stores it."""
+    net = Net()
+    half = net("Cast", net("Relu", net.input(2, 8)), to="float16")
+    left = net("Sigmoid", net("Cast", half, to="float32"))
+    right = net("Transpose", net("Tanh", net("Cast", half, to="float32")), perm=(1, 0))
+    graph = net.done(left, right)
+    regions = partition(graph, Log(), prologues=True)
+    assert [[n.op for n in r.nodes] for r in regions] == [
+        ["Relu", "Cast"], ["Cast", "Sigmoid"], ["Cast", "Tanh"], ["Transpose"]
+    ]  # fmt: skip
 
 
 def test_split_keeps_an_anchor_result_that_others_read() -> None:
@@ -155,7 +196,7 @@ def test_split_keeps_an_anchor_result_that_others_read() -> None:
     y = net.conv(net.input(1, 4, 6, 6), 4)
     graph = net.done(net("Relu", y), y)
     (region,) = check_partition(graph)
-    anchor, rest = region.split()
+    ((anchor, rest),) = region.splits()
     assert anchor.outputs == (y,) and [v.id for v in rest.outputs] == [graph.outputs[0].id]
 
 

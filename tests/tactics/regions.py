@@ -1,7 +1,8 @@
 """From a case of the op library to the workloads a build would make of it, plain and in harder variants.
 
-A variant draws, from the case's name: a run-time leading dimension "N", rows that are slices of wider buffers, and a
-program of one to four instructions fused behind the anchor, with operands of every broadcast kind.
+A variant draws, from the case's name: a run-time leading dimension "N", rows that are slices of wider buffers, a
+program of one to four instructions fused behind the anchor, with operands of every broadcast kind, and tensors stored
+in a narrower float type, which kernels convert as they load them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from temper.ir.types import TensorType
 from temper.passes.layout import LAYOUT
 from temper.passes.lower import LOWER
 from temper.passes.manager import Log, run_passes
-from temper.passes.partition import Region, partition
+from temper.passes.partition import Region, computes, partition
+from temper.reference.formats import number
 from temper.tactics.base import Workload
 from temper.tactics.workload import workload
 from temper.tune.verify import Problem, make_problem
@@ -49,9 +51,11 @@ class Variant:
     symbolic: bool = False
     strided: bool = False
     program: bool = False
+    stored: str = ""
 
     def __str__(self) -> str:
-        return "+".join(k for k in ("symbolic", "strided", "program") if getattr(self, k)) or "plain"
+        chosen = [k for k in ("symbolic", "strided", "program") if getattr(self, k)]
+        return "+".join(chosen + [self.stored] * bool(self.stored)) or "plain"
 
 
 @dataclass
@@ -100,11 +104,38 @@ def subjects(case: Case, isa: str, variant: Variant) -> list[Subject]:
         feeds = {k: _tame(a, 1e6) for k, a in feeds.items()}
     elif case.op in _LIMITS:
         feeds = {k: _tame(a, 1e38) for k, a in feeds.items()}
-    regions = partition(graph, Log())
+    if variant.stored:
+        feeds = {k: _tame(a, 6e4) for k, a in feeds.items()}
+        if not _store_narrow(graph, variant.stored):
+            return []
+    regions = partition(graph, Log(), prologues=bool(variant.stored))
     strides = _strides(regions, rng) if variant.strided else {}
     if variant.strided and not strides:
         return []
     return [Subject(case.name, variant, r, workload(r, isa, 1, strides), graph, feeds) for r in regions]
+
+
+#: Products, whose weights are stored as narrow as their data.
+_PRODUCTS = frozenset({"Conv", "ConvTranspose", "MatMul"})
+
+
+def _store_narrow(graph: Graph, dtype: str) -> bool:
+    """Stores in a narrow float type what anchors read as float32, and the weights of products; False if none does."""
+    found = False
+    for node in graph.nodes:
+        if TABLE[node.op].kind is Kind.ELEMENTWISE or not computes(node):
+            continue
+        for i, v in enumerate(list(node.inputs)):
+            if v is None or v.type.dtype != "float32" or (v.const is not None and (node.op not in _PRODUCTS or i != 1)):
+                continue
+            if v.const is None:
+                half = make(graph, "Cast", [v], {"to": dtype}).output
+            else:
+                half = graph.add_constant(number(v.const, dtype), f"{v.name}.{dtype}", dtype)
+            graph.set_input(node, i, make(graph, "Cast", [half], {"to": "float32"}).output)
+            found = True
+    graph.prune()
+    return found
 
 
 def _tame(a: np.ndarray, most: float) -> np.ndarray:

@@ -31,10 +31,10 @@ def test_a_function_may_move_a_code_beside_a_tie(to: str) -> None:
     assert len(beside) < want.size / 1000
     assert len(beside) or to != "bfloat16"
     for i in beside[:2]:
-        assert mismatch(_moved(want, i, 1), want, bound) is None
-        assert mismatch(_moved(want, i, 3), want, bound) is not None
+        assert mismatch(_moved(want, i, 1), want, bound, dtype=to) is None
+        assert mismatch(_moved(want, i, 3), want, bound, dtype=to) is not None
     clear = int(np.flatnonzero(np.broadcast_to(bound, want.shape) == 0)[0])
-    assert mismatch(_moved(want, clear, 1), want, bound) is not None
+    assert mismatch(_moved(want, clear, 1), want, bound, dtype=to) is not None
 
 
 def _moved(codes: np.ndarray, i: int | np.intp, by: int) -> np.ndarray:
@@ -49,7 +49,7 @@ def test_arithmetic_before_a_code_is_exact() -> None:
     assert x is not None
     assert not np.any(bound)
     assert np.abs(decode(want, "float8e4m3fn") + x).max() < 0.25
-    assert mismatch(_moved(want, 0, 1), want, bound) is not None
+    assert mismatch(_moved(want, 0, 1), want, bound, dtype="float8e4m3fn") is not None
 
 
 def test_large_integers_are_compared_as_integers() -> None:

@@ -282,6 +282,8 @@ def _expression(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str
     if instr.op == "Constant":
         return f"tl.full((1, 1), {literal(instr.attr('value'), instr.dtype)}, {TRITON_TYPES[instr.dtype]})"
     if instr.op == "Cast":
+        if instr.dtype in FLOATS8 and not instr.attr("saturate", 1):
+            return None  # conversions give the largest number for what is beyond it
         return _cast(dtypes[0], instr.dtype, args[0])
     wide = [widened(a, d) if d in HALVES else a for a, d in zip(args, dtypes, strict=True)]
     text = _operation(instr, wide, dtypes)

@@ -2,9 +2,10 @@
 
     python -m tests.tactics.cuda.interpret FOLDER
 
-FOLDER/jobs.json is a list of jobs: source text, entry, grid, and arguments, each an integer or [name, offset]: the
-address of an element of an array in FOLDER/arrays.npz. All arrays go to FOLDER/results.npz as the kernels leave them.
+FOLDER/jobs.json is a list of jobs: source text, entry, grid, and arguments, each an integer or [name, offset, type]:
+the address of an element of an array in FOLDER/arrays.npz, and its Triton type where numpy's does not tell. All arrays go to FOLDER/results.npz as the kernels leave them.
 The interpreter expects torch's tensors, of which it uses an address, a dtype and a storage: `Tensor` is that much.
+Its own arithmetic on bfloat16 and 8-bit floats rounds wrongly, or is done on their bits: `_narrow_floats` mends that.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from temper.compile.triton import TritonSource, load_kernel
+from temper.reference.formats import number, numbers
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,48 @@ class Job:
     text: str
     entry: str
     grid: int
-    arguments: tuple[int | tuple[str, int], ...]
+    arguments: tuple[int | tuple[str, int] | tuple[str, int, str], ...]
+
+
+#: Triton's pointer types that numpy lacks: torch's name, Triton's attribute and ours.
+_NARROW: Mapping[str, tuple[str, str, str]] = {
+    "*bf16": ("bfloat16", "bfloat16", "bfloat16"),
+    "*fp8e4nv": ("float8_e4m3fn", "float8e4nv", "float8e4m3fn"),
+    "*fp8e5": ("float8_e5m2", "float8e5", "float8e5m2"),
+}
+
+
+def _narrow_floats() -> None:
+    """Gives the interpreter conversions and products of the narrow floats that round as a GPU does."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder, handle = interpreter.InterpreterBuilder, interpreter.TensorHandle
+    own = {getattr(tl, attribute): dtype for _, attribute, dtype in _NARROW.values()}
+    cast, dot = builder.cast_impl, builder.create_dot
+
+    def wide(x: Any) -> Any:
+        kind = own.get(x.dtype.scalar)
+        return x if kind is None else handle(numbers(x.data, kind).astype(np.float32), tl.float32)
+
+    def converted(self: Any, x: Any, target: Any, rounding: Any = None) -> Any:
+        x, kind = wide(x), own.get(target.scalar)
+        if kind is None:
+            return cast(self, x, target)
+        return handle(number(x.data.astype(np.float32), kind), target.scalar)
+
+    def multiplied(self: Any, a: Any, b: Any, *more: Any) -> Any:
+        return dot(self, wide(a), wide(b), *more)
+
+    builder.cast_impl, builder.create_fp_to_fp, builder.create_dot = converted, converted, multiplied
 
 
 class Tensor:
     """Elements of a numpy array from `offset` on, as the interpreter sees a tensor that already is on the host."""
 
-    def __init__(self, array: np.ndarray, offset: int = 0) -> None:
+    def __init__(self, array: np.ndarray, offset: int = 0, kind: str = "") -> None:
         self.array, self.offset = array, offset
-        self.dtype = f"torch.{array.dtype}"
+        self.dtype = f"torch.{_NARROW[kind][0] if kind in _NARROW else array.dtype}"
 
     def data_ptr(self) -> int:
         return self.array.ctypes.data + self.offset * self.array.itemsize
@@ -50,7 +85,9 @@ class Tensor:
         return self
 
     def new_empty(self, size: int, device: str) -> Tensor:
-        return Tensor(self.array[:size])
+        other = Tensor(self.array[:size])
+        other.dtype = self.dtype
+        return other
 
     def set_(self, storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> None:
         self.array, self.offset = storage.array, offset
@@ -84,10 +121,11 @@ def interpret(jobs: Sequence[Job], arrays: Mapping[str, np.ndarray], folder: Pat
 def main(folder: Path) -> None:
     with np.load(folder / "arrays.npz") as stored:
         arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
+    _narrow_floats()
     for fields in json.loads((folder / "jobs.json").read_text()):
         job = Job(**fields)
         kernel: Any = load_kernel(TritonSource(job.text, job.entry, ()))
-        kernel[(job.grid,)](*(a if isinstance(a, int) else Tensor(arrays[a[0]], a[1]) for a in job.arguments))
+        kernel[(job.grid,)](*(a if isinstance(a, int) else Tensor(arrays[a[0]], *a[1:]) for a in job.arguments))
     np.savez(folder / "results.npz", **arrays)
 
 

@@ -34,7 +34,7 @@ class _Placed:
         self.guarded: dict[str, Guarded] = {}
         w, k, p = t.subject.workload, t.kernel, self.problem
         packed = t.tactic.prepack(w, t.params, t.subject.constants())
-        arguments: list[int | tuple[str, int]] = []
+        arguments: list[int | tuple[str, int, str]] = []
         for (kind, i), (_, pointer) in zip(k.args, k.triton.signature, strict=False):
             name = f"{number}.{kind}{i}"
             if kind == "shared":
@@ -50,7 +50,7 @@ class _Placed:
             assert array is not None
             g = self.guarded[name] = Guarded(np.asarray(array.view(np.int8) if array.dtype == bool else array), stride)
             arrays[name] = g.block.view(g.dtype)
-            arguments.append((name, g.start // g.dtype.itemsize))
+            arguments.append((name, g.start // g.dtype.itemsize, pointer))
         arguments += [p.env[s] for s in k.symbols]
         self.jobs = [
             Job(s.text, s.entry, evaluate(g, p.env), tuple(arguments)) for s, g in zip(k.sources, k.grids, strict=True)
@@ -64,8 +64,10 @@ class _Placed:
                 return f"{name}: wrote outside the tensor"
             if ".output" in name:
                 outputs.append(g.array)
-        for y, want, bound in zip(outputs, self.problem.want, self.problem.bounds, strict=True):
-            if (wrong := mismatch(y.view(bool) if want.dtype == bool else y, want, bound)) is not None:
+        w = self.trial.subject.workload
+        for y, want, bound, slot in zip(outputs, self.problem.want, self.problem.bounds, w.outputs, strict=True):
+            y = y.view(bool) if want.dtype == bool else y
+            if (wrong := mismatch(y, want, bound, dtype=slot.type.dtype)) is not None:
                 return wrong
         return None
 
