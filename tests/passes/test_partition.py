@@ -15,8 +15,8 @@ from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
 from temper.passes.partition import MAX_INSTRS, VIEW_OPS, Region, partition
 from temper.passes.pipeline import PIPELINE
-from temper.tactics.workload import workload
 from temper.tactics.epilogue_reference import epilogue_reference
+from temper.tactics.workload import workload
 from tests.passes.nets import Net, assert_same, feeds
 from tests.passes.test_layout import NETS
 

@@ -3,7 +3,8 @@
     python -m tests.tactics.cuda.interpret FOLDER
 
 FOLDER/jobs.json is a list of jobs: source text, entry, grid, and arguments, each an integer or [name, offset, type]:
-the address of an element of an array in FOLDER/arrays.npz, and its Triton type where numpy's does not tell. All arrays go to FOLDER/results.npz as the kernels leave them.
+the address of an element of an array in FOLDER/arrays.npz, and its Triton type where numpy's does not tell. All
+arrays go to FOLDER/results.npz as the kernels leave them.
 The interpreter expects torch's tensors, of which it uses an address, a dtype and a storage: `Tensor` is that much.
 Its own arithmetic on bfloat16 and 8-bit floats rounds wrongly, or is done on their bits: `_narrow_floats` mends that.
 """
