@@ -197,7 +197,7 @@ def make_problem(
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
     slack = np.where(np.isfinite(acc), slack, 0.0)  # an infinity moved by an infinity is no number
-    want = epilogue_reference(w.epilogue, [acc, *operands[1:]])
+    want = tuple(epilogue_reference(w.epilogue, [acc, *operands[1:]]))
     inner = _program_bounds(w, [acc, *operands[1:]], want)
     ends = [
         [_numbers(y, w.epilogue.dtype_of(r)) for y, r in zip(found, w.epilogue.results, strict=True)]
@@ -209,7 +209,7 @@ def make_problem(
         2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own
         for low, mid, high, own in zip(*ends, inner, strict=True)
     ]
-    return Problem(env, inputs, tuple(operands), tuple(want), tuple(bounds))
+    return Problem(env, inputs, tuple(operands), want, tuple(bounds))
 
 
 def _numbers(y: np.ndarray, dtype: str) -> np.ndarray:
