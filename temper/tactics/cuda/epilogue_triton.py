@@ -169,9 +169,9 @@ def ceil(x):
 """,
     "to_code": """
 def to_code(x, low, high):
-    # clipped before rounding; NaN gives the least code
-    clipped = tl.where(x > low, x, low)
-    return round_half_even(tl.where(clipped < high, clipped, high))
+    # clipped before rounding; NaN gives the least code. 1.5 * 2^23 has no fraction: adding it rounds half to even and
+    # leaves the whole number, in two's complement, in the lower half of the bits
+    return (tl.minimum(tl.maximum(x, low), high) + 12582912.0).to(tl.int32, bitcast=True)
 """,
     "hard_sigmoid": """
 def hard_sigmoid(x, alpha, alpha_lo, beta):
@@ -274,7 +274,7 @@ def _saturate(instr: Instr, arg: str) -> str:
     """Rounding to a code, its zero point added."""
     low, high = (-128, 127) if instr.dtype == "int8" else (0, 255)
     zero = int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
-    return f"(to_code({arg}, {low - zero}.0, {high - zero}.0) + {zero}.0).to({TRITON_TYPES[instr.dtype]})"
+    return f"(to_code({arg}, {low - zero}.0, {high - zero}.0) + {zero}).to({TRITON_TYPES[instr.dtype]})"
 
 
 def _expression(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str | None:
