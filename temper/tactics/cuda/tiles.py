@@ -94,10 +94,12 @@ def tile_kernel(
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
     strides = [s.row_stride for s in w.outputs]
     lines = epilogue_statements(w.epilogue, channels=dim_text(channels), row_strides=strides)
+    statements = f"{constants_text({**own, **sizes})}\n\n{_HEAD}\n{body}\n" + "\n".join(lines) + "\n"
+    if 0 in out:
+        statements = "pass\n"  # it is never launched, and sizes of 0 divide nothing
     text = (
         f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{helpers}{epilogue_helpers(w.epilogue)}'
-        f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n"
-        + indent(f"{constants_text({**own, **sizes})}\n\n{_HEAD}\n{body}\n" + "\n".join(lines) + "\n", "    ")
+        f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n" + indent(statements, "    ")
     )
     views = {("output", k) for k, s in enumerate(strides) if s is not None}
     views |= {("operand", i) for i, o in enumerate(w.epilogue.operands) if o.row_stride is not None}

@@ -17,12 +17,12 @@ from temper.reference import REFERENCES
 from temper.tactics.base import Slot, Workload
 from temper.tactics.cuda.conv import ConvImplicitGemm
 from temper.tactics.cuda.epilogue_triton import (
-    OPS,
     epilogue_declines,
     epilogue_helpers,
     epilogue_parameters,
     epilogue_statements,
 )
+from temper.tactics.cuda.instructions import OPS
 from temper.tactics.epilogue import Epilogue, Instr, Operand
 from temper.tactics.epilogue_reference import epilogue_reference
 from tests.tactics.cuda.interpret import Job, interpret
@@ -443,15 +443,14 @@ def test_declines_with_a_reason() -> None:
     def declined(*instrs: Instr, operand: Operand = F32) -> str | None:
         return epilogue_declines(Epilogue((F32, operand), instrs, (2,)))
 
-    assert declined(Instr("Pow", (0, 1), "float32")) == "Pow on (float32, float32) has no Triton form"
-    assert declined(Instr("Pow", (0,), "float32", (("exponent", 1.7),))) == "Pow on (float32) has no Triton form"
-    assert declined(Instr("Cast", (0,), "int64")) == "Cast gives int64"
+    assert declined(Instr("BitShift", (0, 1), "float32")) == "BitShift on (float32, float32) has no Triton form"
+    assert declined(Instr("Cast", (0,), "string")) == "Cast gives string"
     half = declined(Instr("Add", (0, 1), "float32"), operand=Operand("float16", FULL))
     assert half == "Add on (float32, float16) has no Triton form"
     general = declined(Instr("Add", (0, 1), "float32"), operand=Operand("float32", (False, True, True, True)))
     assert general == "operand 1 is broadcast along axes [0]"
     with pytest.raises(ValueError, match="no Triton form"):
-        epilogue_statements(Epilogue((F32,), (Instr("Asinh", (0,), "float32"),), (1,)), channels=4)
+        epilogue_statements(Epilogue((F32,), (Instr("Not", (0,), "bool"),), (1,)), channels=4)
 
 
 def test_every_op_has_a_reference_and_a_c_form() -> None:
