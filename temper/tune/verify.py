@@ -36,6 +36,9 @@ _EPS = float(np.finfo(np.float32).eps)
 #: Relative error of a product of two float32 numbers cut to TF32, whose mantissa has 10 bits.
 _TF32 = 2 * 2.0**-10
 
+#: What rounding to a half changes of a number, relatively.
+_HALVES = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -181,7 +184,8 @@ def make_problem(
         terms = sum(x.size for x in wide[1:] if x is not None) ** 0.5
         slack = 1.5 * (_EPS * (2 * np.sqrt(terms) + 16) + 2 * _TF32 * w.tf32) * (size + 1)
     elif w.op == "Attention":
-        slack = attention_slack(wide, attrs, _TF32 * w.tf32)
+        values = w.inputs[2].type.dtype if 2 in w.widened and w.inputs[2] is not None else "float32"
+        slack = attention_slack(wide, attrs, _TF32 * w.tf32, _HALVES.get(values, 0.0))
     elif w.op.startswith("Reduce") or w.op in (
         "AveragePool",
         "Softmax",
@@ -265,9 +269,12 @@ def widened_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:
     ]
 
 
-def attention_slack(inputs: Arrays, attrs: Mapping[str, Any], products: float = 0.0) -> np.ndarray:
+def attention_slack(
+    inputs: Arrays, attrs: Mapping[str, Any], products: float = 0.0, weights: float = 0.0
+) -> np.ndarray:
     """Error bound of attention: a score is off by gamma of its products, and moves its weight by as much relatively.
-    products: relative error of each besides that of their sum."""
+    products: relative error of each besides that of their sum. weights: of each weight, which is rounded to the type of
+    the values where that is a half; the smallest of float16's are 2^-24."""
     q, k, v = inputs[:3]
     assert q is not None and k is not None and v is not None
     weighted = np.nan_to_num(REFERENCES["Attention"]([q, k, np.abs(v), *inputs[3:]], attrs)[0].astype(np.float64))
@@ -276,8 +283,10 @@ def attention_slack(inputs: Arrays, attrs: Mapping[str, Any], products: float = 
     score = width * float(np.abs(q).max(initial=0)) * float(np.abs(k).max(initial=0)) * abs(attrs["scale"])
     shifted = max((float(np.abs(m[np.isfinite(m)]).max(initial=0)) for m in inputs[3:] if m is not None), default=0.0)
     gamma = _EPS * (4 * (2 * np.sqrt(width) + 8) * (score + shifted) + 2 * np.sqrt(keys) + 16)
-    gamma += products * (4 * score + 1)
+    gamma += products * (4 * score + 1) + weights
     bound: np.ndarray = gamma * (weighted + 1e-3)
+    if weights:
+        bound += keys * 2.0**-25 * float(np.abs(v).max(initial=0))
     return bound
 
 

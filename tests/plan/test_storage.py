@@ -280,10 +280,10 @@ def test_output_twice() -> None:
 def test_pieces_that_a_kernel_cannot_read_at_once_are_no_views() -> None:
     """Of three rows of five floats joined along the first axis the second starts at 60 bytes; of four by four at 64."""
 
-    def joined(rows: int, width: int, alignment: int) -> tuple[list[str], Log]:
+    def joined(rows: int, width: int, alignment: int, axis: int = 0) -> tuple[list[str], Log]:
         net = Net()
         x = net.input(rows, width)
-        net.graph.set_outputs([net("Softmax", net("Concat", net("Relu", x), net("Neg", x), axis=0), axis=1)])
+        net.graph.set_outputs([net("Softmax", net("Concat", net("Relu", x), net("Neg", x), axis=axis), axis=1)])
         graph = net.graph
         log = Log()
         storage = assign_storage(graph, partition(graph, log), anything, log, alignment)
@@ -293,3 +293,4 @@ def test_pieces_that_a_kernel_cannot_read_at_once_are_no_views() -> None:
     assert "Concat" in ops
     assert any(rule == "concat without a copy" and "multiple of 16 bytes" in why for rule, _, why in log.declined)
     assert "Concat" not in joined(4, 4, 16)[0] and "Concat" not in joined(3, 5, 1)[0]
+    assert "Concat" in joined(3, 5, 16, 1)[0] and "Concat" not in joined(3, 4, 16, 1)[0]

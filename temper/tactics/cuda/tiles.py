@@ -101,10 +101,7 @@ def tile_kernel(
         f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{helpers}{epilogue_helpers(w.epilogue)}'
         f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n" + indent(statements, "    ")
     )
-    views = {("output", k) for k, s in enumerate(strides) if s is not None}
-    views |= {("operand", i) for i, o in enumerate(w.epilogue.operands) if o.row_stride is not None}
-    views |= {("input", i) for i, s in enumerate(w.inputs) if s is not None and s.row_stride is not None}
-    hints = frozenset(p.name for p in pointers if p.ref not in views)
+    hints = frozenset(p.name for p in pointers)
     return TritonKernel(
         text,
         (entry,),

@@ -1,0 +1,325 @@
+"""Attention in one kernel on a CUDA GPU: a block of queries meets a block of keys at a time, and no score is stored.
+
+Heads are read and written through strides, so that splitting and merging them costs nothing. The largest score and the
+sum of weights are carried along and the result rescaled when they change (Dao et al., FlashAttention, 2022). Scores and
+sums are float32. Weights, which are at most 1, are rounded to the type of the values where that is a half.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import indent
+
+import numpy as np
+
+from temper.compile.triton import CUDA_ISAS
+from temper.errors import ShapeError
+from temper.ir.dims import Dim, DimLike, ceil_div, product
+from temper.ir.ops.attention import by_heads
+from temper.ir.types import itemsize
+from temper.tactics.base import Kernel, Params, Slot, Workload
+from temper.tactics.cpu.source import typical_count
+from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.kernel import dim_text
+from temper.tactics.cuda.loads import FLOATS, HALVES, widened
+from temper.tactics.cuda.source import kernel_of, stores
+
+#: Sizes that predictions count with where a size is known at run time only.
+_TYPICAL_KEYS, _TYPICAL_BATCH = 128, 8
+_PROCESSORS = 132
+LOG2E = 1.4426950408889634
+
+
+@dataclass(frozen=True)
+class Heads:
+    """An operand by heads: sizes, and the elements from one row to the next. room: width as a power of two."""
+
+    b: DimLike
+    heads: int
+    s: DimLike
+    d: int
+    letter: str
+    row: DimLike
+    room: int
+
+    def row_text(self, b: str, h: str, s: str) -> str:
+        """Element of the first column of row `s` of head `h`."""
+        size, row = dim_text(self.s), dim_text(self.row)
+        if self.letter == "h":
+            return f"(({b} * {self.heads} + {h}) * ({size}) + {s}) * ({row})"
+        return f"({b} * ({size}) + {s}) * ({row}) + {h} * {self.d}"
+
+    def mask(self, rows: str, column: str) -> str:
+        """The mask of a tile of its elements, empty where all of them are there. rows: condition on rows, if any."""
+        terms = [t for t in (rows, f"({column} < {self.d})" if self.room != self.d else "") if t]
+        return f", mask={' & '.join(terms)}, other=0" if terms else ""
+
+
+def heads_of(slot: Slot | None, heads: int, letter: str) -> Heads | str:
+    """The operand, or why it is none."""
+    if slot is None:
+        return "attention needs queries, keys and values"
+    try:
+        b, _, s, d = by_heads(slot.type, heads, letter)
+    except ShapeError as e:
+        return str(e)
+    if isinstance(d, Dim) or d < 1:
+        return f"the width of a head must be known at build time, not {d}"
+    if d > 256:
+        return f"heads of {d} columns do not fit in registers"
+    room = max(16 if slot.type.dtype not in ("int8", "uint8") else 32, 1 << (d - 1).bit_length())
+    return Heads(b, heads, s, d, letter, slot.row_stride or slot.type.shape[-1], room)
+
+
+def operands_of(w: Workload) -> list[Heads] | str:
+    """q, k, v and the output of any attention, or the reason there is no kernel."""
+    if w.isa not in CUDA_ISAS:
+        return f"no such GPU level: {w.isa}"
+    heads, groups, layout = integer_attr(w, "heads"), integer_attr(w, "kv_heads"), str(w.attr("layout"))
+    out: list[Heads] = []
+    for slot, n, letter in zip((*w.inputs[:3], w.outputs[0]), (heads, groups, groups, heads), layout, strict=True):
+        t = heads_of(slot, n, letter)
+        if isinstance(t, str):
+            return t
+        out.append(t)
+    if out[1].s == 0 or 0 in w.outputs[0].type.shape:
+        return "there are no keys, or nothing asks for them"
+    # all rooms of a matrix product are alike
+    wide = max(out[0].room, out[1].room)
+    return [Heads(**{**vars(t), "room": wide if i < 2 else max(out[2].room, out[3].room)}) for i, t in enumerate(out)]
+
+
+def integer_attr(w: Workload, name: str) -> int:
+    value = w.attr(name)
+    assert isinstance(value, int)
+    return value
+
+
+def mask_text(slot: Slot) -> str:
+    """Elements of the attention mask for a tile [BM, BN] of scores, 0 where there is no score."""
+    shape = (1,) * (4 - slot.type.rank) + tuple(slot.type.shape)
+    step: DimLike = slot.row_stride or shape[3]
+    terms = ["j[None, :]"]
+    by_query = shape[2] != 1
+    for index, size in zip(("i[:, None].to(tl.int64)", "head", "batch"), (shape[2], shape[1], shape[0]), strict=True):
+        if size != 1:
+            terms.append(f"{index} * ({dim_text(step)})")
+            step = step * size
+    live = "(i < QUERIES)[:, None] & (j < KEYS)[None, :]" if by_query else "(j < KEYS)[None, :]"
+    return widened(f"tl.load(mask + {' + '.join(terms)}, mask={live}, other=0.0)", slot.type.dtype)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """bm queries meet bn keys at a time."""
+
+    bm: int
+    bn: int
+    warps: int
+    stages: int
+
+    @property
+    def params(self) -> Params:
+        return tuple(vars(self).items())
+
+    @staticmethod
+    def of(params: Params) -> Tile:
+        return Tile(**dict(params))
+
+
+def tiles(w: Workload, operands: Sequence[Heads], size: int) -> Iterator[Tile]:
+    """Blockings that fit in registers and shared memory. size: bytes of an element of keys."""
+    q, k, v, _ = operands
+    queries = 1 << 30 if isinstance(q.s, Dim) else q.s
+    keys = 1 << 30 if isinstance(k.s, Dim) else k.s
+    for bm in (16, 32, 64, 128):
+        if bm > 16 and bm >= 2 * queries:
+            continue
+        for bn in (32, 64, 128, 256):
+            if (bn > 32 and bn >= 2 * keys) or (size == 4 and bm * bn > 4096):
+                continue
+            warps = {16: (2, 4), 32: (2, 4), 64: (4,), 128: (4, 8)}[bm]
+            for n in warps:
+                held = bm * (bn + v.room) / (32 * n)
+                if held > (64 if size == 4 else 192):
+                    continue
+                for stages in (1, 2, 3):
+                    steps = -(-min(keys, 1 << 12) // bn)
+                    shared = bn * (k.room + v.room) * size * max(1, stages - 1) + bm * q.room * size
+                    if stages > 1 and (steps == 1 or shared > 96_000):
+                        continue
+                    yield Tile(bm, bn, n, stages)
+
+
+def predicted(w: Workload, operands: Sequence[Heads], t: Tile, rate: float, step: float) -> float:
+    """Seconds: waves of blocks, each as long as its products and its weights take, or the bytes at the bandwidth.
+
+    rate: multiplications of a processor per second. step: seconds a processor takes for one weight.
+    """
+    q, k, v, _ = operands
+    b = _TYPICAL_BATCH if isinstance(q.b, Dim) else q.b
+    s, keys = (_TYPICAL_KEYS if isinstance(d, Dim) else d for d in (q.s, k.s))
+    seen = 0.5 if integer_attr(w, "causal") and s > 1 else 1.0
+    each = -(-b * q.heads * -(-s // t.bm) // _PROCESSORS)  # blocks of a processor
+    steps = -(-keys // t.bn) * seen
+    block = t.bm * t.bn * steps * ((q.room + v.room) / rate + step)
+    # 8 warps keep a processor busy; a step of a lone block waits for its keys unless they were fetched ahead
+    busy = min(1.0, each * t.warps / 8)
+    waits = 1e-6 + 0.6e-6 * steps / min(t.stages, 2)
+    slots = (*w.inputs[:3], w.outputs[0])
+    moved = sum(itemsize(x.type.dtype) * typical_count(x.type.shape, _TYPICAL_KEYS) for x in slots if x is not None)
+    return 1.5e-6 + max(each * block / busy, waits, moved / 2.5e12)
+
+
+class Attention:
+    """Attention of floats. Parameters as Tile has them."""
+
+    name = "cuda.attention"
+    ops = frozenset({"Attention"})
+
+    def accepts(self, w: Workload) -> str | None:
+        if w.op != "Attention":
+            return f"computes Attention, not {w.op}"
+        if other := [s.type.dtype for s in w.inputs if s is not None and s.type.dtype not in FLOATS]:
+            return f"attends in {', '.join(FLOATS)}, not {other[0]}"
+        t = operands_of(w)
+        return t if isinstance(t, str) else epilogue_declines(w.epilogue)
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        t = _accepted(w)
+        found = [x.params for x in tiles(w, t, _size(w))]
+        return sorted(found, key=lambda p: self.predict(w, p))
+
+    def predict(self, w: Workload, params: Params) -> float:
+        size = _size(w)
+        rate = {2: 1.6e12, 4: 0.15e12}[size] * (4 if size == 4 and w.tf32 else 1)
+        return predicted(w, _accepted(w), Tile.of(params), rate, 1.2e-10)
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        q, k, v, out = operands = _accepted(w)
+        t = Tile.of(params)
+        mask = w.inputs[3] if len(w.inputs) > 3 else None
+        kinds = [s.type.dtype for s in w.inputs[:3] if s is not None]
+        precision = ', input_precision="tf32"' if w.tf32 else ', input_precision="ieee"'
+        # a product of two types is one of float32
+        alike = kinds[0] == kinds[1]
+        queries, keys = ("{}" if alike else widened("{}", d) for d in kinds[:2])
+        halves = alike and kinds[0] in HALVES
+        causal, tail = integer_attr(w, "causal"), ragged(k, t)
+        keys_there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
+        values_there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
+        step = f"""\
+j = first + tl.arange(0, BN)
+keys = {keys.format(f"tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{keys_there})")}
+scores = tl.dot(queries, keys{'' if halves else precision}) * {float(str(w.attr('scale'))) * LOG2E!r}
+"""
+        if mask is not None:
+            step += f"""\
+shift = {mask_text(mask)}
+# times log2(e) the lowest of finite numbers would be infinite, and its row would see nothing
+scores += tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), shift)
+"""
+        seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if causal else "") if c]
+        if seen:
+            step += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
+        narrow = f".to({HALVES[kinds[2]]})" if kinds[2] in HALVES else ""
+        step += f"""\
+highest = tl.maximum(top, tl.max(scores, axis=1))
+base = tl.where(highest == float("-inf"), 0.0, highest)
+weights = tl.exp2(scores - base[:, None])
+faded = tl.exp2(top - base)
+total = total * faded + tl.sum(weights, axis=1)
+values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_there})
+v0 = tl.dot(weights{narrow}, values, v0 * faded[:, None]{'' if narrow else precision})
+top = highest
+"""
+        body = head_text(operands, t, queries)
+        body += 'top = tl.full((BM,), float("-inf"), tl.float32)\ntotal = tl.zeros((BM,), tl.float32)\n'
+        body += f"v0 = tl.zeros((BM, {v.room}), tl.float32)\n"
+        last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if causal else "KEYS"
+        body += f"for first in range(0, {last}, BN):\n{indent(step, '    ')}"
+        body += "v0 = v0 / total[:, None]\n"
+        if integer_attr(w, "safe"):
+            body += "v0 = tl.where(total[:, None] == 0.0, 0.0, v0)\n"
+        if (half := w.epilogue.operands[0].dtype) != "float32":
+            body += f"v0 = v0.to({FLOATS[half]})\n"
+        return attention_kernel(w, entry, operands, t, body)
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ()
+
+
+#: Which keys causality shows a query.
+CAUSAL = "(j[None, :] <= i[:, None] + (KEYS - QUERIES))"
+
+
+def ragged(k: Heads, t: Tile) -> bool:
+    """The last block of keys is not whole."""
+    return isinstance(k.s, Dim) or k.s % t.bn != 0
+
+
+def head_text(operands: Sequence[Heads], t: Tile, queries: str) -> str:
+    """Statements that find a block's place and load its queries. queries: format of what is loaded."""
+    q, k, v, out = operands
+    shared = q.heads // k.heads
+    kv = "head" if shared == 1 else f"head // {shared}"
+    ragged = isinstance(q.s, Dim) or q.s % t.bm != 0
+    at = q.row_text("batch", "head", "i.to(tl.int64)")
+    load = f"tl.load(q + ({at})[:, None] + d[None, :]{q.mask('row_ok[:, None]' if ragged else '', 'd[None, :]')})"
+    return f"""\
+tile = tl.program_id(0)
+batch = (tile // (BLOCKS * {q.heads})).to(tl.int64)
+head = tile // BLOCKS % {q.heads}
+i = tile % BLOCKS * BM + tl.arange(0, BM)
+row_ok = i < QUERIES
+d = tl.arange(0, {q.room})
+e = tl.arange(0, {v.room})
+queries = {queries.format(load)}
+k_at = {k.row_text('batch', f'({kv})', '0')}
+v_at = {v.row_text('batch', f'({kv})', '0')}
+"""
+
+
+def attention_kernel(
+    w: Workload, entry: str, operands: Sequence[Heads], t: Tile, body: str, helpers: str = ""
+) -> Kernel:
+    """The kernel whose body computes v0 of a block of queries."""
+    q, k, v, out = operands
+    names = ("q", "k", "v", "mask")
+    inputs = [
+        Parameter(n, POINTER_TYPES[s.type.dtype], ("input", n_))
+        for n_, (n, s) in enumerate(zip(names, w.inputs, strict=False))
+        if s is not None
+    ]
+    sizes: dict[str, DimLike] = {
+        "QUERIES": q.s, "KEYS": k.s, "BM": t.bm, "BN": t.bn, "BLOCKS": ceil_div(q.s, t.bm), "K_ROW": k.row,
+        "V_ROW": v.row, "IMG_ROWS": product(w.outputs[0].type.shape[1:-1]),
+    }  # fmt: skip
+    place = f"(batch * {q.heads} + head) * QUERIES + i" if out.letter == "h" else "batch * QUERIES + i"
+    column = "e" if out.letter == "h" else f"head * {out.d} + e"
+    body += f"""\
+row = {place}
+image = row // IMG_ROWS
+channel = {column}
+channel_ok = e < {out.d}
+live = row_ok[:, None] & channel_ok[None, :]
+"""
+    about = f"Attention of {q.heads} heads of {q.d} and {v.d} columns, {t.bm} queries by {t.bn} keys at a time."
+    body += stores(w)
+    grid = q.b * q.heads * ceil_div(q.s, t.bm)
+    return kernel_of(
+        w, entry, about, inputs, sizes, body, helpers=helpers, grid=grid, warps=t.warps, stages=t.stages
+    )  # fmt: skip
+
+
+def _accepted(w: Workload) -> list[Heads]:
+    t = operands_of(w)
+    if isinstance(t, str):
+        raise ValueError(f"workload was not accepted: {t}")
+    return t
+
+
+def _size(w: Workload) -> int:
+    """Bytes of the widest of keys and values."""
+    return max(itemsize(s.type.dtype) for s in w.inputs[:3] if s is not None)

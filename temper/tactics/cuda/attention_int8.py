@@ -1,0 +1,153 @@
+"""Attention of codes in one kernel on a CUDA GPU, bit for bit as its reference has it.
+
+Weights are codes relative to a row's largest score, so that one has to be known first: where the keys fit in one block
+its scores are kept, else they are computed twice. Sums of weights times values are integers below 2^24 for up to 514
+keys: half-precision products, whose sums are float32, are then exact, and values need no transposition as bytes would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import indent
+
+import numpy as np
+
+from temper.ir.dims import Dim
+from temper.reference.attention import LOG2E, P1, P2, P3
+from temper.tactics.base import Kernel, Params, Workload
+from temper.tactics.cuda.attention import (
+    CAUSAL,
+    Heads,
+    Tile,
+    attention_kernel,
+    head_text,
+    integer_attr,
+    mask_text,
+    operands_of,
+    predicted,
+    ragged,
+    tiles,
+)
+from temper.tactics.cuda.epilogue_triton import epilogue_declines
+
+#: Most keys for which |sum of codes times values| <= 255 * 128 * keys is a whole number of float32, and of int32.
+_EXACT_HALVES = (1 << 24) // (255 * 128)
+_EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
+
+#: 255 e^x for x <= 0 as a code; `whole` adds and takes away 1.5 * 2^23, which rounds half to even.
+_HELPERS = f"""
+
+
+@triton.jit
+def whole(x):
+    return (x + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def weight_codes(x):
+    t = tl.maximum(x * {float(LOG2E)!r}, -16.0)
+    n = whole(t)
+    f = t - n
+    p = 255.0 + f * ({float(P1)!r} + f * ({float(P2)!r} + f * {float(P3)!r}))
+    power = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
+    return whole(p * power)
+"""
+
+
+class AttentionInt8:
+    """Attention of int8 or uint8 queries, int8 keys and values. Parameters as Tile has them."""
+
+    name = "cuda.attention_int8"
+    ops = frozenset({"AttentionInt8"})
+
+    def accepts(self, w: Workload) -> str | None:
+        if w.op != "AttentionInt8":
+            return f"computes AttentionInt8, not {w.op}"
+        t = operands_of(w)
+        if isinstance(t, str):
+            return t
+        keys = t[1].s
+        if isinstance(keys, Dim) or keys > _EXACT_WORDS:
+            return f"sums in int32 need at most {_EXACT_WORDS} keys, known at build time, not {keys}"
+        if (mask := w.inputs[3] if len(w.inputs) > 3 else None) is not None and mask.type.dtype != "float32":
+            return f"the mask must be float32, not {mask.type.dtype}"
+        return epilogue_declines(w.epilogue, "float32")
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        return sorted((x.params for x in tiles(w, _accepted(w), 1)), key=lambda p: self.predict(w, p))
+
+    def predict(self, w: Workload, params: Params) -> float:
+        t, operands = Tile.of(params), _accepted(w)
+        keys = operands[1].s
+        twice = 1.0 if isinstance(keys, int) and keys <= t.bn else 1.6
+        return predicted(w, operands, t, 1.6e12 / twice, 1.9e-10 * twice)
+
+    def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
+        _, k, v, _ = operands = _accepted(w)
+        t = Tile.of(params)
+        assert isinstance(k.s, int) and w.inputs[0] is not None
+        unsigned = w.inputs[0].type.dtype == "uint8"
+        scores = _scores(w, k, t, integer_attr(w, "zero_point") - 128 * unsigned)
+        one, halves = k.s <= t.bn, k.s <= _EXACT_HALVES
+        kind = "tl.float32" if halves else "tl.int32"
+        values_ok = v.mask("(j < KEYS)[:, None]" if ragged(k, t) else "", "e[None, :]")
+        step = f"""\
+codes = weight_codes(scores - base[:, None])
+total += tl.sum(codes, axis=1)
+values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok})
+"""
+        if halves:
+            step += "v0 = tl.dot(codes.to(tl.float16), values.to(tl.float16), v0)\n"
+        else:  # bytes are signed: 128 less in each code, and as often the sum of values more
+            step += """\
+v0 = tl.dot((codes.to(tl.int32) - 128).to(tl.int8), values, v0, out_dtype=tl.int32)
+v0 += tl.sum(values.to(tl.int32), axis=0)[None, :] * 128
+"""
+        last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if integer_attr(w, "causal") else "KEYS"
+        loop = f"for first in range(0, {last}, BN):\n"
+        body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
+        start = f"total = tl.zeros((BM,), tl.float32)\nv0 = tl.zeros((BM, {v.room}), {kind})\n"
+        if one:
+            body += f"first = 0\n{scores}top = tl.max(scores, axis=1)\n{_BASE}{start}{step}"
+        else:
+            body += 'top = tl.full((BM,), float("-inf"), tl.float32)\n'
+            body += f"{loop}{indent(scores + 'top = tl.maximum(top, tl.max(scores, axis=1))', '    ')}\n{_BASE}{start}"
+            body += loop + indent(scores + step, "    ")
+        body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total)\n"
+        if integer_attr(w, "safe"):
+            body += "over = tl.where(total == 0.0, 0.0, over)\n"
+        body += f"v0 = v0{'' if halves else '.to(tl.float32)'} * over[:, None]\n"
+        return attention_kernel(w, entry, operands, t, body, _HELPERS)
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return ()
+
+
+_BASE = 'base = tl.where(top == float("-inf"), 0.0, top)\n'
+
+
+def _scores(w: Workload, k: Heads, t: Tile, zero: int) -> str:
+    """Statements that compute the scores of the block of keys at `first`. zero: of the queries, as signed bytes."""
+    mask = w.inputs[3] if len(w.inputs) > 3 else None
+    tail = ragged(k, t)
+    text = f"""\
+j = first + tl.arange(0, BN)
+keys = tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")})
+sums = tl.dot(queries, keys, out_dtype=tl.int32)
+"""
+    if zero:
+        text += f"sums -= tl.sum(keys.to(tl.int32), axis=0)[None, :] * ({zero})\n"
+    text += f"scores = sums.to(tl.float32) * {float(np.float32(float(str(w.attr('scale')))))!r}\n"
+    if mask is not None:
+        text += f"scores += {mask_text(mask)}\n"
+    seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if integer_attr(w, "causal") else "") if c]
+    if seen:
+        text += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
+    return text
+
+
+def _accepted(w: Workload) -> list[Heads]:
+    t = operands_of(w)
+    if isinstance(t, str):
+        raise ValueError(f"workload was not accepted: {t}")
+    return t
