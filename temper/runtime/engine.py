@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from temper.dtypes import ML_FLOATS, storage
-from temper.errors import InputError, PlanError, TemperError
+from temper.errors import ConfigError, InputError, PlanError, TemperError
 from temper.plan import format as plan_format
 from temper.plan.format import Binding, DimText, Native, Plan, Profile
 from temper.runtime import machine
@@ -152,12 +152,20 @@ class Engine:
     def report(self) -> Mapping[str, Any]:
         return self.plan.report
 
-    def context(self) -> Context:
-        """An independent execution context with memory of its own, for one thread at a time."""
+    def context(self, *, stream: Any = None, ranges: bool = False) -> Context:
+        """An independent execution context with memory of its own, for one thread at a time.
+
+        Of a GPU plan: stream: where it works, as a handle (int) or a stream of PyTorch or CuPy; calls with arrays on
+        the GPU then return at once, in order with what else is on that stream. None: a stream of its own, whose calls
+        return when the results are there. ranges: marks layers with NVTX ranges for Nsight Systems (slower: kernels
+        are launched one by one). ConfigError for a CPU plan with either.
+        """
         if self._shared is not None:
             from temper.runtime.cuda.context import CudaContext
 
-            return CudaContext(self, self._shared)
+            return CudaContext(self, self._shared, stream, ranges)
+        if stream is not None or ranges:
+            raise ConfigError("streams and NVTX ranges are for GPU plans; this one was built for the CPU")
         return Context(self)
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
@@ -224,7 +232,7 @@ class Engine:
     def _targets(self, out: Any) -> list[np.ndarray | None] | None:
         if out is None:
             return None
-        if isinstance(out, np.ndarray):
+        if not isinstance(out, (Mapping, list, tuple)):
             out = [out]
         if isinstance(out, Mapping):
             unknown = [n for n in out if n not in self._names]
@@ -281,20 +289,28 @@ class Context:
             if b.dtype == "sequence":
                 out.append(_wrapped(b, a))
                 continue
-            if isinstance(a, np.generic):
-                a = np.asarray(a)
-            if not isinstance(a, np.ndarray):
-                raise InputError(f"input '{b.name}' is a {type(a).__name__}, expected a numpy array: {_describe(b)}")
-            if a.dtype != dtype:
-                if a.dtype.name != ML_FLOATS.get(b.dtype):
-                    raise InputError(
-                        f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')"
-                    )
-                a = a.view(dtype)
-            out.append(
-                a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", subok=False).reshape(a.shape)
-            )
+            out.append(self._checked_one(b, dtype, a))
         return out
+
+    @staticmethod
+    def _checked_one(b: Binding, dtype: np.dtype, a: Any) -> np.ndarray:
+        """One array as it can be used."""
+        if isinstance(a, np.generic):
+            a = np.asarray(a)
+        if not isinstance(a, np.ndarray) and hasattr(a, "__dlpack__"):
+            try:
+                a = np.from_dlpack(a)
+            except (BufferError, RuntimeError, TypeError) as e:
+                raise InputError(f"input '{b.name}' cannot be read as a numpy array without a copy: {e}") from e
+        if not isinstance(a, np.ndarray):
+            raise InputError(f"input '{b.name}' is a {type(a).__name__}, expected a numpy array: {_describe(b)}")
+        if a.dtype != dtype:
+            if a.dtype.name != ML_FLOATS.get(b.dtype):
+                raise InputError(
+                    f"input '{b.name}' has dtype {a.dtype}, expected {dtype}: convert it with x.astype('{dtype}')"
+                )
+            a = a.view(dtype)
+        return a if a.flags.c_contiguous and a.flags.aligned else np.array(a, order="C", subok=False).reshape(a.shape)
 
     def _bind(self, shapes: Shapes) -> Bound:
         engine = self._engine
@@ -360,16 +376,7 @@ class Context:
             if given is None:
                 outputs.append(None if shape is None else np.empty(shape, dtype))
                 continue
-            expected = f"expected a writeable C-contiguous {dtype} array" + (
-                "" if shape is None else f" of shape {shape_text(shape)}"
-            )
-            if not isinstance(given, np.ndarray):
-                raise InputError(f"out for '{b.name}' is a {type(given).__name__}, {expected}")
-            if given.dtype != dtype or (shape is not None and given.shape != shape) or not given.flags.carray:
-                raise InputError(
-                    f"out for '{b.name}' is a {given.dtype} array of shape {shape_text(given.shape)}"
-                    f"{'' if given.flags.carray else ', read-only or not contiguous'}; {expected}"
-                )
+            self._checked_target(b, shape, dtype, given)
             others = [*arrays, *(t for t in (targets or ())[:i] if t is not None)]
             if any(np.may_share_memory(given, a) for a in others):
                 raise InputError(
@@ -377,6 +384,21 @@ class Context:
                 )
             outputs.append(given)
         return outputs
+
+    @staticmethod
+    def _checked_target(b: Binding, shape: tuple[int, ...] | None, dtype: np.dtype, given: Any) -> np.ndarray:
+        """A caller's array for an output, if it can be written."""
+        expected = f"expected a writeable C-contiguous {dtype} array" + (
+            "" if shape is None else f" of shape {shape_text(shape)}"
+        )
+        if not isinstance(given, np.ndarray):
+            raise InputError(f"out for '{b.name}' is a {type(given).__name__}, {expected}")
+        if given.dtype != dtype or (shape is not None and given.shape != shape) or not given.flags.carray:
+            raise InputError(
+                f"out for '{b.name}' is a {given.dtype} array of shape {shape_text(given.shape)}"
+                f"{'' if given.flags.carray else ', read-only or not contiguous'}; {expected}"
+            )
+        return given
 
     def _profile(self, arrays: Sequence[Any], repeats: int) -> list[LayerTime]:
         self._execute(arrays, None)

@@ -19,7 +19,8 @@ from temper.compile.triton_worker import compile_all
 from temper.errors import BuildError, DeviceError
 from temper.ir.dims import evaluate
 from temper.plan.cubins import DeviceFunction
-from temper.runtime.cuda.driver import Functions, Gpu, LaunchCall, Memory, Stream
+from temper.runtime.cuda.driver import Gpu, Memory, Stream
+from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.tactics.base import Kernel, Workload
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tune.measure import Guarded, blank
@@ -235,7 +236,7 @@ class DeviceWatch:
                 k, functions, [m.address for m in self._blocks[i % copies]], self._outputs, self._shared.address
             )
         ]
-        self._graph = bench.stream.capture(calls)
+        self._graph = Graph(bench.gpu, calls)
         self._samples: list[float] = []
         bench.stream.seconds(self._graph)
 

@@ -1,108 +1,141 @@
-"""A GPU plan bound to input shapes: device addresses resolved, launches packed, runs of launches captured as graphs.
+"""A GPU plan bound to input shapes: addresses resolved, launches packed, runs of launches as graphs.
 
-Model inputs and outputs have staging buffers on the device, so that a captured graph serves every run. An op without a
-kernel is a host step: what it reads comes to a host copy of the arena, and what it writes goes back.
+Inputs and outputs are bound by address: changing one changes only the graph nodes that touch it. An op without a kernel
+is a host step: what it reads comes to a host copy of the arena, and what it writes goes back.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 
 from temper.dtypes import storage
-from temper.errors import PlanError
-from temper.plan.format import Copy, HostStep, Launch, Native, Plan, Profile, Ref, TypedRef
+from temper.errors import PlanError, TemperError
+from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, TypedRef
 from temper.runtime.binding import Sized
-from temper.runtime.cuda.driver import Functions, Gpu, Graph, LaunchCall, Memory, Stream
+from temper.runtime.cuda.driver import Memory, Stream
+from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.runtime.memory import allocate, view
 from temper.runtime.steps import HostCall, Run
 
 #: Alignment of the parts of a device block: more than any kernel asks for.
 _ALIGN = 256
 
+#: What surrounds every launch where kernels are launched one by one.
+Watch = Callable[[LaunchCall], AbstractContextManager[None]]
+
 
 def _up(n: int) -> int:
     return -(-n // _ALIGN) * _ALIGN
 
 
-class DeviceArena:
-    """A context's device memory for one profile: the arena, with shared scratch behind it."""
+def arena_bytes(profile: Profile) -> int:
+    """Device memory of a context that runs a profile: the arena, with shared scratch behind it."""
+    return _up(profile.arena_bytes) + profile.shared_bytes
 
-    def __init__(self, gpu: Gpu, profile: Profile) -> None:
-        self.shared_at = _up(profile.arena_bytes)
-        self.block = gpu.allocate(self.shared_at + profile.shared_bytes, "the arena")
 
-    @property
-    def address(self) -> int:
-        return self.block.address
+@dataclass(frozen=True)
+class Place:
+    """Arena and scratch of one profile, in a block that all profiles of a context share."""
 
-    @property
-    def shared(self) -> int:
-        return self.block.address + self.shared_at
+    block: Memory
+    shared_at: int
+
+    @staticmethod
+    def of(block: Memory, profile: Profile) -> Place:
+        return Place(block, _up(profile.arena_bytes))
 
 
 class CudaBound(Sized):
-    """One run at a time. steps: what `run` does in order, graphs of launches and host steps."""
+    """One run at a time. steps: what `start` does in order, graphs of launches and host steps.
+
+    shapes: of the inputs. addresses: of inputs and outputs, in the plan's order; 0 before `point` told them.
+    """
 
     def __init__(
         self,
         plan: Plan,
         functions: Functions,
         constants: Memory,
-        arena: DeviceArena,
+        place: Place,
         stream: Stream,
         profile: Profile,
         env: Mapping[str, int],
         shapes: Sequence[tuple[int, ...]],
+        watch: Watch | None = None,
     ) -> None:
+        """watch: launches one by one instead of as graphs, each within what this returns."""
         super().__init__(plan, profile, env)
-        self._functions, self._constants, self._arena, self._stream = functions, constants, arena, stream
-        gpu = functions.gpu
+        self.functions, self._constants, self._place, self.stream = functions, constants, place, stream
+        self.gpu, self.watch = functions.gpu, watch
         for b, (shape, _) in zip(plan.outputs, self.outputs, strict=True):
             if shape is None:
                 raise PlanError(f"the shape of output '{b.name}' depends on data, which a GPU plan cannot have")
-        made = [(s, d) for s, d in self.outputs if s is not None]
-        self.inputs = [
-            gpu.allocate(_bytes(s, storage(b.dtype)), f"input '{b.name}'")
-            for b, s in zip(plan.inputs, shapes, strict=True)
+        self.shapes = tuple(shapes)
+        self.fresh = [(s, d) for s, d in self.outputs if s is not None]
+        #: bytes of inputs and outputs
+        self.nbytes = [
+            *(nbytes_of(s, storage(b.dtype)) for b, s in zip(plan.inputs, shapes, strict=True)),
+            *(nbytes_of(s, d) for s, d in self.fresh),
         ]
-        self.results = [
-            gpu.allocate(_bytes(s, d), f"output '{b.name}'") for b, (s, d) in zip(plan.outputs, made, strict=True)
-        ]
-        self.fresh = made
+        self.addresses = [0] * len(self.nbytes)
+        #: by binding: the arguments that lie in it, as (run of launches, launch, argument, offset)
+        self._users: list[list[tuple[DeviceCall, LaunchCall, int, int]]] = [[] for _ in self.nbytes]
+        hosted = [t for s in self.program if isinstance(s, HostStep) for t in (*s.inputs, *s.outputs) if t is not None]
         #: the arena's bytes on the host, where host steps work
-        self._mirror = (
-            allocate(profile.arena_bytes)
-            if any(isinstance(s, HostStep) for s in self.program)
-            else np.empty(0, np.uint8)
-        )
+        self._mirror = allocate(profile.arena_bytes) if hosted else np.empty(0, np.uint8)
+        #: inputs and outputs that host steps touch
+        self.host_inputs = sorted({t.ref.index for t in hosted if t.ref.kind == "input"})
+        self.host_outputs = sorted({t.ref.index for t in hosted if t.ref.kind == "output"})
+        self.host_step = next((s.name or s.op for s in self.program if isinstance(s, HostStep)), "")
         self.steps: list[DeviceCall | DeviceHostCall] = []
         for s in self.program:
-            if isinstance(s, Native):
-                calls = [self.launch(x) for x in s.launches]
-                self.steps.append(DeviceCall(stream, calls))
-            else:
-                self.steps.append(DeviceHostCall(s, self))
+            self.steps.append(self._call(s) if isinstance(s, Native) else DeviceHostCall(s, self))
+        #: the run of launches, where that is all there is
+        self.single = self.steps[0] if len(self.steps) == 1 and not self.copies else None
 
-    def launch(self, x: Launch) -> LaunchCall:
-        """A launch with every address resolved."""
+    def _call(self, segment: Native) -> DeviceCall:
+        launches = [self._launch(x) for x in segment.launches]
+        call = DeviceCall(self, launches)
+        for planned, made in zip(segment.launches, launches, strict=True):
+            for i, r in enumerate(planned.args):
+                if r.kind in ("input", "output"):
+                    self._users[self._binding(r)].append((call, made, i, self.value(r.offset)))
+        return call
+
+    def _launch(self, x: Launch) -> LaunchCall:
+        """A launch with every address resolved that is known before bindings are."""
         pointers = [self.address(a) for a in x.args]
         sizes = [self.value(s) for s in x.symbols]
-        return LaunchCall(self._functions, x.entries[0], pointers, sizes, self.value(x.grid), x.name)
+        return LaunchCall(self.functions, x.entries[0], pointers, sizes, self.value(x.grid), x.name)
+
+    def _binding(self, r: Ref) -> int:
+        return r.index + (len(self.plan.inputs) if r.kind == "output" else 0)
+
+    def point(self, binding: int, address: int) -> None:
+        """Puts an input or output, counted through both, at an address."""
+        if self.addresses[binding] != address:
+            self.addresses[binding] = address
+            for call, launch, i, offset in self._users[binding]:
+                launch.values[i] = address + offset
+                call.changed[id(launch)] = launch
 
     def address(self, r: Ref) -> int:
         """Where an argument lies on the device."""
         offset = self.value(r.offset)
         if r.kind == "arena":
-            return self._arena.address + self._profile.offsets[r.index] + offset
+            return self._place.block.address + self._profile.offsets[r.index] + offset
         if r.kind == "const":
             return self._constants.address + offset
         if r.kind in ("input", "output"):
-            return (self.inputs if r.kind == "input" else self.results)[r.index].address + offset
+            return self.addresses[self._binding(r)] + offset
         if r.kind == "shared":
-            return self._arena.shared + offset
+            return self._place.block.address + self._place.shared_at + offset
         if r.kind == "null":
             return 0
         raise PlanError(f"a GPU kernel's argument is a {r.kind}; build the plan anew")
@@ -115,41 +148,66 @@ class CudaBound(Sized):
             return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
         return view(self._mirror, self._profile.offsets[t.ref.index] + offset, dtype, shape)
 
-    def execute(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray]) -> None:
-        """A run from host arrays to host arrays."""
-        d, stream = self._functions.gpu.driver, self._stream
-        for memory, a in zip(self.inputs, arrays, strict=True):
-            if a.nbytes:
-                d("cuMemcpyHtoDAsync", memory.address, a.ctypes.data, a.nbytes, stream.handle)
-        run = Run(arrays, outputs, self.env)
-        for step in self.steps:
-            step.run(run)
-        for c in self.copies:
-            self._copy(c)
-        for memory, a in zip(self.results, outputs, strict=True):
-            if a.nbytes:
-                d("cuMemcpyDtoHAsync", a.ctypes.data, memory.address, a.nbytes, stream.handle)
-        stream.wait(f"running '{self.plan.report.get('model', 'the plan')}'")
+    def prepare(self) -> None:
+        """Makes the graphs now rather than in the first run."""
+        for s in self.steps:
+            if isinstance(s, DeviceCall) and self.watch is None:
+                s.prepare()
 
-    def _copy(self, c: Copy) -> None:
-        target = self.results[c.output]
-        if target.nbytes:
-            self._functions.gpu.driver(
-                "cuMemcpyDtoDAsync", target.address, self.address(c.source), target.nbytes, self._stream.handle
+    def start(self, run: Run, direct: bool = False) -> None:
+        """Puts every step on the stream, then the outputs that are copies; waits only where a host step does.
+
+        direct: launches one by one, as a stream that is being captured needs it. TemperError if it then has host steps.
+        """
+        if direct and self.host_step:
+            raise TemperError(
+                f"the stream is being captured, which step '{self.host_step}' on the host cannot be part of; run the "
+                "engine outside the capture"
             )
+        for step in self.steps:
+            if isinstance(step, DeviceCall) and (direct or self.watch is not None):
+                step.direct()
+            else:
+                step.run(run)
+        for c in self.copies:
+            k = len(self.plan.inputs) + c.output
+            if self.nbytes[k]:
+                self.gpu.driver(
+                    "cuMemcpyDtoDAsync", self.addresses[k], self.address(c.source), self.nbytes[k], self.stream.handle
+                )
 
 
 class DeviceCall:
-    """A run of launches, captured as a graph when it is first run."""
+    """A run of launches, made a graph when it is first run. changed: launches whose arguments are not the graph's."""
 
-    def __init__(self, stream: Stream, launches: Sequence[LaunchCall]) -> None:
-        self.stream, self.launches = stream, launches
-        self._graph: Graph | None = None
+    def __init__(self, bound: CudaBound, launches: Sequence[LaunchCall]) -> None:
+        self.bound, self.launches = bound, launches
+        self.changed: dict[int, LaunchCall] = {}
+        self.graph: Graph | None = None
+
+    def prepare(self) -> Graph:
+        """The graph, with arguments as they are now."""
+        if self.graph is None:
+            self.graph = Graph(self.bound.gpu, self.launches)
+        else:
+            for x in self.changed.values():
+                self.graph.update(x)
+        self.changed.clear()
+        return self.graph
 
     def run(self, run: Run | None = None) -> None:
-        if self._graph is None:
-            self._graph = self.stream.capture(self.launches)
-        self._graph.launch(self.stream)
+        graph = self.graph if self.graph is not None and not self.changed else self.prepare()
+        graph.launch(self.bound.stream)
+
+    def direct(self) -> None:
+        """The launches one by one."""
+        stream, watch = self.bound.stream.handle, self.bound.watch
+        for x in self.launches:
+            if watch is None:
+                x.run(stream)
+            else:
+                with watch(x):
+                    x.run(stream)
 
 
 class DeviceHostCall:
@@ -160,8 +218,8 @@ class DeviceHostCall:
         self._call = HostCall(step, bound)  # type: ignore[arg-type]
 
     def run(self, run: Run) -> None:
-        bound, d = self.bound, self.bound._functions.gpu.driver
-        bound._stream.wait(f"waiting for the operands of host step '{self.step.name}'")
+        bound, d = self.bound, self.bound.gpu.driver
+        bound.stream.wait(f"waiting for the operands of host step '{self.step.name}'")
         for t in self.step.inputs:
             if t is not None and t.ref.kind in ("arena", "output"):
                 a = self._host(t, run)
@@ -171,7 +229,7 @@ class DeviceHostCall:
         for t in self.step.outputs:
             a = self._host(t, run)
             if a.nbytes:
-                d("cuMemcpyHtoDAsync", bound.address(t.ref), a.ctypes.data, a.nbytes, bound._stream.handle)
+                d("cuMemcpyHtoDAsync", bound.address(t.ref), a.ctypes.data, a.nbytes, bound.stream.handle)
 
     @property
     def name(self) -> str:
@@ -181,7 +239,7 @@ class DeviceHostCall:
         """Seconds of one run, transfers included."""
         start = time.perf_counter()
         self.run(run)
-        self.bound._stream.wait()
+        self.bound.stream.wait()
         return time.perf_counter() - start
 
     def _host(self, t: TypedRef, run: Run) -> np.ndarray:
@@ -192,5 +250,6 @@ class DeviceHostCall:
         return view(whole, self.bound.value(t.ref.offset, run.env), dtype, shape)
 
 
-def _bytes(shape: Sequence[int], dtype: np.dtype) -> int:
-    return int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+def nbytes_of(shape: Sequence[int], dtype: np.dtype) -> int:
+    """Of a dense array."""
+    return prod(shape) * dtype.itemsize

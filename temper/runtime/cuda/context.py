@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from temper.errors import PlanError, TemperError
+from temper.config import knob
+from temper.dtypes import storage
+from temper.errors import InputError, PlanError, TemperError
 from temper.plan.cubins import from_archive
-from temper.plan.format import Native, Plan
+from temper.plan.format import Binding, Plan, value_of
 from temper.runtime.binding import Bound, Shapes, choose_profile, solve
-from temper.runtime.cuda.bound import CudaBound, DeviceArena, DeviceCall
-from temper.runtime.cuda.driver import Functions, Gpu, Stream, runs_on
+from temper.runtime.cuda.arrays import DeviceArray, Pool, check_open
+from temper.runtime.cuda.bound import CudaBound, Place, Watch, arena_bytes
+from temper.runtime.cuda.driver import Event, Gpu, Memory, Stream, runs_on
+from temper.runtime.cuda.inputs import Given, is_host, on_device, wrong_shape
+from temper.runtime.cuda.launch import Functions, LaunchCall
+from temper.runtime.cuda.layers import layer_times
 from temper.runtime.engine import Context, LayerTime
 from temper.runtime.steps import Run
 
 if TYPE_CHECKING:
     from temper.runtime.engine import Engine
+
+#: Runs whose inputs a context keeps alive before it waits for the oldest.
+_IN_FLIGHT = 64
 
 
 class CudaPlan:
@@ -38,68 +49,393 @@ class CudaPlan:
         self.constants.write(constants)
 
 
-class CudaContext(Context):
-    """An execution context with a stream and device memory of its own."""
+def stream_handle(stream: Any) -> int:
+    """The handle of a stream: an int, or an object of PyTorch, CuPy or another that has `__cuda_stream__`.
 
-    def __init__(self, engine: Engine, shared: CudaPlan) -> None:
+    TemperError for anything else.
+    """
+    if isinstance(stream, int):
+        return stream
+    if hasattr(stream, "__cuda_stream__"):
+        protocol = stream.__cuda_stream__
+        return int((protocol() if callable(protocol) else protocol)[1])
+    for name in ("cuda_stream", "ptr", "handle"):
+        if hasattr(stream, name):
+            return int(getattr(stream, name))
+    raise TemperError(
+        f"stream is a {type(stream).__name__}: give a CUDA stream's handle as an int, or a stream of PyTorch or CuPy"
+    )
+
+
+class CudaContext(Context):
+    """An execution context with device memory of its own, on a stream of its own or the caller's.
+
+    A call with numpy arrays, or on its own stream, returns when the results are there. On the caller's stream a call
+    with arrays on the GPU returns at once, and what the caller puts on that stream afterwards comes after it.
+    """
+
+    def __init__(self, engine: Engine, shared: CudaPlan, stream: Any = None, ranges: bool = False) -> None:
+        """stream: of the caller; None for one of its own. ranges: marks layers with NVTX ranges, launched one by one.
+
+        DeviceError if the stream is another GPU's, or there is no room.
+        """
         super().__init__(engine)
         self._shared = shared
         shared.gpu.enter()
-        self._stream = Stream(shared.gpu)
-        self._arenas: dict[int, DeviceArena] = {}
+        self.gpu = shared.gpu
+        self.stream = Stream(shared.gpu, None if stream is None else stream_handle(stream))
+        self._caller = stream  # its owner
+        self._watch: Watch | None = None
+        if ranges:
+            from temper.runtime.cuda.ranges import ranges_of
+
+            self._watch = ranges_of(engine.plan)
+        elif knob("TEMPER_SYNC") not in ("", "0"):
+            self._watch = self._waiting
+        self._block: Memory | None = None
+        #: blocks that somebody's captured graph may still use
+        self._kept: list[Memory] = []
+        self._captured = False
+        self._pool = Pool(self.stream)
+        self._staging: list[Memory | None] = [None] * (len(engine.plan.inputs) + len(engine.plan.outputs))
         self._on_device: dict[Shapes, CudaBound] = {}
+        self._held: deque[tuple[Event, list[Any]]] = deque()
+        #: for `enqueue`: what was set, and the program bound to it
+        self._set_inputs: list[Given | None] = [None] * len(engine.plan.inputs)
+        self._set_outputs: list[Given | None] = [None] * len(engine.plan.outputs)
+        self._own_outputs: list[DeviceArray | None] = [None] * len(engine.plan.outputs)
+        self._ready: CudaBound | None = None
+        self.warm_up()
+
+    @contextmanager
+    def _waiting(self, launch: LaunchCall) -> Iterator[None]:
+        yield
+        if self.stream.owned or not self.stream.capturing:
+            self.stream.wait(f"running '{launch.label}'")
 
     def prepare(self, *args: Any, **named: Any) -> tuple[Bound, list[np.ndarray], list[Any]]:
         raise TemperError("the steps of a GPU plan cannot be run one by one on the host")
 
+    def warm_up(self) -> None:
+        """Loads kernels, takes memory and makes graphs for the sizes that every profile is tuned at."""
+        plan = self._engine.plan
+        largest = max(plan.profiles, key=arena_bytes)
+        self._memory_of(arena_bytes(largest))
+        for p in plan.profiles:
+            env = {name: best for name, (_, best, _) in p.symbols.items()}
+            self._bound_for(tuple(tuple(value_of(d, env) for d in b.shape) for b in plan.inputs)).prepare()
+
+    def _memory_of(self, nbytes: int) -> Memory:
+        """A block of at least so many bytes, which all profiles share. What is bound to a smaller one is dropped."""
+        if self._block is None or self._block.nbytes < nbytes:
+            if self._block is not None and self._captured:
+                self._kept.append(self._block)
+            self._on_device.clear()
+            self._ready = None
+            self._block = None
+            self._block = self.gpu.allocate(nbytes, "a context's arena")
+        return self._block
+
     def _bound_for(self, shapes: Shapes) -> CudaBound:
-        if shapes not in self._on_device:
+        """The plan bound to these input shapes; those least recently used are dropped."""
+        found = self._on_device.pop(shapes, None)
+        if found is None:
             plan = self._engine.plan
             env = solve(plan.inputs, shapes)
-            index = choose_profile(plan.profiles, env)
-            if index not in self._arenas:
-                self._arenas[index] = DeviceArena(self._shared.gpu, plan.profiles[index])
+            profile = plan.profiles[choose_profile(plan.profiles, env)]
+            block = self._memory_of(arena_bytes(profile))
             self._make_room(self._on_device)
-            self._on_device[shapes] = CudaBound(
-                plan,
-                self._shared.functions,
-                self._shared.constants,
-                self._arenas[index],
-                self._stream,
-                plan.profiles[index],
-                env,
-                shapes,
-            )
-        return self._on_device[shapes]
+            place = Place.of(block, profile)
+            found = CudaBound(
+                plan, self._shared.functions, self._shared.constants, place, self.stream, profile, env, shapes,
+                self._watch,
+            )  # fmt: skip
+        self._on_device[shapes] = found
+        return found
 
-    def _execute(self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
+    # ---- calls
+
+    def _execute(self, arrays: Sequence[Any], targets: Sequence[Any] | None) -> list[Any]:
+        self._lock_or_say()
+        try:
+            self.gpu.enter()
+            self._ready = None
+            given: list[Given | np.ndarray] = [
+                self._checked_one(b, dtype, x) if is_host(x) else on_device(x, b, self.gpu, self.stream, "input")
+                for b, dtype, x in zip(self._engine.plan.inputs, self._dtypes, arrays, strict=True)
+            ]
+            check_open(self.stream)
+            bound = self._bound_for(tuple(x.shape for x in given))
+            asked = targets if targets is not None else [None] * len(bound.fresh)
+            # where everything given is the host's, so are the results
+            device = any(isinstance(x, Given) for x in given) or any(t is not None and not is_host(t) for t in asked)
+            return self._run_bound(bound, given, asked, device)
+        finally:
+            self._lock.release()
+
+    def _lock_or_say(self) -> None:
         if not self._lock.acquire(False):
             raise TemperError(
                 "this context is running in another thread; make one context per thread with engine.context()"
             )
+
+    def _run_bound(
+        self, bound: CudaBound, given: Sequence[Given | np.ndarray], asked: Sequence[Any], device: bool
+    ) -> list[Any]:
+        capturing = not self.stream.owned and self.stream.capturing
+        outs = [self._target(bound, i, t) for i, t in enumerate(asked)]
+        self._check_overlap(given, outs)
+        results: list[Any] = []
+        late: list[tuple[int, Given | np.ndarray]] = []
+        first = len(given)
+        for k, x in enumerate(given):
+            bound.point(k, self._placed(k, x, bound, capturing))
+        for i, (out, asked_for) in enumerate(zip(outs, asked, strict=True)):
+            if isinstance(out, Given) and out.aligned:
+                bound.point(first + i, out.address)
+                results.append(asked_for)
+            elif out is None and device:
+                array = self._result(bound, i)
+                bound.point(first + i, array.address)
+                results.append(array)
+            else:
+                target: Given | np.ndarray = np.empty(*bound.fresh[i]) if out is None else out
+                bound.point(first + i, self._staged(first + i, bound.nbytes[first + i]))
+                late.append((first + i, target))
+                results.append(target if out is None else asked_for)
+        host = [x if isinstance(x, np.ndarray) else None for x in given]
+        for i in bound.host_inputs:
+            host[i] = self._fetched(bound, i) if host[i] is None else host[i]
+        copies: list[Any] = [x if isinstance(x, np.ndarray) else None for x in outs]
+        targets = dict(late)
+        for i in bound.host_outputs:
+            own = targets.get(first + i)
+            copies[i] = own if isinstance(own, np.ndarray) else np.empty(*bound.fresh[i])
+        bound.start(Run(host, copies, bound.env), direct=capturing)  # type: ignore[arg-type]
+        to_host = False
+        for k, target in late:
+            to_host |= isinstance(target, np.ndarray)
+            self._copy_out(bound, k, target)
+        if capturing:
+            if to_host:
+                raise TemperError("the stream is being captured: give outputs on the GPU, not numpy arrays")
+            self._captured = True
+            self._kept += [r._block.memory for r in results if isinstance(r, DeviceArray)]
+        elif to_host or self.stream.owned:
+            self.stream.wait(self._doing)
+        else:
+            self._hold([x for x in (*given, *outs) if isinstance(x, Given)])
+        return results
+
+    @property
+    def _doing(self) -> str:
+        return f"running '{self._engine.plan.report.get('model', 'the plan')}'"
+
+    def _target(self, bound: CudaBound, i: int, target: Any) -> Given | np.ndarray | None:
+        """An array that the caller gave for an output, checked."""
+        b, (shape, dtype) = self._engine.plan.outputs[i], bound.fresh[i]
+        if target is None:
+            return None
+        if is_host(target):
+            return self._checked_target(b, shape, dtype, target)
+        out = on_device(target, b, self.gpu, self.stream, "out for")
+        if out.shape != shape:
+            raise wrong_shape(b, "out for", out.shape, shape)
+        return out
+
+    def _check_overlap(self, given: Sequence[Given | np.ndarray], outs: Sequence[Given | np.ndarray | None]) -> None:
+        """InputError if an output's memory is also an input's or another output's."""
+        names = [b.name for b in (*self._engine.plan.inputs, *self._engine.plan.outputs)]
+        spans = [
+            (x.address, x.nbytes) if isinstance(x, Given) else (x.ctypes.data, x.nbytes) if x is not None else (0, 0)
+            for x in (*given, *outs)
+        ]
+        for i, (a, n) in enumerate(spans[len(given) :], len(given)):
+            for k, (b, m) in enumerate(spans[:i]):
+                if n and m and a < b + m and b < a + n:
+                    raise InputError(
+                        f"out for '{names[i]}' shares memory with '{names[k]}'; give an array of its own"
+                    )
+
+    def _result(self, bound: CudaBound, i: int) -> DeviceArray:
+        b, (shape, _) = self._engine.plan.outputs[i], bound.fresh[i]
+        n = bound.nbytes[len(bound.shapes) + i]
+        return DeviceArray(self._pool.take(n, f"output '{b.name}'"), shape, b.dtype, self.stream)
+
+    def _staged(self, k: int, nbytes: int) -> int:
+        """The address of device memory for a binding that the caller has none usable for."""
+        found = self._staging[k]
+        if found is None or found.nbytes < nbytes:
+            if found is not None and self._captured:
+                self._kept.append(found)
+            self._staging[k] = None
+            b = (*self._engine.plan.inputs, *self._engine.plan.outputs)[k]
+            found = self._staging[k] = self.gpu.allocate(nbytes, f"staging of '{b.name}'")
+        return found.address
+
+    def _placed(self, k: int, x: Given | np.ndarray, bound: CudaBound, capturing: bool) -> int:
+        """Where an input is read from: where it is, or staging memory it is copied to."""
+        if isinstance(x, Given) and x.aligned:
+            return x.address
+        name = self._engine.plan.inputs[k].name
+        address = self._staged(k, x.nbytes)
+        if isinstance(x, Given):
+            self.gpu.driver("cuMemcpyDtoDAsync", address, x.address, x.nbytes, self.stream.handle)
+        elif capturing:
+            raise TemperError(f"the stream is being captured: give input '{name}' on the GPU, not as a numpy array")
+        elif x.nbytes:
+            self.gpu.driver(
+                "cuMemcpyHtoDAsync", address, x.ctypes.data, x.nbytes, self.stream.handle, what=f"copying '{name}'"
+            )
+        return address
+
+    def _copy_out(self, bound: CudaBound, k: int, target: Given | np.ndarray) -> None:
+        source, n = bound.addresses[k], bound.nbytes[k]
+        if not n:
+            return
+        if isinstance(target, Given):
+            self.gpu.driver("cuMemcpyDtoDAsync", target.address, source, n, self.stream.handle)
+        else:
+            self.gpu.driver("cuMemcpyDtoHAsync", target.ctypes.data, source, n, self.stream.handle)
+
+    def _fetched(self, bound: CudaBound, i: int) -> np.ndarray:
+        """An input on the device, as a host step reads it."""
+        a = np.empty(bound.shapes[i], storage(self._engine.plan.inputs[i].dtype))
+        self.stream.wait(self._doing)
+        if a.nbytes:
+            self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, bound.addresses[i], a.nbytes)
+        return a
+
+    def _hold(self, owners: Sequence[Given]) -> None:
+        """Keeps callers' arrays alive until what is on the stream now is done."""
+        while self._held and (self._held[0][0].done or len(self._held) >= _IN_FLIGHT):
+            self._held[0][0].wait()
+            self._held.popleft()
+        if owners:
+            event = Event(self.gpu)
+            event.record(self.stream.handle)
+            self._held.append((event, [x.owner for x in owners]))
+
+    # ---- prebound buffers
+
+    def set_input(self, name: str, array: Any) -> None:
+        """Names the array on this GPU that `enqueue` reads as input `name`, until another is set. It is read in place.
+
+        InputError if it has the wrong type, is not contiguous, misaligned (16 bytes) or not on this GPU.
+        """
+        k = self._index(name, self._engine.plan.inputs, "input")
+        self._replace(self._set_inputs, k, array, self._engine.plan.inputs[k], "input")
+
+    def set_output(self, name: str, array: Any) -> None:
+        """Names the array on this GPU that `enqueue` writes output `name` to; without one it writes to its own."""
+        k = self._index(name, self._engine.plan.outputs, "output")
+        self._replace(self._set_outputs, k, array, self._engine.plan.outputs[k], "out for")
+
+    @staticmethod
+    def _index(name: str, bindings: Sequence[Binding], kind: str) -> int:
+        for k, b in enumerate(bindings):
+            if b.name == name:
+                return k
+        raise InputError(f"there is no {kind} '{name}'; the model's are {', '.join(b.name for b in bindings)}")
+
+    def _replace(self, places: list[Given | None], k: int, array: Any, b: Binding, role: str) -> None:
+        self._lock_or_say()
         try:
-            self._shared.gpu.enter()
-            given = self._checked(arrays)
-            bound = self._bound_for(tuple(a.shape for a in given))
-            outputs = self._outputs(bound, given, targets)
-            bound.execute(given, outputs)
-            return outputs
+            self.gpu.enter()
+            if is_host(array):
+                raise InputError(f"{role} '{b.name}' is a {type(array).__name__}: enqueue takes arrays on the GPU")
+            new = on_device(array, b, self.gpu, self.stream, role)
+            if not new.aligned:
+                raise InputError(f"{role} '{b.name}' does not start at a multiple of 16 bytes: give a copy")
+            if (old := places[k]) is not None:
+                self._hold([old])
+            places[k] = new
+            self._ready = None
         finally:
             self._lock.release()
 
-    def _profile(self, arrays: Sequence[Any], repeats: int) -> list[LayerTime]:
-        """Device time of every launch, each alone in a graph, and wall time of host steps."""
-        self._execute(arrays, None)
-        given = self._checked(arrays)
-        bound = self._bound_for(tuple(a.shape for a in given))
-        run = Run(given, [np.empty(s, d) for s, d in bound.fresh], bound.env)
-        rows: list[LayerTime] = []
-        for segment, step in zip(bound.program, bound.steps, strict=True):
-            if isinstance(segment, Native) and isinstance(step, DeviceCall):
-                for launch, call in zip(segment.launches, step.launches, strict=True):
-                    graph = self._stream.capture([call])
-                    least = min(self._stream.seconds(graph) for _ in range(max(1, repeats)))
-                    rows.append(LayerTime(launch.name, least, launch.report, False))
+    @property
+    def outputs(self) -> Mapping[str, Any]:
+        """By name, where `enqueue` writes: the arrays set, or the context's own (None before the first run)."""
+        return {
+            b.name: own if given is None else given.source
+            for b, given, own in zip(
+                self._engine.plan.outputs, self._set_outputs, self._own_outputs, strict=True
+            )
+        }
+
+    def enqueue(self) -> None:
+        """Puts a run with the arrays set on the stream and returns. InputError if an input is not set."""
+        self._lock_or_say()
+        try:
+            bound = self._ready
+            if bound is None:
+                bound = self._ready = self._bound_to_set()
+            self.gpu.enter()
+            direct = not self.stream.owned and self.stream.capturing
+            if direct:
+                self._captured = True
+            if bound.single is not None and not direct and bound.watch is None:
+                bound.single.run()  # type: ignore[call-arg]
             else:
-                rows.append(LayerTime(step.name, step.timed(run), segment.report, True))  # type: ignore[union-attr]
-        return rows
+                self._start_set(bound, direct)
+        finally:
+            self._lock.release()
+
+    def _start_set(self, bound: CudaBound, direct: bool) -> None:
+        arrays: list[Any] = [None] * len(bound.shapes)
+        for i in bound.host_inputs:
+            arrays[i] = self._fetched(bound, i)
+        outputs = [np.empty(*s) if i in bound.host_outputs else None for i, s in enumerate(bound.fresh)]
+        bound.start(Run(arrays, outputs, bound.env), direct)
+
+    def _bound_to_set(self) -> CudaBound:
+        """The plan bound to the arrays set."""
+        plan = self._engine.plan
+        missing = [b.name for b, x in zip(plan.inputs, self._set_inputs, strict=True) if x is None]
+        if missing:
+            raise InputError(f"no array is set for input {', '.join(missing)}: call set_input first")
+        self.gpu.enter()
+        given = [x for x in self._set_inputs if x is not None]
+        bound = self._bound_for(tuple(x.shape for x in given))
+        for i, (b, out) in enumerate(zip(plan.outputs, self._set_outputs, strict=True)):
+            shape = bound.fresh[i][0]
+            if out is not None and out.shape != shape:
+                raise wrong_shape(b, "out for", out.shape, shape)
+            own = self._own_outputs[i]
+            if out is None and (own is None or own.shape != shape):
+                own = self._own_outputs[i] = self._result(bound, i)
+            elif out is not None:
+                own = self._own_outputs[i] = None
+            bound.point(len(given) + i, out.address if out is not None else own.address)  # type: ignore[union-attr]
+        self._check_overlap(given, self._set_outputs)
+        for k, x in enumerate(given):
+            bound.point(k, x.address)
+        return bound
+
+    def synchronize(self) -> None:
+        """Waits for everything on the stream. DeviceError if a kernel faulted."""
+        self.gpu.enter()
+        self.stream.wait(self._doing)
+
+    # ---- layers
+
+    def _profile(self, arrays: Sequence[Any], repeats: int) -> list[LayerTime]:
+        """Device time of every launch, and wall time of host steps, in the order of a run."""
+        given = [self._numpy_of(k, x) for k, x in enumerate(arrays)]
+        self._execute(given, None)
+        bound = self._bound_for(tuple(a.shape for a in given))
+        return layer_times(bound, given, repeats)
+
+    def _numpy_of(self, k: int, x: Any) -> np.ndarray:
+        """An input as a host array."""
+        b = self._engine.plan.inputs[k]
+        if is_host(x):
+            return self._checked_one(b, self._dtypes[k], x)
+        self.gpu.enter()
+        given = on_device(x, b, self.gpu, self.stream, "input")
+        a = np.empty(given.shape, self._dtypes[k])
+        self.stream.wait(self._doing)
+        if a.nbytes:
+            self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, given.address, a.nbytes)
+        return a

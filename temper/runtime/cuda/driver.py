@@ -1,26 +1,35 @@
 """The CUDA driver as this runtime uses it: checked calls, and the few objects that own something on a device.
 
 Everything goes through NVIDIA's cuda-bindings, imported on first use. Every call's result is checked: a failure is a
-DeviceError with the driver's own words.
+DeviceError with the driver's own words. After a fault of a kernel the driver refuses everything else in this process;
+every later error says so, and what was running.
 """
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Mapping, Sequence
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from temper.errors import DeviceError
-from temper.plan.cubins import DeviceFunction
 
-#: Bytes of dynamic shared memory that a function may use without asking.
-_PLAIN_SHARED = 48 << 10
+if TYPE_CHECKING:
+    from temper.runtime.cuda.launch import Graph
 
-_INT32, _POINTER = ctypes.c_int, ctypes.c_void_p
+#: Results after which a process's work on the GPU is lost, and every later call fails.
+_FAULTS = frozenset(
+    f"CUDA_ERROR_{x}"
+    for x in (
+        "ILLEGAL_ADDRESS", "ILLEGAL_INSTRUCTION", "MISALIGNED_ADDRESS", "INVALID_ADDRESS_SPACE", "INVALID_PC", "ASSERT",
+        "LAUNCH_FAILED", "LAUNCH_TIMEOUT", "HARDWARE_STACK_ERROR", "ECC_UNCORRECTABLE", "NVLINK_UNCORRECTABLE",
+        "CONTEXT_IS_DESTROYED", "TENSOR_MEMORY_LEAK", "EXTERNAL_DEVICE",
+    )
+)  # fmt: skip
+
+#: The least driver that cuda-bindings 12.8, the oldest this runtime takes, is for.
+_OLDEST = 12000
 
 
 @cache
@@ -29,9 +38,7 @@ def bindings() -> ModuleType:
     try:
         from cuda.bindings import driver
     except ImportError as e:
-        raise DeviceError(
-            "running on a GPU needs the package cuda-bindings: pip install 'temper-rt[cuda]'"
-        ) from e
+        raise DeviceError("running on a GPU needs the package cuda-bindings: pip install 'temper-rt[cuda]'") from e
     try:
         (code,) = driver.cuInit(0)
     except RuntimeError as e:  # no libcuda.so
@@ -42,17 +49,42 @@ def bindings() -> ModuleType:
 
 
 class Driver:
-    """Checked calls of a driver module."""
+    """Checked calls of a driver module. fault: what was running when the GPU's context was lost, and how; "" if it is
+    whole.
+    """
 
     def __init__(self, module: Any) -> None:
         self.module = module
+        self.fault = ""
 
     def __call__(self, name: str, *args: Any, what: str = "") -> Any:
         """Result of a driver function: nothing, one value or a tuple of them. DeviceError names `what` it was for."""
-        code, *rest = getattr(self.module, name)(*args)
+        try:
+            function = getattr(self.module, name)
+            code, *rest = function(*args)
+        except (AttributeError, RuntimeError) as e:  # cuda-bindings' words for a function that the driver lacks
+            raise DeviceError(
+                f"{what or name}: this CUDA driver or cuda-bindings lacks {name} ({e}); install newer ones"
+            ) from e
         if code != self.module.CUresult.CUDA_SUCCESS:
-            raise DeviceError(f"{what or name}: {self._words(code)}")
+            raise self.error(code, what or name)
         return None if not rest else rest[0] if len(rest) == 1 else tuple(rest)
+
+    def error(self, code: Any, what: str) -> DeviceError:
+        """The error of a call that gave `code`; remembers a fault."""
+        if self.fault:
+            return DeviceError(
+                f"{what}: nothing runs on this GPU in this process any more, since a kernel faulted before: "
+                f"{self.fault}. Start a new process"
+            )
+        text = f"{what}: {self._words(code)}"
+        if code.name in _FAULTS:
+            self.fault = text
+            return DeviceError(
+                f"{text}. Nothing runs on this GPU in this process from now on; with TEMPER_SYNC=1 every kernel is "
+                "waited for, and the error names the one that faults"
+            )
+        return DeviceError(text)
 
     def _words(self, code: Any) -> str:
         found, text = self.module.cuGetErrorString(code)
@@ -71,6 +103,12 @@ class Gpu:
     def __init__(self, index: int = 0, module: Any = None) -> None:
         """DeviceError if there is no such device. module: another driver than the machine's, for tests."""
         self.driver = Driver(module or bindings())
+        self.version = int(self.driver("cuDriverGetVersion"))
+        if self.version < _OLDEST:
+            raise DeviceError(
+                f"the CUDA driver is of version {self.version // 1000}.{self.version % 1000 // 10}, GPU plans need "
+                f"{_OLDEST // 1000}.0: install a newer NVIDIA driver"
+            )
         count = self.driver("cuDeviceGetCount")
         if not 0 <= index < count:
             raise DeviceError(f"there is no GPU {index}: the driver sees {count}")
@@ -93,8 +131,13 @@ class Gpu:
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What timings depend on, JSON-able."""
-        version = int(self.driver("cuDriverGetVersion"))
-        return {"gpu": self.name, "isa": self.isa, "processors": self.processors, "l2": self.cache, "driver": version}
+        return {
+            "gpu": self.name,
+            "isa": self.isa,
+            "processors": self.processors,
+            "l2": self.cache,
+            "driver": self.version,
+        }
 
     def allocate(self, nbytes: int, what: str) -> Memory:
         return Memory(self, nbytes, what)
@@ -104,9 +147,20 @@ class Memory:
     """A block of device memory, freed with the object."""
 
     def __init__(self, gpu: Gpu, nbytes: int, what: str) -> None:
+        """DeviceError if there is no room, with what there is."""
         self.gpu, self.nbytes = gpu, nbytes
         self.address = 0
-        self.address = int(gpu.driver("cuMemAlloc", max(nbytes, 1), what=f"allocating {nbytes} bytes for {what}"))
+        result = gpu.driver.module.CUresult
+        code, address = gpu.driver.module.cuMemAlloc(max(nbytes, 1))
+        if code == result.CUDA_ERROR_OUT_OF_MEMORY:
+            free, total = gpu.driver("cuMemGetInfo")
+            raise DeviceError(
+                f"{gpu.name} has no room for {_megabytes(nbytes)} for {what}: {_megabytes(free)} of "
+                f"{_megabytes(total)} are free; end what else uses the GPU, or take smaller profiles or fewer contexts"
+            )
+        if code != result.CUDA_SUCCESS:
+            raise gpu.driver.error(code, f"allocating {nbytes} bytes for {what}")
+        self.address = int(address)
 
     def __del__(self) -> None:
         if self.address:
@@ -124,121 +178,112 @@ class Memory:
             self.gpu.driver("cuMemcpyDtoH", into.ctypes.data, self.address + offset, into.nbytes)
 
 
-class Functions:
-    """The functions of a plan's archive, loaded when they are first asked for."""
-
-    def __init__(self, gpu: Gpu, archive: Mapping[str, DeviceFunction]) -> None:
-        self.gpu, self.archive = gpu, archive
-        self._modules: list[Any] = []
-        self._loaded: dict[str, Any] = {}
-
-    def __del__(self) -> None:
-        for module in self._modules:
-            self.gpu.driver.module.cuModuleUnload(module)
-
-    def get(self, name: str) -> tuple[Any, DeviceFunction]:
-        """Handle and facts of a function. DeviceError if the GPU cannot run its code."""
-        if name not in self.archive:
-            raise DeviceError(f"the plan calls {name} but holds no code of it; build the plan anew")
-        f = self.archive[name]
-        if name not in self._loaded:
-            d = self.gpu.driver
-            module = d("cuModuleLoadData", bytes(f.cubin), what=f"loading {name} on {self.gpu.name} ({self.gpu.isa})")
-            self._modules.append(module)
-            handle = d("cuModuleGetFunction", module, f.entry.encode(), what=f"finding {f.entry}")
-            if f.shared > _PLAIN_SHARED:
-                limit = d.module.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
-                d("cuFuncSetAttribute", handle, limit, f.shared, what=f"{f.shared} bytes of shared memory for {name}")
-            self._loaded[name] = handle
-        return self._loaded[name], f
+def _megabytes(nbytes: int) -> str:
+    return f"{nbytes / (1 << 20):.1f} MiB"
 
 
-class LaunchCall:
-    """One kernel launch with its arguments packed: pointers, int32 sizes, null scratch pointers."""
+class Event:
+    """A point on a stream that others can wait for."""
 
-    def __init__(
-        self, functions: Functions, name: str, pointers: Sequence[int], sizes: Sequence[int], grid: int, label: str
-    ) -> None:
-        """grid: blocks in x; a launch of none is left out. label: the layer's name, for errors."""
-        self.driver, self._code = functions.gpu.driver, functions  # whose modules stay loaded as long as this
-        self.handle, self.function = functions.get(name)
-        self.grid, self.label = grid, label
-        null = (0,) * self.function.scratch
-        self.values = (*pointers, *sizes, *null)
-        self.types = (_POINTER,) * len(pointers) + (_INT32,) * len(sizes) + (_POINTER,) * len(null)
-
-    def run(self, stream: Any) -> None:
-        """Puts the launch on a stream. DeviceError names the layer."""
-        f = self.function
-        if self.grid:
-            blocks = self.grid * f.clusters
-            self.driver(
-                "cuLaunchKernel", self.handle, blocks, 1, 1, f.threads, 1, 1, f.shared, stream,
-                (self.values, self.types), 0, what=f"launching '{self.label}'",
-            )  # fmt: skip
-
-
-class Stream:
-    """A stream of its own, and graphs captured from it."""
-
-    def __init__(self, gpu: Gpu) -> None:
+    def __init__(self, gpu: Gpu, timed: bool = False) -> None:
         self.gpu = gpu
         self.handle = None
-        flags = gpu.driver.module.CUstream_flags.CU_STREAM_NON_BLOCKING
-        self.handle = gpu.driver("cuStreamCreate", flags)
+        flags = gpu.driver.module.CUevent_flags
+        self.handle = gpu.driver(
+            "cuEventCreate", int(flags.CU_EVENT_DEFAULT if timed else flags.CU_EVENT_DISABLE_TIMING)
+        )
 
     def __del__(self) -> None:
         if self.handle is not None:
+            self.gpu.driver.module.cuEventDestroy(self.handle)
+
+    def record(self, stream: Any) -> None:
+        """Now, on a stream's handle."""
+        self.gpu.driver("cuEventRecord", self.handle, stream)
+
+    @property
+    def done(self) -> bool:
+        """Everything before it has happened. DeviceError after a fault."""
+        module = self.gpu.driver.module
+        (code,) = module.cuEventQuery(self.handle)
+        if code not in (module.CUresult.CUDA_SUCCESS, module.CUresult.CUDA_ERROR_NOT_READY):
+            raise self.gpu.driver.error(code, "asking for an event")
+        return bool(code == module.CUresult.CUDA_SUCCESS)
+
+    def wait(self) -> None:
+        """Until everything before it has happened."""
+        self.gpu.driver("cuEventSynchronize", self.handle, what="waiting for an event")
+
+    def since(self, start: Event) -> float:
+        """Seconds on the device from another timed event."""
+        return float(self.gpu.driver("cuEventElapsedTime", start.handle, self.handle)) / 1e3
+
+
+class Stream:
+    """A stream: one of its own, or one that somebody else made and keeps alive."""
+
+    def __init__(self, gpu: Gpu, borrowed: int | None = None) -> None:
+        """borrowed: the handle of somebody else's stream; 0 and 1 are the default stream of all threads, 2 that of the
+        calling one. DeviceError if it is of another GPU."""
+        self.gpu = gpu
+        self.owned = borrowed is None
+        module = gpu.driver.module
+        if borrowed is None:
+            self.handle = None
+            self.handle = gpu.driver("cuStreamCreate", int(module.CUstream_flags.CU_STREAM_NON_BLOCKING))
+        else:
+            self.handle = module.CUstream(borrowed)
+            if borrowed > 2:  # the default streams are whatever context's is current
+                context = gpu.driver("cuStreamGetCtx", self.handle, what=f"looking at stream {borrowed:#x}")
+                context = context[0] if isinstance(context, tuple) else context
+                if int(context) != int(gpu.context):
+                    raise DeviceError(
+                        f"stream {borrowed:#x} is not one of GPU {gpu.index} ({gpu.name}), where the engine is; give a "
+                        "stream of that GPU"
+                    )
+        self.number = int(self.handle)
+
+    def __del__(self) -> None:
+        if getattr(self, "owned", False) and self.handle is not None:
             self.gpu.driver.module.cuStreamDestroy(self.handle)
+
+    @property
+    def public(self) -> int:
+        """The handle as DLPack and the CUDA array interface write it: the default stream is 1."""
+        return self.number or 1
+
+    @property
+    def capturing(self) -> bool:
+        """Its work is being recorded as a graph instead of run."""
+        status = self.gpu.driver("cuStreamIsCapturing", self.handle)
+        return int(status) != 0
 
     def wait(self, what: str = "waiting for the GPU") -> None:
         """Until everything on the stream is done. DeviceError if a kernel faulted."""
         self.gpu.driver("cuStreamSynchronize", self.handle, what=what)
 
-    def capture(self, launches: Sequence[LaunchCall]) -> Graph:
-        """The launches, in order, as one graph."""
-        d = self.gpu.driver
-        mode = d.module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        d("cuStreamBeginCapture", self.handle, mode)
-        try:
-            for launch in launches:
-                launch.run(self.handle)
-        finally:
-            graph = d("cuStreamEndCapture", self.handle)
-        return Graph(self.gpu, graph, launches)
+    def after(self, other: int) -> None:
+        """What is put on the stream from now on waits for what is on another stream, given by its public handle."""
+        if other != self.public:
+            event = Event(self.gpu)
+            event.record(self.gpu.driver.module.CUstream(other))
+            self.gpu.driver("cuStreamWaitEvent", self.handle, event.handle, 0)
+
+    def before(self, other: int) -> None:
+        """What is put on another stream, given by its public handle, from now on waits for what is on this one."""
+        if other != self.public:
+            event = Event(self.gpu)
+            event.record(self.handle)
+            self.gpu.driver("cuStreamWaitEvent", self.gpu.driver.module.CUstream(other), event.handle, 0)
 
     def seconds(self, graph: Graph) -> float:
         """Device time of one run of a graph."""
-        d = self.gpu.driver
-        start, end = d("cuEventCreate", 0), d("cuEventCreate", 0)
-        try:
-            d("cuEventRecord", start, self.handle)
-            graph.launch(self)
-            d("cuEventRecord", end, self.handle)
-            d("cuEventSynchronize", end, what="timing a graph")
-            return float(d("cuEventElapsedTime", start, end)) / 1e3
-        finally:
-            d("cuEventDestroy", start)
-            d("cuEventDestroy", end)
-
-
-class Graph:
-    """An instantiated CUDA graph of launches, whose code and memory their owner keeps."""
-
-    def __init__(self, gpu: Gpu, graph: Any, launches: Sequence[LaunchCall]) -> None:
-        self.gpu, self._launches = gpu, launches
-        self._exec = None
-        try:
-            self._exec = gpu.driver("cuGraphInstantiate", graph, 0)
-        finally:
-            gpu.driver("cuGraphDestroy", graph)
-
-    def __del__(self) -> None:
-        if self._exec is not None:
-            self.gpu.driver.module.cuGraphExecDestroy(self._exec)
-
-    def launch(self, stream: Stream) -> None:
-        self.gpu.driver("cuGraphLaunch", self._exec, stream.handle)
+        start, end = Event(self.gpu, timed=True), Event(self.gpu, timed=True)
+        start.record(self.handle)
+        graph.launch(self)
+        end.record(self.handle)
+        self.gpu.driver("cuEventSynchronize", end.handle, what=f"timing {graph.label}")
+        return end.since(start)
 
 
 def runs_on(built: str, here: str) -> bool:

@@ -16,7 +16,8 @@ from temper.plan.cubins import DeviceFunction, from_archive, to_archive
 from temper.plan.format import Native, Plan, from_bytes, to_bytes
 from temper.runtime.cuda.bound import DeviceHostCall
 from temper.runtime.cuda.context import CudaContext
-from temper.runtime.cuda.driver import Functions, Gpu, LaunchCall, runs_on
+from temper.runtime.cuda.driver import Gpu, runs_on
+from temper.runtime.cuda.launch import Functions, LaunchCall
 from temper.runtime.engine import Engine
 from temper.runtime.steps import Run
 from tests.runtime.cuda.fake import CUresult, FakeDriver
@@ -69,7 +70,7 @@ def test_arguments_are_packed_as_the_kernel_takes_them(plan: Plan) -> None:
         f = functions[planned.entries[0]]
         pointers, sizes = len(planned.args), len(planned.symbols)
         assert made.threads == (f.threads, 1, 1) and made.shared == f.shared
-        assert made.types == (ctypes.c_void_p,) * pointers + (ctypes.c_int,) * sizes + (ctypes.c_void_p,) * f.scratch
+        assert len(made.values) == pointers + sizes + f.scratch
         assert made.values[pointers : pointers + sizes] == (3,) * sizes
         assert made.values[pointers + sizes :] == (0,) * f.scratch
         inside = [any(a <= p < a + b.nbytes for a, b in driver.blocks.items()) for p in made.values[:pointers]]
@@ -84,7 +85,7 @@ def test_one_graph_serves_all_runs_of_a_shape(plan: Plan) -> None:
     x = rng.standard_normal((2, 4, 5, 5), np.float32)
     engine(x=x)
     first = list(driver.launches)
-    driver.fail["cuStreamBeginCapture"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY  # a second capture would fail
+    driver.fail["cuGraphInstantiate"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY  # a second graph would fail
     engine(x=x)
     assert driver.launches == first * 2
 
@@ -113,23 +114,24 @@ def _floats(address: int, count: int) -> np.ndarray:
 def test_wide_shared_memory_is_asked_for() -> None:
     driver = FakeDriver()
     functions = Functions(Gpu(0, driver), {"k": DeviceFunction("k", b"", 128, shared=100_000)})
-    LaunchCall(functions, "k", [256], [7], 3, "layer").run("stream")
+    LaunchCall(functions, "k", [256], [7], 3, "layer").run(5)
     assert driver.limits == {"k": 100_000}
-    assert driver.launches[0].blocks == (3, 1, 1) and driver.launches[0].values == (256, 7)
+    assert driver.launches[0].blocks == (3, 1, 1) and driver.launches[0].stream == 5
 
 
 def test_launches_of_no_block_are_left_out() -> None:
     driver = FakeDriver()
-    LaunchCall(Functions(Gpu(0, driver), {"k": DeviceFunction("k", b"", 32)}), "k", [], [], 0, "none").run("stream")
+    LaunchCall(Functions(Gpu(0, driver), {"k": DeviceFunction("k", b"", 32)}), "k", [], [], 0, "none").run(5)
     assert driver.launches == []
 
 
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("cuMemAlloc", "allocating .* bytes for .*cuda_error_out_of_memory"),
+        ("cuMemAlloc", "no room for .* MiB for the model's constants: 1.0 MiB of 65536.0 MiB are free"),
         ("cuModuleLoadData", "loading .* on Fake H100"),
-        ("cuLaunchKernel", "launching '\\w+'"),
+        ("cuGraphAddKernelNode", "adding '\\w+' to a graph"),
+        ("cuGraphLaunch", "launching 2 kernels, '\\w+' to '\\w+'"),
         ("cuStreamSynchronize", "operands of host step"),
     ],
 )

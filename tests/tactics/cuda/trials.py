@@ -75,7 +75,8 @@ def _of(s: Subject, number: int) -> Iterator[Trial]:
 def on_device(chosen: Sequence[Trial]) -> list[str]:
     """What is wrong with the kernels on this machine's GPU."""
     from temper.errors import TemperError
-    from temper.runtime.cuda.driver import Functions, Gpu, Stream
+    from temper.runtime.cuda.driver import Gpu, Stream
+    from temper.runtime.cuda.launch import Functions
     from temper.tune.cuda import Cuda, DeviceBench, from_bytes
 
     gpu = Gpu()

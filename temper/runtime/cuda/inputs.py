@@ -1,0 +1,109 @@
+"""Arrays that callers give for inputs and outputs: what they are, where they lie, and why one cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from temper.dtypes import storage
+from temper.errors import InputError
+from temper.plan.format import Binding
+from temper.runtime.binding import shape_text
+from temper.runtime.cuda import dlpack
+from temper.runtime.cuda.driver import Gpu, Stream
+
+#: Kernels read up to so many bytes at once, and are told that every array starts at a multiple of them.
+ALIGNMENT = 16
+
+
+@dataclass(frozen=True)
+class Given:
+    """A caller's array on the engine's GPU. owner: keeps its memory alive. source: the caller's object."""
+
+    address: int
+    shape: tuple[int, ...]
+    nbytes: int
+    owner: Any
+    source: Any
+
+    @property
+    def aligned(self) -> bool:
+        return self.address % ALIGNMENT == 0
+
+
+def is_host(x: Any) -> bool:
+    """A numpy array or scalar, or something that is only that."""
+    return isinstance(x, (np.ndarray, np.generic)) or not (
+        hasattr(x, "__dlpack__") or hasattr(x, "__cuda_array_interface__")
+    )
+
+
+def on_device(x: Any, b: Binding, gpu: Gpu, stream: Stream, role: str) -> Given:
+    """A caller's array, read through DLPack or the CUDA array interface; `stream` comes after what fills it.
+
+    role: "input" or "out for", for messages. InputError says what is wrong with it, and what to do.
+    """
+    name = f"{role} '{b.name}'"
+    if hasattr(x, "__dlpack__"):
+        kind, index = (int(k) for k in x.__dlpack_device__())
+        if kind not in (dlpack.CUDA, dlpack.MANAGED):
+            raise InputError(
+                f"{name} is not on a GPU, but a {type(x).__module__}.{type(x).__name__} in other memory (DLPack device "
+                f"kind {kind}): move it to GPU {gpu.index}, or give a numpy array"
+            )
+        _check_device(name, index, gpu)
+        try:
+            t = dlpack.read(x.__dlpack__(stream=stream.public))
+        except (BufferError, ValueError, TypeError, RuntimeError) as e:
+            raise InputError(f"{name} cannot be shared: {e}") from e
+        address, shape, dtype, whole, owner = t.address, t.shape, t.dtype, t.contiguous, t.owner
+    else:
+        address, shape, dtype, whole, other = _interface(x.__cuda_array_interface__, name)
+        if address:
+            _check_device(name, _device_of(address, gpu, name), gpu)
+        if other is not None:
+            stream.after(other)
+        owner = x
+    if dtype != b.dtype and not (dtype == storage(b.dtype).name and storage(b.dtype).name != b.dtype):
+        raise InputError(f"{name} has dtype {dtype}, expected {b.dtype}: convert it")
+    if not whole:
+        raise InputError(f"{name} is not contiguous: give x.contiguous() (PyTorch) or ascontiguousarray(x) (CuPy)")
+    return Given(address, shape, prod(shape) * storage(b.dtype).itemsize, owner, x)
+
+
+def _check_device(name: str, index: int, gpu: Gpu) -> None:
+    if index != gpu.index:
+        raise InputError(
+            f"{name} is on GPU {index}, the engine on GPU {gpu.index} ({gpu.name}): move it there, or load the engine "
+            f"on that GPU"
+        )
+
+
+def _device_of(address: int, gpu: Gpu, name: str) -> int:
+    key = gpu.driver.module.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+    return int(gpu.driver("cuPointerGetAttribute", key, address, what=f"looking where {name} is"))
+
+
+def _interface(facts: Any, name: str) -> tuple[int, tuple[int, ...], str, bool, int | None]:
+    """Address, shape, type, whether contiguous, and the stream to wait for, of a CUDA array interface."""
+    try:
+        shape, dtype = tuple(int(n) for n in facts["shape"]), np.dtype(facts["typestr"])
+        address, strides = int(facts["data"][0] or 0), facts.get("strides")
+        # version 2 says nothing of streams: what libraries of that time did was on the default stream
+        other = facts.get("stream") if facts.get("version", 0) >= 3 else 1
+        masked = facts.get("mask") is not None
+    except (KeyError, TypeError, ValueError) as e:
+        raise InputError(f"{name} has a __cuda_array_interface__ that cannot be read: {e}") from e
+    if masked:
+        raise InputError(f"{name} has a mask, which no model knows: fill it")
+    if other == 0:
+        raise InputError(f"{name} names stream 0, which the CUDA array interface forbids")
+    return address, shape, dtype.name, strides is None or dlpack.dense(shape, strides, dtype.itemsize), other
+
+
+def wrong_shape(b: Binding, role: str, got: Sequence[int], want: Sequence[int]) -> InputError:
+    return InputError(f"{role} '{b.name}' has shape {shape_text(got)}, expected {shape_text(want)}")

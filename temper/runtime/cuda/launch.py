@@ -1,0 +1,126 @@
+"""Kernel launches of a GPU plan: functions loaded, arguments packed as C, and runs of launches as graphs."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from temper.errors import DeviceError
+from temper.plan.cubins import DeviceFunction
+from temper.runtime.cuda.driver import Gpu, Stream
+
+#: Bytes of dynamic shared memory that a function may use without asking.
+_PLAIN_SHARED = 48 << 10
+
+
+class Functions:
+    """The functions of a plan's archive, loaded when they are first asked for."""
+
+    def __init__(self, gpu: Gpu, archive: Mapping[str, DeviceFunction]) -> None:
+        self.gpu, self.archive = gpu, archive
+        self._modules: list[Any] = []
+        self._loaded: dict[str, Any] = {}
+
+    def __del__(self) -> None:
+        for module in self._modules:
+            self.gpu.driver.module.cuModuleUnload(module)
+
+    def get(self, name: str) -> tuple[Any, DeviceFunction]:
+        """Handle and facts of a function. DeviceError if the GPU cannot run its code."""
+        if name not in self.archive:
+            raise DeviceError(f"the plan calls {name} but holds no code of it; build the plan anew")
+        f = self.archive[name]
+        if name not in self._loaded:
+            d = self.gpu.driver
+            module = d("cuModuleLoadData", bytes(f.cubin), what=f"loading {name} on {self.gpu.name} ({self.gpu.isa})")
+            self._modules.append(module)
+            handle = d("cuModuleGetFunction", module, f.entry.encode(), what=f"finding {f.entry}")
+            if f.shared > _PLAIN_SHARED:
+                limit = d.module.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+                d("cuFuncSetAttribute", handle, limit, f.shared, what=f"{f.shared} bytes of shared memory for {name}")
+            self._loaded[name] = handle
+        return self._loaded[name], f
+
+
+class LaunchCall:
+    """One kernel launch with its arguments packed as C: pointers, int32 sizes, null scratch pointers.
+
+    Every argument has eight bytes of its own, of which a kernel reads the first four where it takes an int32.
+    """
+
+    def __init__(
+        self, functions: Functions, name: str, pointers: Sequence[int], sizes: Sequence[int], grid: int, label: str
+    ) -> None:
+        """grid: blocks in x; a launch of none is left out. label: the layer's name, for errors."""
+        self.gpu, self._code = functions.gpu, functions  # whose modules stay loaded as long as this
+        self.handle, self.function = functions.get(name)
+        self.grid, self.label = grid, label
+        f = self.function
+        values = (*pointers, *(s & 0xFFFFFFFF for s in sizes), *(0,) * f.scratch)
+        self.values = (ctypes.c_uint64 * max(1, len(values)))(*values)
+        start = ctypes.addressof(self.values)
+        self._each = (ctypes.c_void_p * max(1, len(values)))(*(start + 8 * i for i in range(len(values))))
+        self.parameters = ctypes.addressof(self._each)
+        #: as a node of a graph
+        self.node = self.gpu.driver.module.CUDA_KERNEL_NODE_PARAMS()
+        self.node.func = self.handle
+        self.node.gridDimX, self.node.gridDimY, self.node.gridDimZ = grid * f.clusters, 1, 1
+        self.node.blockDimX, self.node.blockDimY, self.node.blockDimZ = f.threads, 1, 1
+        self.node.sharedMemBytes = f.shared
+        self.node.kernelParams = self.parameters
+
+    def run(self, stream: Any) -> None:
+        """Puts the launch on a stream. DeviceError names the layer."""
+        f = self.function
+        if self.grid:
+            self.gpu.driver(
+                "cuLaunchKernel", self.handle, self.grid * f.clusters, 1, 1, f.threads, 1, 1, f.shared, stream,
+                self.parameters, 0, what=f"launching '{self.label}'",
+            )  # fmt: skip
+
+
+class Graph:
+    """Launches, one after another, as an instantiated CUDA graph."""
+
+    def __init__(self, gpu: Gpu, launches: Sequence[LaunchCall]) -> None:
+        self.gpu = gpu
+        self.launches = [x for x in launches if x.grid]
+        self.label = _span(self.launches)
+        self._graph = self.exec = None
+        d = gpu.driver
+        self._graph = d("cuGraphCreate", 0)
+        self._nodes: list[Any] = []
+        for x in self.launches:
+            last = self._nodes[-1:]
+            self._nodes.append(
+                d("cuGraphAddKernelNode", self._graph, last, len(last), x.node, what=f"adding '{x.label}' to a graph")
+            )
+        self.exec = d("cuGraphInstantiate", self._graph, 0, what=f"making a graph of {self.label}")
+        self._numbers = {id(x): i for i, x in enumerate(self.launches)}
+
+    def __del__(self) -> None:
+        module = self.gpu.driver.module
+        if self.exec is not None:
+            module.cuGraphExecDestroy(self.exec)
+        if self._graph is not None:
+            module.cuGraphDestroy(self._graph)
+
+    def update(self, launch: LaunchCall) -> None:
+        """Makes later runs use a launch's arguments as they are now."""
+        i = self._numbers.get(id(launch))
+        if i is not None:
+            self.gpu.driver(
+                "cuGraphExecKernelNodeSetParams", self.exec, self._nodes[i], launch.node,
+                what=f"changing the addresses of '{launch.label}'",
+            )  # fmt: skip
+
+    def launch(self, stream: Stream) -> None:
+        self.gpu.driver("cuGraphLaunch", self.exec, stream.handle, what=f"launching {self.label}")
+
+
+def _span(launches: Sequence[LaunchCall]) -> str:
+    """A run of launches in words."""
+    if len(launches) < 2:
+        return f"'{launches[0].label}'" if launches else "no kernel"
+    return f"{len(launches)} kernels, '{launches[0].label}' to '{launches[-1].label}'"

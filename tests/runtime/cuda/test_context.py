@@ -1,0 +1,358 @@
+"""Contexts of GPU plans against a driver that writes launches down: arrays in and out, streams, captures, faults."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import numpy as np
+import pytest
+
+from temper.errors import DeviceError, InputError, TemperError
+from temper.plan.format import Plan
+from temper.runtime.cuda import dlpack
+from temper.runtime.cuda.arrays import DeviceArray, Pool
+from temper.runtime.cuda.context import CudaContext, stream_handle
+from temper.runtime.cuda.driver import Gpu, Stream
+from temper.runtime.engine import Engine
+from tests.runtime.cuda.fake import CUresult, FakeDriver
+
+
+class Interface:
+    """An array of the fake GPU, as CuPy shows one."""
+
+    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], typestr: str = "<f4", **more: Any) -> None:
+        nbytes = int(np.prod(shape)) * np.dtype(typestr).itemsize + 64
+        self.address = driver.cuMemAlloc(nbytes)[1] + more.pop("skew", 0)
+        facts = {"shape": shape, "typestr": typestr, "data": (self.address, False), "version": 3, "stream": None}
+        self.__cuda_array_interface__ = {**facts, **more}
+
+
+class Tensor:
+    """An array of the fake GPU, as PyTorch hands one over. streams: those its reader named."""
+
+    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], dtype: str = "float32", device: int = 0) -> None:
+        self.address = driver.cuMemAlloc(4096)[1]
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.kind = dlpack.CUDA
+        self.streams: list[int] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.kind, self.device
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        self.streams.append(stream)
+        return dlpack.write(self.address, self.device, self.dtype, self.shape, self)
+
+
+@pytest.fixture
+def driver() -> FakeDriver:
+    return FakeDriver()
+
+
+@pytest.fixture
+def engine(native_plan: Plan, driver: FakeDriver) -> Engine:
+    return Engine(native_plan, gpu=Gpu(0, driver))
+
+
+def _context(engine: Engine, **options: Any) -> CudaContext:
+    context = engine.context(**options)
+    assert isinstance(context, CudaContext)
+    return context
+
+
+def _used(driver: FakeDriver, address: int) -> bool:
+    return any(address in x.values for x in driver.launches)
+
+
+def test_arrays_on_the_gpu_are_read_and_written_where_they_are(engine: Engine, driver: FakeDriver) -> None:
+    x, y = Tensor(driver, (2, 4, 5, 5)), Interface(driver, (2, 8, 1, 1))
+    driver.calls.clear()
+    result = engine(x, out=y)
+    assert result is y
+    assert _used(driver, x.address) and _used(driver, y.address)
+    assert not [c for c in driver.calls if c.startswith("cuMemcpy")]
+    assert x.streams and x.streams[0] > 2  # the engine's own stream
+
+
+def test_results_follow_the_inputs(engine: Engine, driver: FakeDriver) -> None:
+    x = np.zeros((1, 4, 5, 5), np.float32)
+    assert isinstance(engine(x), np.ndarray)
+    y = engine(Interface(driver, x.shape))
+    assert isinstance(y, DeviceArray) and y.shape == (1, 8, 1, 1) and y.dtype == np.float32
+    assert isinstance(engine(Interface(driver, x.shape), out=np.empty((1, 8, 1, 1), np.float32)), np.ndarray)
+
+
+def test_only_nodes_that_touch_a_moved_array_change(engine: Engine, driver: FakeDriver) -> None:
+    context = _context(engine)
+    first, second = Interface(driver, (2, 4, 5, 5)), Interface(driver, (2, 4, 5, 5))
+    y = Interface(driver, (2, 8, 1, 1))
+    context(first, out=y)
+    driver.calls.clear()
+    driver.launches.clear()
+    context(first, out=y)
+    assert "cuGraphExecKernelNodeSetParams" not in driver.calls and "cuGraphInstantiate" not in driver.calls
+    context(second, out=y)
+    assert driver.calls.count("cuGraphExecKernelNodeSetParams") == 1 and "cuGraphInstantiate" not in driver.calls
+    one, other = driver.launches[: len(driver.launches) // 2], driver.launches[len(driver.launches) // 2 :]
+    changed = [(a, b) for a, b in zip(one, other, strict=True) if a != b]
+    assert len(changed) == 1 and first.address in changed[0][0].values and second.address in changed[0][1].values
+
+
+def test_graphs_of_the_shapes_used_last_are_kept(
+    engine: Engine, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("temper.runtime.engine._KEPT_SHAPES", 2)
+    context = _context(engine)  # bound to a batch of 2, the optimum
+
+    def made(batch: int) -> bool:
+        driver.calls.clear()
+        context(np.zeros((batch, 4, 5, 5), np.float32))
+        return "cuGraphInstantiate" in driver.calls
+
+    assert [made(n) for n in (2, 1, 2, 3, 2, 1)] == [False, True, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda d: Interface(d, (1, 4, 5, 5), "<f2"), "input 'x' has dtype float16, expected float32"),
+        (lambda d: Interface(d, (1, 4, 5, 5), strides=(400, 4, 80, 16)), "input 'x' is not contiguous"),
+        (lambda d: Interface(d, (1, 4, 5, 5), mask=1), "input 'x' has a mask"),
+        (lambda d: Interface(d, (1, 4, 5, 5), stream=0), "input 'x' names stream 0"),
+        (lambda d: Interface(d, (1, 3, 5, 5)), "input 'x' has shape .* axis 1 must be 4, not 3"),
+        (lambda d: Interface(d, (9, 4, 5, 5)), "no profile of this plan holds N = 9"),
+        (lambda d: Tensor(d, (1, 4, 5, 5), device=1), "input 'x' is on GPU 1, the engine on GPU 0"),
+        (lambda d: "text", "input 'x' is a str"),
+    ],
+)
+def test_what_cannot_be_used_is_named(engine: Engine, driver: FakeDriver, make: Any, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        engine(make(driver))
+
+
+def test_arrays_in_other_memory_are_named(engine: Engine, driver: FakeDriver) -> None:
+    x = Tensor(driver, (1, 4, 5, 5))
+    x.kind = 1
+    with pytest.raises(InputError, match="input 'x' is not on a GPU"):
+        engine(x)
+    far = Interface(driver, (1, 4, 5, 5))
+    driver.device_of[far.address] = 3
+    with pytest.raises(InputError, match="input 'x' is on GPU 3"):
+        engine(far)
+
+
+def test_outputs_given_are_checked(engine: Engine, driver: FakeDriver) -> None:
+    x = Interface(driver, (1, 4, 5, 5))
+    with pytest.raises(InputError, match=r"out for 'y' has shape \(1, 7, 1, 1\), expected \(1, 8, 1, 1\)"):
+        engine(x, out=Interface(driver, (1, 7, 1, 1)))
+    inside = Interface(driver, (1, 8, 1, 1))
+    inside.__cuda_array_interface__["data"] = (x.address + 16, False)
+    with pytest.raises(InputError, match="out for 'y' shares memory with 'x'"):
+        engine(x, out=inside)
+
+
+def test_misaligned_arrays_are_copied(engine: Engine, driver: FakeDriver) -> None:
+    x = Interface(driver, (1, 4, 5, 5), skew=4)
+    driver.calls.clear()
+    engine(x)
+    assert driver.calls.count("cuMemcpyDtoDAsync") == 1
+    assert not _used(driver, x.address)
+
+
+def test_other_streams_are_waited_for(engine: Engine, driver: FakeDriver) -> None:
+    context = _context(engine)
+    own = context.stream.number
+    context(Interface(driver, (1, 4, 5, 5), stream=55))
+    assert (own, 55) in driver.waits
+    driver.waits.clear()
+    context(Interface(driver, (1, 4, 5, 5), version=2))  # which says nothing: the default stream
+    assert (own, 1) in driver.waits
+
+
+def test_a_callers_stream_is_used_and_not_waited_for(engine: Engine, driver: FakeDriver) -> None:
+    class Torch:
+        cuda_stream = 4242
+
+    context = _context(engine, stream=Torch())
+    x = Tensor(driver, (2, 4, 5, 5))
+    driver.calls.clear()
+    y = context(x)
+    assert x.streams == [4242] and "cuStreamSynchronize" not in driver.calls
+    del x
+    gc.collect()
+    assert context._held  # the input lives until the GPU is done with it
+    assert y.__cuda_array_interface__["stream"] == 4242
+    y.__dlpack__(stream=4242)
+    assert not driver.waits
+    y.__dlpack__(stream=7)
+    assert driver.waits == [(7, 4242)]
+
+
+def test_streams_of_any_library() -> None:
+    class Cupy:
+        ptr = 11
+
+    class Protocol:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 0, 12
+
+    assert [stream_handle(s) for s in (10, Cupy(), Protocol())] == [10, 11, 12]
+    with pytest.raises(TemperError, match="stream is a str"):
+        stream_handle("default")
+
+
+def test_a_stream_of_another_gpu_is_refused(engine: Engine, driver: FakeDriver) -> None:
+    driver.contexts[99] = 78
+    with pytest.raises(DeviceError, match="stream 0x63 is not one of GPU 0"):
+        engine.context(stream=99)
+
+
+def test_captured_streams_get_the_launches_themselves(engine: Engine, driver: FakeDriver) -> None:
+    context = _context(engine, stream=4242)
+    x, y = Interface(driver, (2, 4, 5, 5)), Interface(driver, (2, 8, 1, 1))
+    context(x, out=y)
+    whole = [x.function for x in driver.launches]
+    driver.capturing.add(4242)
+    driver.launches.clear()
+    driver.calls.clear()
+    context(x, out=y)
+    assert [x.function for x in driver.launches] == whole and {x.stream for x in driver.launches} == {4242}
+    assert not {"cuGraphLaunch", "cuStreamSynchronize", "cuMemAlloc", "cuEventRecord"} & set(driver.calls)
+    with pytest.raises(TemperError, match="captured: give input 'x' on the GPU"):
+        context(np.zeros((2, 4, 5, 5), np.float32), out=y)
+
+
+def test_a_capture_that_reaches_the_engines_own_stream_is_an_error(engine: Engine, driver: FakeDriver) -> None:
+    context = _context(engine)
+    driver.capturing.add(context.stream.number)
+    with pytest.raises(TemperError, match="being captured; run in a context on that stream"):
+        context(Interface(driver, (1, 4, 5, 5)))
+
+
+def test_enqueue_runs_on_what_was_set(engine: Engine, driver: FakeDriver) -> None:
+    context = _context(engine, stream=4242)
+    with pytest.raises(InputError, match="no array is set for input x"):
+        context.enqueue()
+    x, y = Tensor(driver, (2, 4, 5, 5)), Tensor(driver, (2, 8, 1, 1))
+    context.set_input("x", x)
+    context.enqueue()
+    own = context.outputs["y"]
+    assert isinstance(own, DeviceArray) and _used(driver, x.address) and _used(driver, own.address)
+    context.set_output("y", y)
+    context.enqueue()
+    assert _used(driver, y.address) and context.outputs["y"] is y
+    driver.calls.clear()
+    context.enqueue()
+    assert set(driver.calls) <= {"cuCtxSetCurrent", "cuStreamIsCapturing", "cuGraphLaunch"}
+    context(Tensor(driver, (2, 4, 5, 5)))  # moves the graph's addresses, which the next enqueue moves back
+    driver.launches.clear()
+    context.enqueue()
+    assert _used(driver, x.address) and _used(driver, y.address)
+    context.set_input("x", Tensor(driver, (1, 4, 5, 5)))
+    with pytest.raises(InputError, match="out for 'y' has shape"):
+        context.enqueue()
+    with pytest.raises(InputError, match="there is no input 'z'; the model's are x"):
+        context.set_input("z", x)
+    with pytest.raises(InputError, match="enqueue takes arrays on the GPU"):
+        context.set_input("x", np.zeros((1, 4, 5, 5), np.float32))
+
+
+def test_a_result_lives_as_long_as_anybody_holds_it(engine: Engine, driver: FakeDriver) -> None:
+    context = _context(engine)
+    x = Interface(driver, (2, 4, 5, 5))
+    y = context(x)
+    address = y.address
+    capsule = y.__dlpack__()
+    del y
+    gc.collect()
+    assert dlpack.read(capsule).address == address
+    assert context(x).address != address  # still held by the capsule
+    del capsule
+    gc.collect()
+    assert len(context._pool._foreign) == 1  # another stream may still read it
+
+
+def test_memory_that_other_streams_saw_is_used_again_after_a_wait(driver: FakeDriver) -> None:
+    pool = Pool(Stream(Gpu(0, driver)))
+    block = pool.take(64, "a test")
+    address = block.memory.address
+    del block
+    assert pool.take(64, "a test").memory.address == address  # its own stream keeps the order
+    blocks = [pool.take(64, "a test") for _ in range(8)]
+    for b in blocks:
+        b.foreign = True
+    addresses = {b.memory.address for b in blocks}
+    del b, blocks
+    gc.collect()
+    driver.calls.clear()
+    assert pool.take(64, "a test").memory.address in addresses
+    assert "cuCtxSynchronize" in driver.calls
+
+
+def test_capsules_nobody_takes_are_freed() -> None:
+    class Owner:
+        pass
+
+    owner = Owner()
+    gone = weakref.ref(owner)
+    array = np.arange(6, dtype=np.float32)
+    capsule = dlpack.write(array.ctypes.data, 0, "float32", (2, 3), owner)
+    t = dlpack.read(capsule)
+    assert (t.shape, t.strides, t.dtype, t.kind, t.index) == ((2, 3), (3, 1), "float32", dlpack.CUDA, 0)
+    assert t.contiguous and t.address == array.ctypes.data
+    del owner, t
+    gc.collect()
+    assert gone() is not None
+    del capsule
+    gc.collect()
+    assert gone() is None
+
+
+def test_results_say_what_they_are(engine: Engine, driver: FakeDriver) -> None:
+    y = engine(Interface(driver, (2, 4, 5, 5)))
+    assert (y.ndim, y.size, y.nbytes, len(y)) == (4, 16, 64, 2) and "GPU 0" in repr(y)
+    assert y.numpy().shape == (2, 8, 1, 1) and np.asarray(y).dtype == np.float32
+    assert y.__dlpack_device__() == (2, 0)
+    with pytest.raises(BufferError, match="copy it to another device"):
+        y.__dlpack__(dl_device=(1, 0))
+    with pytest.raises(BufferError, match="copy was asked"):
+        y.__dlpack__(copy=True)
+    with pytest.raises(ValueError, match="stream 0"):
+        y.__dlpack__(stream=0)
+
+
+def test_a_fault_is_told_ever_after(engine: Engine, driver: FakeDriver) -> None:
+    x = Interface(driver, (1, 4, 5, 5))
+    y = engine(x)
+    driver.fail["cuStreamSynchronize"] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(DeviceError, match="running 'native'.*ILLEGAL_ADDRESS.*TEMPER_SYNC=1"):
+        engine(x)
+    with pytest.raises(DeviceError, match="since a kernel faulted before: running 'native'"):
+        engine(x)
+    with pytest.raises(DeviceError, match="the array is lost"):
+        _ = y.__cuda_array_interface__
+
+
+def test_with_the_knob_a_fault_names_its_layer(
+    native_plan: Plan, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEMPER_SYNC", "1")
+    engine = Engine(native_plan, gpu=Gpu(0, driver))
+    x = np.zeros((1, 4, 5, 5), np.float32)
+    engine(x)
+    driver.fail["cuStreamSynchronize"] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(DeviceError, match="running 'Transpose"):
+        engine(x)
+
+
+def test_contexts_have_streams_of_their_own(engine: Engine) -> None:
+    assert _context(engine).stream.number != _context(engine).stream.number
+
+
+def test_drivers_too_old_are_refused() -> None:
+    with pytest.raises(DeviceError, match="version 11.8, GPU plans need 12.0"):
+        Gpu(0, FakeDriver(version=11080))
+    with pytest.raises(DeviceError, match="there is no GPU 3: the driver sees 2"):
+        Gpu(3, FakeDriver(devices=2))
