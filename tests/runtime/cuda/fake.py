@@ -299,10 +299,9 @@ class FakeDriver:
         self.launches += graph
         return self._ok()
 
-    def cuLaunchKernel(
-        self, f: Function, gx: int, gy: int, gz: int, bx: int, by: int, bz: int, shared: int, stream: int, args: int, _: int
-    ) -> tuple[Any, ...]:  # fmt: skip
-        self.launches.append(Launch(f.name, (gx, gy, gz), (bx, by, bz), shared, _arguments(f, args), int(stream)))
+    def cuLaunchKernel(self, f: Function, *rest: Any) -> tuple[Any, ...]:
+        gx, gy, gz, bx, by, bz, shared, stream, at, _ = rest
+        self.launches.append(Launch(f.name, (gx, gy, gz), (bx, by, bz), shared, _arguments(f, at), int(stream)))
         return self._ok()
 
 
