@@ -22,6 +22,7 @@ from temper.tactics.cuda.instructions import POINTER_TYPES as POINTER_TYPES
 from temper.tactics.cuda.instructions import TRITON_TYPES as TRITON_TYPES
 from temper.tactics.cuda.instructions import expression
 from temper.tactics.cuda.loads import HALVES
+from temper.tactics.cuda.shortcuts import eased
 from temper.tactics.epilogue import Epilogue
 
 _FLOATS = frozenset({"float32", *HALVES})
@@ -96,6 +97,7 @@ def epilogue_statements(e: Epilogue, *, channels: int | str, row_strides: Sequen
     """
     if (reason := program_declines(e)) is not None:
         raise ValueError(reason)
+    e = eased(e)
     lines = []
     for i, o in enumerate(e.operands[1:], 1):
         if o.kind == "general":
@@ -115,13 +117,15 @@ def epilogue_statements(e: Epilogue, *, channels: int | str, row_strides: Sequen
 def epilogue_helpers(e: Epilogue) -> str:
     """Definitions of the functions the statements call, each preceded by two blank lines; empty if there are none."""
     needed: set[str] = set()
+    e = eased(e)
     todo = [expression(i, [f"v{a}" for a in i.args], [e.dtype_of(a) for a in i.args]) or "" for i in e.instrs]
     while todo:
         text = todo.pop()
         called = {name for name in _HELPERS if _calls(text, name)} - needed
         needed |= called
         todo += [_HELPERS[name] for name in sorted(called)]
-    return "".join(f"\n\n@triton.jit{_HELPERS[name]}" for name in _HELPERS if name in needed)
+    text = "".join(f"\n\n@triton.jit{_HELPERS[name]}" for name in _HELPERS if name in needed)
+    return f"\nfrom triton.language.extra.cuda import libdevice\n{text}" if "libdevice." in text else text
 
 
 def _calls(text: str, name: str) -> bool:

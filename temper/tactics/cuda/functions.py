@@ -54,7 +54,8 @@ def hard_sigmoid(x, alpha, alpha_lo, beta):
 """,
     "sigmoid": """
 def sigmoid(x):
-    return 1.0 / (1.0 + tl.exp(-x))
+    # the quick division gives 0 for divisors above 2^126, where the quotient is subnormal
+    return libdevice.fast_dividef(tl.full(x.shape, 1.0, tl.float32), 1.0 + tl.exp(-x))
 """,
     "log": """
 def log(x):
@@ -110,6 +111,29 @@ def gelu(x):
     square = a * a
     error = tl.fma(a, a, -square)
     return at_least(x, 0.0) - a * (tl.exp(-0.5 * square) * (r - 0.5 * r * error))
+""",
+    "gelu_half": """
+def gelu_half(x):
+    # x / (1 + e^-q): q, fitted to ln(Phi(x) / Phi(-x)), is odd; the error is at most 2^-12 (|y| + 2^-10)
+    t = x * x
+    q = tl.fma(t, tl.full(x.shape, -1.119517605729925e-06, tl.float32), 3.1326129828812554e-05)
+    q = tl.fma(t, q, 0.0008502313867211342)
+    q = tl.fma(t, q, -0.1067410334944725)
+    q = tl.fma(t, q, -2.300779342651367)
+    return libdevice.fast_dividef(x, 1.0 + tl.exp2(q * x))
+""",
+    "code_quotient": """
+def code_quotient(x, s):
+    # x / s rounded once, s > 0: a faithful quotient's remainder corrects it (Markstein). What no code tells apart is
+    # cut first, NaN to the least; both are scaled so that remainders are normal
+    k = tl.where(s < 2.0**-60, 2.0**80, 1.0)
+    d = s * k
+    r = tl.div_rn(1.0, d)
+    limit = d * 1024.0
+    y = tl.minimum(tl.maximum(x * k, -limit), limit)
+    q = y * r
+    q = tl.fma(tl.fma(-q, d, y), r, q)
+    return tl.fma(tl.fma(-q, d, y), r, q)
 """,
     "gelu_tanh": """
 def gelu_tanh(x):

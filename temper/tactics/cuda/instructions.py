@@ -270,8 +270,10 @@ def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
     if instr.op == "Saturate":
         return _saturate(instr, args[0]) if dtypes == ["float32"] and instr.dtype in ("int8", "uint8") else None
     if instr.op == "Gelu":
-        name = "gelu_tanh" if instr.attr("approximate", "none") == "tanh" else "gelu"
+        name = {"tanh": "gelu_tanh", "half": "gelu_half"}.get(str(instr.attr("approximate", "none")), "gelu")
         return f"{name}({args[0]})" if dtypes[0] in _FLOATS else None
+    if instr.op == "Div" and instr.attr("codes", 0):
+        return f"code_quotient({args[0]}, {args[1]})"
     if instr.op == "Pow" and len(args) == 1:
         exponent = float(instr.attr("exponent"))  # type: ignore[arg-type]
         constant = f"tl.full((1, 1), {literal(exponent, 'float64')}, tl.float64)"

@@ -69,6 +69,13 @@ def _narrow_floats() -> None:
     builder.cast_impl, builder.create_fp_to_fp, builder.create_dot = converted, converted, multiplied
 
 
+def _library() -> None:
+    """Gives the interpreter the functions of NVIDIA's library that kernels call."""
+    from triton.language.extra.cuda import libdevice
+
+    libdevice.fast_dividef = lambda a, b: a / b
+
+
 class Tensor:
     """Elements of a numpy array from `offset` on, as the interpreter sees a tensor that already is on the host."""
 
@@ -123,6 +130,7 @@ def main(folder: Path) -> None:
     with np.load(folder / "arrays.npz") as stored:
         arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
     _narrow_floats()
+    _library()
     for fields in json.loads((folder / "jobs.json").read_text()):
         job = Job(**fields)
         kernel: Any = load_kernel(TritonSource(job.text, job.entry, ()))

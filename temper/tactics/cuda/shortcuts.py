@@ -1,0 +1,51 @@
+"""Cheaper forms of an epilogue program's steps where what is made of their results cannot tell, or hardly.
+
+A product's epilogue runs on every element it computes: GELU to float32's precision took as long as the product itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from temper.tactics.cuda.loads import FLOATS8, HALVES
+from temper.tactics.epilogue import Epilogue, Instr
+
+#: Types with at most 11 significant bits.
+_COARSE = frozenset({*HALVES, *FLOATS8, "float8e5m2"})
+
+
+def eased(e: Epilogue) -> Epilogue:
+    """The program with `Gelu` approximated to half precision where nothing finer sees it, and with `Div` by a scalar
+    before rounding to codes marked (attribute `codes`): for it, quotients beyond 2^10 may be any beyond."""
+    first = len(e.operands)
+    users: list[list[int]] = [[] for _ in range(first + len(e.instrs))]
+    for k, instr in enumerate(e.instrs):
+        for a in instr.args:
+            users[a].append(k)
+    coarse: set[int] = set()
+    coded: set[int] = set()
+    instrs = list(e.instrs)
+    for k in reversed(range(len(instrs))):
+        instr, value = instrs[k], first + k
+        seen = [] if value in e.results or instr.dtype != "float32" else users[value]
+        if seen and all(e.instrs[u].op == "Saturate" for u in seen):
+            coded.add(value)
+        if seen and all(_coarsens(e.instrs[u], first + u, coarse) for u in seen):
+            coarse.add(value)
+        if instr.op == "Gelu" and instr.attr("approximate", "none") == "none":
+            if value in coarse or instr.dtype in _COARSE:
+                instrs[k] = replace(instr, attrs=(("approximate", "half"),))
+        elif instr.op == "Div" and value in coded and _is_scalar(e, instr.args[1]):
+            instrs[k] = replace(instr, attrs=(("codes", 1),))
+    return replace(e, instrs=tuple(instrs))
+
+
+def _is_scalar(e: Epilogue, value: int) -> bool:
+    return value < len(e.operands) and e.operands[value].kind == "scalar"
+
+
+def _coarsens(user: Instr, value: int, coarse: set[int]) -> bool:
+    """What `user` makes of its argument has no more than half precision."""
+    if user.op in ("Cast", "Saturate"):
+        return user.op == "Saturate" or user.dtype in _COARSE
+    return user.op in ("Mul", "Div") and value in coarse

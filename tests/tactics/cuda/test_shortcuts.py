@@ -1,0 +1,75 @@
+"""Cheaper steps of GPU programs against the plain ones: which are taken, and that codes are the same to the last."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from temper.tactics.cuda.epilogue_triton import epilogue_helpers, epilogue_statements
+from temper.tactics.cuda.shortcuts import eased
+from temper.tactics.epilogue import Epilogue, Instr, Operand
+from temper.tactics.epilogue_reference import epilogue_reference
+from tests.tactics.cuda.interpret import Job, interpret
+
+FULL, SCALAR = Operand("float32", (True, True)), Operand("float32", (False, False))
+CODES = (Instr("Div", (0, 1), "float32"), Instr("Saturate", (2,), "int8", (("to", "int8"), ("zero_point", 3))))
+
+
+def forms(e: Epilogue) -> list[tuple[tuple[str, object], ...]]:
+    return [i.attrs for i in eased(e).instrs]
+
+
+def test_only_what_nothing_finer_sees_is_approximated() -> None:
+    gelu, half = Instr("Gelu", (0,), "float32"), (("approximate", "half"),)
+    cast = Instr("Cast", (1,), "float16")
+    assert forms(Epilogue((FULL,), (gelu, cast), (2,)))[0] == half
+    assert forms(Epilogue((FULL,), (gelu, cast), (1, 2)))[0] == ()
+    assert forms(Epilogue((FULL,), (gelu,), (1,)))[0] == ()
+    between = (gelu, Instr("Exp", (1,), "float32"), Instr("Cast", (2,), "float16"))
+    assert forms(Epilogue((FULL,), between, (3,)))[0] == ()
+    codes = (Instr("Gelu", (0,), "float32"), Instr("Div", (2, 1), "float32"), Instr("Saturate", (3,), "int8"))
+    assert forms(Epilogue((FULL, SCALAR), codes, (4,)))[:2] == [half, (("codes", 1),)]
+    tanh = Instr("Gelu", (0,), "float32", (("approximate", "tanh"),))
+    assert forms(Epilogue((FULL,), (tanh, cast), (2,)))[0] == tanh.attrs
+
+
+def test_a_quotient_that_anything_else_sees_is_divided() -> None:
+    assert forms(Epilogue((FULL, SCALAR), CODES, (3,)))[0] == (("codes", 1),)
+    assert forms(Epilogue((FULL, SCALAR), CODES, (2, 3)))[0] == ()
+    assert forms(Epilogue((FULL, FULL), CODES, (3,)))[0] == ()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
+def test_codes_of_quotients_are_exact(tmp_path: Path) -> None:
+    e = Epilogue((FULL, SCALAR), CODES, (3,))
+    rng = np.random.default_rng(5)
+    scales = np.concatenate([10 ** rng.uniform(-4, 2, 12), [1.0, 0.1, 2.0**-126, 1e-30, 1e30]]).astype(np.float32)
+    body = "\n".join(f"    {line}" for line in epilogue_statements(e, channels=1))
+    text = f"import triton\nimport triton.language as tl\n{epilogue_helpers(e)}"
+    text += f"""
+
+@triton.jit
+def codes(x, q1, o0):
+    row = tl.program_id(0) * 256 + tl.arange(0, 256)
+    channel = tl.arange(0, 1)
+    live = row[:, None] >= 0
+    v0 = tl.load(x + row[:, None])
+{body}
+"""
+    arrays, jobs, want = {}, [], []
+    for k, s in enumerate(scales):
+        # ties between codes and their neighbours, whatever rounds to them, what is no number, and random values
+        with np.errstate(over="ignore"):
+            ties = (np.arange(-133, 131) + 0.5).astype(np.float32) * s
+        near = [ties, np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf))]
+        odd = np.array([np.nan, np.inf, -np.inf, 0.0, 3e38, -3e38], np.float32)
+        x = np.concatenate([*near, odd, (rng.uniform(-150, 150, 1024 - 792 - 6) * s).astype(np.float32)])
+        arrays |= {f"x{k}": x, f"s{k}": np.array([s]), f"o{k}": np.zeros(x.size, np.int8)}
+        jobs.append(Job(text, "codes", x.size // 256, tuple((f"{n}{k}", 0) for n in "xso")))
+        want.append(epilogue_reference(e, [x.reshape(-1, 1), np.array([[s]])])[0].reshape(-1))
+    results = interpret(jobs, arrays, tmp_path)
+    for k, s in enumerate(scales):
+        assert np.array_equal(results[f"o{k}"], want[k]), s
