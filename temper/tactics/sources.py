@@ -56,6 +56,7 @@ from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
 from temper.tactics.cuda.reduce import ReducePlanes
+from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
 from temper.tactics.cuda.transpose import Transpose
 
 
@@ -129,6 +130,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         CudaAttentionInt8(),
         CudaLayerNorm(),
         cuda_softmax.Softmax(),
+        CudaSqueezeExcite(),
         Transpose(),
         cuda_pointwise.Pointwise(),
     )

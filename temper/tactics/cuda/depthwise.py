@@ -99,13 +99,16 @@ class Depthwise:
             inputs.append(Parameter("zero", POINTER_TYPES[x.type.dtype], ("input", 3)))
         kind = "tl.int32" if codes else "tl.float32"
         unsigned = " & 255" if k.type.dtype == "uint8" else ""
-        weight = f"tl.load(w + {{}} * CHANNELS + channel, mask=channel_ok, other=0).to({kind}){unsigned}"
-        shaped = "tl.broadcast_to({}[None, :], (BM, BN))"
+        # every thread loads its own: of one value a channel, the compiler would send each through shared memory
+        before = (
+            "column = tl.broadcast_to(channel[None, :], (BM, BN))\n"
+            "column_ok = tl.broadcast_to(channel_ok[None, :], (BM, BN))\n"
+        )
+        weight = f"tl.load(w + {{}} * CHANNELS + column, mask=column_ok, other=0).to({kind}){unsigned}"
         first = f"tl.zeros((BM, BN), {kind})"
-        before = ""
         if bias is not None:
-            before = f"first = tl.load(bias + channel, mask=channel_ok, other=0).to({kind})\n"
-            first = shaped.format("first")
+            before += f"first = tl.load(bias + column, mask=column_ok, other=0).to({kind})\n"
+            first = "first"
         if late:
             before += f"offset = tl.load(zero).to(tl.int32){' & 255' if x.type.dtype == 'uint8' else ''}\n"
         offset = "offset" if late else str(int(str(w.attr("zero_point", 0)))) if codes else "0"
@@ -113,7 +116,7 @@ class Depthwise:
         if offset != "0":
             value += f"value = tl.where(taken, value - ({offset}), 0)\n"
         for t in range(g.taps if unrolled(g, b) else 0):
-            before += f"w{t} = {shaped.format(weight.format(t))}\n"
+            before += f"w{t} = {weight.format(t)}\n"
 
         def step(a: str, tap: int | None) -> str:
             weights = "wt" if tap is None else f"w{tap}"
@@ -126,7 +129,7 @@ class Depthwise:
             step=step,
             finish=lambda a, r, c: f"v0 = {a}{half}\n",
             before=before,
-            tap=f"wt = {shaped.format(weight.format('tap'))}\n",
+            tap=f"wt = {weight.format('tap')}\n",
             value=value,
         )
         about = f"Depthwise {g.kernel[0]}x{g.kernel[1]} convolution: groups of {b.rows}x{b.cols} pixels."

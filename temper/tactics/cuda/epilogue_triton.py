@@ -114,6 +114,16 @@ def epilogue_statements(e: Epilogue, *, channels: int | str, row_strides: Sequen
     return lines
 
 
+def program_function(name: str, e: Epilogue) -> str:
+    """A function of operand 0 that gives the first result of a program of one operand, preceded by two blank lines;
+    it calls what `epilogue_helpers` defines."""
+    lines = [
+        f"    v{i} = {expression(instr, [f'v{a}' for a in instr.args], [e.dtype_of(a) for a in instr.args])}\n"
+        for i, instr in enumerate(e.instrs, 1)
+    ]
+    return f"\n\n@triton.jit\ndef {name}(v0):\n{''.join(lines)}    return v{e.results[0]}\n"
+
+
 def epilogue_helpers(e: Epilogue) -> str:
     """Definitions of the functions the statements call, each preceded by two blank lines; empty if there are none."""
     needed: set[str] = set()

@@ -233,7 +233,11 @@ def window_kernel(
     pixels = [(r, c) for r in range(b.rows) for c in range(b.cols)]
     text += "".join(body.start(f"a{r}_{c}") for r, c in pixels)
     text += _unrolled(g, b, body) if unrolled(g, b) else _looped(b, body)
-    after = "\n".join(epilogue_statements(w.epilogue, channels=dim_text(g.channels), row_strides=strides)) + "\n"
+    lines = epilogue_statements(w.epilogue, channels=dim_text(g.channels), row_strides=strides)
+    # what all pixels of a group share; loads are not merged across the stores between pixels
+    shared = [line for line in lines if " = tl.load(" in line and "row" not in line and "image" not in line]
+    text += "".join(f"{line}\n" for line in shared)
+    after = "".join(f"{line}\n" for line in lines if line not in shared)
     for r, c in pixels:
         below = f" & (top + {r} < OH)" if _ragged(g.oh, b.rows) else ""
         beside = f" & (left + {c} < OW)" if _ragged(g.ow, b.cols) else ""
