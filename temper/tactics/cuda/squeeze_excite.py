@@ -174,7 +174,7 @@ class SqueezeExcite:
         for split in sorted(splits):
             for apart in (0, 1):
                 for rows in (1, 2, 4, 8, 16, 32, 64):
-                    if rows > most or rows * step > 2 * _TILE or (apart and rows > 8) or (not apart and rows < most / 4):
+                    if rows > most or rows * step > 2 * _TILE or (rows > 8 if apart else rows < most / 4):
                         continue
                     for bn in (32, 64, 128):
                         if bn == 32 or bn // 2 < s.features:
