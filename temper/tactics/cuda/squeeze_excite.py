@@ -246,7 +246,7 @@ class SqueezeExcite:
             units = "unit = tile % UNITS * ROWS + tl.arange(0, ROWS)\nimage = tile // UNITS\n"
             bodies[f"{entry}_hidden"] = head + units + hidden
             bodies[f"{entry}_gates"] = head + of_gates + gates
-            grids = (s.n * sizes["UNITS"], s.n * blocks)
+            grids: tuple[DimLike, ...] = (s.n * sizes["UNITS"], s.n * blocks)
             places: DimLike = s.n
         else:
             loop = "for first in range(0, HIDDEN, ROWS):\n    unit = first + tl.arange(0, ROWS)\n"
