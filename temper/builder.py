@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from temper.assemble import Part, Variant, assemble
 from temper.config import BuildConfig, knob
@@ -16,13 +18,15 @@ from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
 from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, Pass, run_passes
-from temper.passes.partition import Region, order_regions, partition
+from temper.passes.narrow import STORED, check_pins, narrowing
+from temper.passes.partition import Region, order_regions, partition, widens
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
 from temper.profiles import Model, Ranges, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
+from temper.reference.formats import numbers
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.workload import canonical, workload
 from temper.target import Target, target_of
@@ -66,6 +70,7 @@ def build_plan(
     report_progress: Progress = progress or (lambda stage, done, total: None)
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
     target = target_of(config)
+    check_precision(config, target)
     passes = PIPELINE if quantize is None else quantizing(quantize.apply)
     watch = _Watch()
 
@@ -100,10 +105,13 @@ def build_plan(
             imported = len(own.nodes)
             watch.lap("import")
             report_progress("passes", 0, 1)
-            log = run_passes(own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable)
+            every = (*(p for p in passes if p.name not in target.without), *cutter.narrowing())
+            log = run_passes(own, every, dump=dump, stop_after=config.stop_after, disable=config.disable)
             _check_disabled(config.disable, log, target)
             if quantize is not None and not config.stop_after:
                 quantize.check(log)
+            if not config.stop_after:
+                check_pins(config.wide, log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
             parts = cutter.parts(own, log, target.alignment)
@@ -205,9 +213,19 @@ class _Cutter:
     target: Target
     config: BuildConfig
 
+    def narrowing(self) -> tuple[Pass, ...]:
+        """The pass that decides what is stored in a narrow float type, where kernels take that."""
+        if not self.target.widens:
+            return ()
+
+        def cut(graph: Graph) -> list[tuple[Region, bool]]:
+            return [(r, self.refuses(r) is not None) for r in self.regions(graph, Log())]
+
+        return (narrowing(STORED[self.config.precision], cut, self.config.wide),)
+
     def parts(self, graph: Graph, log: Log, alignment: int = 1) -> _Parts:
         """The regions, and where their values live."""
-        regions = self.regions(graph, log)
+        regions = _constants_widened(graph, self.regions(graph, log))
         storage = assign_storage(graph, regions, lambda r, strides: self.refuses(r, strides) is None, log, alignment)
         parts = []
         for r in storage.regions:
@@ -286,9 +304,20 @@ def _step(part: Part, choice: Choice | None, log: Log) -> PlannedStep:
     return NativeStep(part.region, c.kernel, packed, choice.seconds, part.sizes)
 
 
+def check_precision(config: BuildConfig, target: Target) -> None:
+    """ConfigError for a precision that the target's kernels do not have."""
+    if config.precision != "fp32" and not target.widens:
+        raise ConfigError(
+            f"precision='{config.precision}' (--{config.precision}) stores tensors in half precision on a GPU: build "
+            "with device='cuda'; a CPU computes in bfloat16 what precision='int8' (--int8) finds too sensitive for "
+            "INT8, where its instructions have it, and what --keep 'PATTERN=bf16' names"
+        )
+
+
 def _check_disabled(names: Sequence[str], log: Log, target: Target) -> None:
     """ConfigError for a name that is no pass, no tactic, and no rule that matched anywhere in this model."""
-    known = {p.name for p in PIPELINE} | {t.name for t in target.tactics()} | {rule for rule, _, _ in log.declined}
+    known = {*(p.name for p in PIPELINE), "narrow", *(t.name for t in target.tactics())}
+    known |= {rule for rule, _, _ in log.declined}
     if unknown := sorted(set(names) - known):
         raise ConfigError(
             f"cannot disable {', '.join(unknown)}: it is no pass, no tactic and no rule that matches in this model; "
@@ -335,6 +364,20 @@ def _constants(region: Region) -> dict[int, Any]:
 
 def _full_rank(array: Any, rank: int) -> Any:
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
+
+
+def _constants_widened(graph: Graph, regions: Sequence[Region]) -> list[Region]:
+    """Regions without those that convert a constant to float32, which a product's kernel declined to do."""
+    left = []
+    for region in regions:
+        node, source = region.nodes[0], region.nodes[0].inputs[0] if region.nodes[0].inputs else None
+        if len(region.nodes) == 1 and source is not None and source.const is not None and widens(node):
+            array = numbers(source.const, source.type.dtype).astype(np.float32)
+            graph.replace_uses(node.output, graph.add_constant(array, f"{source.name}.float32"))
+            graph.remove_node(node)
+        else:
+            left.append(region)
+    return left if len(left) == len(regions) else [replace(r) for r in left]
 
 
 def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str | None], log: Log) -> list[Region]:

@@ -104,6 +104,10 @@ def check_shape_range(name: str, shapes: Sequence[Shape]) -> None:
             )
 
 
+#: What tensors can be stored in.
+PRECISIONS = ("fp32", "fp16", "bf16")
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """What a build aims at.
@@ -117,7 +121,9 @@ class BuildConfig:
     portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere. stop_after: name of
     the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite rules and tactics this
     build does without. loop_limit: steps after which a loop that depends on data is an error at run time.
-    tf32: a GPU's products of float32 may round their operands to 10 bits of mantissa (TF32).
+    precision: what a GPU stores tensors in between its kernels, and multiplies: "fp32", "fp16" or "bf16". wide:
+    patterns of names of layers that stay in float32 then. tf32: a GPU's products of float32 may round their operands to
+    10 bits of mantissa (TF32).
     """
 
     threads: int = 1
@@ -134,6 +140,8 @@ class BuildConfig:
     loop_limit: int = 1_000_000
     shapes: Mapping[str, Shape | ShapeRange] = field(default_factory=dict)
     batches: tuple[Range, ...] = ()
+    precision: str = "fp32"
+    wide: tuple[str, ...] = ()
     tf32: bool = True
 
     def __post_init__(self) -> None:
@@ -143,6 +151,8 @@ class BuildConfig:
             raise ConfigError(f"loop_limit must be at least 1, not {self.loop_limit}")
         if not 0 <= self.effort <= 5:
             raise ConfigError(f"effort must be 0 to 5, not {self.effort}")
+        if self.precision not in PRECISIONS:
+            raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, not {self.precision!r}")
         for name, shapes in self.shape_ranges.items():
             check_shape_range(name, shapes)
         for low, best, high in self.batches:

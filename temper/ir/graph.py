@@ -76,6 +76,12 @@ class Node:
         return out
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names a pattern may call it by: its own, those of the source nodes it stands for, its results'."""
+        sources = (o for o in self.origin if not o.startswith("rule:"))
+        return tuple(dict.fromkeys((self.name, *sources, *(v.name for v in self.outputs))))
+
+    @property
     def binds(self) -> tuple[str, ...]:
         """Symbols whose values this node finds at run time: those in `count` are sizes of its results, those in `binds`
         elements of its first result."""

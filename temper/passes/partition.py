@@ -194,7 +194,7 @@ def partition(graph: Graph, log: Log, prologues: bool = False) -> list[Region]:
                 before[me] = widening
             else:
                 members.append([*widening, n])
-            if len(n.outputs) == 1 and computes(n):
+            if len(n.outputs) == 1 and (computes(n) or (prologues and n.op == "Transpose")):
                 _grow(graph, members, owner, me, n, refused, binders, narrow)
     for node, reason in refused:
         if members[owner[node.id]][0] is node:  # no other anchor took it either
@@ -282,7 +282,7 @@ def _grow(
     """Absorbs elementwise users of the region's values while that is legal."""
     nodes, shape = members[me], first.output.type.shape
     changed = True
-    while changed and len(nodes) <= MAX_INSTRS:
+    while changed and sum(not widens(n) for n in nodes) <= MAX_INSTRS:
         changed = False
         inside = {n.id for n in nodes}
         for user in dict.fromkeys(u for n in nodes for o in n.outputs for u, _ in o.uses):
@@ -296,6 +296,8 @@ def _grow(
             others = [
                 v for v in user.inputs if v is not None and v.producer is not None and v.producer.id not in inside
             ]
+            if others and not computes(first):
+                continue  # it belongs to what computes the others
             if any(_depends(v, inside, owner, members, binders) for v in others):
                 cycle = "fusing would make a cycle"
                 refused.append((user, f"another of its inputs depends on {nodes[0]!r}: {cycle}"))

@@ -152,12 +152,6 @@ class Pins:
         return self.off | self.int8
 
 
-def names_of(node: Node) -> tuple[str, ...]:
-    """Names a pattern may call a node by: its own, those of the source nodes it stands for, its results'."""
-    sources = (o for o in node.origin if not o.startswith("rule:"))
-    return tuple(dict.fromkeys((node.name, *sources, *(v.name for v in node.outputs))))
-
-
 def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None = None) -> Pins:
     """Sites of a float graph by patterns such as '/head/*=fp32', with the wildcards of a shell; the last that matches a
     site decides.
@@ -175,9 +169,9 @@ def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None =
                 f"'{text}' does not say what to keep: write PATTERN=PRECISION, for example '/head/*=fp32'; "
                 f"the precisions are {', '.join(PRECISIONS)}"
             )
-        found = [n for n in nodes if any(fnmatchcase(name, pattern) for name in names_of(n))]
+        found = [n for n in nodes if any(fnmatchcase(name, pattern) for name in n.names)]
         if not found:
-            names = list(dict.fromkeys(name for n in nodes for name in names_of(n)))
+            names = list(dict.fromkeys(name for n in nodes for name in n.names))
             raise ConfigError(f"'{pattern}' matches no layer of the model; {_near(pattern, names)}")
         matched = [known[n.outputs[0].name] for n in found if n.outputs[0].name in known]
         decided.update(dict.fromkeys(matched, precision))
