@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
-from temper.config import BuildConfig, Profile, Shape, ShapeRange, knob, shape_range
+from temper.config import PRECISIONS, BuildConfig, Profile, Shape, ShapeRange, kept_wide, knob, shape_range
 from temper.errors import ConfigError
 from temper.runtime.engine import Engine
 
@@ -33,6 +33,7 @@ def build(
     portable: bool = False,
     isa: str = "",
     device: str = "cpu",
+    tf32: bool = True,
     loop_limit: int = 1_000_000,
     cache: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
@@ -57,11 +58,14 @@ def build(
     profiles: ranges of symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1.
     batch: sizes of the inputs' first dimension, [1, 8, 32] or with ranges [1, (2, 8, 32)] (min, opt, max): each is a
     profile tuned at its own size. shapes: input name -> its shape, or (min, opt, max) shapes.
-    device: "cpu", or a GPU for FP32: "cuda", "cuda:1", or "cuda:sm_90" for one that is not here (with effort=0).
+    device: "cpu", or a GPU: "cuda", "cuda:1", or "cuda:sm_90" for one that is not here (with effort=0).
     output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
     loop_limit: a loop whose end depends on data raises an InputError after so many steps.
 
-    precision: "fp32", or "int8", to which the rest belongs. calibration: real inputs, as a folder of pictures, an .npz
+    tf32: False for products of float32 that a GPU does not round to 10 bits of mantissa.
+
+    precision: "fp32"; "fp16" or "bf16", in which a GPU then stores tensors and multiplies, but for layers that keep
+    names; or "int8", to which the rest belongs. calibration: real inputs, as a folder of pictures, an .npz
     file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how
     pictures become inputs, see temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
     calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better, or a
@@ -80,8 +84,9 @@ def build(
     from temper.plan.format import write
     from temper.runtime.machine import cores
 
-    if precision not in ("fp32", "int8"):
-        raise ConfigError(f"precision must be 'fp32' or 'int8', not {precision!r}")
+    if precision not in (*PRECISIONS, "int8"):
+        raise ConfigError(f"precision must be {', '.join(map(repr, PRECISIONS))} or 'int8', not {precision!r}")
+    keep = [keep] if isinstance(keep, str) else keep
     for path in (output, report):
         if path is not None:
             check_writable(Path(path))
@@ -98,6 +103,9 @@ def build(
         batches=tuple(
             (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
         ),
+        precision="fp32" if precision == "int8" else precision,
+        wide=kept_wide(keep, precision) if precision in ("fp16", "bf16") else (),
+        tf32=tf32,
     )
     if precision == "int8" and device != "cpu":
         raise ConfigError(f"INT8 builds calibrate and search on the CPU, and cannot aim at device='{device}' yet")
@@ -112,7 +120,7 @@ def build(
             cache=Path(calibration_cache) if calibration_cache else None,
             evaluate=evaluate,
             max_drop=max_drop,
-            keep=tuple([keep] if isinstance(keep, str) else keep),
+            keep=tuple(keep),
             pure_int8=pure_int8,
             compensate=compensate,
             skip_bad=skip_bad,
@@ -125,9 +133,10 @@ def build(
             write_report(made, Path(report))
     else:
         given = {"calibration": calibration, "calibration_cache": calibration_cache, "evaluate": evaluate}
-        given |= {"max_drop": max_drop, "report": report, "keep": keep or None, "pure_int8": pure_int8 or None}
+        given |= {"max_drop": max_drop, "report": report, "pure_int8": pure_int8 or None}
         given |= {"preprocess": preprocess, "skip_bad": skip_bad or None, "work": work}
         given |= {"calibrator": None if calibrator == "auto" else calibrator}
+        given |= {"keep": keep or None} if precision == "fp32" else {}
         if used := [k for k, v in given.items() if v is not None]:
             raise ConfigError(f"{', '.join(used)} only mean something with precision='int8'")
         plan = build_plan(model, config, progress=progress).plan

@@ -108,6 +108,21 @@ def check_shape_range(name: str, shapes: Sequence[Shape]) -> None:
 PRECISIONS = ("fp32", "fp16", "bf16")
 
 
+def kept_wide(patterns: Sequence[str], precision: str) -> tuple[str, ...]:
+    """The layers that stay in float32 in a build of `precision`, of patterns such as '/head/*=fp32'; those pinned to
+    the build's own precision need nothing. ConfigError for another."""
+    found = []
+    for text in patterns:
+        pattern, equals, kept = text.rpartition("=")
+        if not equals or kept not in ("fp32", precision):
+            raise ConfigError(
+                f"'{text}' does not say what to keep: write PATTERN=fp32, for example '/head/*=fp32'; other precisions "
+                "are kept apart in INT8 builds only (precision='int8', --int8)"
+            )
+        found += [pattern] * (kept == "fp32" != precision)
+    return tuple(found)
+
+
 @dataclass(frozen=True)
 class BuildConfig:
     """What a build aims at.

@@ -59,6 +59,11 @@ def build(
         Path | None,
         typer.Option(help="Folder for the graph after every pass and all generated sources.", show_default=False),
     ] = None,
+    fp16: Annotated[bool, typer.Option("--fp16", help="GPU: store tensors in float16, and multiply it.")] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help="GPU: store tensors in bfloat16, and multiply it.")] = False,
+    tf32: Annotated[
+        bool, typer.Option(help="GPU: round operands of float32 products to 10 bits of mantissa.")
+    ] = True,
     int8: Annotated[bool, typer.Option("--int8", help="Compute in INT8 what keeps the accuracy budget.")] = False,
     calib: Annotated[str, typer.Option("--calib", help=CALIB, show_default=False)] = "",
     calibrator: Annotated[
@@ -83,7 +88,7 @@ def build(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Pin layers: '/head/*=fp32' (or =int8), as in a shell; repeatable.", show_default=False),
+        typer.Option(help="Pin layers: '/head/*=fp32' (or =int8 ..), as in a shell; repeatable.", show_default=False),
     ] = None,
     pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float to save accuracy.")] = False,
     compensate: Annotated[
@@ -111,7 +116,7 @@ def build(
     from temper.cli.show import console, print_json, progress_bar, teller
     from temper.cli.sizes import parse_batches, parse_profiles, parse_shapes, trtexec_profile
     from temper.cli.summary import summarize, summary_table
-    from temper.config import BuildConfig, Profile
+    from temper.config import BuildConfig, Profile, kept_wide
     from temper.errors import ConfigError
     from temper.plan.format import write
     from temper.runtime.machine import cores
@@ -119,6 +124,9 @@ def build(
     if is_plan(model):
         raise ConfigError(f"{model} is a plan already; `temper rebuild` tunes it anew")
     check_writable(output)
+    if fp16 and bf16:
+        raise ConfigError("--fp16 and --bf16 exclude each other")
+    precision = "fp16" if fp16 else "bf16" if bf16 else "fp32"
     shapes = parse_shapes(shape or ())
     config = BuildConfig(
         threads=threads or cores(),
@@ -133,6 +141,9 @@ def build(
         disable=tuple(disable or ()),
         dump=dump,
         shapes=shapes,
+        precision=precision,
+        wide=() if int8 or precision == "fp32" else kept_wide(keep or (), precision),
+        tf32=tf32,
     )
     met = True
     written: tuple[Path, ...] = ()
@@ -164,7 +175,8 @@ def build(
             write(made.plan, output)
             written = write_report(chosen, report) if report is not None else ()
     else:
-        asked: dict[str, object] = {"--calib": calib, "--calib-cache": calib_cache, "--eval": evaluate, "--keep": keep}
+        asked: dict[str, object] = {"--calib": calib, "--calib-cache": calib_cache, "--eval": evaluate}
+        asked |= {"--keep": keep} if precision == "fp32" else {}
         asked |= {"--calib-mean": mean, "--calib-std": std, "--calib-scale": scale, "--calib-order": order}
         asked |= {"--calib-fit": fit, "--max-drop": max_drop is not None, "--pure-int8": pure_int8, "--report": report}
         asked |= {"--calibrator": calibrator != "auto", "--no-compensate": not compensate, "--skip-bad": skip_bad}

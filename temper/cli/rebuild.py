@@ -50,6 +50,9 @@ def rebuild(
         portable_graph=True,
         cache=cache,
         jobs=jobs,
+        precision=plan.report.get("precision", "fp32"),
+        wide=tuple(plan.report.get("wide", ())),
+        tf32=plan.report.get("tf32", True),
     )
     with progress_bar(quiet) as progress:
         made = build_plan(graph, config, progress=progress)
