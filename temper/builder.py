@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from temper.assemble import Part, Variant, assemble
 from temper.config import BuildConfig, knob
@@ -18,15 +16,14 @@ from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
 from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, Pass, run_passes
-from temper.passes.narrow import STORED, check_pins, narrowing
-from temper.passes.partition import Region, order_regions, partition, widens
+from temper.passes.narrow import STORED, check_pins, constants_widened, narrowing
+from temper.passes.partition import Region, order_regions, partition
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
 from temper.profiles import Model, Ranges, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
-from temper.reference.formats import numbers
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.workload import canonical, workload
 from temper.target import Target, target_of
@@ -225,7 +222,7 @@ class _Cutter:
 
     def parts(self, graph: Graph, log: Log, alignment: int = 1) -> _Parts:
         """The regions, and where their values live."""
-        regions = _constants_widened(graph, self.regions(graph, log))
+        regions = constants_widened(graph, self.regions(graph, log))
         storage = assign_storage(graph, regions, lambda r, strides: self.refuses(r, strides) is None, log, alignment)
         parts = []
         for r in storage.regions:
@@ -364,20 +361,6 @@ def _constants(region: Region) -> dict[int, Any]:
 
 def _full_rank(array: Any, rank: int) -> Any:
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
-
-
-def _constants_widened(graph: Graph, regions: Sequence[Region]) -> list[Region]:
-    """Regions without those that convert a constant to float32, which a product's kernel declined to do."""
-    left = []
-    for region in regions:
-        node, source = region.nodes[0], region.nodes[0].inputs[0] if region.nodes[0].inputs else None
-        if len(region.nodes) == 1 and source is not None and source.const is not None and widens(node):
-            array = numbers(source.const, source.type.dtype).astype(np.float32)
-            graph.replace_uses(node.output, graph.add_constant(array, f"{source.name}.float32"))
-            graph.remove_node(node)
-        else:
-            left.append(region)
-    return left if len(left) == len(regions) else [replace(r) for r in left]
 
 
 def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str | None], log: Log) -> list[Region]:

@@ -12,8 +12,10 @@ like), integers in floats, coordinates, and what ArgMax and its kind decide by.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
+
+import numpy as np
 
 from temper.errors import ConfigError
 from temper.ir.graph import Graph, Node, Value
@@ -296,3 +298,17 @@ def narrowing(dtype: str, cut: Cut, pins: Sequence[str] = ()) -> Pass:
         plan.apply()
 
     return Pass(_NAME, run)
+
+
+def constants_widened(graph: Graph, regions: Sequence[Region]) -> list[Region]:
+    """Regions without those that convert a constant to float32, which a product's kernel declined to do."""
+    left = []
+    for region in regions:
+        node, source = region.nodes[0], region.nodes[0].inputs[0] if region.nodes[0].inputs else None
+        if len(region.nodes) == 1 and source is not None and source.const is not None and widens(node):
+            array = numbers(source.const, source.type.dtype).astype(np.float32)
+            graph.replace_uses(node.output, graph.add_constant(array, f"{source.name}.float32"))
+            graph.remove_node(node)
+        else:
+            left.append(region)
+    return left if len(left) == len(regions) else [replace(r) for r in left]
