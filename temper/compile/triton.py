@@ -6,9 +6,10 @@ Triton's settings are per process, so one compile runs at a time in a process; u
 
 from __future__ import annotations
 
+import ast
 import linecache
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
@@ -19,6 +20,10 @@ from temper.errors import BuildError
 #: Levels a cubin can be built for. A cubin for sm_80 also runs on later chips of the same major number; from sm_90 on
 #: Triton uses instructions of exactly that chip.
 CUDA_ISAS = ("sm_80", "sm_89", "sm_90", "sm_100")
+
+#: From this level on a kernel may be started while the one before it ends (programmatic dependent launch).
+_WAITING = 90
+_WAIT = "tl.extra.cuda.gdc_wait()"
 
 #: Bytes of a parameter by its type in a signature; pointers start with "*".
 _SIZES = {"i32": 4, "i64": 8, "fp32": 4}
@@ -50,6 +55,7 @@ class Cubin:
     threads: per block, in x. shared: bytes of dynamic shared memory (above 48 KiB, raise the function's limit first).
     scratch: trailing 8-byte pointer parameters after those of the signature; pass null. clusters: blocks per cluster.
     frame: bytes of local memory a thread uses: spilled registers, or the array sin and cos need for large arguments.
+    waits: it waits itself for the kernel before it, and so may be started before that one has ended.
     """
 
     data: bytes
@@ -62,6 +68,7 @@ class Cubin:
     clusters: int
     registers: int
     frame: int
+    waits: bool = False
 
 
 @cache
@@ -86,6 +93,9 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
 
     if knobs.runtime.interpret:
         raise BuildError("TRITON_INTERPRET is set: Triton then interprets kernels and cannot compile them; unset it")
+    waits = int(isa.removeprefix("sm_")) >= _WAITING
+    if waits:
+        source = replace(source, text=waiting(source))
     function = load_kernel(source)
     names = [name for name, _ in source.signature]
     hints = {(names.index(name),): [["tt.divisibility", 16]] for name in source.aligned}
@@ -104,7 +114,23 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
             )
         except (TritonError, RuntimeError) as e:
             raise BuildError(f"Triton could not compile {source.entry} for {isa}: {e}") from e
-        return _checked(source, isa, done.asm["cubin"], done.metadata)
+        return replace(_checked(source, isa, done.asm["cubin"], done.metadata), waits=waits)
+
+
+def waiting(source: TritonSource) -> str:
+    """The text with a wait for the kernel before as the first thing the entry does (griddepcontrol.wait in PTX).
+
+    A kernel may have one of its own instead, such as after it has loaded weights: all that other kernels write must
+    come after it.
+    """
+    if _WAIT in source.text:
+        return source.text
+    tree = ast.parse(source.text)
+    entry = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == source.entry)
+    first = next(s for s in entry.body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant)))
+    lines = source.text.splitlines(keepends=True)
+    lines.insert(first.lineno - 1, " " * first.col_offset + f"{_WAIT}\n")
+    return "".join(lines)
 
 
 def load_kernel(source: TritonSource) -> Any:

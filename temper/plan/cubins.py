@@ -32,6 +32,7 @@ class DeviceFunction:
     clusters: int = 1
     registers: int = 0
     frame: int = 0
+    waits: bool = False
 
 
 def to_archive(functions: Mapping[str, DeviceFunction]) -> bytes:

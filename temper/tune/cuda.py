@@ -40,12 +40,15 @@ _BATCH = 16
 
 _LENGTH = struct.Struct("<I")
 
+#: What is kept of a compiled kernel besides its code.
+_FACTS = ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame", "waits")
+
 
 def to_bytes(cubins: Sequence[Cubin]) -> bytes:
     """A compiled kernel's functions, in order, with what their launches need, as the timing cache keeps them."""
     out = b""
     for c in cubins:
-        facts = {k: getattr(c, k) for k in ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame")}
+        facts = {k: getattr(c, k) for k in _FACTS}
         head = json.dumps({**facts, "bytes": len(c.data)}, sort_keys=True).encode()
         out += _LENGTH.pack(len(head)) + head + c.data
     return out
@@ -75,7 +78,7 @@ class Cuda:
 
     @cached_property
     def compiler(self) -> str:
-        return triton_version()
+        return f"{triton_version()}, kernels that wait"  # what is added to the sources changes the code
 
     @cached_property
     def _stream(self) -> Stream:
@@ -235,6 +238,7 @@ class DeviceWatch:
             for call in bench.calls(
                 k, functions, [m.address for m in self._blocks[i % copies]], self._outputs, self._shared.address
             )
+            if call.grid
         ]
         self._graph = Graph(bench.gpu, calls)
         self._samples: list[float] = []

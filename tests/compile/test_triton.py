@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from temper.compile.cubin import read_cubin
-from temper.compile.triton import CUDA_ISAS, Cubin, TritonSource, compile_cubin, triton_version
+from temper.compile.triton import CUDA_ISAS, Cubin, TritonSource, compile_cubin, triton_version, waiting
 from temper.errors import BuildError
 
 if importlib.util.find_spec("triton") is None:
@@ -130,3 +130,18 @@ def test_damaged_cubins_end_in_an_error(cubin: Cubin) -> None:
         except BuildError:
             continue
         assert len(kernels) <= 1
+
+
+def test_kernels_wait_for_the_one_before_them_where_the_chip_can() -> None:
+    text = (
+        "import triton\nimport triton.language as tl\n\n@triton.jit\ndef k(\n    x,\n    y,\n):\n"
+        '    """Doc."""\n    i = tl.arange(0, 128)\n    tl.store(y + i, tl.load(x + i))\n'
+    )
+    source = TritonSource(text, "k", (("x", "*fp32"), ("y", "*fp32")))
+    lines = waiting(source).splitlines()
+    assert lines[9] == "    tl.extra.cuda.gdc_wait()" and lines[10] == "    i = tl.arange(0, 128)"
+    own = replace(source, text=text.replace("    tl.store", "    tl.extra.cuda.gdc_wait()\n    tl.store"))
+    assert waiting(own) == own.text
+    assert not compile_cubin(source, "sm_89").waits
+    made = compile_cubin(source, "sm_90")
+    assert made.waits and len(made.data) > 0

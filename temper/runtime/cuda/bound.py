@@ -20,6 +20,7 @@ from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, Typ
 from temper.runtime.binding import Sized
 from temper.runtime.cuda.driver import Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
+from temper.runtime.cuda.order import Span, dependencies
 from temper.runtime.memory import allocate, view
 from temper.runtime.steps import HostCall, Run
 
@@ -68,11 +69,14 @@ class CudaBound(Sized):
         env: Mapping[str, int],
         shapes: Sequence[tuple[int, ...]],
         watch: Watch | None = None,
+        branches: bool = True,
     ) -> None:
-        """watch: launches one by one instead of as graphs, each within what this returns."""
+        """watch: launches one by one instead of as graphs, each within what this returns. branches: launches that do
+        not depend on each other may run at once.
+        """
         super().__init__(plan, profile, env)
         self.functions, self._constants, self._place, self.stream = functions, constants, place, stream
-        self.gpu, self.watch = functions.gpu, watch
+        self.gpu, self.watch, self.branches = functions.gpu, watch, branches
         for b, (shape, _) in zip(plan.outputs, self.outputs, strict=True):
             if shape is None:
                 raise PlanError(f"the shape of output '{b.name}' depends on data, which a GPU plan cannot have")
@@ -100,9 +104,13 @@ class CudaBound(Sized):
         self.single = self.steps[0] if len(self.steps) == 1 and not self.copies else None
 
     def _call(self, segment: Native) -> DeviceCall:
-        launches = [self._launch(x) for x in segment.launches]
-        call = DeviceCall(self, launches)
-        for planned, made in zip(segment.launches, launches, strict=True):
+        planned_made = [(x, self._launch(x)) for x in segment.launches]
+        live = [(x, made) for x, made in planned_made if made.grid]
+        before = None
+        if self.branches:
+            before = dependencies([x for x, _ in live], [[self._span(r) for r in x.args] for x, _ in live])
+        call = DeviceCall(self, [made for _, made in planned_made], [made for _, made in live], before)
+        for planned, made in live:
             for i, r in enumerate(planned.args):
                 if r.kind in ("input", "output"):
                     self._users[self._binding(r)].append((call, made, i, self.value(r.offset)))
@@ -113,6 +121,13 @@ class CudaBound(Sized):
         pointers = [self.address(a) for a in x.args]
         sizes = [self.value(s) for s in x.symbols]
         return LaunchCall(self.functions, x.entries[0], pointers, sizes, self.value(x.grid), x.name)
+
+    def _span(self, r: Ref) -> Span | None:
+        """The memory that others may write which an argument is in."""
+        if r.kind == "arena":
+            at = self._profile.offsets[r.index]
+            return ("arena", r.index), at, at + self.value(self.plan.buffers[r.index].bytes)
+        return ((r.kind, r.index), 0, 0) if r.kind in ("output", "shared") else None
 
     def _binding(self, r: Ref) -> int:
         return r.index + (len(self.plan.inputs) if r.kind == "output" else 0)
@@ -180,15 +195,22 @@ class CudaBound(Sized):
 class DeviceCall:
     """A run of launches, made a graph when it is first run. changed: launches whose arguments are not the graph's."""
 
-    def __init__(self, bound: CudaBound, launches: Sequence[LaunchCall]) -> None:
-        self.bound, self.launches = bound, launches
+    def __init__(
+        self,
+        bound: CudaBound,
+        launches: Sequence[LaunchCall],
+        live: Sequence[LaunchCall],
+        before: Sequence[Sequence[int]] | None,
+    ) -> None:
+        """live: those of some block. before: for each of them, those it depends on; None: the one before it."""
+        self.bound, self.launches, self.live, self.before = bound, launches, live, before
         self.changed: dict[int, LaunchCall] = {}
         self.graph: Graph | None = None
 
     def prepare(self) -> Graph:
         """The graph, with arguments as they are now."""
         if self.graph is None:
-            self.graph = Graph(self.bound.gpu, self.launches)
+            self.graph = Graph(self.bound.gpu, self.live, self.before)
         else:
             for x in self.changed.values():
                 self.graph.update(x)
@@ -202,7 +224,7 @@ class DeviceCall:
     def direct(self) -> None:
         """The launches one by one."""
         stream, watch = self.bound.stream.handle, self.bound.watch
-        for x in self.launches:
+        for x in self.live:
             if watch is None:
                 x.run(stream)
             else:

@@ -81,23 +81,44 @@ class LaunchCall:
 
 
 class Graph:
-    """Launches, one after another, as an instantiated CUDA graph."""
+    """Launches as an instantiated CUDA graph. A kernel that waits itself for those it depends on is started while they
+    end (programmatic dependent launch)."""
 
-    def __init__(self, gpu: Gpu, launches: Sequence[LaunchCall]) -> None:
-        self.gpu = gpu
-        self.launches = [x for x in launches if x.grid]
+    def __init__(
+        self, gpu: Gpu, launches: Sequence[LaunchCall], before: Sequence[Sequence[int]] | None = None
+    ) -> None:
+        """before: for every launch the earlier ones it depends on; the one before it if None. All have blocks."""
+        self.gpu, self.launches = gpu, list(launches)
         self.label = _span(self.launches)
         self._graph = self.exec = None
         d = gpu.driver
         self._graph = d("cuGraphCreate", 0)
         self._nodes: list[Any] = []
         for x in self.launches:
-            last = self._nodes[-1:]
-            self._nodes.append(
-                d("cuGraphAddKernelNode", self._graph, last, len(last), x.node, what=f"adding '{x.label}' to a graph")
-            )
+            node = d("cuGraphAddKernelNode", self._graph, [], 0, x.node, what=f"adding '{x.label}' to a graph")
+            self._nodes.append(node)
+        if before is None:
+            before = [[i - 1] if i else [] for i in range(len(self.launches))]
+        self._connect([(j, i) for i, all_ in enumerate(before) for j in all_])
         self.exec = d("cuGraphInstantiate", self._graph, 0, what=f"making a graph of {self.label}")
         self._numbers = {id(x): i for i, x in enumerate(self.launches)}
+
+    def _connect(self, edges: Sequence[tuple[int, int]]) -> None:
+        if not edges:
+            return
+        module = self.gpu.driver.module
+        data = []
+        for _, i in edges:
+            edge = module.CUgraphEdgeData()
+            if self.launches[i].function.waits:
+                edge.type = int(module.CUgraphDependencyType.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC)
+                edge.from_port = int(module.CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC)
+            data.append(edge)
+        # version 13 of cuda-bindings has only the newer of two functions, under the plain name
+        name = "cuGraphAddDependencies"
+        name += "_v2" if hasattr(module, f"{name}_v2") else ""
+        first, second = ([self._nodes[e[k]] for e in edges] for k in (0, 1))
+        self.gpu.driver(name, self._graph, first, second, data, len(edges), what=f"connecting {self.label}")
 
     def __del__(self) -> None:
         module = self.gpu.driver.module

@@ -30,11 +30,14 @@ def layer_times(bound: CudaBound, arrays: Sequence[np.ndarray], repeats: int) ->
         for n, (segment, step) in enumerate(zip(bound.program, bound.steps, strict=True)):
             if isinstance(segment, Native) and isinstance(step, DeviceCall):
                 for i, (planned, call) in enumerate(zip(segment.launches, step.launches, strict=True)):
+                    if not call.grid:
+                        row.append(0.0)
+                        continue
                     if (n, i) not in graphs:
                         again = 1 if _in_place(bound, planned) else _AGAIN
                         graphs[n, i] = Graph(bound.gpu, [call] * again), again
                     graph, again = graphs[n, i]
-                    row.append(bound.stream.seconds(graph) / again if call.grid else 0.0)
+                    row.append(bound.stream.seconds(graph) / again)
             elif isinstance(step, DeviceHostCall):
                 row.append(step.timed(run))
         best = [min(a, b) for a, b in zip(best, row, strict=True)] if best else row

@@ -17,10 +17,10 @@ from temper.plan.format import Native, Plan, from_bytes, to_bytes
 from temper.runtime.cuda.bound import DeviceHostCall
 from temper.runtime.cuda.context import CudaContext
 from temper.runtime.cuda.driver import Gpu, runs_on
-from temper.runtime.cuda.launch import Functions, LaunchCall
+from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.runtime.engine import Engine
 from temper.runtime.steps import Run
-from tests.runtime.cuda.fake import CUresult, FakeDriver
+from tests.runtime.cuda.fake import CUgraphDependencyType, CUresult, FakeDriver
 
 rng = np.random.default_rng(3)
 W = rng.standard_normal((8, 4, 3, 3), np.float32)
@@ -117,6 +117,20 @@ def test_wide_shared_memory_is_asked_for() -> None:
     LaunchCall(functions, "k", [256], [7], 3, "layer").run(5)
     assert driver.limits == {"k": 100_000}
     assert driver.launches[0].blocks == (3, 1, 1) and driver.launches[0].stream == 5
+
+
+def test_kernels_that_wait_are_started_early() -> None:
+    driver = FakeDriver()
+    gpu = Gpu(0, driver)
+    code = {"a": DeviceFunction("a", b"", 32), "b": DeviceFunction("b", b"", 32, waits=True)}
+    functions = Functions(gpu, code)
+    calls = [LaunchCall(functions, name, [], [], 1, name) for name in "abb"]
+    graph = Graph(gpu, calls, [[], [0], [0]])
+    early = int(CUgraphDependencyType.CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC)
+    edges = [(first, second, data.type, data.from_port) for first, second, data in driver.graphs[-1].edges]
+    assert edges == [(0, 1, early, 1), (0, 2, early, 1)] and graph.label == "3 kernels, 'a' to 'b'"
+    Graph(gpu, calls[::-1])
+    assert [(first, second, data.type) for first, second, data in driver.graphs[-1].edges] == [(0, 1, early), (1, 2, 0)]
 
 
 def test_launches_of_no_block_are_left_out() -> None:

@@ -1,0 +1,66 @@
+"""Which launches of a program must come before which: by the memory they read and write, not by their order alone.
+
+Two launches of a run conflict where one writes bytes that the other touches. Launches of one region (the stages of a
+kernel) and those that use the shared scratch keep their order; pieces of one buffer that several regions write may be
+written in any order, as every reader comes after all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from temper.plan.format import Launch
+
+#: A stretch of memory: a key, and its first and last byte + 1 within the context's block (0, 0: nobody else's bytes).
+Span = tuple[tuple[str, int], int, int]
+
+
+@dataclass
+class _Use:
+    """Who has written and read a buffer so far."""
+
+    start: int
+    end: int
+    writers: list[int] = field(default_factory=list)
+    readers: list[int] = field(default_factory=list)
+
+
+def dependencies(launches: Sequence[Launch], spans: Sequence[Sequence[Span | None]]) -> list[list[int]]:
+    """For every launch the earlier ones it depends on, without those that others of them depend on already.
+
+    spans: for every launch, what each argument is in; None for constants and null pointers.
+    """
+    uses: dict[tuple[str, int], _Use] = {}
+    above: list[int] = []  # bit masks of all that a launch comes after
+    out: list[list[int]] = []
+    for i, (x, own) in enumerate(zip(launches, spans, strict=True)):
+        needs: set[int] = set()
+        if i and x.report >= 0 and launches[i - 1].report == x.report:
+            needs.add(i - 1)
+        touched = {s for s in own if s is not None}
+        written = {s for k, s in enumerate(own) if s is not None and (k in x.writes or s[0][0] == "shared")}
+        read = {s for k, s in enumerate(own) if s is not None and (k not in x.writes or s[0][0] == "shared")}
+        for key, start, end in touched:
+            if key not in uses:
+                # what lay in these bytes before must be done with
+                for other in uses.values():
+                    if other.start < end and start < other.end:
+                        needs |= {*other.writers, *other.readers}
+                uses[key] = _Use(start, end)
+        for span in read:
+            needs |= set(uses[span[0]].writers)
+        for span in written:
+            needs |= set(uses[span[0]].readers)
+        for span in written:
+            uses[span[0]].writers.append(i)
+        for span in read:
+            uses[span[0]].readers.append(i)
+        kept, mask = [], 0
+        for j in sorted(needs - {i}, reverse=True):
+            if not mask >> j & 1:
+                kept.append(j)
+                mask |= above[j] | 1 << j
+        above.append(mask)
+        out.append(sorted(kept))
+    return out
