@@ -49,13 +49,13 @@ from temper.tactics.cpu.winograd import WinogradConv
 from temper.tactics.cpu.winograd_int8 import WinogradInt8
 from temper.tactics.cuda import pointwise as cuda_pointwise
 from temper.tactics.cuda import pool as cuda_pool
+from temper.tactics.cuda import reduce as cuda_reduce
 from temper.tactics.cuda import softmax as cuda_softmax
 from temper.tactics.cuda.attention import Attention as CudaAttention
 from temper.tactics.cuda.attention_int8 import AttentionInt8 as CudaAttentionInt8
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
-from temper.tactics.cuda.reduce import ReducePlanes
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
 from temper.tactics.cuda.transpose import Transpose
 
@@ -125,7 +125,8 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         GemmTiles(),
         CudaDepthwise(),
         cuda_pool.Pool(),
-        ReducePlanes(),
+        cuda_reduce.Reduce(),
+        cuda_reduce.ArgExtreme(),
         CudaAttention(),
         CudaAttentionInt8(),
         CudaLayerNorm(),

@@ -92,6 +92,11 @@ def _reductions() -> Iterator[Case]:
         yield Case(
             f"{op}_single", op, {"axes": (1, 2)}, lambda rng, a=low: [floats(rng, (3, 1, 1, 17), low=a, high=2.0)]
         )
+        if op in ("ReduceL1", "ReduceLogSumExp"):
+            yield Case(f"{op}_long", op, {"axes": (1,)}, lambda rng: [floats(rng, (1, 1100, 3))])
+        if op in ("ReduceMean", "ReduceMax"):
+            make = lambda rng: [floats(rng, (3, 40, 60))]
+            yield Case(f"{op}_long_rows", op, {"axes": (1, 2), "keepdims": 0}, make)
         if op in ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceMean"):
             for dtype in ("int32", "int64"):
                 make = lambda rng, d=dtype: [numbers(rng, (4, 5), d, -9, 9)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from textwrap import indent
 
 from temper.compile.triton import TritonSource
@@ -22,6 +23,16 @@ def stores(w: Workload, channels: DimLike | None = None) -> str:
     return "\n".join(epilogue_statements(w.epilogue, channels=dim_text(width), row_strides=strides)) + "\n"
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A launch before the last one, of `grid` blocks."""
+
+    body: str
+    grid: DimLike
+    warps: int = 4
+    stages: int = 1
+
+
 def kernel_of(
     w: Workload,
     entry: str,
@@ -34,25 +45,38 @@ def kernel_of(
     helpers: str = "",
     warps: int = 4,
     stages: int = 1,
+    before: Stage | None = None,
+    scratch: DimLike = 0,
 ) -> TritonKernel:
-    """A kernel of one entry whose `body` stores every result.
+    """A kernel whose `body` stores every result.
 
     inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls, each
-    preceded by two blank lines.
+    preceded by two blank lines. before: a launch of its own, with the same pointers and constants. scratch: bytes that
+    all blocks share.
     """
     pointers = [*inputs, *epilogue_parameters(w.epilogue)]
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
-    text = (
-        f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{helpers}{epilogue_helpers(w.epilogue)}'
-        f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n"
-        + indent(f"{constants_text(sizes)}\n\n{body}", "    ")
-    )
+    aligned = frozenset(p.name for p in pointers)
+
+    def source(name: str, last: Stage, own: str) -> TritonSource:
+        text = (
+            f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{own}'
+            f"\n\n@triton.jit\ndef {name}({', '.join(name for name, _ in signature)}):\n"
+            + indent(f"{constants_text(sizes)}\n\n{last.body}", "    ")
+        )
+        return TritonSource(text, name, signature, aligned, last.warps, last.stages)
+
+    main = source(entry, Stage(body, grid, warps, stages), helpers + epilogue_helpers(w.epilogue))
+    sources = (main,) if before is None else (source(f"{entry}_parts", before, helpers), main)
     return TritonKernel(
-        text,
-        (entry,),
+        "\n\n".join(s.text for s in sources),
+        tuple(s.entry for s in sources),
         tuple(p.ref for p in pointers),
         w.symbols,
+        shared_workspace=scratch,
         in_place=len(w.epilogue.results) == 1,
-        triton=TritonSource(text, entry, signature, frozenset(p.name for p in pointers), warps, stages),
-        grid=grid,
+        triton=sources[0],
+        then=sources[1:],
+        grid=grid if before is None else before.grid,
+        later=() if before is None else (grid,),
     )
