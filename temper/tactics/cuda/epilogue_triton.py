@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from temper.tactics.base import ArgRef
 from temper.tactics.cuda.formats import HELPERS as FORMATS
 from temper.tactics.cuda.functions import HELPERS as FUNCTIONS
+from temper.tactics.cuda.indexing import HELPERS as INDEXING
 from temper.tactics.cuda.instructions import POINTER_TYPES as POINTER_TYPES
 from temper.tactics.cuda.instructions import TRITON_TYPES as TRITON_TYPES
 from temper.tactics.cuda.instructions import expression
@@ -27,7 +28,7 @@ from temper.tactics.epilogue import Epilogue
 
 _FLOATS = frozenset({"float32", *HALVES})
 #: Helper functions in an order in which each calls only earlier ones.
-_HELPERS: Mapping[str, str] = {**FORMATS, **FUNCTIONS}
+_HELPERS: Mapping[str, str] = {**FORMATS, **FUNCTIONS, **INDEXING}
 
 
 def epilogue_declines(e: Epilogue, accumulator: str = "") -> str | None:
@@ -124,11 +125,13 @@ def program_function(name: str, e: Epilogue) -> str:
     return f"\n\n@triton.jit\ndef {name}(v0):\n{''.join(lines)}    return v{e.results[0]}\n"
 
 
-def epilogue_helpers(e: Epilogue) -> str:
-    """Definitions of the functions the statements call, each preceded by two blank lines; empty if there are none."""
+def epilogue_helpers(e: Epilogue, body: str = "") -> str:
+    """Definitions of the functions that the statements, and a kernel's `body`, call, each preceded by two blank lines;
+    empty if there are none."""
     needed: set[str] = set()
     e = eased(e)
     todo = [expression(i, [f"v{a}" for a in i.args], [e.dtype_of(a) for a in i.args]) or "" for i in e.instrs]
+    todo.append(body)
     while todo:
         text = todo.pop()
         called = {name for name in _HELPERS if _calls(text, name)} - needed

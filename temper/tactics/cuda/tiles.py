@@ -75,11 +75,14 @@ def tile_kernel(
     helpers: str = "",
     tile: tuple[int, int] | None = None,
     in_place: bool = True,
+    outputs: Sequence[Parameter] | None = None,
+    symbols: tuple[str, ...] | None = None,
 ) -> TritonKernel:
     """A kernel over tiles of the output.
 
-    inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls.
-    tile: (BM, BN).
+    inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions of its
+    own that it calls.
+    tile: (BM, BN). outputs: pointers instead of the epilogue's; symbols: those of a workload that this is a part of.
     """
     out = w.outputs[0].type.shape
     rows = product(out[:-1]) if out else 1
@@ -90,15 +93,16 @@ def tile_kernel(
         "ROWS": rows, "CHANNELS": channels, "IMG_ROWS": product(out[1:-1]) if len(out) > 1 else 1,
         "BM": bm, "BN": bn, "COLUMNS": columns,
     }  # fmt: skip
-    pointers = [*inputs, *epilogue_parameters(w.epilogue)]
-    signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
+    symbols = w.symbols if symbols is None else symbols
+    pointers = [*inputs, *(epilogue_parameters(w.epilogue) if outputs is None else outputs)]
+    signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in symbols))
     strides = [s.row_stride for s in w.outputs]
     lines = epilogue_statements(w.epilogue, channels=dim_text(channels), row_strides=strides)
     statements = f"{constants_text({**own, **sizes})}\n\n{_HEAD}\n{body}\n" + "\n".join(lines) + "\n"
     if 0 in out:
         statements = "pass\n"  # it is never launched, and sizes of 0 divide nothing
     text = (
-        f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{helpers}{epilogue_helpers(w.epilogue)}'
+        f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{helpers}{epilogue_helpers(w.epilogue, body)}'
         f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n" + indent(statements, "    ")
     )
     hints = frozenset(p.name for p in pointers)
@@ -106,7 +110,7 @@ def tile_kernel(
         text,
         (entry,),
         tuple(p.ref for p in pointers),
-        w.symbols,
+        symbols,
         in_place=in_place,
         triton=TritonSource(text, entry, signature, hints, 4, 1),
         grid=ceil_div(rows, bm) * columns,

@@ -13,7 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from temper.builder import _partitioned
+from temper.builder import _Cutter
 from temper.config import BuildConfig
 from temper.errors import TemperError
 from temper.ir.graph import Graph
@@ -23,6 +23,7 @@ from temper.passes.pipeline import PIPELINE
 from temper.profiles import resolve_sizes
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.sources import cuda_tactics
+from temper.target import target_of
 from tests.ops.cases import CASES
 from tests.tactics.regions import Variant, subjects
 
@@ -53,17 +54,18 @@ def _declined(tactics: tuple[Tactic, ...], w: Workload) -> str | None:
 
 def of_model(path: Path) -> Iterator[Found]:
     """Every region of a model and of the graphs inside its nodes."""
-    graph = resolve_sizes(path, BuildConfig()).graph
+    config = BuildConfig(device=f"cuda:{_ISA}", effort=0)
+    graph = resolve_sizes(path, config).graph
     log = run_passes(graph, PIPELINE)
-    yield from _of_graph(graph, cuda_tactics(), log)
+    yield from _of_graph(graph, _Cutter(cuda_tactics(), target_of(config), config), log)
 
 
-def _of_graph(graph: Graph, tactics: tuple[Tactic, ...], log: Log) -> Iterator[Found]:
-    for part in _partitioned(graph, tactics, _ISA, 1, log, 16).parts:
+def _of_graph(graph: Graph, cutter: _Cutter, log: Log) -> Iterator[Found]:
+    for part in cutter.parts(graph, log, cutter.target.alignment).parts:
         yield part.region.op, part.reason
         for value in (a for n in part.region.nodes for a in n.attrs.values()):
             if isinstance(value, Graph):
-                yield from _of_graph(value, tactics, log)
+                yield from _of_graph(value, cutter, log)
 
 
 def table(found: Iterator[Found]) -> str:

@@ -43,6 +43,13 @@ _NARROW: Mapping[str, tuple[str, str, str]] = {
     "*fp8e5": ("float8_e5m2", "float8e5", "float8e5m2"),
 }
 
+#: The others by torch's names: a kernel may move elements as integers.
+_PLAIN: Mapping[str, str] = {
+    f"*{short}{bits}": f"{kind}{bits}"
+    for short, kind in (("i", "int"), ("u", "uint"), ("fp", "float"))
+    for bits in (8, 16, 32, 64)
+}
+
 
 def _narrow_floats() -> None:
     """Gives the interpreter conversions and products of the narrow floats that round as a GPU does."""
@@ -81,7 +88,7 @@ class Tensor:
 
     def __init__(self, array: np.ndarray, offset: int = 0, kind: str = "") -> None:
         self.array, self.offset = array, offset
-        self.dtype = f"torch.{_NARROW[kind][0] if kind in _NARROW else array.dtype}"
+        self.dtype = f"torch.{_NARROW[kind][0] if kind in _NARROW else _PLAIN.get(kind, array.dtype)}"
 
     def data_ptr(self) -> int:
         return self.array.ctypes.data + self.offset * self.array.itemsize
