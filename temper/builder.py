@@ -18,7 +18,7 @@ from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, Pass, run_passes
 from temper.passes.narrow import STORED, check_pins, constants_widened, narrowing
 from temper.passes.partition import Region, order_regions, partition
-from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
+from temper.passes.pipeline import FLOAT, PIPELINE, for_gpus, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
@@ -68,7 +68,8 @@ def build_plan(
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
     target = target_of(config)
     check_precision(config, target)
-    passes = PIPELINE if quantize is None else quantizing(quantize.apply)
+    cutter = _Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
+    passes = cutter.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
     watch = _Watch()
 
     report_progress("import", 0, 1)
@@ -76,13 +77,12 @@ def build_plan(
     portable = _portable(sizes.graph, quantize) if config.portable_graph else b""
     watch.lap("import")
 
-    tactics = [t for t in target.tactics() if t.name not in config.disable]
     variants: dict[int, Variant] = {}
     pool = ConstantPool()
     cache = TimingCache(config.cache)
     try:
         tuner = Tuner(
-            tactics,
+            cutter.tactics,
             target.device(),
             digest(repr(sorted(target.fingerprint.items(), key=str))),
             cache,
@@ -95,15 +95,13 @@ def build_plan(
             report_progress,
             dump,
         )
-        cutter = _Cutter(tactics, target, config)
         maker = _Maker(tuner, cutter, pool, watch, share)
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
             watch.lap("import")
             report_progress("passes", 0, 1)
-            every = (*(p for p in passes if p.name not in target.without), *cutter.narrowing())
-            log = run_passes(own, every, dump=dump, stop_after=config.stop_after, disable=config.disable)
+            log = run_passes(own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable)
             _check_disabled(config.disable, log, target)
             if quantize is not None and not config.stop_after:
                 quantize.check(log)
@@ -210,15 +208,15 @@ class _Cutter:
     target: Target
     config: BuildConfig
 
-    def narrowing(self) -> tuple[Pass, ...]:
-        """The pass that decides what is stored in a narrow float type, where kernels take that."""
+    def passes(self, given: Sequence[Pass]) -> tuple[Pass, ...]:
+        """The pass list for the target; last, where kernels take that, what is stored in a narrow float type."""
         if not self.target.widens:
-            return ()
+            return tuple(given)
 
         def cut(graph: Graph) -> list[tuple[Region, bool]]:
             return [(r, self.refuses(r) is not None) for r in self.regions(graph, Log())]
 
-        return (narrowing(STORED[self.config.precision], cut, self.config.wide),)
+        return (*for_gpus(given), narrowing(STORED[self.config.precision], cut, self.config.wide),)
 
     def parts(self, graph: Graph, log: Log, alignment: int = 1) -> _Parts:
         """The regions, and where their values live."""
@@ -313,7 +311,7 @@ def check_precision(config: BuildConfig, target: Target) -> None:
 
 def _check_disabled(names: Sequence[str], log: Log, target: Target) -> None:
     """ConfigError for a name that is no pass, no tactic, and no rule that matched anywhere in this model."""
-    known = {*(p.name for p in PIPELINE), "narrow", *(t.name for t in target.tactics())}
+    known = {*(p.name for p in (*PIPELINE, *for_gpus(PIPELINE))), "narrow", *(t.name for t in target.tactics())}
     known |= {rule for rule, _, _ in log.declined}
     if unknown := sorted(set(names) - known):
         raise ConfigError(

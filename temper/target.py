@@ -49,10 +49,6 @@ class Target(Protocol):
         """Its kernels take tensors that are stored narrower than float32 and convert what they load."""
 
     @property
-    def without(self) -> tuple[str, ...]:
-        """Names of the passes that prepare for other machines' instructions."""
-
-    @property
     def alignment(self) -> int:
         """Bytes that dense tensors start at a multiple of."""
 
@@ -73,7 +69,6 @@ class CpuTarget:
     name = "cpu"
     alignment = 1
     widens = False
-    without = ()
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
@@ -113,8 +108,6 @@ class CudaTarget:
     #: Triton reads 16 bytes at once where it is told that pointers allow it
     alignment = 16
     widens = True
-    #: float32 computations read bfloat16 as they do float16; tensor cores multiply signed codes
-    without = ("halves", "encoding")
 
     def __init__(self, gpu: Gpu | None, isa: str) -> None:
         self.gpu, self.isa = gpu, isa

@@ -1,7 +1,7 @@
 """The pass list of a build, in order."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from temper.ir.graph import Graph
 from temper.passes.attention import ATTENTION
@@ -25,6 +25,7 @@ from temper.passes.recurrent import RECURRENT
 from temper.passes.recurrent_cells import RECURRENT_CELLS
 from temper.passes.recurrent_loops import RECURRENT_LOOPS
 from temper.passes.rows import ROWS
+from temper.passes.signed import SIGNED
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
 from temper.passes.views import SINK_VIEWS
@@ -72,3 +73,10 @@ FLOAT: tuple[Pass, ...] = PIPELINE[:_INTEGER_AT]
 def quantizing(apply: Callable[[Graph, Log], None]) -> tuple[Pass, ...]:
     """The pass list with a pass "quantize", which writes a graph's Q/DQ form, where it belongs."""
     return (*FLOAT, Pass("quantize", apply), *PIPELINE[_INTEGER_AT:])
+
+
+def for_gpus(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+    """The pass list for GPUs: their tensor cores multiply signed codes, and halves as they are stored."""
+    left = [p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
+    at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
+    return (*left[:at], SIGNED, *left[at:])
