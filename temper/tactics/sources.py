@@ -55,6 +55,7 @@ from temper.tactics.cuda.attention import Attention as CudaAttention
 from temper.tactics.cuda.attention_int8 import AttentionInt8 as CudaAttentionInt8
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
+from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
@@ -124,6 +125,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
     return (
         ConvImplicitGemm(),
         GemmTiles(),
+        MatMulBatched(),
         CudaDepthwise(),
         cuda_pool.Pool(),
         cuda_reduce.Reduce(),
