@@ -127,17 +127,17 @@ class ScatterND(_Scatter):
             f"within = {index.offset(run) if run else 'tl.zeros((1, 1), tl.int32)'}",
             f"for u in range({dim_text(self._steps(w))}):",
             "    update = tl.zeros((1, 1), tl.int64) + u",
-            "    place = update * 0",
+            "    target = update * 0",
             "    legal = update >= 0",
         ]
         for k in range(depth):
             lines += [
                 f"    j = position(tl.load(indices + update * {depth} + {k}), {dim_text(shape[k])})",
                 "    legal = legal & (j >= 0)",
-                f"    place = place + j * ({dim_text(tuples[k])})",
+                f"    target = target + j * ({dim_text(tuples[k])})",
             ]
         lines += [
-            "    hit = live & legal & (mine == place)",
+            "    hit = live & legal & (mine == target)",
             f"    new = {loaded(w, 'updates', offset, 'hit', 2)}",
             "    old = v0",
             f"    v0 = tl.where(hit, {self._combined(w)}, old)",

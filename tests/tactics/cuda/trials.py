@@ -1,27 +1,45 @@
 """Kernels of the GPU's tactics for the op library's cases: what the interpreter and a real GPU both run.
 
-    python -m tests.tactics.cuda.trials
+    python -m tests.tactics.cuda.trials [--record FILE] [OP ...]
 
-runs them all on this machine's GPU, between guard bytes, and prints what is wrong.
+runs them on this machine's GPU, between guard bytes, in several processes, and prints what is wrong and how many there
+were of each tactic.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import os
+import subprocess
 import sys
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
+from temper.compile.processes import at_once
+from temper.compile.triton import TritonSource, triton_version
+from temper.compile.triton_worker import compile_all
+from temper.errors import BuildError, TemperError
+from temper.plan.cubins import DeviceFunction
+from temper.runtime.cuda.driver import Gpu, Stream
+from temper.runtime.cuda.launch import Functions
 from temper.tactics.base import Params, Tactic
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.sources import cuda_tactics
+from temper.tune.cuda import DeviceBench, from_bytes, to_bytes
 from tests.ops.cases import CASES, cases_of
 from tests.tactics.regions import Subject, Variant, subjects, variants
 
 #: Ops whose layout adds no transposes of interest.
 _MOVING = ("Transpose", "DepthToSpace", "SpaceToDepth", "ConvTranspose")
+
+#: Kernels a compiler process gets at once.
+_BATCH = 12
 
 
 @dataclass(frozen=True)
@@ -67,46 +85,131 @@ def _of(s: Subject, number: int) -> Iterator[Trial]:
         assert candidates and len(set(candidates)) == len(candidates), f"{s.name}: {tactic.name} repeats parameters"
         params = candidates[number % len(candidates)]
         assert tactic.predict(s.workload, params) > 0
-        kernel = tactic.generate(s.workload, params, f"k{number:08x}")
+        entry = zlib.crc32(f"{s.workload.key} {tactic.name}".encode())
+        kernel = tactic.generate(s.workload, params, f"k{entry:08x}")
         assert isinstance(kernel, TritonKernel)
         yield Trial(s, tactic, params, kernel)
 
 
-def on_device(chosen: Sequence[Trial]) -> list[str]:
-    """What is wrong with the kernels on this machine's GPU."""
-    from temper.errors import TemperError
-    from temper.runtime.cuda.driver import Gpu, Stream
-    from temper.runtime.cuda.launch import Functions
-    from temper.tune.cuda import Cuda, DeviceBench, from_bytes
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trial on a GPU: wrong is None where all is right."""
 
+    op: str
+    tactic: str
+    name: str
+    wrong: str | None
+
+
+def distinct(names: Sequence[str], isa: str) -> list[tuple[str, Trial]]:
+    """The trials of these ops, with their ops; of equal workloads the first."""
+    seen: dict[tuple[str, str], tuple[str, Trial]] = {}
+    for op in names:
+        for t in trials(op, isa):
+            seen.setdefault((t.subject.workload.key, t.tactic.name), (op, t))
+    return list(seen.values())
+
+
+def _compiled(chosen: Sequence[Trial], isa: str, jobs: int) -> Iterator[dict[str, DeviceFunction] | str]:
+    """The code of every trial's kernel, or why it does not compile, in order."""
+    with at_once(jobs) as (pool, processes):
+
+        def one(sources: Sequence[TritonSource]) -> dict[str, DeviceFunction] | str:
+            try:
+                cubins = compile_all(sources, isa, processes)
+            except BuildError as e:
+                return f"does not compile: {str(e)[:600]}"
+            return {s.entry: from_bytes(to_bytes([c]))[s.entry] for s, c in zip(sources, cubins, strict=True)}
+
+        def batch(part: Sequence[Trial]) -> list[dict[str, DeviceFunction] | str]:
+            whole = one([s for t in part for s in t.kernel.sources])
+            if isinstance(whole, str):  # one of them: which, each tells on its own
+                return [one(t.kernel.sources) for t in part]
+            return [{s.entry: whole[s.entry] for s in t.kernel.sources} for t in part]
+
+        parts = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
+        for made in pool.map(batch, parts):
+            yield from made
+
+
+def on_device(names: Sequence[str], jobs: int) -> Iterator[Outcome]:
+    """Checks the kernels of these ops on this machine's GPU. Ends early where a kernel takes the context with it."""
     gpu = Gpu()
-    stream, device = Stream(gpu), Cuda(gpu)
-    codes = dict(device.compile({str(i): t.kernel for i, t in enumerate(chosen)}, gpu.isa, 0))
-    wrong = []
-    for i, t in enumerate(chosen):
+    stream = Stream(gpu)
+    chosen = distinct(names, gpu.isa)
+    codes = _compiled([t for _, t in chosen], gpu.isa, jobs)
+    for (op, t), code in zip(chosen, codes, strict=True):
         try:
-            functions = Functions(gpu, from_bytes(codes[str(i)]))
-            bench = DeviceBench(gpu, stream, t.subject.workload, t.subject.problem(), 1)
-            packed = t.tactic.prepack(t.subject.workload, t.params, t.subject.constants())
-            failure = bench.verify(t.kernel, functions, packed)
+            if isinstance(code, str):
+                wrong: str | None = code
+            else:
+                bench = DeviceBench(gpu, stream, t.subject.workload, t.subject.problem(), 1)
+                packed = t.tactic.prepack(t.subject.workload, t.params, t.subject.constants())
+                wrong = bench.verify(t.kernel, Functions(gpu, code), packed)
         except TemperError as e:
-            failure = str(e)
-        if failure is not None:
-            wrong.append(f"{t.name}: {failure}\n    {t.subject.workload.key}")
-            if "ILLEGAL_ADDRESS" in failure:  # the context is lost
-                break
-    return wrong
+            wrong = str(e)
+        yield Outcome(op, t.tactic.name, t.name, None if wrong is None else f"{wrong}\n    {t.subject.workload.key}")
+        if wrong is not None and ("ILLEGAL" in wrong or "MISALIGNED" in wrong):
+            break
+
+
+def _share(names: Sequence[str], jobs: int) -> None:
+    """A process of its own: one line of JSON for every outcome."""
+    for outcome in on_device(names, jobs):
+        print(json.dumps(asdict(outcome)), flush=True)
+
+
+def _shared_out(names: Sequence[str], shares: int, jobs: int) -> Iterator[Outcome]:
+    """Outcomes of all shares, each run by a process with a context of its own."""
+    command = [sys.executable, "-m", "tests.tactics.cuda.trials", "--jobs", str(jobs), "--share"]
+    running = [
+        subprocess.Popen([*command, *names[i::shares]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for i in range(shares)
+        if names[i::shares]
+    ]
+    with ThreadPoolExecutor(len(running)) as pool:
+        for p, (out, err) in zip(running, pool.map(lambda p: p.communicate(), running), strict=True):
+            yield from (Outcome(**json.loads(line)) for line in out.splitlines() if line.startswith("{"))
+            if p.returncode:
+                yield Outcome("", "", "a share ended early", err[-2000:])
 
 
 def main() -> None:
-    from temper.runtime.cuda.driver import Gpu
-
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("ops", nargs="*")
+    parser.add_argument("--share", action="store_true", help="one process: print outcomes as JSON")
+    parser.add_argument("--jobs", type=int, default=0, help="compilers of a process at once")
+    parser.add_argument("--record", type=Path, help="write what was run to this file")
+    given = parser.parse_args()
+    names, cores = given.ops or ops(), os.cpu_count() or 1
+    if given.share:
+        _share(names, given.jobs or cores)
+        return
     start = time.perf_counter()
-    chosen = [t for op in ops() for t in trials(op, Gpu().isa)]
-    wrong = on_device(chosen)
-    count = Counter(t.tactic.name for t in chosen)
-    print("\n".join(wrong))
-    print(f"{len(chosen)} kernels, {len(wrong)} wrong, {time.perf_counter() - start:.0f} s: {dict(count)}")
+    shares = max(1, min(8, cores // 2, len(names)))
+    found = list(_shared_out(names, shares, given.jobs or max(1, cores // shares)))
+    wrong = [o for o in found if o.wrong is not None]
+    count, bad = Counter(o.tactic for o in found), Counter(o.tactic for o in wrong)
+    print("\n".join(f"{o.name}: {o.wrong}" for o in wrong))
+    for tactic in sorted(count):
+        covered = sorted({o.op for o in found if o.tactic == tactic})
+        print(f"{tactic:26s} {count[tactic]:5d} kernels {bad[tactic]:4d} wrong, of {', '.join(covered)[:150]}")
+    seconds = time.perf_counter() - start
+    print(f"{len(found)} kernels of {len({o.op for o in found})} ops, {len(wrong)} wrong, {seconds:.0f} s")
+    if given.record:
+        gpu = Gpu()
+        record = {
+            "date": time.strftime("%Y-%m-%d", time.gmtime()),
+            "device": gpu.name,
+            **gpu.fingerprint,
+            "compiler": triton_version(),
+            "kernels": len(found),
+            "ops": sorted({o.op for o in found}),
+            "by_tactic": dict(sorted(count.items())),
+            "wrong": [f"{o.name}: {o.wrong}" for o in wrong],
+            "seconds": round(seconds),
+        }
+        given.record.write_text(json.dumps(record, indent=1) + "\n")
     sys.exit(bool(wrong))
 
 
