@@ -89,6 +89,7 @@ class AttentionInt8:
             "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
             "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
             "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else mask_at(mask, symbols),
+            "MASK_ROWS": int(mask is not None and mask.type.rank > 1 and mask.type.shape[-2] != 1),
             "SCALE": literal(w.attr("scale")), "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
             "P_OUT": 3, "P_MASK": 4, "P_WS": len(args) - 1,
         })  # fmt: skip

@@ -20,12 +20,16 @@ typedef int16_t cell_t;
 typedef int32_t __attribute__((aligned(1), may_alias)) word_t;
 #define CELL_BITS (32 / PER)
 #define DW ((D + PER - 1) / PER)
+/* Registers of columns and rows of a tile of results: four registers narrow together. */
+#define TOGETHER (VL == 16 && EPI_CODES && EV % 4 == 0)
+#define COLS (TOGETHER ? 4 : NB)
+#define ROWS (TOGETHER ? 4 : MR)
 
 /* acc[i][j] += the products of words a[i*lda + k] and b[k*ldb + j*VL]. */
-INLINE void product(vi acc[MR][NB], const word_t *a, int64_t lda, const int32_t *b, int64_t ldb, int64_t len, const int mr, const int nb) {
+INLINE void product(vi acc[MR][COLS], const word_t *a, int64_t lda, const int32_t *b, int64_t ldb, int64_t len, const int mr, const int nb) {
 #pragma clang loop unroll_count(4)
   for (int64_t k = 0; k < len; k++) {
-    vi w[NB];
+    vi w[COLS];
     UNROLL for (int j = 0; j < nb; j++) w[j] = ldi(b + k * ldb + j * VL);
     UNROLL for (int i = 0; i < mr; i++) {
       vi x = splati(a[i * lda + k]);
@@ -34,16 +38,39 @@ INLINE void product(vi acc[MR][NB], const word_t *a, int64_t lda, const int32_t 
   }
 }
 
-/* Scores of mr queries against the W keys of one packed block. */
-INLINE void scores(float *s, int64_t lds, const word_t *q, const int32_t *keys, const int32_t *bias, const int mr) {
-  vi acc[MR][NB];
+/* What is known of a query: its mask, and how many keys it sees, no fewer than the query before. */
+typedef struct {
+  const float *mask;
+  int64_t seen;
+} query_t;
+
+/* Scores, with the mask, of mr queries against the W keys from number `at` on, which are one packed block. keys: how many there are. */
+INLINE void scores(float *s, int64_t lds, const word_t *q, const int32_t *packed, const int32_t *bias, const query_t *of, int64_t at,
+                   int64_t keys, const int mr) {
+  (void)keys;
+  vi acc[MR][COLS];
   UNROLL for (int j = 0; j < NB; j++) {
     const vi b = ldi(bias + j * VL);
     UNROLL for (int i = 0; i < mr; i++) acc[i][j] = b;
   }
-  product(acc, q, DW, keys, W, DW, mr, NB);
-  UNROLL for (int i = 0; i < mr; i++)
-    UNROLL for (int j = 0; j < NB; j++) st(s + i * lds + j * VL, v_from_int(acc[i][j]) * splat(SCALE));
+  product(acc, q, DW, packed, W, DW, mr, NB);
+  const int hide = at + W > of[0].seen;
+  UNROLL for (int j = 0; j < NB; j++) {
+    const int64_t first = at + j * VL;
+#if MASK
+    const int n = (int)LEAST(keys - first, VL);
+    vf mask = ldx(of[0].mask + first, n < 0 ? 0 : n);
+#endif
+    UNROLL for (int i = 0; i < mr; i++) {
+      vf x = v_from_int(acc[i][j]) * splat(SCALE);
+#if MASK
+      if (MASK_ROWS && i > 0) mask = ldx(of[i].mask + first, n < 0 ? 0 : n);
+      x += mask;
+#endif
+      if (hide) x = sel(iota() < splati((int)(of[i].seen - first)), x, splat(-V_INF));
+      st(s + i * lds + j * VL, x);
+    }
+  }
 }
 
 INLINE void st_cells(cell_t *p, vi v) {
@@ -56,37 +83,40 @@ INLINE void st_cells(cell_t *p, vi v) {
 #endif
 }
 
-/* Weights of `count` neighbouring queries as cells, `width` of them; totals: their sums. mask: of each query, at the first key; seen:
- * how many keys each one sees. */
-INLINE void weigh(float *s, int64_t lds, cell_t *cells, int64_t ldc, float *inverse, const float *const *mask, const int64_t *seen, int64_t keys,
-                  int64_t width, const int count) {
-  (void)mask, (void)keys;
-  vf top[2], base[2];
+/* The codes of the weights e^(x - base). */
+INLINE vi weights(vf x, vf base) {
+  const vf magic = splat(0x1.8p23f), t = v_maxr(splat(-16.0f), (x - base) * splat(0x1.715476p+0f));
+  const vf r = t + magic, f = t - (r - magic);
+  const vf p = splat(255.0f) + f * (splat(0x1.619302p+7f) + f * (splat(0x1.ee1b8ap+5f) + f * splat(0x1.c0de1cp+3f)));
+  return (vi)((vf)((vi)p + ((vi)r << 23)) + magic) - (vi)magic;
+}
+
+/* Weights of `count` neighbouring queries as cells, `width` of them; inverse: one over their sums. */
+INLINE void weigh(const float *s, int64_t lds, cell_t *cells, int64_t ldc, float *inverse, int64_t width, const int count) {
+  vf base[2];
   vi sum[2];
-  UNROLL for (int i = 0; i < count; i++) top[i] = splat(-V_INF), sum[i] = (vi){};
-  for (int64_t j = 0; j < width; j += VL)
-    UNROLL for (int i = 0; i < count; i++) {
-      float *at = s + i * lds + j;
-      vf x = ld(at);
-      const int hide = j + VL > seen[i];
-#if MASK
-      const int n = (int)LEAST(keys - j, VL);
-      x += ldx(mask[i] + j, n);
-#endif
-      if (hide) x = sel(iota() < splati((int)(seen[i] - j)), x, splat(-V_INF));
-      if (MASK || hide) st(at, x);
-      top[i] = v_maxr(x, top[i]);
-    }
+  UNROLL for (int i = 0; i < count; i++) base[i] = splat(-V_INF), sum[i] = (vi){};
+  int64_t j = 0;
+  for (; j < width; j += VL)
+    UNROLL for (int i = 0; i < count; i++) base[i] = v_maxr(ld(s + i * lds + j), base[i]);
   UNROLL for (int i = 0; i < count; i++) {
-    base[i] = lanes_maxr(top[i]);
+    base[i] = lanes_maxr(base[i]);
     base[i] = sel(base[i] == splat(-V_INF), (vf){}, base[i]);
   }
-  for (int64_t j = 0; j < width; j += VL)
+  j = 0;
+#if BYTES && VL == 16
+  for (; j + 4 * VL <= width; j += 4 * VL)
     UNROLL for (int i = 0; i < count; i++) {
-      const vf magic = splat(0x1.8p23f), t = v_maxr(splat(-16.0f), (ld(s + i * lds + j) - base[i]) * splat(0x1.715476p+0f));
-      const vf r = t + magic, f = t - (r - magic);
-      const vf p = splat(255.0f) + f * (splat(0x1.619302p+7f) + f * (splat(0x1.ee1b8ap+5f) + f * splat(0x1.c0de1cp+3f)));
-      const vi c = (vi)((vf)((vi)p + ((vi)r << 23)) + magic) - (vi)magic;
+      vi c[4];
+      UNROLL for (int k = 0; k < 4; k++) c[k] = weights(ld(s + i * lds + j + k * VL), base[i]);
+      const __m512i codes = v_codes(c[0], c[1], c[2], c[3], 0, 0);
+      sum[i] = dot4(sum[i], (vi)codes, splati(0x01010101));
+      st_first(cells + i * ldc + j, codes, 4 * VL);
+    }
+#endif
+  for (; j < width; j += VL)
+    UNROLL for (int i = 0; i < count; i++) {
+      const vi c = weights(ld(s + i * lds + j), base[i]);
       sum[i] += c;
       st_cells(cells + i * ldc + j, c);
     }
@@ -106,21 +136,27 @@ typedef struct {
 
 /* mr rows of the result, nb registers of columns: the mean of the values. */
 INLINE void values(const place_t *to, const word_t *p, int64_t ldp, const int32_t *v, int64_t len, const int mr, const int nb, const int nl) {
-  vi acc[MR][NB];
-  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < NB; j++) acc[i][j] = (vi){};
+  vi acc[MR][COLS];
+  UNROLL for (int i = 0; i < mr; i++) UNROLL for (int j = 0; j < nb; j++) acc[i][j] = (vi){};
   product(acc, p, ldp, v, EV * VL, len, mr, nb);
-  UNROLL for (int i = 0; i < mr; i++)
-    UNROLL for (int j = 0; j < nb; j++) {
-      const int n = j == nb - 1 ? nl : VL;
-      const int64_t pix = to->pix + i, c = to->c + j * VL;
-      epi_store(to->out, pix * OLD + c, epilogue(v_from_int(acc[i][j]) * splat(to->inverse[i]), to->e, to->img, pix, c, n), n);
-    }
+  UNROLL for (int i = 0; i < mr; i++) {
+    const int64_t pix = to->pix + i;
+    const vf inverse = splat(to->inverse[i]);
+#define RESULT(j) epilogue(v_from_int(acc[i][j]) * inverse, to->e, to->img, pix, to->c + (j) * VL, (j) == nb - 1 ? nl : VL)
+#if TOGETHER
+    const __m512i codes = v_codes(RESULT(0), RESULT(1), RESULT(2), RESULT(3), EPI_ZERO, EPI_SIGNED);
+    st_first((uint8_t *)to->out + pix * OLD + to->c, codes, 3 * VL + nl);
+#else
+    UNROLL for (int j = 0; j < nb; j++) epi_store(to->out, pix * OLD + to->c + j * VL, RESULT(j), j == nb - 1 ? nl : VL);
+#endif
+#undef RESULT
+  }
 }
 
 INLINE void values_row(place_t to, const word_t *p, int64_t ldp, const int32_t *v, int64_t len, const int mr) {
-  const int whole = EODD ? EV / NB : (ELAST < VL ? EV / NB - 1 : EV / NB);
-  for (int b = 0; b < whole; b++, to.c += W) values(&to, p, ldp, v + b * W, len, mr, NB, VL);
-  if (whole * NB < EV) values(&to, p, ldp, v + whole * W, len, mr, EV - whole * NB, ELAST);
+  const int whole = EV % COLS ? EV / COLS : (ELAST < VL ? EV / COLS - 1 : EV / COLS);
+  for (int b = 0; b < whole; b++, to.c += COLS * VL) values(&to, p, ldp, v + b * COLS * VL, len, mr, COLS, VL);
+  if (whole * COLS < EV) values(&to, p, ldp, v + whole * COLS * VL, len, mr, EV - whole * COLS, ELAST);
 }
 
 /* A row of D codes as DW words, zeros behind the last. */
@@ -211,9 +247,14 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     int64_t seen = CAUSAL ? LEAST(t, first + n + t - rows) : t;
     if (seen < 0) seen = 0;
     const word_t *qw = (const word_t *)query;
+    query_t of[QB];
+    for (int64_t i = 0; i < n; i++) {
+      const float *mask = MASK ? (const float *)p[P_MASK] + MASK_AT(b, h, first + i) : 0;
+      of[i] = (query_t){mask, CAUSAL ? LEAST(t, first + i + shift) : t};
+    }
     for (int64_t j = 0; j < seen; j += W) {
       int64_t i = 0;
-#define SCORES(mr) scores(s + i * lds + j, lds, qw + i * DW, keys + j * DW, bias + j, mr), i += mr
+#define SCORES(mr) scores(s + i * lds + j, lds, qw + i * DW, keys + j * DW, bias + j, of + i, j, t, mr), i += mr
       while (i + MR <= n) SCORES(MR);
       if (MR > 4 && n - i >= 4) SCORES(4);
       if (n - i >= 2) SCORES(2);
@@ -221,21 +262,15 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     }
     float inverse[QB];
     for (int64_t i = 0; i < n; i += 2) {
-      int64_t mine[2];
-      const float *mask[2] = {0, 0};
-      for (int64_t l = 0; l < 2 && i + l < n; l++) {
-        mine[l] = CAUSAL ? LEAST(t, first + i + l + shift) : t;
-        if (MASK) mask[l] = (const float *)p[P_MASK] + MASK_AT(b, h, first + i + l);
-      }
-      if (i + 2 <= n) weigh(s + i * lds, lds, cells + i * ldc, ldc, inverse + i, mask, mine, t, ROUND_UP(seen, VL), 2);
-      else weigh(s + i * lds, lds, cells + i * ldc, ldc, inverse + i, mask, mine, t, ROUND_UP(seen, VL), 1);
+      if (i + 2 <= n) weigh(s + i * lds, lds, cells + i * ldc, ldc, inverse + i, ROUND_UP(seen, VL), 2);
+      else weigh(s + i * lds, lds, cells + i * ldc, ldc, inverse + i, ROUND_UP(seen, VL), 1);
     }
     place_t to = {&e, p[P_OUT], inverse, b, OUT_PIX(b, h, first), OUT_C(h)};
     const int64_t ldw = ldc / PER, len = (seen + PER - 1) / PER;
     int64_t i = 0;
 #define VALUES(mr) values_row(to, (const word_t *)(cells + i * ldc), ldw, vals, len, mr), i += mr, to.pix += mr, to.inverse += mr
-    while (i + MR <= n) VALUES(MR);
-    if (MR > 4 && n - i >= 4) VALUES(4);
+    while (i + ROWS <= n) VALUES(ROWS);
+    if (ROWS > 4 && n - i >= 4) VALUES(4);
     if (n - i >= 2) VALUES(2);
     if (n - i >= 1) VALUES(1);
   }
