@@ -11,7 +11,9 @@ from functools import cache
 from pathlib import Path
 
 from temper.tactics.base import ArgRef, Workload
-from temper.tactics.cpu.instructions import BYTES, LANE_DTYPES, SCALAR_TYPES, instr_c, saturate_c, zero_point
+from temper.tactics.cpu.instructions import BYTES, LANE_DTYPES, SCALAR_TYPES, instr_c, literal, saturate_c, zero_point
+from temper.tactics.cpu.parabolas import BENDS, Coded, table_c
+from temper.tactics.cpu.parabolas import coded as coded_at
 from temper.tactics.cpu.ranges import bound, exact_product
 from temper.tactics.epilogue import Epilogue, Instr
 
@@ -44,18 +46,6 @@ def body_declines(e: Epilogue, *, vector: bool) -> str | None:
     return None
 
 
-#: Functions with a cheaper form that is exact enough where its result is rounded to a code at once. (GELU by tanh and
-#: by erf are 5e-4 apart: each has its own.)
-_CODED: Mapping[str, str] = {"v_gelu(": "v_gelu_coded("}
-
-
-def _coded(e: Epilogue, value: int) -> bool:
-    """Every use of a value is rounding to a code, maybe in other units."""
-    users = [(len(e.operands) + k, i) for k, i in enumerate(e.instrs) if value in i.args]
-    steps = {"Mul", "Div"}
-    return value not in e.results and all(i.op == "Saturate" or (i.op in steps and _coded(e, at)) for at, i in users)
-
-
 #: Magnitudes that every conversion to int32 takes.
 _CONVERTS = 2.0**31 - 2.0**8
 
@@ -68,11 +58,11 @@ def _exact_sum(e: Epilogue, instr: Instr) -> str | None:
     return None
 
 
-def body_c(e: Epilogue, *, vector: bool, wide: int = -1, coded: bool = False) -> str:
+def body_c(e: Epilogue, *, vector: bool, wide: int = -1, coded: Coded | None = None) -> str:
     """Statements that compute v<n>.. from v0..v<n-1>, n = number of operands.
 
     wide: a value that Saturate makes and that is only stored, by st_code(): it is left unsaturated.
-    coded: what is rounded to codes at once may be off by a small part of a code.
+    coded: what parabolas, at e->units, compute where registers hold them (vectors only).
     ValueError for what `body_declines` names.
     """
     if (reason := body_declines(e, vector=vector)) is not None:
@@ -85,11 +75,15 @@ def body_c(e: Epilogue, *, vector: bool, wide: int = -1, coded: bool = False) ->
             text = _exact_sum(e, instr) or text
         if i == wide:
             text = saturate_c(instr, args[0], "v_wide_within" if bound(e, instr.args[0]) <= _CONVERTS else "v_wide")
-        if text is not None and coded and _coded(e, i):
-            for exact, near in _CODED.items():
-                text = text.replace(exact, near)
         ctype = SCALAR_TYPES[instr.dtype] if not vector else "vf" if instr.dtype == "float32" else "vi"
-        lines.append(f"  const {ctype} v{i} = {text};")
+        line = f"  const {ctype} v{i} = {text};"
+        if coded is not None and i == coded.function:
+            line = f"#if VL != 16\n{line}\n#endif"
+        elif coded is not None and i == coded.quotient:
+            x = e.instrs[coded.function - len(e.operands)].args[0]
+            near = f"  const vf v{i} = v_parabola(v{x}, e->units, {literal(BENDS[coded.name].step)});"
+            line = f"#if VL == 16\n{near}\n#else\n{line}\n#endif"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -184,13 +178,20 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
         codes = ["#define EPI_CODES 1", f"#define EPI_ZERO ({zero})", f"#define EPI_SIGNED {signed}"]
     init = [f"  e->q[{i}] = p[{first_arg + i}];" for i in range(n)]
     init += [f"  e->o[{k}] = p[{first_arg + n + k}];" for k in range(m)]
+    near = coded_at(e, wide) if wide >= 0 and e.operands[0].dtype == "int32" else None
+    fields = f"const void *q[{max(n, 1)}]; void *o[{max(m, 1)}];"
+    if near is not None:
+        codes += ["#if VL == 16", table_c(near.name), "#endif"]
+        fields += " const float *units; float own[96] __attribute__((aligned(64)));"
+        unit = f"((const float *)e->q[{near.unit - 1}])[0]"
+        init += ["#if VL == 16", f"  v_in_units(e->own, parabolas[0], {unit}), e->units = e->own;", "#endif"]
     return "\n".join([
         *codes,
-        f"typedef struct {{ const void *q[{max(n, 1)}]; void *o[{max(m, 1)}]; }} epi_t;",
+        f"typedef struct {{ {fields} }} epi_t;",
         "INLINE void epi_init(epi_t *e, void *const *p) {", *(init or ["  (void)e; (void)p;"]), "}",
         f"INLINE {vector[first]} epilogue({vector[e.operands[0].dtype]} v0, const epi_t *e, int64_t img, int64_t pix, "
         "int64_t c, int n) {",
-        *loads, body_c(e, vector=True, wide=wide, coded=e.operands[0].dtype == "int32"), *stores,
+        *loads, body_c(e, vector=True, wide=wide, coded=near), *stores,
         f"  return v{e.results[0]};", "}",
         f"INLINE void epi_store(void *out, int64_t at, {vector[first]} v, int n) {{",
         "  " + store, "}", ""])

@@ -222,36 +222,26 @@ INLINE OVL vf v_gelu(vf x) {
   vf g = a * (v_exp(-0.5f * p) * FMA(r * -0.5f, e, r));
   return v_relu(x) - g;
 }
-#if VL == 16
-/* Coefficients, from the constant one on, of the cubic in a that fits Phi(-a) around each multiple of 11/32. */
-static const float v_phi_table[4][16] __attribute__((aligned(64))) = {
-  {0x1.000000p-1f, 0x1.0011dep-1f, 0x1.023450p-1f, 0x1.0bfe4cp-1f, 0x1.1da188p-1f, 0x1.2922ccp-1f, 0x1.1aef7cp-1f, 0x1.d87be0p-2f,
-   0x1.534342p-2f, 0x1.a09a86p-3f, 0x1.b5b0b6p-4f, 0x1.8a973ep-5f, 0x1.3259bep-6f, 0x1.9b1718p-8f, 0x1.de407cp-10f, 0x1.e3b848p-12f},
-  {-0x1.988534p-2f, -0x1.9a4afap-2f, -0x1.b1e4cep-2f, -0x1.f5ac82p-2f, -0x1.272bbap-1f, -0x1.3e3812p-1f, -0x1.28520cp-1f, -0x1.d3c1b2p-2f,
-   -0x1.388c5ap-2f, -0x1.63340ep-3f, -0x1.594106p-4f, -0x1.208d5ap-5f, -0x1.a0a60cp-7f, -0x1.04daa2p-8f, -0x1.1c2950p-10f, -0x1.0e066ep-12f},
-  {0x1.b392e8p-14f, 0x1.e89496p-8f, 0x1.9e5ee0p-5f, 0x1.050d52p-3f, 0x1.9a21a6p-3f, 0x1.d7c3eep-3f, 0x1.aab86ep-3f, 0x1.3b4762p-3f,
-   0x1.85482ap-4f, 0x1.978b52p-5f, 0x1.6d653cp-6f, 0x1.1a9136p-7f, 0x1.7aef18p-9f, 0x1.ba604cp-11f, 0x1.c2f9d4p-13f, 0x1.92742cp-15f},
-  {0x1.0d28dcp-4f, 0x1.c2977ep-5f, 0x1.c4f16ep-6f, -0x1.2fe5e4p-9f, -0x1.7546a2p-6f, -0x1.e34434p-6f, -0x1.a577acp-6f, -0x1.20bf40p-6f,
-   -0x1.4743dcp-7f, -0x1.3a5094p-8f, -0x1.03435ap-9f, -0x1.72654ep-11f, -0x1.cccdd2p-13f, -0x1.f52b42p-15f, -0x1.dddeeap-17f, -0x1.905844p-19f},
-};
-#endif
-/* GELU for results that are rounded to codes at once: off by at most 2.6e-6, and by 2e-7 of themselves near zero. Comparisons are
- * those of integers, which more of the pipes make. */
-INLINE OVL vf v_gelu_coded(vf x) {
-#if VL == 16
-  const vf a = (vf)v_min((vi)x & 0x7fffffff, (vi)splat(0x1.54c7aep+2f)), t = FMA(a, splat(0x1.745d18p+1f), splat(0x1.8p+23f));
-  vf q = (vf)_mm512_permutexvar_ps((__m512i)t, _mm512_load_ps(v_phi_table[3]));
-#pragma clang loop unroll(full)
-  for (int i = 2; i >= 0; i--) q = FMA(q, a, (vf)_mm512_permutexvar_ps((__m512i)t, _mm512_load_ps(v_phi_table[i])));
-  return (vf)v_relu((vi)x) - a * q;
-#else
-  return v_gelu(x);
-#endif
-}
 INLINE OVL vf v_gelu_tanh(vf x) {
   vf u = 1.5957691216057308f * FMA(x * x * x, splat(0.044715f), x);
   return x * v_sigmoid(u);
 }
+#if VL == 16
+/* Three times 32 coefficients of parabolas (parabolas.py), in units. */
+INLINE void v_in_units(float *to, const float *from, float unit) {
+  const vf inverse = splat(1.0f / unit);
+  for (int i = 0; i < 96; i += VL) st(to + i, ld(from + i) * inverse);
+}
+/* The parabola of the multiple of `step`, a power of two, nearest to x: its low bits are those of a sum whose last place is `step`. */
+INLINE vf v_parabola(vf x, const float *table, float step) {
+  const vf z = v_maxr(splat(-16.0f * step), x);
+  const __m512i at = (__m512i)(v_minr(splat(15.0f * step), z) + splat(0x1.8p23f * step));
+  vf c[3];
+#pragma clang loop unroll(full)
+  for (int i = 0; i < 3; i++) c[i] = (vf)_mm512_permutex2var_ps((__m512)ld(table + 32 * i), at, (__m512)ld(table + 32 * i + VL));
+  return FMA(z, FMA(z, c[2], c[1]), c[0]);
+}
+#endif
 /* x*(alpha + alpha_lo) + beta without the rounding of the product, which would dominate where the sum cancels. */
 INLINE vf v_line(vf x, float alpha, float alpha_lo, float beta) {
 #if defined(__FMA__)
