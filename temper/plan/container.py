@@ -21,6 +21,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -162,12 +163,18 @@ def sections(data: memoryview, name: str, strong: bool = False) -> tuple[int, di
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
-    """The file's bytes, mapped read-only. PlanError if it cannot be read."""
+    """The file's bytes, mapped read-only, in huge pages where the kernel reads the file anew and gives such: weights are
+    walked through once a call. PlanError if it cannot be read.
+    """
     try:
         with open(path, "rb") as f:
             if os.fstat(f.fileno()).st_size == 0:
                 return memoryview(b"")
-            return memoryview(mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ))
+            mapped = mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # a kernel without them; small pages work too
+                mapped.madvise(mmap.MADV_HUGEPAGE)
+        return memoryview(mapped)
     except OSError as e:
         raise PlanError(f"cannot read the plan {os.fspath(path)}: {e.strerror or e}") from e
     except ValueError as e:
