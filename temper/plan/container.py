@@ -163,8 +163,8 @@ def sections(data: memoryview, name: str, strong: bool = False) -> tuple[int, di
 
 
 def map_file(path: str | os.PathLike[str]) -> memoryview:
-    """The file's bytes, mapped read-only, in huge pages where the kernel reads the file anew and gives such: weights are
-    walked through once a call. PlanError if it cannot be read.
+    """The file's bytes, mapped read-only, in huge pages where the kernel reads the file anew and gives such: weights
+    are walked through once a call. PlanError if it cannot be read.
     """
     try:
         with open(path, "rb") as f:
