@@ -79,11 +79,11 @@ def build_plan(
 
     variants: dict[int, Variant] = {}
     pool = ConstantPool()
-    cache = TimingCache(config.cache)
+    cache, device = TimingCache(config.cache), target.device()
     try:
         tuner = Tuner(
             cutter.tactics,
-            target.device(),
+            device,
             digest(repr(sorted(target.fingerprint.items(), key=str))),
             cache,
             config.effort,
@@ -118,6 +118,7 @@ def build_plan(
         hits = (cache.hits, cache.misses)
     finally:
         cache.close()
+        device.close()
 
     made = [variants[i] for i in range(len(variants))]
     _check_device(target, made, maker.subs)

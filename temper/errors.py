@@ -41,6 +41,10 @@ class DeviceError(TemperError):
     """A GPU, its driver or its memory is missing or failed."""
 
 
+class DeviceMemoryError(DeviceError):
+    """A GPU has no room for what is needed."""
+
+
 class BuildError(TemperError):
     """The build could not finish: compiler missing, disk full, no legal tactic, output not writable ..."""
 

@@ -18,8 +18,9 @@ from temper.compile.triton import Cubin, TritonSource, compile_cubin
 from temper.errors import BuildError
 
 
-def compile_all(sources: Sequence[TritonSource], isa: str, processes: Processes) -> list[Cubin]:
-    """Cubins of the sources, in order, made by one process. BuildError carries the compiler's words."""
+def compile_all(sources: Sequence[TritonSource], isa: str, processes: Processes) -> list[Cubin | str]:
+    """Cubins of the sources, in order, made by one process; the compiler's words for one that it refuses, or
+    ends of. BuildError if the build was interrupted."""
     order = {"isa": isa, "sources": [{**asdict(s), "aligned": sorted(s.aligned)} for s in sources]}
     # the package is where this file is, wherever the caller found it
     root = str(Path(__file__).parents[2])
@@ -27,12 +28,13 @@ def compile_all(sources: Sequence[TritonSource], isa: str, processes: Processes)
     done = processes.run([sys.executable, "-c", program], input=json.dumps(order))
     lines = done.stdout.splitlines()
     if done.returncode or not lines:
-        words = done.stderr[-2000:]
-        raise BuildError(f"the process that compiles GPU kernels ended with status {done.returncode}: {words}")
+        words = f"the process that compiles GPU kernels ended with status {done.returncode}: {done.stderr[-2000:]}"
+        if len(sources) == 1:
+            return [words]
+        half = len(sources) // 2  # some source ended it: the others are not to blame
+        return compile_all(sources[:half], isa, processes) + compile_all(sources[half:], isa, processes)
     made = json.loads(lines[-1])  # what comes before, a library may have printed
-    if "error" in made:
-        raise BuildError(made["error"])
-    return [_cubin(c) for c in made["cubins"]]
+    return [c if isinstance(c, str) else _cubin(c) for c in made["cubins"]]
 
 
 def _cubin(fields: Mapping[str, Any]) -> Cubin:
@@ -47,9 +49,13 @@ def _source(fields: Mapping[str, Any]) -> TritonSource:
 
 def main() -> None:
     order = json.load(sys.stdin)
+    print("\n" + json.dumps({"cubins": [_made(_source(s), order["isa"]) for s in order["sources"]]}))
+
+
+def _made(source: TritonSource, isa: str) -> dict[str, Any] | str:
+    """The cubin's fields, or why there is none."""
     try:
-        cubins = [compile_cubin(_source(s), order["isa"]) for s in order["sources"]]
-        answer: dict[str, Any] = {"cubins": [{**asdict(c), "data": base64.b64encode(c.data).decode()} for c in cubins]}
+        c = compile_cubin(source, isa)
     except BuildError as e:
-        answer = {"error": str(e)}
-    print("\n" + json.dumps(answer))
+        return str(e)
+    return {**asdict(c), "data": base64.b64encode(c.data).decode()}

@@ -75,3 +75,6 @@ class Cpu:
         for c, watch in running:
             barriers = (len(c.kernel.entries) - 1) * _BARRIER if w.threads > 1 else 0.0
             yield c, Record(watch.seconds + barriers)
+
+    def close(self) -> None:
+        """Nothing runs for it."""

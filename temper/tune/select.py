@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,9 @@ from temper.tune.timing_cache import Record, TimingCache, digest
 
 #: Candidates timed per workload at each effort; 0 takes the cost model's first choice untimed.
 CANDIDATES = {0: 1, 1: 2, 2: 6, 3: 12, 4: 32, 5: 10_000}
+
+#: The effort whose candidates are looked at where none of those of a lesser one is right.
+_RESCUE = 4
 
 #: Share of a program's time that it may lose to kernels that need no packed weights of their own in the plan.
 SHARING = 0.02
@@ -122,13 +125,17 @@ class Device(Protocol):
     def compiler(self) -> str:
         """Name and version of the compiler."""
 
-    def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes]]:
-        """Machine code by the keys given, as each is ready, in that order. BuildError carries the compiler's words."""
+    def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes | str]]:
+        """Machine code by the keys given, as each is ready, in that order; or why there is none. BuildError where that
+        is a bug."""
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
     ) -> Iterator[tuple[Candidate, Record]]:
         """Every candidate's outcome: seconds (0 if not `timed`), or what is wrong with its results."""
+
+    def close(self) -> None:
+        """Ends what runs for it."""
 
 
 def candidates_for(
@@ -197,6 +204,8 @@ class Tuner:
     cold_bytes: int = 1 << 24
     progress: Progress = lambda stage, done, total: None
     dump: Path | None = None
+    #: by code key: the compiler's words for candidates it refused
+    _refused: dict[str, str] = field(default_factory=dict)
 
     def choose(self, tasks: Sequence[Task]) -> dict[str, Choice]:
         """One choice per distinct `Task.key`. BuildError where no tactic can do a workload."""
@@ -207,9 +216,11 @@ class Tuner:
             if contest.missing(self.cache) or contest.code(self.cache) is None:
                 open_[key] = contest
         self._compile([c for contest in open_.values() for c in contest.missing(self.cache)])
-        for i, contest in enumerate(open_.values()):
+        for i, (key, contest) in enumerate(open_.items()):
             self.progress("time", i, len(open_))
             self._run(contest)
+            if not contest.ranking(self.cache):
+                contests[key] = self._wider(contest)
         if open_:
             self.progress("time", len(open_), len(open_))
         shared = self._shared(contests, Counter(t.key for t in tasks))
@@ -217,6 +228,13 @@ class Tuner:
             done[key] = contest.result(self.cache, shared.get(key))
             self._tell(contest, done[key])
         return done
+
+    def _wider(self, contest: Contest) -> Contest:
+        """A contest none of whose candidates is right, with more of them."""
+        more = self._contest(contest.task, max(self.effort, _RESCUE))
+        self._compile(more.missing(self.cache))
+        self._run(more)
+        return more
 
     def _shared(self, contests: Mapping[str, Contest], counts: Mapping[str, int]) -> dict[str, Candidate]:
         """Candidates to take instead of the fastest because their packed weights are in the plan already: as many as
@@ -263,9 +281,10 @@ class Tuner:
                 head = f"{mark} {name}: {c.label} ({role})\n{mark} {contest.task.workload.key}\n"
                 (folder / f"{c.kernel.entries[0]}{self.device.suffix}").write_text(head + c.kernel.source)
 
-    def _contest(self, task: Task) -> Contest:
+    def _contest(self, task: Task, effort: int | None = None) -> Contest:
         candidates, declined = candidates_for(
-            self.tactics, task.workload, self.effort, self.device.compiler, task.env, task.also
+            self.tactics, task.workload, self.effort if effort is None else effort, self.device.compiler, task.env,
+            task.also,
         )
         if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
@@ -280,7 +299,10 @@ class Tuner:
         self.progress("compile", 0, len(todo))
         made = self.device.compile({key: c.kernel for key, c in todo.items()}, isa, self.jobs)
         for i, (key, code) in enumerate(made, 1):
-            self.cache.put_code(key, code)
+            if isinstance(code, str):
+                self._refused[key] = code
+            else:
+                self.cache.put_code(key, code)
             self.progress("compile", i, len(todo))
 
     def _run(self, contest: Contest) -> None:
@@ -289,8 +311,11 @@ class Tuner:
         for c in contest.candidates:
             if self.cache.time(contest.time_key(c)) is None:  # else another process has measured it in the meantime
                 code = self.cache.code(c.code_key)
-                assert code is not None
-                codes.append((c, code))
+                if code is None:
+                    words = self._refused[c.code_key]
+                    self.cache.put_time(contest.time_key(c), Record(None, f"does not compile: {words}"))
+                else:
+                    codes.append((c, code))
         if codes:
             for c, record in self.device.judge(contest.task, codes, self.cold_bytes, self.effort > 0):
                 self.cache.put_time(contest.time_key(c), record)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 
 import pytest
 
 from temper.compile.processes import Processes
-from temper.compile.triton import TritonSource, compile_cubin
+from temper.compile.triton import Cubin, TritonSource, compile_cubin
 from temper.compile.triton_worker import compile_all
 from temper.errors import BuildError
 
@@ -32,8 +33,15 @@ def test_a_process_gives_the_same_code() -> None:
 
 def test_the_compilers_words_come_back() -> None:
     broken = TritonSource(TEXT.replace("2.0 * tl.load", "tl.no_such_thing"), "double", SOURCE.signature)
-    with pytest.raises(BuildError, match="no_such_thing"):
-        compile_all([broken], "sm_90", Processes())
+    words, fine = compile_all([broken, SOURCE], "sm_90", Processes())
+    assert isinstance(words, str) and "no_such_thing" in words and isinstance(fine, Cubin)
+
+
+def test_a_source_that_ends_the_compiler_is_the_only_one_lost() -> None:
+    deadly = replace(SOURCE, text=TEXT + "\nimport os\nos._exit(7)\n")
+    first, second, third = compile_all([SOURCE, deadly, SOURCE], "sm_90", Processes())
+    assert isinstance(first, Cubin) and first == third
+    assert isinstance(second, str) and "ended with status 7" in second
 
 
 def test_a_killed_build_starts_no_process() -> None:

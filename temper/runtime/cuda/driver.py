@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from temper.errors import DeviceError
+from temper.errors import DeviceError, DeviceMemoryError
 
 if TYPE_CHECKING:
     from temper.runtime.cuda.launch import Graph
@@ -147,14 +147,14 @@ class Memory:
     """A block of device memory, freed with the object."""
 
     def __init__(self, gpu: Gpu, nbytes: int, what: str) -> None:
-        """DeviceError if there is no room, with what there is."""
+        """DeviceMemoryError if there is no room, with what there is."""
         self.gpu, self.nbytes = gpu, nbytes
         self.address = 0
         result = gpu.driver.module.CUresult
         code, address = gpu.driver.module.cuMemAlloc(max(nbytes, 1))
         if code == result.CUDA_ERROR_OUT_OF_MEMORY:
             free, total = gpu.driver("cuMemGetInfo")
-            raise DeviceError(
+            raise DeviceMemoryError(
                 f"{gpu.name} has no room for {_megabytes(nbytes)} for {what}: {_megabytes(free)} of "
                 f"{_megabytes(total)} are free; end what else uses the GPU, or take smaller profiles or fewer contexts"
             )

@@ -22,16 +22,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from temper.compile.processes import at_once
-from temper.compile.triton import TritonSource, triton_version
+from temper.compile.triton import Cubin, triton_version
 from temper.compile.triton_worker import compile_all
-from temper.errors import BuildError, TemperError
+from temper.errors import TemperError
 from temper.plan.cubins import DeviceFunction
 from temper.runtime.cuda.driver import Gpu, Stream
 from temper.runtime.cuda.launch import Functions
 from temper.tactics.base import Params, Tactic
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.sources import cuda_tactics
-from temper.tune.cuda import DeviceBench, from_bytes, to_bytes
+from temper.tune.cuda import from_bytes, to_bytes
+from temper.tune.cuda_bench import DeviceBench
 from tests.ops.cases import CASES, cases_of
 from tests.tactics.regions import Subject, Variant, subjects, variants
 
@@ -114,18 +115,15 @@ def _compiled(chosen: Sequence[Trial], isa: str, jobs: int) -> Iterator[dict[str
     """The code of every trial's kernel, or why it does not compile, in order."""
     with at_once(jobs) as (pool, processes):
 
-        def one(sources: Sequence[TritonSource]) -> dict[str, DeviceFunction] | str:
-            try:
-                cubins = compile_all(sources, isa, processes)
-            except BuildError as e:
-                return f"does not compile: {str(e)[:600]}"
-            return {s.entry: from_bytes(to_bytes([c]))[s.entry] for s, c in zip(sources, cubins, strict=True)}
-
         def batch(part: Sequence[Trial]) -> list[dict[str, DeviceFunction] | str]:
-            whole = one([s for t in part for s in t.kernel.sources])
-            if isinstance(whole, str):  # one of them: which, each tells on its own
-                return [one(t.kernel.sources) for t in part]
-            return [{s.entry: whole[s.entry] for s in t.kernel.sources} for t in part]
+            made = iter(compile_all([s for t in part for s in t.kernel.sources], isa, processes))
+            out: list[dict[str, DeviceFunction] | str] = []
+            for t in part:
+                own = [next(made) for _ in t.kernel.sources]
+                words = [c for c in own if isinstance(c, str)]
+                code = from_bytes(to_bytes([c for c in own if isinstance(c, Cubin)]))
+                out.append(f"does not compile: {words[0][:600]}" if words else code)
+            return out
 
         parts = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
         for made in pool.map(batch, parts):

@@ -1,0 +1,237 @@
+"""One workload's kernels on a GPU: verified between guard bytes against the reference, timed in graphs, in turns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from temper.errors import DeviceError, DeviceMemoryError
+from temper.ir.dims import evaluate
+from temper.plan.cubins import DeviceFunction
+from temper.runtime.cuda.driver import Gpu, Memory, Stream
+from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
+from temper.tactics.base import Params, Tactic, Workload
+from temper.tactics.cuda.kernel import TritonKernel
+from temper.tune.measure import Guarded, blank
+from temper.tune.select import Task
+from temper.tune.timing_cache import Record
+from temper.tune.verify import Problem, make_problem, mismatch
+
+#: Launches in a timed graph: enough to hide the graph's own start.
+_REPEATS = 20
+#: Timed graphs of a candidate; the first look takes as many, finalists five times more.
+_LAPS = 5
+#: A candidate this much slower than the best after a first look is not timed further.
+_DROP = 1.25
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A candidate of a workload with its machine code, by entry."""
+
+    tactic: Tactic
+    params: Params
+    kernel: TritonKernel
+    code: dict[str, DeviceFunction]
+
+
+@dataclass(frozen=True)
+class Began:
+    """What `judge_here` is about to do: an entrant's number, or -1 where the GPU is not used."""
+
+    number: int
+
+
+def judge_here(
+    gpu: Gpu, stream: Stream, task: Task, entrants: Sequence[Entrant], cold_bytes: int, timed: bool
+) -> Iterator[Began | tuple[int, Record]]:
+    """Outcomes by number: wrong ones first, then the times of all others, taken in turns. Says before every use of the
+    GPU which entrant it is for.
+
+    A DeviceError other than one of an entrant's own ends it: then the GPU is lost to this process.
+    """
+    yield Began(-1)
+    gpu.enter()
+    problem = make_problem(task.workload, task.constants, task.env, operand_constants=task.operand_constants)
+    try:
+        bench = DeviceBench(gpu, stream, task.workload, problem, cold_bytes)
+    except DeviceMemoryError as e:
+        for i in range(len(entrants)):
+            yield i, Record(None, f"the layer's own tensors do not fit: {e}")
+        return
+    running: dict[int, DeviceWatch] = {}
+    for i, x in enumerate(entrants):
+        yield Began(-1)
+        packed = x.tactic.prepack(task.workload, x.params, task.constants)
+        yield Began(i)
+        try:
+            wrong = _first_look(bench, x, packed, running, i, timed)
+        except DeviceMemoryError:
+            # room for one at a time: what was timed so far is settled
+            for k, w in running.items():
+                yield k, Record(w.seconds)
+            running.clear()
+            try:
+                wrong = _first_look(bench, x, packed, running, i, timed)
+            except DeviceMemoryError as e:
+                wrong = f"does not run: {e}"
+        except DeviceError as e:  # such as more shared memory than this chip has: the candidate is out
+            if gpu.driver.fault:
+                raise
+            running.pop(i, None)
+            wrong = f"does not run: {e}"
+        if wrong is not None:
+            yield i, Record(None, wrong if wrong.startswith("does not run") else f"wrong result: {wrong}")
+        elif not timed:
+            yield i, Record(0.0)
+    if running:
+        best = min(w.seconds for w in running.values())
+        finalists = {i: w for i, w in running.items() if w.seconds <= _DROP * best}
+        for _ in range(5 if len(finalists) > 1 else 1):
+            for i, w in finalists.items():
+                yield Began(i)
+                w.lap(_LAPS)
+    for i, w in running.items():
+        yield i, Record(w.seconds)
+
+
+def _first_look(
+    bench: DeviceBench,
+    x: Entrant,
+    packed: Sequence[np.ndarray],
+    running: dict[int, DeviceWatch],
+    number: int,
+    timed: bool,
+) -> str | None:
+    """What is wrong with an entrant; where nothing is, it is timed briefly and among those running."""
+    functions = Functions(bench.gpu, x.code)
+    wrong = bench.verify(x.kernel, functions, packed)
+    if wrong is None and timed:
+        watch = DeviceWatch(bench, x.kernel, functions, packed)
+        watch.lap(_LAPS)
+        running[number] = watch
+    return wrong
+
+
+class DeviceBench:
+    """Device buffers of one problem, each with guard bytes around it, shared by all candidates of its workload."""
+
+    def __init__(self, gpu: Gpu, stream: Stream, w: Workload, problem: Problem, cold_bytes: int) -> None:
+        self.gpu, self.stream, self.w, self.problem, self.cold_bytes = gpu, stream, w, problem, cold_bytes
+        self._inputs = [
+            None if x is None else _OnDevice(gpu, Guarded(x, s.row_stride if s else None))
+            for x, s in zip(problem.inputs, w.inputs, strict=True)
+        ]
+        self._operands = [
+            None if x is None else _OnDevice(gpu, Guarded(x, o.row_stride))
+            for x, o in zip(problem.operands, w.epilogue.operands, strict=True)
+        ]
+
+    def outputs(self) -> list[_OnDevice]:
+        return [
+            _OnDevice(self.gpu, Guarded(blank(y), s.row_stride))
+            for y, s in zip(self.problem.want, self.w.outputs, strict=True)
+        ]
+
+    def calls(
+        self, k: TritonKernel, functions: Functions, packed: Sequence[int], outputs: Sequence[_OnDevice], shared: int
+    ) -> list[LaunchCall]:
+        """The launches with these buffers."""
+
+        def pointer(kind: str, i: int) -> int:
+            if kind in ("input", "operand"):
+                found = (self._inputs if kind == "input" else self._operands)[i]
+                return 0 if found is None else found.address
+            return packed[i] if kind == "packed" else outputs[i].address if kind == "output" else shared
+
+        env = self.problem.env
+        pointers = [pointer(kind, i) for kind, i in k.args]
+        sizes = [env[s] for s in k.symbols]
+        return [
+            LaunchCall(functions, e, pointers, sizes, evaluate(g, env), e)
+            for e, g in zip(k.entries, k.grids, strict=True)
+        ]
+
+    def shared(self, k: TritonKernel) -> Memory:
+        return self.gpu.allocate(evaluate(k.shared_workspace, self.problem.env), "shared scratch")
+
+    def verify(self, k: TritonKernel, functions: Functions, packed: Sequence[np.ndarray]) -> str | None:
+        """None if every output is right and no byte outside was touched; otherwise what is wrong."""
+        outputs, shared = self.outputs(), self.shared(k)
+        blocks = [_OnDevice(self.gpu, Guarded(np.ascontiguousarray(a).reshape(-1), None)) for a in packed]
+        for call in self.calls(k, functions, [b.address for b in blocks], outputs, shared.address):
+            call.run(self.stream.handle)
+        self.stream.wait(f"running {k.entries[0]}")
+        groups: dict[str, Sequence[_OnDevice | None]] = {
+            "output": outputs,
+            "input": self._inputs,
+            "operand": self._operands,
+            "packed constant": blocks,
+        }
+        for name, group in groups.items():
+            for i, buffer in enumerate(group):
+                if buffer is not None and not buffer.fetched().intact:
+                    return f"{name} {i}: wrote outside the tensor"
+        arrays = (o.guarded.array for o in outputs)
+        of = zip(arrays, self.problem.want, self.problem.bounds, self.w.outputs, strict=True)
+        for i, (y, want, bound, slot) in enumerate(of):
+            if (wrong := mismatch(y, want, bound, dtype=slot.type.dtype)) is not None:
+                return f"output {i}: {wrong}"
+        return None
+
+
+class _OnDevice:
+    """A guarded buffer's copy on the device."""
+
+    def __init__(self, gpu: Gpu, guarded: Guarded) -> None:
+        self.guarded = guarded
+        self._memory = gpu.allocate(guarded.block.nbytes, "verification")
+        self._memory.write(guarded.block)
+
+    @property
+    def address(self) -> int:
+        return self._memory.address + self.guarded.start
+
+    def fetched(self) -> Guarded:
+        """The host's side, with what is on the device now."""
+        self._memory.read(self.guarded.block)
+        return self.guarded
+
+
+class DeviceWatch:
+    """One candidate, ready to be timed in turns with others: a graph of launches over rotating packed constants."""
+
+    def __init__(
+        self, bench: DeviceBench, k: TritonKernel, functions: Functions, packed: Sequence[np.ndarray]
+    ) -> None:
+        self._bench, self._outputs, self._shared = bench, bench.outputs(), bench.shared(k)
+        total = sum(a.nbytes for a in packed)
+        copies = max(1, min(_REPEATS, bench.cold_bytes // max(total, 1)))
+        self._blocks = [[_uploaded(bench.gpu, a) for a in packed] for _ in range(copies)]
+        calls = [
+            call
+            for i in range(_REPEATS)
+            for call in bench.calls(
+                k, functions, [m.address for m in self._blocks[i % copies]], self._outputs, self._shared.address
+            )
+            if call.grid
+        ]
+        self._graph = Graph(bench.gpu, calls)
+        self._samples: list[float] = []
+        bench.stream.seconds(self._graph)
+
+    def lap(self, count: int) -> None:
+        """Adds samples, each of one graph."""
+        self._samples += [self._bench.stream.seconds(self._graph) / _REPEATS for _ in range(count)]
+
+    @property
+    def seconds(self) -> float:
+        return float(np.median(self._samples))
+
+
+def _uploaded(gpu: Gpu, array: np.ndarray) -> Memory:
+    memory = gpu.allocate(array.nbytes, "packed constants")
+    memory.write(array)
+    return memory
