@@ -54,6 +54,7 @@ from temper.tactics.cuda import softmax as cuda_softmax
 from temper.tactics.cuda.attention import Attention as CudaAttention
 from temper.tactics.cuda.attention_int8 import AttentionInt8 as CudaAttentionInt8
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.depthwise import ConvDirect
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
 from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
@@ -127,6 +128,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         GemmTiles(),
         MatMulBatched(),
         CudaDepthwise(),
+        ConvDirect(),
         cuda_pool.Pool(),
         cuda_reduce.Reduce(),
         cuda_reduce.ArgExtreme(),
