@@ -174,8 +174,8 @@ class Depthwise(_Direct):
 
 
 class ConvDirect(_Direct):
-    """Conv and ConvInt8 of planes that no matrix product computes: several groups, codes wider than a byte, weights or a
-    zero point known at run time only."""
+    """Conv and ConvInt8 of planes that no matrix product computes: several groups, codes wider than a byte, weights or
+    a zero point known at run time only."""
 
     name = "cuda.conv_direct"
     ops = frozenset({"Conv", "ConvInt8"})
