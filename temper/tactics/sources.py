@@ -60,6 +60,7 @@ from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
+from temper.tactics.cuda.stem import ConvFewChannels
 from temper.tactics.cuda.transpose import Transpose
 
 
@@ -125,6 +126,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a GPU."""
     return (
         ConvImplicitGemm(),
+        ConvFewChannels(),
         GemmTiles(),
         MatMulBatched(),
         CudaDepthwise(),
