@@ -81,7 +81,9 @@ class TopK(Direct):
         piece = _PIECE if isinstance(length, Dim) else min(_PIECE, 1 << max(1, length - 1).bit_length())
         unsigned = 8 * itemsize(y.dtype) if y.dtype.startswith("uint") else 0
         piece = max(kept, piece)
-        lines, count = max(1, _PIECE // piece), product(y.shape[:axis]) * inner
+        count = product(y.shape[:axis]) * inner
+        lines = max(1, _PIECE // piece)
+        lines = lines if isinstance(count, Dim) else min(lines, 1 << max(0, count - 1).bit_length())
         sizes: dict[str, DimLike] = {
             "ALL": count,
             "LINES": lines,
