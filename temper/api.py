@@ -65,7 +65,8 @@ def build(
     tf32: False for products of float32 that a GPU does not round to 10 bits of mantissa.
 
     precision: "fp32"; "fp16" or "bf16", in which a GPU then stores tensors and multiplies, but for layers that keep
-    names; or "int8", to which the rest belongs. calibration: real inputs, as a folder of pictures, an .npz
+    names; or "int8", to which the rest belongs; what then is not INT8 a GPU computes in
+    float16, but for layers that keep names with fp32. calibration: real inputs, as a folder of pictures, an .npz
     file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how
     pictures become inputs, see temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
     calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better, or a
@@ -103,12 +104,10 @@ def build(
         batches=tuple(
             (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
         ),
-        precision="fp32" if precision == "int8" else precision,
+        precision=precision if precision != "int8" else "fp16" if device.startswith("cuda") else "fp32",
         wide=kept_wide(keep, precision) if precision in ("fp16", "bf16") else (),
         tf32=tf32,
     )
-    if precision == "int8" and device != "cpu":
-        raise ConfigError(f"INT8 builds calibrate and search on the CPU, and cannot aim at device='{device}' yet")
     if precision == "int8":
         from temper.precision.build import build_int8
         from temper.precision.request import Request, work_folder

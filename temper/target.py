@@ -45,6 +45,10 @@ class Target(Protocol):
         """Its arithmetic on this type is faster than on float32."""
 
     @property
+    def present(self) -> bool:
+        """It is in this machine."""
+
+    @property
     def widens(self) -> bool:
         """Its kernels take tensors that are stored narrower than float32 and convert what they load."""
 
@@ -69,6 +73,7 @@ class CpuTarget:
     name = "cpu"
     alignment = 1
     widens = False
+    present = True
 
     def __init__(self, isa: str) -> None:
         self.isa = isa
@@ -111,6 +116,10 @@ class CudaTarget:
 
     def __init__(self, gpu: Gpu | None, isa: str) -> None:
         self.gpu, self.isa = gpu, isa
+
+    @property
+    def present(self) -> bool:
+        return self.gpu is not None
 
     @property
     def needs(self) -> tuple[str, ...]:

@@ -24,7 +24,6 @@ from temper.quantize.histogram import Histogram
 from temper.quantize.placement import Site
 from temper.quantize.source_names import source_names
 from temper.runtime import machine
-from temper.target import best_isa
 
 #: What the divergence of a point measures.
 MEANING = (
@@ -214,7 +213,7 @@ class Account:
             name,
             site.op,
             "x".join(map(str, node.outputs[0].type.shape)),
-            "int8" if not is_float else "bfloat16" if name in halves else "float32",
+            "int8" if not is_float else self.subject.half if name in halves else "float32",
             why,
             pinned=name in pins.every,
             origin=site.origin,
@@ -278,12 +277,12 @@ def _version() -> str:
 
 def _machine(subject: Subject) -> record.Machine:
     packages = {"temper": _version()}
-    for name in ("numpy", "onnx", "ziglang"):
+    for name in ("numpy", "onnx", "ziglang" if subject.target.name == "cpu" else "triton"):
         try:
             packages[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    isa = best_isa(subject.config.isa)
+    name = machine.cpu_name() if subject.target.name == "cpu" else str(subject.target.fingerprint.get("gpu", "no GPU"))
     return record.Machine(
-        machine.cpu_name(), isa, subject.config.threads, platform.platform(), platform.python_version(), packages
+        name, subject.target.isa, subject.config.threads, platform.platform(), platform.python_version(), packages
     )

@@ -60,6 +60,13 @@ def build_int8(
         raise ConfigError("an INT8 build cannot stop after a pass: build in float to look at passes")
     subject = Subject.of(model, config, request.keep)
     account = Account(subject, request, say or (lambda line: None))
+    if subject.pins.fp16 and not subject.target.widens:
+        raise ConfigError("--keep ...=fp16: a CPU has no float16 arithmetic worth using; pin to fp32 or bf16")
+    if subject.absent:
+        account.warn(
+            f"{config.device} is not in this machine: nothing was timed, layers were chosen by the cost model's times, "
+            "and the CPU's engines computed what was looked at"
+        )
     for pattern in subject.pins.idle:
         account.warn(f"--keep '{pattern}' pins nothing: what it matches is float anyway")
     if idle := sorted(subject.pins.bf16 - subject.halves):
@@ -87,6 +94,7 @@ def build_int8(
         recipe = made.recipe
     about = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
     about += [str(config.isa), str(request.bounds.as_dict())]
+    about += [config.device, config.precision] if subject.target.widens else []
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes)
     chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
     return _made(trials, chosen, account, start)
@@ -143,10 +151,11 @@ def _made(trials: Trials, floats: frozenset[str], account: Account, start: float
     build = trials.final(floats)
     account.point(trials, floats, "tried", "chosen")
     feeds = trials.feeds()
-    if feeds is not None:
+    if feeds is not None and not trials.subject.absent:
         wanted = dict.fromkeys((trials.everything, trials.naive, floats))
         plans = {k: trials.build(k).plan for k in wanted}
-        for k, seconds in timed(plans, feeds, _SECONDS.get(trials.subject.config.effort, 1.0)).items():
+        config = trials.subject.config
+        for k, seconds in timed(plans, feeds, _SECONDS.get(config.effort, 1.0), config.device).items():
             account.timed(k, seconds)
     account.choose(floats)
     known = sum(account.seconds.values()) + sum(s for k, s in build.seconds.items() if not k.startswith("cache_"))

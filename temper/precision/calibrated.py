@@ -70,7 +70,7 @@ def observed(
         subject.graph,
         part,
         subject.tensors,
-        subject.config,
+        subject.exact,
         progress,
         held=held,
         ranges=subject.ranges,

@@ -27,7 +27,7 @@ from temper.precision.data import Samples
 from temper.quantize.calibrate import Observed, in_order, instrumented, vectors_of
 from temper.quantize.histogram import Accumulator, Histogram
 from temper.runtime.engine import Engine
-from temper.tactics.sources import cpu_tactics
+from temper.target import target_of
 from temper.tune.select import Progress
 
 #: Seconds between two writes of the state file.
@@ -124,14 +124,12 @@ def _left(parts: Sequence[Samples], done: int) -> Iterable[tuple[int, int]]:
 
 
 def _plain(config: BuildConfig, ranges: Sequence[Mapping[str, Range]]) -> BuildConfig:
-    """The configuration for a graph whose sizes are resolved; on the CPU, where histograms have kernels, whatever the
-    engine is for."""
+    """The configuration for a graph whose sizes are resolved."""
     profiles = tuple(Profile(tuple(sorted(r.items()))) for r in ranges if r)
     # a rule that is disabled may match no more in this graph, which would be an error
-    known = {p.name for p in PIPELINE} | {t.name for t in cpu_tactics()}
+    known = {p.name for p in PIPELINE} | {t.name for t in target_of(config).tactics()}
     return replace(
         config,
-        device="cpu",
         profiles=profiles,
         batches=(),
         shapes={},

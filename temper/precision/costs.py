@@ -15,18 +15,22 @@ from typing import TypeVar
 
 import numpy as np
 
-from temper.builder import build_plan
+from temper.builder import Build, build_plan
 from temper.config import BuildConfig
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
 from temper.ir.types import TensorType
 from temper.plan.format import Plan
+from temper.precision.stepping import repeated
 from temper.quantize import solver
 from temper.quantize.placement import Site
 from temper.runtime.engine import Engine
 
 #: Elements of the tensor that conversions are timed on: it stays in the second-level cache, as a layer's result does.
 _ELEMENTS = 1 << 16
+
+#: On a GPU, where starting a kernel takes as long as many elements: more than its cache holds.
+_ELEMENTS_GPU = 1 << 24
 
 Feeds = Mapping[str, np.ndarray]
 K = TypeVar("K")
@@ -59,6 +63,23 @@ def site_times(plan: Plan, sites: Sequence[Site], feeds: Feeds, repeats: int = 1
     owner = owners(rows, sites)
     found = {s.name: 0.0 for s in sites}
     for row, t in seconds.items():
+        name = owner.get(row)
+        if name is None:
+            outside += t
+        else:
+            found[name] += t
+    return Times(found, outside)
+
+
+def predicted_times(build: Build, sites: Sequence[Site]) -> Times:
+    """The cost model's time of every step, by site: for a machine that is not here."""
+    rows: list[dict[str, object]] = list(build.plan.report.get("regions", ()))
+    owner = owners(rows, sites)
+    found, outside = {s.name: 0.0 for s in sites}, 0.0
+    for row, (part, choice) in enumerate(zip(build.parts, build.choices, strict=True)):
+        if choice is None:
+            continue
+        t = choice.candidate.tactic.predict(part.workload, choice.candidate.params)
         name = owner.get(row)
         if name is None:
             outside += t
@@ -103,16 +124,21 @@ class Conversion:
     dequantize: float
 
 
-def conversion(config: BuildConfig) -> Conversion:
-    """Measured with the build's own kernels on one tensor. config: without batches or shapes."""
+def conversion(config: BuildConfig, measured: bool = True) -> Conversion:
+    """Of the build's own kernels on one tensor. config: without batches or shapes. measured: False for what the cost
+    model predicts."""
+    count = _ELEMENTS if config.device == "cpu" else _ELEMENTS_GPU
 
     def step(make_it: Callable[[Graph, Value], Value], dtype: str) -> float:
         g = Graph("conversion")
-        x = g.add_input("x", TensorType(dtype, (_ELEMENTS // 64, 64)))
+        x = g.add_input("x", TensorType(dtype, (count // 64, 64)))
         g.set_outputs([make_it(g, x)], ["y"])
-        engine = Engine(build_plan(g, replace(config, profiles=())).plan, threads=1)
-        feeds = {"x": np.zeros((_ELEMENTS // 64, 64), np.float32 if dtype == "float32" else np.int8)}
-        return sum(layer.seconds for layer in engine.profile_layers(feeds, 20)) / _ELEMENTS
+        build = build_plan(g, replace(config, profiles=()))
+        if not measured:
+            return predicted_times(build, ()).rest / count
+        engine = Engine(build.plan, threads=1)
+        feeds = {"x": np.zeros((count // 64, 64), np.float32 if dtype == "float32" else np.int8)}
+        return sum(layer.seconds for layer in engine.profile_layers(feeds, 20)) / count
 
     def constants(g: Graph) -> list[Value]:
         return [g.add_constant(np.array(0.1, np.float32), "scale"), g.add_constant(np.zeros((), np.int8), "zero")]
@@ -182,21 +208,21 @@ def problem(
     return solver.Problem(chosen, links)
 
 
-def timed(plans: Mapping[K, Plan], feeds: Feeds, seconds: float = 1.0) -> dict[K, float]:
+def timed(plans: Mapping[K, Plan], feeds: Feeds, seconds: float = 1.0, device: str = "cpu") -> dict[K, float]:
     """Median seconds of a call of each whole engine, called in turn so that what disturbs one disturbs all. seconds:
-    to spend on each, about."""
-    engines = {name: Engine(plan) for name, plan in plans.items()}
+    to spend on each, about. device: where they run; on a GPU inputs and outputs stay there."""
+    engines = {name: repeated(plan, feeds, device) for name, plan in plans.items()}
     samples: dict[K, list[float]] = {name: [] for name in engines}
-    for e in engines.values():
-        e.run(feeds)
-        e.run(feeds)
+    for call in engines.values():
+        call()
+        call()
     end = time.perf_counter() + seconds * len(engines)
     order = list(engines)
     while time.perf_counter() < end or len(samples[order[0]]) < 5:
         for name in order:
-            engines[name].run(feeds)  # brings the engine's own constants back into the caches
+            engines[name]()  # brings the engine's own constants back into the caches
             start = time.perf_counter()
-            engines[name].run(feeds)
+            engines[name]()
             samples[name].append(time.perf_counter() - start)
         order.reverse()
     return {name: statistics.median(t) for name, t in samples.items()}

@@ -195,7 +195,10 @@ class Unlabelled:
         chosen = min(able, key=lambda c: c.loss).high
         if self.budget.excess(chosen, "a little time for accuracy") >= before or not self.budget.accepts(chosen):
             return None
-        seconds = costs.timed({k: trials.build(k).plan for k in (accepted, chosen)}, evidence.held[0])
+        if trials.subject.absent:
+            return chosen
+        plans = {k: trials.build(k).plan for k in (accepted, chosen)}
+        seconds = costs.timed(plans, evidence.held[0], device=trials.subject.config.device)
         return chosen if seconds[chosen] <= (1 + _SPEND) * seconds[accepted] else None
 
     def _search(self, problem: Problem, aim: bool) -> Found:

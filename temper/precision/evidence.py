@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from temper.builder import Build
 from temper.errors import ConfigError
 from temper.precision import costs
 from temper.precision.account import Account, layers
@@ -65,18 +66,21 @@ class Evidence:
         """Sites, edges and losses. base: sites in INT8 while losses are measured."""
         trials = self.trials
         if self._times is None:
-            fast, slow = (
-                costs.site_times(build.plan, trials.subject.sites, self.held[0])
-                for build in (trials.build(trials.naive), trials.higher())
-            )
+            fast, slow = (self._timed(build) for build in (trials.quick(), trials.higher()))
             self._times = fast, slow
         fast, slow = self._times
         self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
-        price = costs.conversion(trials.subject.plain)
+        absent = trials.subject.absent
+        price = costs.conversion(replace(trials.subject.plain, device=trials.subject.config.device), not absent)
         links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
         pins = dict.fromkeys(trials.subject.pins.off, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
         self.account.loss = loss = self._losses(base)
         return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
+
+    def _timed(self, build: Build) -> costs.Times:
+        if self.trials.subject.absent:
+            return costs.predicted_times(build, self.trials.subject.sites)
+        return costs.site_times(build.plan, self.trials.subject.sites, self.held[0])
 
     def again(self) -> Problem | None:
         """The problem with losses measured from the other end, all others in INT8; None if there is no work left, or

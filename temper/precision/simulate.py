@@ -26,14 +26,10 @@ from temper.ir.types import TensorType
 from temper.passes.integer import MOVES
 from temper.passes.partition import dependencies
 from temper.plan.format import Launch, Native, Ref
+from temper.precision.stepping import stepper, steps_of
 from temper.quantize.codes import codes_of, quantize_weights, weight_scales
 from temper.quantize.placement import Placement, Reader, Site, sites_of
 from temper.quantize.recipe import Recipe
-from temper.runtime.binding import Bound
-from temper.runtime.engine import Engine
-from temper.runtime.memory import allocate
-from temper.runtime.steps import NativeCall, Run
-from temper.runtime.trace import single_steps
 
 Batch = Mapping[str, np.ndarray]
 
@@ -54,10 +50,11 @@ class _Point:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A product's launch with other weights. arrays: offset in the constants -> how to make what lies there."""
+    """A product's launches with other weights, which lie at `offsets` in the constants: packed arrays by number, None
+    for the weights as they are."""
 
     step: int
-    launch: Launch
+    launches: tuple[Launch, ...]
     offsets: tuple[int, ...]
     packed: tuple[int | None, ...]
     operand: int
@@ -159,10 +156,8 @@ class Simulator:
                 f"the weights of {', '.join(map(repr, lost))} cannot be exchanged: a pass rewrites them; keep these "
                 "layers in float with --keep NAME=fp32"
             )
-        self._constants = allocate(extra)
-        self._constants[: len(plan.constants)] = np.frombuffer(plan.constants, np.uint8)
-        self._engine = Engine(replace(single_steps(plan), constants=self._constants.data))
-        self._context = self._engine.context()
+        others = {w.step: w.launches for w in self._weights.values()}
+        self._stepper = stepper(plan, extra, others, config.device)
         self._outputs = len(graph.outputs)
         self._taps = {t: self._outputs + i for i, t in enumerate(taps)}
         self._set_up(build)
@@ -171,11 +166,7 @@ class Simulator:
         self._shift_arrays: dict[str, np.ndarray] = {}
         #: what the packed weights of a product were made with, and how often they were changed
         self._packed: dict[str, tuple[bytes, int]] = {}
-        #: what the launches of products that are on are bound to, and by step
-        self._bound: Bound | None = None
-        self._others: dict[int, NativeCall] = {}
-        self._batch: tuple[np.ndarray, ...] = ()
-        self._run: Run | None = None
+        self._batch: tuple[np.ndarray, ...] | None = None
         self._feeds: dict[str, np.ndarray] = {}
         self._results: list[Any] = []
         self._samples = 1
@@ -202,9 +193,9 @@ class Simulator:
         assert choice is not None
         c = choice.candidate
         packed = c.tactic.prepack(part.workload, c.params, self._constants_of(part.region.anchor_inputs))
-        launch = _launches(build)[step]
-        assert launch is not None
-        args, offsets, which = list(launch.args), [], []
+        segment = steps_of(build.plan)[step]
+        assert isinstance(segment, Native)
+        args, offsets, which = list(segment.launches[0].args), [], []
         for k, (kind, i) in enumerate(c.kernel.args):
             array = packed[i] if kind == "packed" else None
             if kind == "input" and i == operand:
@@ -217,7 +208,8 @@ class Simulator:
             offsets.append(at)
             which.append(i if kind == "packed" else None)
             at += array.nbytes + -array.nbytes % _ALIGN + _ALIGN
-        return _Weights(step, replace(launch, args=tuple(args)), tuple(offsets), tuple(which), operand), at
+        launches = tuple(replace(x, args=tuple(args)) for x in segment.launches)
+        return _Weights(step, launches, tuple(offsets), tuple(which), operand), at
 
     @staticmethod
     def _constants_of(inputs: Sequence[Value | None]) -> dict[int, Any]:
@@ -273,7 +265,7 @@ class Simulator:
         packed = c.tactic.prepack(part.workload, c.params, constants)
         for at, i in zip(weights.offsets, weights.packed, strict=True):
             array = np.ascontiguousarray(constants[weights.operand] if i is None else packed[i])
-            self._constants[at : at + array.nbytes] = array.reshape(-1).view(np.uint8)
+            self._stepper.write(at, array)
 
     def _scales(self, on: frozenset[str]) -> dict[str, tuple[float, float]]:
         """Scale and lowest code of every reader of codes, by the point's name; points that are off are left out."""
@@ -302,8 +294,6 @@ class Simulator:
         if unknown := sorted(chosen - self._names.keys()):
             raise ConfigError(f"there are no sites {', '.join(map(repr, unknown[:5]))}")
         self._load(batch)
-        assert self._run is not None and self._bound is not None
-        run, bound = self._run, self._bound
         self._switch(chosen)
         states = self._states
         done = 0
@@ -315,14 +305,12 @@ class Simulator:
             if states[step] == state:
                 continue
             states[step] = -1
-            (self._others[step] if weights >= 0 else bound.steps[step]).run(run)
+            self._stepper.run(step, weights >= 0)
             states[step] = state
             done += 1
         self.work += done / max(1, len(states)) * self._samples
-        outputs = list(run.outputs)
-        bound.finish(run.arrays, outputs, run.slots)
-        self._results = outputs
-        return [np.array(a) for a in outputs[: self._outputs]]
+        self._results = self._stepper.results()
+        return [np.array(a) for a in self._results[: self._outputs]]
 
     def tap(self, tensor: str) -> np.ndarray:
         """The tensor in the last run, as its readers saw it before codes were made; valid until the next run."""
@@ -348,15 +336,12 @@ class Simulator:
         """Makes `batch` the one that runs are about."""
         names = [v.name for v in self.graph.inputs]
         arrays = tuple(batch[n] for n in names if n in batch)
-        same = len(arrays) == len(self._batch) and all(a is b for a, b in zip(arrays, self._batch, strict=True))
-        if self._run is not None and same:
+        old = self._batch
+        if old is not None and len(arrays) == len(old) and all(a is b for a, b in zip(arrays, old, strict=True)):
             return
         shifts = {name: np.zeros(self._width(name), np.float32) for name in self._shifts.values()}
         self._feeds = {**self._scalars, **shifts}
-        bound, inputs, outputs = self._context.prepare({**{n: batch[n] for n in batch if n in names}, **self._feeds})
-        if bound is not self._bound:
-            self._others = {w.step: NativeCall(Native((w.launch,)), bound) for w in self._weights.values()}
-        self._bound, self._run = bound, Run(inputs, outputs, bound.env)
+        self._stepper.load({**{n: batch[n] for n in batch if n in names}, **self._feeds})
         self._batch = arrays
         self._samples = arrays[0].shape[0] if arrays and arrays[0].ndim else 1
         self._states = [-1] * len(self._needs)
@@ -371,17 +356,17 @@ class Simulator:
         scales = self._scales(on)
         for p in self._points:
             scale, low = scales.get(p.scale, (0.0, 0.0))
-            self._feeds[p.scale][...] = scale
-            self._feeds[p.low][...] = low
+            self._set(p.scale, scale)
+            self._set(p.low, low)
         for site, name in self._shifts.items():
             shift = self._shift_arrays.get(site) if site in on else None
-            self._feeds[name][...] = 0 if shift is None else shift
+            self._set(name, 0.0 if shift is None else shift)
 
-
-def _launches(build: Build) -> list[Launch | None]:
-    """The launch of every step of the first program; None for a host step."""
-    program = build.plan.programs[build.plan.profiles[0].program]
-    return [x for s in program for x in (s.launches if isinstance(s, Native) else (None,))]
+    def _set(self, name: str, value: float | np.ndarray) -> None:
+        array = self._feeds[name]
+        if not np.array_equal(array, np.broadcast_to(np.asarray(value, np.float32), array.shape)):
+            array[...] = value
+            self._stepper.changed(name)
 
 
 def through_codes(w: np.ndarray, scale: np.ndarray) -> np.ndarray:

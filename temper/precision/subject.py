@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from glob import escape
 
 from temper.builder import float_graph
 from temper.config import BuildConfig, Profile, Range
 from temper.ir.graph import Graph
 from temper.passes.halves import roundable
 from temper.passes.integer import MOVES
+from temper.passes.narrow import STORED
 from temper.profiles import Model, resolve_sizes
 from temper.quantize.placement import Site, quantizable, sites_of
 from temper.quantize.recipe import Pins, pinned
-from temper.target import target_of
+from temper.target import Target, target_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +79,49 @@ class Subject:
         """Sites that are not pinned to a float type."""
         return frozenset(s.name for s in self.sites) - self.pins.off
 
+    @cached_property
+    def target(self) -> Target:
+        return target_of(self.config)
+
+    @property
+    def absent(self) -> bool:
+        """The target is a GPU that is not here: the CPU computes what is to be found out, and nothing is timed."""
+        return self.target.name != "cpu" and not self.target.present
+
+    @property
+    def half(self) -> str:
+        """The type that what is not INT8 is computed in where float32 is not asked for."""
+        return STORED[self.config.precision] if self.target.widens else "bfloat16"
+
+    @property
+    def here(self) -> BuildConfig:
+        """The configuration of engines that run on this machine."""
+        return replace(self.config, device="cpu", precision="fp32", isa="") if self.absent else self.config
+
+    @property
+    def exact(self) -> BuildConfig:
+        """The configuration of the float32 engine that others are compared with."""
+        return replace(self.here, precision="fp32", tf32=False) if self.target.widens else self.here
+
+    @property
+    def chosen(self) -> BuildConfig:
+        """The configuration of the plan that is made: what is pinned to float32 stays so, on a GPU too."""
+        return self.held_wide(self.config)
+
+    def held_wide(self, config: BuildConfig) -> BuildConfig:
+        """`config`, with the layers named that are pinned to float32."""
+        keys = {s.name: s.key for s in self.sites}
+        pinned = sorted(escape(keys[name]) for name in self.pins.fp32)
+        return replace(config, wide=(*config.wide, *pinned)) if config.precision != "fp32" else config
+
     @property
     def halves(self) -> frozenset[str]:
-        """Products that are computed in bfloat16 where they are not INT8: where the target multiplies it, what is not
-        pinned to float32."""
-        if not target_of(self.config).multiplies("bfloat16"):
+        """Sites that are computed in `half` where they are not INT8, but for those pinned to float32: on a GPU all, on
+        a CPU products, where its code level multiplies bfloat16."""
+        if self.target.widens:
+            every = frozenset(s.name for s in self.sites)
+            return frozenset() if self.half == "float32" else every - self.pins.fp32
+        if not self.target.multiplies("bfloat16"):
             return frozenset()
         nodes = {n.outputs[0].name: n for n in self.graph.nodes}
         able = (s.name for s in self.sites if s.product and roundable(nodes[s.key]) is None)
@@ -99,9 +140,8 @@ class Subject:
             every = [r[symbol] for r in self.ranges]
             joined[symbol] = (min(r[0] for r in every), best, max(r[2] for r in every))
         profiles = (Profile.of(**joined),) if joined else ()
-        return replace(
-            self.config, profiles=profiles, batches=(), shapes={}, portable_graph=False, stop_after="", disable=()
-        )
+        plain = replace(self.exact, wide=(), profiles=profiles, batches=(), shapes={}, portable_graph=False)
+        return replace(plain, stop_after="", disable=())
 
     def why_not(self) -> dict[str, list[str]]:
         """Products that cannot be INT8, by the reason."""

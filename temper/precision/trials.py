@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from temper.builder import Build, build_plan
+from temper.config import BuildConfig
 from temper.errors import BuildError
 from temper.precision.answered import Answered, Score, of_samples, of_scores
 from temper.precision.data import Samples
@@ -128,38 +129,54 @@ class Trials:
         """Of the sites in float, those in bfloat16. Where all are in float only what is pinned to it: everything in
         float32 is what others are compared with."""
         able = self.subject.halves & floats
-        return able & self.subject.pins.bf16 if floats >= self.recipe.sites else able
+        if floats >= self.recipe.sites and not self.subject.target.widens:
+            return able & self.subject.pins.halves
+        return able
 
     def final(self, floats: frozenset[str]) -> Build:
-        """The engine that a search ends with: `build`, but with what is pinned to bfloat16 although nothing is INT8."""
-        halves = self.halves(floats)
-        if not (floats >= self.recipe.sites and halves):
-            return self.build(floats)
-        recipe = replace(self.recipe, sites=frozenset(), halves=halves)
-        return build_plan(self.subject.model, self.subject.config, progress=self.progress, quantize=recipe)
+        """The engine that a search ends with: `build`, but with what is in a half type although nothing is INT8, and
+        for the target where that is not here."""
+        nothing = floats >= self.recipe.sites
+        if self.subject.absent or (nothing and (self.subject.target.widens or self.halves(floats))):
+            return self._made(self.subject.chosen, self._recipe(floats))
+        return self.build(floats)
+
+    def _recipe(self, floats: frozenset[str]) -> Recipe | None:
+        """What is left of the recipe. A GPU's passes know themselves what is in a half type."""
+        halves = frozenset() if self.subject.target.widens else self.halves(floats)
+        recipe = replace(self.recipe.without(floats), halves=halves)
+        return recipe if recipe.sites or recipe.halves else None
+
+    def _made(self, config: BuildConfig, recipe: Recipe | None) -> Build:
+        return build_plan(self.subject.model, config, progress=self.progress, quantize=recipe)
 
     def build(self, floats: frozenset[str]) -> Build:
-        """The engine with these sites in float."""
+        """The engine with these sites in float, on this machine; with all of them the float32 one."""
         if floats >= self.recipe.sites:
             if self._float is None:
-                self._float = build_plan(self.subject.model, self.subject.config, progress=self.progress)
+                self._float = self._made(self.subject.exact, None)
             return self._float
         if floats not in self._builds:
-            recipe = replace(self.recipe.without(floats), halves=self.halves(floats))
-            self._builds[floats] = build_plan(
-                self.subject.model, self.subject.config, progress=self.progress, quantize=recipe
-            )
+            self._builds[floats] = self._made(self.subject.held_wide(self.subject.here), self._recipe(floats))
             while len(self._builds) > _KEPT:
                 self._builds.popitem(last=False)
         self._builds.move_to_end(floats)
         return self._builds[floats]
 
+    def quick(self) -> Build:
+        """The target's engine with all that may be in INT8."""
+        if self.subject.absent:
+            return self._made(self.subject.chosen, self._recipe(self.naive))
+        return self.build(self.naive)
+
     def higher(self) -> Build:
-        """The engine with every site in the precision it has where it is not INT8."""
+        """The target's engine with every site in the precision it has where it is not INT8."""
+        if self.subject.target.widens:
+            return self._made(self.subject.chosen, None)
         if not self.subject.halves:
             return self.build(self.everything)
         recipe = replace(self.recipe, sites=frozenset(), halves=self.subject.halves)
-        return build_plan(self.subject.model, self.subject.config, progress=self.progress, quantize=recipe)
+        return self._made(self.subject.config, recipe)
 
     def outputs(self, floats: frozenset[str]) -> list[list[np.ndarray]]:
         """Of every held-back batch."""

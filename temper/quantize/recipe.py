@@ -18,7 +18,7 @@ from temper.quantize.codes import Range, insert
 from temper.quantize.placement import Placement, Site, place_sites, sites_of
 
 #: What a pattern may pin a site to.
-PRECISIONS = ("fp32", "bf16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,18 +134,24 @@ def add_to_result(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Pins:
-    """Sites that patterns pin. fp32, bf16: off, and computed so. int8: on, whatever they cost. idle: patterns that
-    match only nodes which are float anyway."""
+    """Sites that patterns pin. fp32, bf16, fp16: off, and computed so. int8: on, whatever they cost. idle: patterns
+    that match only nodes which are float anyway."""
 
     fp32: frozenset[str]
     bf16: frozenset[str]
+    fp16: frozenset[str]
     int8: frozenset[str]
     idle: tuple[str, ...]
 
     @property
     def off(self) -> frozenset[str]:
         """Sites that are not INT8 whatever that costs."""
-        return self.fp32 | self.bf16
+        return self.fp32 | self.halves
+
+    @property
+    def halves(self) -> frozenset[str]:
+        """Sites in a half type."""
+        return self.bf16 | self.fp16
 
     @property
     def every(self) -> frozenset[str]:
@@ -177,8 +183,8 @@ def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None =
         decided.update(dict.fromkeys(matched, precision))
         if not matched:
             idle.append(text)
-    fp32, bf16, int8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
-    return Pins(fp32, bf16, int8, tuple(idle))
+    fp32, bf16, fp16, int8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
+    return Pins(fp32, bf16, fp16, int8, tuple(idle))
 
 
 def _near(pattern: str, names: list[str]) -> str:

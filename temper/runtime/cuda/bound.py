@@ -99,11 +99,12 @@ class CudaBound(Sized):
         self.host_step = next((s.name or s.op for s in self.program if isinstance(s, HostStep)), "")
         self.steps: list[DeviceCall | DeviceHostCall] = []
         for s in self.program:
-            self.steps.append(self._call(s) if isinstance(s, Native) else DeviceHostCall(s, self))
+            self.steps.append(self.call(s) if isinstance(s, Native) else DeviceHostCall(s, self))
         #: the run of launches, where that is all there is
         self.single = self.steps[0] if len(self.steps) == 1 and not self.copies else None
 
-    def _call(self, segment: Native) -> DeviceCall:
+    def call(self, segment: Native) -> DeviceCall:
+        """What runs these launches."""
         planned_made = [(x, self._launch(x)) for x in segment.launches]
         live = [(x, made) for x, made in planned_made if made.grid]
         before = None
