@@ -290,13 +290,21 @@ def attention_slack(
     return bound
 
 
+#: Distance of a number of these types to the next one, relatively, at most.
+_NEXT = {"bfloat16": 2.0**-7, "float8e4m3fn": 2.0**-3}
+
+
 def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -> list[np.ndarray]:
     """Bounds of a program's own rounding: every inner value may be off by 4 units in the last place, seen through the
     rest of the program
     (which matters where later steps cancel), and the result by 8. Results that are codes or integers are exact, but
-    where the rounding of a function before them (Sigmoid, Exp; not of arithmetic) moves them to the next."""
-    bounds = [_rounding(y, 8.0) for y in want]
+    where the rounding of a function before them (Sigmoid, Exp; not of arithmetic) moves them to the next. A GPU's
+    kernels may approximate functions as well as the narrow float that is stored needs: it may be the next one."""
     dtypes = [w.epilogue.dtype_of(r) for r in w.epilogue.results]
+    bounds = [_rounding(y, 8.0) for y in want]
+    if w.isa.startswith("sm_") and any(_inexact(i.op) for i in w.epilogue.instrs):
+        next_one = [_NEXT[d] * np.abs(_numbers(y, d)) if d in _NEXT else 0.0 for y, d in zip(want, dtypes, strict=True)]
+        bounds = [b + n for b, n in zip(bounds, next_one, strict=True)]
     first = len(w.epilogue.operands)
     for k, instr in enumerate(w.epilogue.instrs):
         if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or first + k in w.epilogue.results:

@@ -118,8 +118,10 @@ def test_python_says_what_is_wrong(small_onnx: Path) -> None:
         package.build(small_onnx, calibration=[])
     with pytest.raises(DataError, match="needs calibration data"):
         package.build(small_onnx, precision="int8")
-    with pytest.raises(ConfigError, match="cannot aim at device='cuda'"):
-        package.build(small_onnx, precision="int8", device="cuda", calibration=pictures(4))
+    with pytest.raises(ConfigError, match="a CPU has no float16"):
+        package.build(small_onnx, precision="int8", calibration=pictures(4), keep="*=fp16")
+    with pytest.raises(ConfigError, match="on a GPU: build"):
+        package.build(small_onnx, precision="fp16")
     with pytest.raises(ConfigError, match="there is no device 'tpu'"):
         package.build(small_onnx, device="tpu")
 

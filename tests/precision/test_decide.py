@@ -74,7 +74,9 @@ def _layer_times(engine: Engine, feeds: object, repeats: int = 1) -> list[LayerT
     return [LayerTime(r["name"], t, i, False) for i, (r, t) in enumerate(zip(rows, seconds, strict=True))]
 
 
-def _engine_times(plans: Mapping[frozenset[str], Plan], feeds: object, seconds: float = 1.0) -> dict[object, float]:
+def _engine_times(
+    plans: Mapping[frozenset[str], Plan], feeds: object, seconds: float = 1.0, device: str = "cpu"
+) -> dict[object, float]:
     return {k: sum(x.seconds for x in _layer_times(Engine(p), feeds)) for k, p in plans.items()}
 
 
