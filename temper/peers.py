@@ -249,10 +249,12 @@ def pin(threads: int, first_core: int | None = None) -> None:
     os.sched_setaffinity(0, chosen)
 
 
-def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
+def random_inputs(
+    model_path: Path | str, seed: int = 1, sizes: Mapping[str, int] | None = None
+) -> dict[str, AnyArray]:
     """Random arrays for a model's inputs: normal for floats; for integers zeros, and ones where the name says mask.
 
-    Symbolic sizes become 1.
+    sizes: of symbolic dimensions; 1 where not given.
     """
     import onnx
 
@@ -263,7 +265,7 @@ def random_inputs(model_path: Path | str, seed: int = 1) -> dict[str, AnyArray]:
     for value in graph.input:
         if value.name in weights:
             continue
-        shape = [dim.dim_value or 1 for dim in value.type.tensor_type.shape.dim]
+        shape = [dim.dim_value or (sizes or {}).get(dim.dim_param, 1) for dim in value.type.tensor_type.shape.dim]
         dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
         floating = np.issubdtype(dtype, np.floating)
         constant = np.full(shape, "mask" in value.name.lower(), dtype)

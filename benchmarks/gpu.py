@@ -1,0 +1,298 @@
+"""Latency on an NVIDIA GPU: Temper against PyTorch eager, replayed as a CUDA graph, and compiled with frozen weights.
+
+    python -m benchmarks.gpu                                         # the models and sizes of the project's goals
+    python -m benchmarks.gpu --models resnet50 --batches 1,128 --precisions int8,fp16 --peers graph,compiled
+    python -m benchmarks.gpu --layers                                # also every layer beside its limit
+
+One process a model and batch holds all contenders: inputs on the device, everybody enqueues on one stream and is timed
+by CUDA events in turns, medians over the turns. PyTorch runs in float16. Writes JSON with device, date and versions to
+--json, where rows of other models, batches and precisions stay. --plans keeps plans: a second run needs no build.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import models, transformers
+from benchmarks.contest import fresh
+from benchmarks.gpu_peers import KINDS, module, prepared
+from temper.peers import MissingPeer, random_inputs
+
+Row = dict[str, Any]
+
+#: Batches of each model, and the precisions, that goals are stated for.
+SIZES: dict[str, tuple[int, ...]] = {
+    "resnet50": (1, 32, 128),
+    "bert_large_s128": (1, 32, 128),
+    "vit_b16": (1, 128),
+    "mobilenetv2": (1, 128),
+    "efficientnet_b0": (1, 128),
+    "yolo": (1, 16),
+}
+
+#: Turns that contenders take, and about how long one lasts.
+_TURNS, _SECONDS = 11, 0.03
+
+#: Samples that INT8 is calibrated with: times do not depend on what they say.
+_SAMPLES = 4
+
+
+def saved(name: str, folder: Path) -> Path:
+    """The model's file, of any batch "N"; made if it is not there."""
+    path = folder / f"{name}_bN.onnx"
+    if not path.exists():
+        made = (models if name in models.MODELS else transformers).save(name, folder, "N")  # type: ignore[attr-defined]
+        made.rename(path)
+    return path
+
+
+def built(name: str, precision: str, batches: Sequence[int], folder: Path) -> Row:
+    """Builds a plan of one profile a batch, twice: seconds of the first build and of the second, which finds every time
+    and kernel in the cache."""
+    import temper
+
+    model = saved(name, folder)
+    plan, cache = folder / f"{name}.{precision}.plan", folder / f"{name}.{precision}.sqlite"
+    options: dict[str, Any] = {"device": "cuda", "precision": precision, "batch": list(batches), "cache": cache}
+    if precision == "int8":
+        shots = [random_inputs(model, seed=i) for i in range(_SAMPLES)]
+        options |= {"calibration": shots, "pure_int8": True, "compensate": False}
+    cache.unlink(missing_ok=True)
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        engine = temper.build(model, output=plan, **options)
+        seconds.append(time.perf_counter() - start)
+    hosted = sorted({r["op"] for r in engine.report["regions"] if r["tactic"] == "host"})
+    return {"cold": seconds[0], "warm": seconds[1], "plan_bytes": plan.stat().st_size, "host": hosted}
+
+
+def _repeated(launch: Callable[[], Any], stream: Any, seconds: float) -> int:
+    """Launches that take about so long."""
+    launch()
+    stream.synchronize()
+    start = time.perf_counter()
+    for _ in range(3):
+        launch()
+    stream.synchronize()
+    return max(3, int(3 * seconds / (time.perf_counter() - start)))
+
+
+def _turn(launch: Callable[[], Any], stream: Any, count: int) -> float:
+    """Milliseconds of one launch among `count` in a row."""
+    import torch
+
+    first, last = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    first.record(stream)
+    for _ in range(count):
+        launch()
+    last.record(stream)
+    last.synchronize()
+    return float(first.elapsed_time(last)) / count
+
+
+def measure(
+    name: str, batch: int, precisions: Sequence[str], kinds: Sequence[str], folder: Path, warm: bool, layers: bool
+) -> Row:
+    """Medians in ms by contender, in this process. warm: only let PyTorch compile, so that its cache is filled."""
+    import torch
+
+    import temper
+
+    stream = torch.cuda.Stream()
+    model = saved(name, folder)
+    feeds = random_inputs(model, sizes={"N": batch})
+    given = {k: torch.from_numpy(np.ascontiguousarray(v)).cuda() for k, v in feeds.items()}
+    runs: dict[str, Callable[[], Any]] = {}
+    row: Row = {"model": name, "batch": batch, "ms": {}, "missing": [], "apart": {}, "enqueue_us": {}, "layers": {}}
+    for precision in () if warm else precisions:
+        plan = folder / f"{name}.{precision}.plan"
+        if not plan.exists():
+            row["missing"].append(f"temper {precision}: no plan")
+            continue
+        engine = temper.load(plan)
+        context = engine.context(stream=stream)
+        for k, array in given.items():
+            context.set_input(k, array)
+        context.enqueue()
+        context.synchronize()
+        row["apart"][precision] = _apart(engine, feeds, folder / f"{name}.b{batch}.npz")
+        runs[f"temper {precision}"] = context.enqueue
+        row["enqueue_us"][precision] = _enqueue(context.enqueue, stream)
+        if layers:
+            times = engine.profile_layers(feeds)
+            row["layers"][precision] = [{"name": t.name, "us": t.seconds * 1e6, **t.report} for t in times]
+    try:
+        net = module(name, saved(name, folder)).cuda().half()
+        inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
+        if inputs[0].dim() == 4:
+            net, inputs = (
+                net.to(memory_format=torch.channels_last),
+                [t.contiguous(memory_format=torch.channels_last) for t in inputs],
+            )
+        for kind in kinds:
+            runs[f"torch {kind}"] = prepared(net, kind, inputs, stream)
+    except MissingPeer as e:
+        row["missing"].append(str(e))
+    if warm:
+        return row
+    counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
+    times: dict[str, list[float]] = {k: [] for k in runs}
+    for _ in range(_TURNS):
+        for k, run in runs.items():
+            times[k].append(_turn(run, stream, counts[k]))
+    row["ms"] = {k: statistics.median(t) for k, t in times.items()}
+    row["spread"] = {k: max(t) / min(t) - 1 for k, t in times.items()}
+    row["device"] = torch.cuda.get_device_name()
+    row["versions"] = {"torch": torch.__version__, "temper": temper.__version__, "triton": _version("triton")}
+    return row
+
+
+def _enqueue(launch: Callable[[], Any], stream: Any) -> float:
+    """Microseconds of Python that one enqueue takes: few at a time, so that the device's queue is never full."""
+    times = []
+    for _ in range(20):
+        stream.synchronize()
+        start = time.perf_counter()
+        for _ in range(20):
+            launch()
+        times.append((time.perf_counter() - start) / 20)
+    return statistics.median(times) * 1e6
+
+
+def _apart(engine: Any, feeds: dict[str, Any], kept: Path) -> float | None:
+    """Largest difference from ONNX Runtime's float32 outputs relative to their largest value; None if not kept."""
+    if not kept.exists():
+        return None
+    with np.load(kept) as stored:
+        want = [stored[f"y{i}"] for i in range(len(stored.files))]
+    got = engine.run(feeds)
+    return max(float(np.abs(g - w).max() / max(float(np.abs(w).max()), 1e-30)) for g, w in zip(got, want, strict=True))
+
+
+def references(name: str, batches: Sequence[int], folder: Path) -> None:
+    """ONNX Runtime's outputs on the CPU for the same inputs, kept for `_apart`; batches above 4 are left out."""
+    import onnxruntime as ort
+
+    small = [b for b in batches if b <= 4 and not (folder / f"{name}.b{b}.npz").exists()]
+    if not small:
+        return
+    session = ort.InferenceSession(str(saved(name, folder)), providers=["CPUExecutionProvider"])
+    for batch in small:
+        made = session.run(None, random_inputs(saved(name, folder), sizes={"N": batch}))
+        np.savez(folder / f"{name}.b{batch}.npz", **{f"y{i}": y for i, y in enumerate(made)})
+
+
+def _version(package: str) -> str:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """Markdown: a row a model and batch; ratios are the best peer's time over Temper's."""
+    names = list(dict.fromkeys(k for r in rows for k in r["ms"]))
+    lines = [
+        "| model | batch | " + " | ".join(f"{n} ms" for n in names) + " | best precision against the best peer |",
+        "|---" * (len(names) + 3) + "|",
+    ]
+    for r in rows:
+        ours = [t for k, t in r["ms"].items() if k.startswith("temper")]
+        peers = [t for k, t in r["ms"].items() if not k.startswith("temper")]
+        cells = [f"{r['ms'][n]:.3f}" if n in r["ms"] else "-" for n in names]
+        ratio = f"{min(peers) / min(ours):.2f}x" if ours and peers else "-"
+        lines.append(f"| {r['model']} | {r['batch']} | {' | '.join(cells)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def record(path: Path, rows: Sequence[Row], builds: Sequence[Row]) -> None:
+    """Writes rows by model and batch, and builds by model and precision; others that are there stay."""
+    old = json.loads(path.read_text()) if path.exists() else {"rows": [], "builds": []}
+    new = {(r["model"], r["batch"]) for r in rows}
+    made = {(b["model"], b["precision"]) for b in builds}
+    rows = [*(r for r in old["rows"] if (r["model"], r["batch"]) not in new), *rows]
+    builds = [*(b for b in old["builds"] if (b["model"], b["precision"]) not in made), *builds]
+    result = {
+        "date": date.today().isoformat(),
+        "rows": sorted(rows, key=lambda r: (r["model"], r["batch"])),
+        "builds": sorted(builds, key=lambda b: (b["model"], b["precision"])),
+    }
+    path.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(SIZES))
+    parser.add_argument("--batches", default="", help="instead of each model's own")
+    parser.add_argument("--precisions", default="fp16,int8")
+    parser.add_argument("--peers", default=",".join(KINDS), help="which ways to run PyTorch; empty: none")
+    parser.add_argument("--layers", action="store_true", help="also time every layer alone")
+    parser.add_argument("--json", type=Path, help="write results here")
+    parser.add_argument("--plans", type=Path, help="keep models and plans in this folder, and use those that are there")
+    parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    precisions, kinds, batches = ([x for x in a.split(",") if x] for a in (args.precisions, args.peers, args.batches))
+    batches = list(map(int, batches))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.plans or Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(folder.resolve() / "inductor"))
+        if args.one:
+            what = args.one
+            name = args.models
+            if what == "build":
+                print(json.dumps(built(name, precisions[0], batches, folder)))
+            else:
+                print(json.dumps(measure(name, batches[0], precisions, kinds, folder, what == "warm", args.layers)))
+            return
+        names = args.models.split(",")
+        sizes = {n: batches or list(SIZES.get(n, (1,))) for n in names}
+        for n in names:
+            saved(n, folder)
+
+        def one(what: str, name: str, batch: Sequence[int], which: Sequence[str]) -> Row:
+            options = ["--one", what, "--models", name, "--batches", ",".join(map(str, batch)), "--plans", folder]
+            options += ["--precisions", ",".join(which), "--peers", ",".join(kinds)]
+            return dict(fresh("benchmarks.gpu", *options, *(["--layers"] if args.layers else [])))
+
+        with ThreadPoolExecutor(6) as pool:  # no timing yet: compilers and references may run side by side
+            todo: list[Future[Any]] = [pool.submit(references, n, sizes[n], folder) for n in names]
+            if "compiled" in kinds:
+                todo += [pool.submit(one, "warm", n, [b], precisions) for n in names for b in sizes[n]]
+            for f in todo:
+                f.result()
+        builds: list[Row] = []
+        for n in names:
+            for p in precisions:
+                if (folder / f"{n}.{p}.plan").exists():
+                    continue
+                builds.append({"model": n, "precision": p} | one("build", n, sizes[n], [p]))
+                print(f"{n} {p}: built in {builds[-1]['cold']:.1f} s, again in {builds[-1]['warm']:.1f} s", flush=True)
+        rows = []
+        for n in names:
+            for b in sizes[n]:
+                rows.append(one("measure", n, [b], precisions))
+                times = "  ".join(f"{k} {t:.3f}" for k, t in rows[-1]["ms"].items())
+                print(f"{n:18s} {b:4d}  {times}  {'; '.join(rows[-1]['missing'])}", flush=True)
+    print("\n" + table(rows))
+    if args.json:
+        record(args.json, rows, builds)
+
+
+if __name__ == "__main__":
+    main()
