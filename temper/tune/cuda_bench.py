@@ -19,6 +19,8 @@ from temper.tune.select import Task
 from temper.tune.timing_cache import Record
 from temper.tune.verify import Problem, make_problem, mismatch
 
+#: Multiplications that the reference takes, about: a fraction of a second.
+_REFERENCE = 3e8
 #: Launches in a timed graph: enough to hide the graph's own start.
 _REPEATS = 20
 #: Timed graphs of a candidate; the first look takes as many, finalists five times more.
@@ -54,7 +56,9 @@ def judge_here(
     """
     yield Began(-1)
     gpu.enter()
-    problem = make_problem(task.workload, task.constants, task.env, operand_constants=task.operand_constants)
+    problem = make_problem(
+        task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=_REFERENCE
+    )
     try:
         bench = DeviceBench(gpu, stream, task.workload, problem, cold_bytes)
     except DeviceMemoryError as e:
@@ -128,23 +132,20 @@ class DeviceBench:
             None if x is None else _OnDevice(gpu, Guarded(x, o.row_stride))
             for x, o in zip(problem.operands, w.epilogue.operands, strict=True)
         ]
-
-    def outputs(self) -> list[_OnDevice]:
-        return [
-            _OnDevice(self.gpu, Guarded(blank(y), s.row_stride))
-            for y, s in zip(self.problem.want, self.w.outputs, strict=True)
+        self._outputs = [
+            _OnDevice(gpu, Guarded(blank(y), s.row_stride)) for y, s in zip(problem.whole(), w.outputs, strict=True)
         ]
+        #: what the outputs hold before a kernel runs
+        self._blank = [_uploaded(gpu, o.guarded.block) for o in self._outputs]
 
-    def calls(
-        self, k: TritonKernel, functions: Functions, packed: Sequence[int], outputs: Sequence[_OnDevice], shared: int
-    ) -> list[LaunchCall]:
+    def calls(self, k: TritonKernel, functions: Functions, packed: Sequence[int], shared: int) -> list[LaunchCall]:
         """The launches with these buffers."""
 
         def pointer(kind: str, i: int) -> int:
             if kind in ("input", "operand"):
                 found = (self._inputs if kind == "input" else self._operands)[i]
                 return 0 if found is None else found.address
-            return packed[i] if kind == "packed" else outputs[i].address if kind == "output" else shared
+            return packed[i] if kind == "packed" else self._outputs[i].address if kind == "output" else shared
 
         env = self.problem.env
         pointers = [pointer(kind, i) for kind, i in k.args]
@@ -159,22 +160,24 @@ class DeviceBench:
 
     def verify(self, k: TritonKernel, functions: Functions, packed: Sequence[np.ndarray]) -> str | None:
         """None if every output is right and no byte outside was touched; otherwise what is wrong."""
-        outputs, shared = self.outputs(), self.shared(k)
+        shared = self.shared(k)
+        for output, before in zip(self._outputs, self._blank, strict=True):
+            output.fill(before, self.stream)
         blocks = [_OnDevice(self.gpu, Guarded(np.ascontiguousarray(a).reshape(-1), None)) for a in packed]
-        for call in self.calls(k, functions, [b.address for b in blocks], outputs, shared.address):
+        for call in self.calls(k, functions, [b.address for b in blocks], shared.address):
             call.run(self.stream.handle)
         self.stream.wait(f"running {k.entries[0]}")
         groups: dict[str, Sequence[_OnDevice | None]] = {
-            "output": outputs,
+            "output": self._outputs,
             "input": self._inputs,
             "operand": self._operands,
             "packed constant": blocks,
         }
         for name, group in groups.items():
             for i, buffer in enumerate(group):
-                if buffer is not None and not buffer.fetched().intact:
+                if buffer is not None and not buffer.intact():
                     return f"{name} {i}: wrote outside the tensor"
-        arrays = (o.guarded.array for o in outputs)
+        arrays = self.problem.compared([o.fetched() for o in self._outputs])
         of = zip(arrays, self.problem.want, self.problem.bounds, self.w.outputs, strict=True)
         for i, (y, want, bound, slot) in enumerate(of):
             if (wrong := mismatch(y, want, bound, dtype=slot.type.dtype)) is not None:
@@ -194,10 +197,26 @@ class _OnDevice:
     def address(self) -> int:
         return self._memory.address + self.guarded.start
 
-    def fetched(self) -> Guarded:
-        """The host's side, with what is on the device now."""
+    def fill(self, source: Memory, stream: Stream) -> None:
+        """Copies a block of the same size on the device into this one."""
+        gpu = self._memory.gpu
+        gpu.driver("cuMemcpyDtoDAsync", self._memory.address, source.address, source.nbytes, stream.handle)
+
+    def intact(self) -> bool:
+        """True if nothing outside the tensor changed on the device."""
+        g = self.guarded
+        if g.dense:
+            before, after = g.guards
+            self._memory.read(before)
+            self._memory.read(after, g.block.nbytes - after.nbytes)
+        else:
+            self._memory.read(g.block)
+        return g.intact
+
+    def fetched(self) -> np.ndarray:
+        """The tensor as it is on the device."""
         self._memory.read(self.guarded.block)
-        return self.guarded
+        return self.guarded.array
 
 
 class DeviceWatch:
@@ -206,16 +225,14 @@ class DeviceWatch:
     def __init__(
         self, bench: DeviceBench, k: TritonKernel, functions: Functions, packed: Sequence[np.ndarray]
     ) -> None:
-        self._bench, self._outputs, self._shared = bench, bench.outputs(), bench.shared(k)
+        self._bench, self._shared = bench, bench.shared(k)
         total = sum(a.nbytes for a in packed)
         copies = max(1, min(_REPEATS, bench.cold_bytes // max(total, 1)))
         self._blocks = [[_uploaded(bench.gpu, a) for a in packed] for _ in range(copies)]
         calls = [
             call
             for i in range(_REPEATS)
-            for call in bench.calls(
-                k, functions, [m.address for m in self._blocks[i % copies]], self._outputs, self._shared.address
-            )
+            for call in bench.calls(k, functions, [m.address for m in self._blocks[i % copies]], self._shared.address)
             if call.grid
         ]
         self._graph = Graph(bench.gpu, calls)

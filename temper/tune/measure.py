@@ -63,7 +63,19 @@ class Guarded:
         rows = np.lib.stride_tricks.as_strided(self._body, (self.rows, self.row * size), (self.stride * size, 1))
         return rows.view(self.dtype)
 
+    @property
+    def dense(self) -> bool:
+        """There is nothing between its rows."""
+        return self.stride == self.row
+
+    @property
+    def guards(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bytes before the tensor and after it."""
+        return self.block[: self.start], self.block[self.start + len(self._body) :]
+
     def _outside(self) -> bytes:
+        if self.dense:
+            return b"".join(g.tobytes() for g in self.guards)
         copy = self.block.copy()
         size = self.dtype.itemsize
         if self.rows > 0 and self.row:

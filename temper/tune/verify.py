@@ -10,8 +10,9 @@ the epilogue by evaluating the epilogue at both ends.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload
 from temper.tactics.epilogue_reference import epilogue_reference
 from temper.tune.recurrent_bounds import recurrent_bounds
+from temper.tune.rows import cut_inputs, cut_operands, picked_rows
 
 Arrays = Sequence["np.ndarray | None"]
 
@@ -43,18 +45,40 @@ _HALVES = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 @dataclass(frozen=True)
 class Problem:
     """Concrete data for a workload: anchor inputs, epilogue operands (index 0 is None with an anchor), wanted outputs
-    and bounds."""
+    and bounds.
+
+    rows: indices of the first axis that `want` and `bounds` are of; None for all of them. size: of that axis.
+    """
 
     env: Mapping[str, int]
     inputs: tuple[np.ndarray | None, ...]
     operands: tuple[np.ndarray | None, ...]
     want: tuple[np.ndarray, ...]
     bounds: tuple[np.ndarray, ...]
+    rows: np.ndarray | None = None
+    size: int = 0
+
+    def whole(self) -> list[np.ndarray]:
+        """Arrays of whole outputs' shapes and types."""
+        if self.rows is None:
+            return list(self.want)
+        return [np.broadcast_to(y[:1], (self.size, *y.shape[1:])) for y in self.want]
+
+    def compared(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Of whole outputs what `want` is of."""
+        return list(outputs) if self.rows is None else [y[self.rows] for y in outputs]
+
+
+#: Elements of random data that are made; longer arrays repeat them. It is a prime number, so that no stride through an
+#: array meets the same ones again soon.
+_DRAWN = 4_000_037
 
 
 def sample(t: TensorType, env: Mapping[str, int], rng: np.random.Generator) -> np.ndarray:
     """Random data of a type: normal floats, small integers."""
     shape = tuple(evaluate(d, env) for d in t.shape)
+    if (count := int(np.prod(shape, dtype=np.int64))) > _DRAWN:
+        return np.resize(sample(TensorType(t.dtype, (_DRAWN,)), env, rng), count).reshape(shape)
     if t.dtype == "bool":
         return rng.random(shape) < 0.5
     if t.dtype in CODED:
@@ -130,8 +154,10 @@ def make_problem(
     env: Mapping[str, int],
     seed: int = 0,
     operand_constants: Mapping[int, np.ndarray] | None = None,
+    most: float = math.inf,
 ) -> Problem:
-    """Random inputs (constants as given), the reference's outputs, and the elementwise error bounds."""
+    """Random inputs (constants as given), the reference's outputs, and the elementwise error bounds. most: about how
+    many multiplications the reference may take: of a larger workload it computes some indices of the first axis."""
     rng = np.random.default_rng(seed)
     inputs = tuple(
         None
@@ -157,6 +183,18 @@ def make_problem(
         else:
             shape = tuple(d if m else 1 for d, m in zip(out_shape, o.mask, strict=True))
             operands.append(sample(TensorType(o.dtype, shape), env, rng))
+    rows = picked_rows(w, inputs, env, reduction_length(w, env), most)
+    if rows is None:
+        return _answered(w, env, inputs, operands)
+    cut = cut_operands(operands, rows, out_shape[0], len(out_shape))
+    part = _answered(w, env, cut_inputs(w, inputs, rows, out_shape[0]), list(cut))
+    return replace(part, inputs=inputs, operands=tuple(operands), rows=rows, size=out_shape[0])
+
+
+def _answered(
+    w: Workload, env: Mapping[str, int], inputs: tuple[np.ndarray | None, ...], operands: list[np.ndarray | None]
+) -> Problem:
+    """The problem with the reference's outputs and their bounds."""
     if w.op == "Pointwise":
         want = tuple(epilogue_reference(w.epilogue, operands))
         return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
