@@ -141,7 +141,9 @@ def build(
         plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
-    return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")))
+    # what was built for a level of GPUs runs on the first GPU here, if that is one
+    where = "" if device.startswith("cuda:sm_") or device == "cpu" else device
+    return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")), device=where)
 
 
 def _shape(name: str, given: Sequence[int] | Sequence[Sequence[int]]) -> Shape | ShapeRange:
@@ -173,9 +175,12 @@ def write_report(made: Made, path: Path) -> tuple[Path, ...]:
     return tuple(write(replace(made.outcome, answers=answers or made.outcome.answers), path))
 
 
-def load(path: str | os.PathLike[str], *, threads: int | None = None) -> Engine:
-    """Loads a plan file. PlanError if it is damaged, of another version, or for another machine."""
-    return Engine.load(path, threads=threads, spin_us=int(knob("TEMPER_SPIN_US")))
+def load(path: str | os.PathLike[str], *, threads: int | None = None, device: str = "") -> Engine:
+    """Loads a plan file. device: where a GPU plan runs, "cuda:1" for the second GPU; the first if empty.
+
+    PlanError if it is damaged, of another version, or for another machine; DeviceError if the GPU cannot be used.
+    """
+    return Engine.load(path, threads=threads, spin_us=int(knob("TEMPER_SPIN_US")), device=device)
 
 
 def save(engine: Engine, path: str | os.PathLike[str]) -> None:

@@ -180,7 +180,9 @@ def target_of(config: BuildConfig) -> Target:
         raise ConfigError(f"isa={config.isa!r} is a CPU's code level; name a GPU's as device='cuda:sm_90'")
     if which in CUDA_ISAS:
         if config.effort:
-            raise ConfigError(f"kernels cannot be timed for {config.device} without the GPU: build with effort 0")
+            raise ConfigError(
+                f"kernels cannot be timed for {config.device} without the GPU: build with effort 0 (--no-timing)"
+            )
         return CudaTarget(None, which)
     gpu = Gpu(int(which or 0))
     levels = [isa for isa in CUDA_ISAS if runs_on(isa, gpu.isa)]

@@ -17,12 +17,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from temper.cli.engines import DEVICE
+
 if TYPE_CHECKING:
     import numpy as np
 
     from temper.runtime.engine import Engine
 
 _ENQUEUE_CALLS = 300
+
+Value = Callable[[Mapping[str, Any]], Any]
+
+
+def _batch(r: Mapping[str, Any]) -> int | None:
+    """The first size of all inputs, if they share one."""
+    firsts = {shape[0] for shape in r["inputs"].values() if shape}
+    return next(iter(firsts)) if len(firsts) == 1 else None
+
+
+def _items(r: Mapping[str, Any]) -> float | None:
+    n = _batch(r)
+    return None if n is None else n * float(r["throughput_qps"])
+
+
+#: (title, value, format) of the table of several runs
+COLUMNS: tuple[tuple[str, Value, str], ...] = (
+    ("batch", _batch, "d"),
+    ("streams", lambda r: r["streams"], "d"),
+    ("qps", lambda r: r["throughput_qps"], ".1f"),
+    ("items/s", _items, ".1f"),
+    ("median ms", lambda r: r["latency_ms"]["median"], ".4f"),
+    ("p99 ms", lambda r: r["latency_ms"]["p99"], ".4f"),
+    ("to GPU ms", lambda r: r.get("to_device_ms"), ".4f"),
+    ("back ms", lambda r: r.get("to_host_ms"), ".4f"),
+    ("numpy call ms", lambda r: r.get("call_ms"), ".4f"),
+    ("enqueue us", lambda r: None if r["enqueue_ms"] is None else 1e3 * r["enqueue_ms"], ".1f"),
+)
+
+
+def _text(value: Any, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 @dataclass(frozen=True)
@@ -41,10 +75,15 @@ def bench(
         Path, typer.Argument(metavar="PLAN|ONNX", help="Plan, or ONNX file to build in memory.", show_default=False)
     ],
     batch: Annotated[
-        int, typer.Option(help="Batch size to run (and to build for); 0: the profile's best size.", min=0)
-    ] = 0,
+        str,
+        typer.Option(
+            help="Batch sizes to run (and to build for), such as 1,8,32; the profile's best size if not given.",
+            show_default=False,
+        ),
+    ] = "",
+    device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     threads: Annotated[int, typer.Option(help="Threads of one call; 0: as built, or all usable cores.", min=0)] = 0,
-    streams: Annotated[int, typer.Option(help="Contexts that run at once, each in a thread of its own.", min=1)] = 1,
+    streams: Annotated[str, typer.Option(help="Contexts that run at once; several numbers, 1,2,4, in turn.")] = "1",
     duration: Annotated[float, typer.Option(help="Seconds to measure at least.", min=0)] = 3.0,
     warmup: Annotated[float, typer.Option(help="Milliseconds of calls before measuring.", min=0)] = 200.0,
     iterations: Annotated[int, typer.Option(help="Calls to measure at least.", min=1)] = 10,
@@ -56,34 +95,44 @@ def bench(
     layers: Annotated[bool, typer.Option("--layers", help="Also measure every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
-    """Measure latency and throughput, with random inputs."""
+    """Measure latency and throughput, with random inputs.
+
+    Of a GPU plan: device time of graph replays between CUDA events, with inputs on the device; transfers are apart.
+    """
     from temper.cli.engines import open_engine, random_feeds
     from temper.cli.files import is_plan
     from temper.cli.show import console, print_json
     from temper.errors import ConfigError
 
+    sizes, counts = _numbers(batch, "--batch") or [0], _numbers(streams, "--streams")
     peers = [p.strip() for p in vs.split(",") if p.strip()]
     source = model or (None if is_plan(engine_file) else engine_file)
     if peers:
         _check_peers(peers, source)
-        if streams > 1:
-            raise ConfigError("--vs compares single calls: leave --streams at 1")
+        if counts != [1] or len(sizes) > 1:
+            raise ConfigError("--vs compares single calls: leave --streams at 1, and give one --batch")
         threads = _pin(engine_file, threads)
-    engine = open_engine(
-        engine_file, threads, effort=effort, batch=str(batch) if batch and not is_plan(engine_file) else ""
-    )
-    feeds = random_feeds(engine, batch)
-    result = measure(engine, feeds, streams=streams, duration=duration, warmup=warmup / 1e3, iterations=iterations)
-    out: dict[str, Any] = {
-        "file": str(engine_file),
-        "threads": engine.threads,
-        "streams": streams,
-        "inputs": {k: list(v.shape) for k, v in feeds.items()},
-        **metrics(result),
-        "notes": list(engine.remarks),
-    }
+    own = "" if is_plan(engine_file) or sizes == [0] else ",".join(map(str, sizes))
+    engine = open_engine(engine_file, threads, effort=effort, batch=own, device=device)
+    on_gpu = engine.plan.device != "cpu"
+    if peers and on_gpu:
+        raise ConfigError("--vs compares with engines on the CPU, and this plan runs on a GPU")
+    head = {"file": str(engine_file), "threads": engine.threads, "device": engine.device_name}
+    runs: list[dict[str, Any]] = []
+    for size in sizes:
+        feeds = random_feeds(engine, size)
+        for count in counts:
+            how = {"streams": count, "duration": duration, "warmup": warmup / 1e3, "iterations": iterations}
+            if on_gpu:
+                from temper.cli.bench_gpu import measure_gpu
+
+                found = measure_gpu(engine, feeds, **how)  # type: ignore[arg-type]
+            else:
+                found = metrics(measure(engine, feeds, **how))  # type: ignore[arg-type]
+            runs.append({"streams": count, "inputs": {k: list(v.shape) for k, v in feeds.items()}, **found})
+    out: dict[str, Any] = {**head, **(runs[0] if len(runs) == 1 else {"runs": runs}), "notes": list(engine.remarks)}
     if layers:
-        out["layers"] = _layers(engine, feeds)
+        out["layers"] = _layers(engine, random_feeds(engine, sizes[0]))
     if peers:
         assert source is not None
         out["vs"] = _versus(engine, feeds, source, peers, engine.threads, max(duration, 0.5))
@@ -91,6 +140,14 @@ def bench(
         print_json(out)
     else:
         _print(console(), out)
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    """`1,2,4`. typer.BadParameter unless they are positive numbers."""
+    parts = [p.strip() for p in text.split(",")] if text.strip() else []
+    if not all(p.isdecimal() and int(p) > 0 for p in parts):
+        raise typer.BadParameter(f"{option} {text}: give positive numbers joined by commas")
+    return [int(p) for p in parts]
 
 
 def measure(
@@ -293,22 +350,32 @@ def _print(screen: Any, out: Mapping[str, Any]) -> None:
 
     for note in out["notes"]:
         screen.print(f"note: {note}", markup=False)
-    ms = out["latency_ms"]
-    shapes = ", ".join(f"{k} {v}" for k, v in out["inputs"].items())
-    screen.print(
-        facts(
-            [
-                ("engine", f"{out['file']}: {out['threads']} thread(s), {out['streams']} stream(s), {shapes}"),
-                ("throughput", f"{out['throughput_qps']:.2f} qps ({out['calls']} calls in {out['wall_s']:.2f} s)"),
-                ("latency", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("min", "max", "mean", "median"))),
-                ("", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("p90", "p95", "p99"))),
-                (
-                    "enqueue",
-                    "- (the plan has host steps)" if out["enqueue_ms"] is None else f"{out['enqueue_ms']:.4f} ms",
-                ),
-            ]
+    where = f"{out['threads']} thread(s)" if out["device"] == "cpu" else out["device"]
+    if "runs" in out:
+        runs = out["runs"]
+        columns = [c for c in COLUMNS if any(c[1](r) is not None for r in runs)]
+        screen.print(
+            table(
+                tuple(title for title, _, _ in columns),
+                [tuple(_text(value(r), form) for _, value, form in columns) for r in runs],
+                title=f"{out['file']}: {where}",
+            )
         )
-    )
+    else:
+        shapes = ", ".join(f"{k} {v}" for k, v in out["inputs"].items())
+        ms = out["latency_ms"]
+        lines: list[tuple[str, object]] = [
+            ("engine", f"{out['file']}: {where}, {out['streams']} stream(s), {shapes}"),
+            ("throughput", f"{out['throughput_qps']:.2f} qps ({out['calls']} calls in {out['wall_s']:.2f} s)"),
+            ("latency", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("min", "max", "mean", "median"))),
+            ("", ", ".join(f"{k} {ms[k]:.4f} ms" for k in ("p90", "p95", "p99"))),
+        ]
+        if "to_device_ms" in out:
+            moved = f"{out['to_device_ms']:.4f} ms to the GPU, {out['to_host_ms']:.4f} ms back"
+            lines.append(("transfers", f"{moved}; a call with numpy arrays {out['call_ms']:.4f} ms"))
+        enqueue = out["enqueue_ms"]
+        lines.append(("enqueue", "- (the plan has host steps)" if enqueue is None else f"{enqueue:.4f} ms"))
+        screen.print(facts(lines))
     if "layers" in out:
         total = sum(x["us"] for x in out["layers"]) or 1.0
         screen.print(

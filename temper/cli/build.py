@@ -17,6 +17,8 @@ CALIB = (
     "Real inputs to calibrate on: a folder of pictures or .npz files, an .npz (arrays by input name), "
     "script.py:function that returns batches, or random:32 for noise."
 )
+DEVICE = "cpu, cuda, cuda:N for the N-th GPU, or with --no-timing cuda:sm_90 and the like for a GPU that is not here."
+NO_TIMING = "Time nothing: the cost model chooses, and the graph stays in the plan for `temper rebuild`."
 ISA = "Code level: avx512bf16, avx512vnni, avx512, avx2 or portable; the best of this machine if not given."
 EVAL = "Function that scores an engine (higher is better): def top1(engine) -> float."
 
@@ -24,10 +26,12 @@ EVAL = "Function that scores an engine (higher is better): def top1(engine) -> f
 def build(
     model: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan file to write.", show_default=False)],
+    device: Annotated[str, typer.Option(help=DEVICE)] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads the engine will use; 0: all usable cores.", min=0)] = 0,
     effort: Annotated[
         int, typer.Option(help="0: no timing, the cost model chooses; 5: every candidate is timed.", min=0, max=5)
     ] = 2,
+    no_timing: Annotated[bool, typer.Option("--no-timing", help=NO_TIMING)] = False,
     batch: Annotated[str, typer.Option(help=BATCH, show_default=False)] = "",
     profile: Annotated[list[str] | None, typer.Option(help=PROFILE, show_default=False)] = None,
     shape: Annotated[list[str] | None, typer.Option(help=SHAPE, show_default=False)] = None,
@@ -130,11 +134,12 @@ def build(
     shapes = parse_shapes(shape or ())
     config = BuildConfig(
         threads=threads or cores(),
-        effort=effort,
+        effort=0 if no_timing else effort,
         isa=isa,
+        device=device,
         profiles=(*(Profile.of(**p) for p in parse_profiles(profile or ())), *trtexec_profile(least, best, most)),
         batches=parse_batches(batch),
-        portable_graph=portable,
+        portable_graph=portable or no_timing,
         cache=cache,
         jobs=jobs,
         stop_after=stop_after,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from temper.cli.engines import DEVICE
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -37,6 +39,7 @@ def compare(
     ] = False,
     tolerance: Annotated[float | None, typer.Option(help=TOLERANCE, min=0, show_default=False)] = None,
     threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance."""
@@ -51,7 +54,7 @@ def compare(
 
     if not is_plan(plan) or is_plan(model):
         raise ConfigError("give the ONNX file first and the plan second: temper compare MODEL.onnx MODEL.plan")
-    engine = Engine.load(plan, threads=threads or None)
+    engine = Engine.load(plan, threads=threads or None, device=device)
     given = read_feeds([s.name for s in engine.inputs], inputs or (), data)
     feeds = given or random_feeds(engine, batch, seed)
     names = [s.name for s in engine.outputs]

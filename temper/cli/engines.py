@@ -13,23 +13,31 @@ if TYPE_CHECKING:
     from temper.runtime.engine import Engine
 
 
-def open_engine(path: Path, threads: int, *, effort: int = 2, batch: str = "", quiet: bool = False) -> Engine:
-    """Loads a plan, or builds an ONNX file in memory. threads 0: the plan's number, or all usable cores."""
+DEVICE = "Where it runs (and is built for, an ONNX file): cpu, cuda or cuda:N; the plan's own if not given."
+
+
+def open_engine(
+    path: Path, threads: int, *, effort: int = 2, batch: str = "", quiet: bool = False, device: str = ""
+) -> Engine:
+    """Loads a plan, or builds an ONNX file in memory. threads 0: the plan's number, or all usable cores. device: as
+    `DEVICE` says."""
     from temper.cli.files import is_plan
     from temper.runtime.engine import Engine
 
     if is_plan(path):
-        return Engine.load(path, threads=threads or None)
+        return Engine.load(path, threads=threads or None, device=device)
     from temper.builder import build_plan
     from temper.cli.show import progress_bar
     from temper.cli.sizes import parse_batches
     from temper.config import BuildConfig
     from temper.runtime.machine import cores
 
-    config = BuildConfig(threads=threads or cores(), effort=effort, batches=parse_batches(batch))
+    config = BuildConfig(
+        threads=threads or cores(), effort=effort, batches=parse_batches(batch), device=device or "cpu"
+    )
     with progress_bar(quiet) as progress:
         plan = build_plan(path, config, progress=progress).plan
-    return Engine(plan)
+    return Engine(plan, device=device)
 
 
 def random_feeds(engine: Engine, batch: int = 0, seed: int = 0) -> dict[str, np.ndarray]:

@@ -229,9 +229,11 @@ def _some(names: Sequence[str], most: int = 3) -> str:
 def _show_layers(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     from temper.cli.show import size, table
 
+    device = any("kernels" in r for r in rows)
+    heads = ("us", "GFLOPS", "share %", *(("x floor", "bound", "regs", "shared") if device else ()), "tactic")
     screen.print(
         table(
-            ("layer", "ops", "output", "in", "MFLOP", "bytes", "us", "GFLOPS", "share %", "tactic"),
+            ("layer", "ops", "output", "in", "MFLOP", "bytes", *heads),
             [
                 (
                     r["name"],
@@ -243,6 +245,7 @@ def _show_layers(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
                     _number(None if r["seconds"] is None else 1e6 * r["seconds"]),
                     _number(r["gflops"]),
                     _number(None if r["share"] is None else 100 * r["share"]),
+                    *(_on_gpu(r) if device else ()),
                     r["reason"] and f"host: {r['reason']}" or r["tactic"],
                 )
                 for r in rows
@@ -253,6 +256,22 @@ def _show_layers(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     floats = [(r["name"], r["why_float"]) for r in rows if r["why_float"]]
     if floats:
         screen.print(table(("not in INT8", "because"), floats, wide=("because",)))
+
+
+def _on_gpu(r: Mapping[str, Any]) -> tuple[str, ...]:
+    """Times over the roofline's floor, what bounds that, registers per thread and bytes of shared memory."""
+    from temper.cli.show import size
+
+    kernels = r["kernels"]
+    registers = max((k["registers"] for k in kernels), default=0)
+    spilled = "!" if any(k["local"] for k in kernels) else ""
+    shared = max((k["shared"] for k in kernels), default=0)
+    return (
+        _number(r["of_floor"], ".2f"),
+        r["bound"],
+        f"{registers}{spilled}" if kernels else "-",
+        size(shared) if kernels else "-",
+    )
 
 
 def _show_tactics(screen: Any, rows: Iterable[Mapping[str, Any]]) -> None:

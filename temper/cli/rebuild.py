@@ -9,13 +9,17 @@ import typer
 
 from temper.cli.build import ISA
 
+DEVICE = "cpu, cuda, or cuda:N; if not given the first GPU here for a GPU plan, and the CPU for others."
+EFFORT = "0 to 5; as in the old plan if not given, but 2 on a GPU where the old plan was not timed."
+
 
 def rebuild(
     old: Annotated[Path, typer.Argument(help="Plan built with --portable.", show_default=False)],
     output: Annotated[Path, typer.Option("--output", "-o", help="Plan file to write.", show_default=False)],
+    device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     threads: Annotated[int, typer.Option(help="Threads of the new engine; 0: as in the old plan.", min=0)] = 0,
     effort: Annotated[
-        int | None, typer.Option(help="0 to 5; as in the old plan if not given.", min=0, max=5, show_default=False)
+        int | None, typer.Option(help=EFFORT, min=0, max=5, show_default=False)
     ] = None,
     profile: Annotated[
         list[str] | None, typer.Option(help="Ranges N=1:8:32; as in the old plan if not given.", show_default=False)
@@ -41,11 +45,16 @@ def rebuild(
     plan = read(old)
     graph = from_bytes(plan.graph)
     check_writable(output)
+    device = device or plan.device
+    old_effort = plan.report.get("effort", 2)
+    if device != "cpu":
+        old_effort = 0 if device.startswith("cuda:sm_") else old_effort or 2
     ranges = parse_profiles(profile) if profile else [dict(p.symbols) for p in plan.profiles]
     config = BuildConfig(
         threads=threads or plan.threads,
-        effort=plan.report.get("effort", 2) if effort is None else effort,
+        effort=old_effort if effort is None else effort,
         isa=isa,
+        device=device,
         profiles=tuple(Profile.of(**r) for r in ranges if r),
         portable_graph=True,
         cache=cache,

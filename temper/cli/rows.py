@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from temper.cli.roofline import kernels_of, multiplied_in, roof_of
 from temper.plan.format import Plan, Profile, value_of
 from temper.plan.memory import lower_bound
 from temper.runtime.engine import check_machine
@@ -53,13 +54,22 @@ def reasons_for_float(plan: Plan) -> dict[str, str]:
 
 def layer_rows(plan: Plan) -> list[dict[str, Any]]:
     """A row a region: profile, name, ops, outputs, operations, bytes, tactic, seconds as tuned (None if untimed),
-    GFLOPS, share of its profile's seconds, what it multiplies, and why not codes in a quantized model.
+    GFLOPS, share of its profile's seconds, what it multiplies, and why not codes in a quantized model. Of a GPU plan
+    also its kernels, the roofline's least seconds, what bounds them, and how many times as long it takes.
     """
     floats = reasons_for_float(plan)
+    roof, kernels = roof_of(plan), kernels_of(plan)
     totals = [sum(r.get("seconds") or 0.0 for _, r in regions_of(plan, k)) for k in range(len(plan.profiles))]
     rows = []
-    for r in plan.report.get("regions", []):
+    for number, r in enumerate(plan.report.get("regions", [])):
         seconds, total = r.get("seconds"), totals[r.get("profile", 0)]
+        device: dict[str, Any] = {}
+        if plan.device == "cuda":
+            floor, bound = (None, "")
+            if roof is not None and r["tactic"] != "host":
+                floor, bound = roof.floor(r["bytes"], r["operations"], multiplied_in(r))
+            of_floor = seconds / floor if seconds and floor else None
+            device = {"kernels": kernels.get(number, []), "floor": floor, "bound": bound, "of_floor": of_floor}
         rows.append(
             {
                 "profile": r.get("profile", 0),
@@ -76,6 +86,7 @@ def layer_rows(plan: Plan) -> list[dict[str, Any]]:
                 "reason": r.get("reason", ""),
                 "precision": precision_of(r["op"]),
                 "why_float": floats.get(r["name"], ""),
+                **device,
             }
         )
     return rows

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from temper.cli.engines import DEVICE
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -22,6 +24,7 @@ def run(
     data: Annotated[Path | None, typer.Option(help=DATA, show_default=False)] = None,
     save: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file.", show_default=False)] = None,
     threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
+    device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     effort: Annotated[int, typer.Option(help="Effort of the build, for an ONNX file.", min=0, max=5)] = 2,
     batch: Annotated[
         str, typer.Option(help="Batch size or range of the build, for an ONNX file.", show_default=False)
@@ -36,7 +39,7 @@ def run(
 
     if save is not None:
         check_writable(save)
-    engine = open_engine(engine_file, threads, effort=effort, batch=batch)
+    engine = open_engine(engine_file, threads, effort=effort, batch=batch, device=device)
     feeds = read_feeds([s.name for s in engine.inputs], inputs or (), data)
     results = {spec.name: y for spec, y in zip(engine.outputs, engine.run(feeds), strict=True)}
     if save is not None:

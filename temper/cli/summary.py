@@ -26,7 +26,8 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
         "threads": plan.threads,
         "isa": plan.isa,
         "effort": report.get("effort"),
-        "tuned_on": plan.fingerprint.get("cpu", ""),
+        "device": plan.device,
+        "tuned_on": plan.fingerprint.get("gpu" if plan.device == "cuda" else "cpu", ""),
         "nodes": report.get("nodes"),
         "regions": len(rows),
         "regions_by_op": dict(Counter(r["op"] for r in rows).most_common()),
@@ -101,12 +102,11 @@ def summary_table(s: Mapping[str, Any]) -> Any:
         if p:
             sizes = ", ".join(f"{name} {v[0]}:{v[1]}:{v[2]}" for name, v in p.items())
             rows.append((f"profile {k}", sizes + _work(s["work_by_profile"][k])))
-    rows.append(
-        (
-            "built for",
-            f"{s['tuned_on']}, {s['isa']}, {s['threads']} thread{'s' * (s['threads'] != 1)}, effort {s['effort']}",
-        )
-    )
+    threads = f"{s['threads']} thread{'s' * (s['threads'] != 1)}"
+    where = f"{s['tuned_on']}, {s['isa']}, {threads}, effort {s['effort']}"
+    if s["device"] == "cuda":
+        where = f"{s['tuned_on'] or 'a GPU that was not here'}, {s['isa']}, effort {s['effort']}"
+    rows.append(("built for", where))
     if s["nodes"]:
         rows.append(("graph", f"{s['nodes'][0]} nodes read, {s['nodes'][1]} after rewriting, {s['regions']} regions"))
     rows += [

@@ -90,16 +90,30 @@ def check_machine(plan: Plan) -> tuple[str, ...]:
     return ()
 
 
+def gpu_number(device: str) -> int:
+    """Which GPU "cuda:1" names; "" and "cuda" are the first. ConfigError for anything else."""
+    kind, _, number = device.partition(":")
+    if device and (kind != "cuda" or (number and not number.isdecimal())):
+        raise ConfigError(f"a GPU plan cannot run on {device!r}: give cuda, or cuda:N for the N-th GPU")
+    return int(number or 0)
+
+
 class Engine:
     """A loaded plan. Calls from many threads run at once, each in a context of its own."""
 
     def __init__(
-        self, plan: Plan, *, threads: int | None = None, spin_us: int | None = None, gpu: Gpu | None = None
+        self,
+        plan: Plan,
+        *,
+        threads: int | None = None,
+        spin_us: int | None = None,
+        gpu: Gpu | None = None,
+        device: str = "",
     ) -> None:
         """threads: at most this many, the plan's number if None; never more than the CPUs this process may use.
         spin_us: how long idle pool threads spin before they sleep, process-wide; the library's default if None.
-        gpu: where a GPU plan runs, the first one if None. PlanError if this machine cannot run the plan; DeviceError
-        if the GPU cannot be used.
+        device: where a GPU plan runs: "cuda:1" is the second GPU, "" the first. gpu: the same as an object. PlanError
+        if this machine cannot run the plan; DeviceError if the GPU cannot be used; ConfigError for another device.
         """
         self.remarks = check_machine(plan)
         constants = plan.constants
@@ -114,8 +128,10 @@ class Engine:
             from temper.runtime.cuda.context import CudaPlan
             from temper.runtime.cuda.driver import Gpu
 
-            self._shared = CudaPlan(plan, gpu if gpu is not None else Gpu())
+            self._shared = CudaPlan(plan, gpu if gpu is not None else Gpu(gpu_number(device)))
         else:
+            if device not in ("", "cpu"):
+                raise ConfigError(f"the plan was built for the CPU, it cannot run on {device!r}: build it for that")
             self._code = Code(Host.get(plan.host, plan.host_abi), Library(plan.kernels) if len(plan.kernels) else None)
             if spin_us is not None:
                 self._code.host.set_spin(spin_us)
@@ -125,16 +141,28 @@ class Engine:
         self._idle: list[Context] = []
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], *, threads: int | None = None, spin_us: int | None = None) -> Engine:
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        spin_us: int | None = None,
+        device: str = "",
+    ) -> Engine:
         """Map a plan file, check it, and make an engine. PlanError names the damaged section, missing CPU flags or
         other version.
         """
-        return cls(plan_format.read(path), threads=threads, spin_us=spin_us)
+        return cls(plan_format.read(path), threads=threads, spin_us=spin_us, device=device)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, *, threads: int | None = None, spin_us: int | None = None) -> Engine:
         """As `load`, from the bytes of a plan file."""
         return cls(plan_format.from_bytes(data), threads=threads, spin_us=spin_us)
+
+    @property
+    def device_name(self) -> str:
+        """"cpu", or the name of the GPU it runs on."""
+        return "cpu" if self._shared is None else self._shared.gpu.name
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

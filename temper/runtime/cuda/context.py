@@ -316,6 +316,17 @@ class CudaContext(Context):
             event.record(self.stream.handle)
             self._held.append((event, [x.owner for x in owners]))
 
+    def upload(self, name: str, array: np.ndarray) -> DeviceArray:
+        """A copy of an array for input `name` in this GPU's memory. InputError if it does not fit the input."""
+        k = self._index(name, self._engine.plan.inputs, "input")
+        b = self._engine.plan.inputs[k]
+        self.gpu.enter()
+        source = self._checked_one(b, self._dtypes[k], array)
+        made = DeviceArray(self._pool.take(source.nbytes, f"input '{name}'"), source.shape, b.dtype, self.stream)
+        if source.nbytes:
+            self.gpu.driver("cuMemcpyHtoDAsync", made.address, source.ctypes.data, source.nbytes, self.stream.handle)
+        return made.wait()
+
     # ---- prebound buffers
 
     def set_input(self, name: str, array: Any) -> None:

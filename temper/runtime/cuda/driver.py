@@ -7,6 +7,7 @@ every later error says so, and what was running.
 
 from __future__ import annotations
 
+import ctypes
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -123,6 +124,10 @@ class Gpu:
         self.isa = f"sm_{major}{minor}"
         self.processors = self.driver.attribute(self.handle, "MULTIPROCESSOR_COUNT")
         self.cache = self.driver.attribute(self.handle, "L2_CACHE_SIZE")
+        #: kHz of the multiprocessors, and bytes per second of the memory
+        self.clock = self.driver.attribute(self.handle, "CLOCK_RATE")
+        width = self.driver.attribute(self.handle, "GLOBAL_MEMORY_BUS_WIDTH")
+        self.bandwidth = 2 * self.driver.attribute(self.handle, "MEMORY_CLOCK_RATE") * 1000 * width // 8
 
     def enter(self) -> None:
         """Makes the GPU the calling thread's own."""
@@ -137,6 +142,8 @@ class Gpu:
             "processors": self.processors,
             "l2": self.cache,
             "driver": self.version,
+            "clock": self.clock,
+            "bandwidth": self.bandwidth,
         }
 
     def allocate(self, nbytes: int, what: str) -> Memory:
@@ -176,6 +183,21 @@ class Memory:
         """Fills a contiguous array with bytes from the device."""
         if into.nbytes:
             self.gpu.driver("cuMemcpyDtoH", into.ctypes.data, self.address + offset, into.nbytes)
+
+
+class Pinned:
+    """Host memory that the GPU copies from and to by itself. array: its bytes."""
+
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        self.gpu = gpu
+        self.address = 0
+        what = f"pinning {nbytes} bytes of host memory"
+        self.address = int(gpu.driver("cuMemHostAlloc", max(nbytes, 1), 0, what=what))
+        self.array = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(self.address))
+
+    def __del__(self) -> None:
+        if self.address:
+            self.gpu.driver.module.cuMemFreeHost(self.address)
 
 
 def _megabytes(nbytes: int) -> str:

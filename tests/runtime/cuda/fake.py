@@ -28,6 +28,9 @@ class CUdevice_attribute(enum.Enum):
     CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 0
     CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT = 132
     CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE = 50 << 20
+    CU_DEVICE_ATTRIBUTE_CLOCK_RATE = 1_980_000
+    CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE = 2_619_000
+    CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH = 5120
 
 
 class CUfunction_attribute(enum.Enum):
@@ -120,6 +123,7 @@ class FakeDriver:
     contexts: dict[int, int] = field(default_factory=dict)
     waits: list[tuple[int, int]] = field(default_factory=list)
     graphs: list[FakeGraph] = field(default_factory=list)
+    pinned: list[np.ndarray] = field(default_factory=list)
     handles: int = 100
 
     CUresult = CUresult
@@ -194,6 +198,13 @@ class FakeDriver:
 
     def cuMemFree(self, address: int) -> tuple[Any, ...]:
         del self.blocks[address]
+        return self._ok()
+
+    def cuMemHostAlloc(self, nbytes: int, flags: int) -> tuple[Any, ...]:
+        self.pinned.append(np.zeros(nbytes, np.uint8))
+        return self._ok(self.pinned[-1].ctypes.data)
+
+    def cuMemFreeHost(self, address: int) -> tuple[Any, ...]:
         return self._ok()
 
     def _copy(self, to: int, source: int, nbytes: int, stream: Any = None) -> tuple[Any, ...]:

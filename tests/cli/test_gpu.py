@@ -1,0 +1,97 @@
+"""Commands for GPU plans on a machine without a GPU: builds that time nothing, what is in them, and what needs one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from temper.cli.roofline import roof_of
+from temper.plan.format import read, write
+from tests.commands import Run
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed: no GPU kernel can be compiled", allow_module_level=True)
+
+#: what the driver of an H100 says
+H100 = {"gpu": "NVIDIA H100 80GB HBM3", "processors": 132, "clock": 1_980_000, "bandwidth": 3_352_320_000_000}
+
+
+@pytest.fixture(scope="module")
+def gpu_plan(temper: Run, small_onnx: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("gpu") / "small.plan"
+    done = temper("build", small_onnx, "-o", made, "--device", "cuda:sm_90", "--no-timing")
+    assert done.code == 0, done.err
+    assert "a GPU that was not here, sm_90, effort 0" in done.out
+    return made
+
+
+def test_layers_show_their_kernels(temper: Run, gpu_plan: Path) -> None:
+    rows = json.loads(temper("inspect", gpu_plan, "--layers", "--json").out)["layers"]
+    native = [r for r in rows if r["tactic"] != "host"]
+    assert native and all(r["kernels"] for r in native)
+    assert all(k["registers"] > 0 and k["threads"] % 32 == 0 for r in native for k in r["kernels"])
+    assert all(r["floor"] is None and r["of_floor"] is None for r in rows)  # timed nowhere
+    shown = temper("inspect", gpu_plan, "--layers").out
+    assert "x floor" in shown and "regs" in shown
+
+
+def test_layers_are_held_against_the_roofline(temper: Run, gpu_plan: Path, tmp_path: Path) -> None:
+    plan = read(gpu_plan)
+    rows = [{**r, "seconds": 1e-6} for r in plan.report["regions"]]
+    timed = tmp_path / "timed.plan"
+    write(replace(plan, fingerprint={**plan.fingerprint, **H100}, report={**plan.report, "regions": rows}), timed)
+    roof = roof_of(read(timed))
+    assert roof is not None
+    # the data sheet: 3.35 TB/s, and without sparsity 989 TFLOPS in half, 1979 TOPS in INT8 at 1830 MHz
+    assert roof.bandwidth == pytest.approx(3.35e12, rel=0.01)
+    assert roof.peaks["float16"] == pytest.approx(989e12 * 1980 / 1830, rel=0.01)
+    assert roof.floor(3.35e6, 1e3, "int8") == (pytest.approx(1e-6, rel=0.01), "memory")
+    assert roof.floor(1, 2 * 1979e6, "int8")[1] == "arithmetic"
+    for r in json.loads(temper("inspect", timed, "--layers", "--json").out)["layers"]:
+        if r["tactic"] != "host":
+            assert r["of_floor"] == pytest.approx(1e-6 / r["floor"]) and r["bound"] in ("memory", "arithmetic")
+
+
+def test_a_plan_is_rebuilt_for_another_level(temper: Run, gpu_plan: Path, tmp_path: Path) -> None:
+    made = tmp_path / "other.plan"
+    done = temper("rebuild", gpu_plan, "-o", made, "--device", "cuda:sm_89")
+    assert done.code == 0, done.err
+    assert read(made).isa == "sm_89" and read(made).device == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (["build", "{onnx}", "-o", "{out}", "--device", "cuda:sm_90"], ["cannot be timed", "--no-timing"]),
+        (["build", "{onnx}", "-o", "{out}", "--device", "cuda:sm_42", "--no-timing"], ["no device", "cuda:sm_90"]),
+        (["build", "{onnx}", "-o", "{out}", "--device", "tpu"], ["no device 'tpu'"]),
+        (["run", "{plan}", "--device", "cpu"], ["cannot run on 'cpu'"]),
+        (["bench", "{plan}", "--device", "cuda:x"], ["cannot run on 'cuda:x'"]),
+    ],
+)
+def test_mistakes_are_named(
+    temper: Run, gpu_plan: Path, small_onnx: Path, tmp_path: Path, command: list[str], words: list[str]
+) -> None:
+    done = temper(*(c.format(onnx=small_onnx, plan=gpu_plan, out=tmp_path / "x.plan") for c in command))
+    assert done.code == 1 and all(w in done.err for w in words), done.err
+
+
+def test_running_needs_the_gpu(temper: Run, gpu_plan: Path) -> None:
+    done = temper("bench", gpu_plan)
+    if done.code == 0:
+        pytest.skip("this machine has a GPU")
+    assert "driver" in done.err or "cuda-bindings" in done.err or "built for sm_90" in done.err
+
+
+def test_bench_takes_several_sizes_and_streams(temper: Run, batched: Path, plan: Path) -> None:
+    done = temper("bench", batched, "--batch", "1,8", "--streams", "1,2", "--duration", 0.02, "--json")
+    assert done.code == 0, done.err
+    runs = json.loads(done.out)["runs"]
+    assert [(r["inputs"]["image"][0], r["streams"]) for r in runs] == [(1, 1), (1, 2), (8, 1), (8, 2)]
+    shown = temper("bench", batched, "--batch", "1,8", "--duration", 0.02).out
+    assert "items/s" in shown and "to GPU" not in shown
+    assert temper("bench", plan, "--streams", "1,x").code == 2
