@@ -2,8 +2,7 @@
 
 Latency: host time of one call, arrays in to arrays out. Throughput: calls of all streams over the wall time between the
 first call's start and the last one's end. Enqueue time: the part of a call spent in Python, measured by calls whose
-native run is replaced by nothing. Percentile p: the largest latency when the slowest (100 - p) % are left out; median:
-mean of the two middle ones for even counts.
+native run is replaced by nothing.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from temper.cli.engines import DEVICE
+from temper.cli.latency import Measured, median, metrics
 
 if TYPE_CHECKING:
     import numpy as np
@@ -57,17 +56,6 @@ COLUMNS: tuple[tuple[str, Value, str], ...] = (
 
 def _text(value: Any, form: str) -> str:
     return "-" if value is None else format(value, form)
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Latencies in seconds by call, wall seconds they took together, and Python-side seconds of a call (None: has host
-    steps).
-    """
-
-    latencies: tuple[float, ...]
-    wall: float
-    enqueue: float | None
 
 
 def bench(
@@ -222,36 +210,6 @@ def enqueue_seconds(engine: Engine, arrays: Sequence[np.ndarray]) -> float | Non
         context._execute(arrays, None)
         durations.append(time.perf_counter() - start)
     return median(sorted(durations))
-
-
-def percentile(ordered: Sequence[float], p: int) -> float:
-    """trtexec's: the slowest (100 - p) % of the calls, rounded down, are left out."""
-    excluded = (100 - p) * len(ordered) // 100
-    return ordered[max(len(ordered) - 1 - excluded, 0)]
-
-
-def median(ordered: Sequence[float]) -> float:
-    middle = len(ordered) // 2
-    return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
-
-
-def metrics(m: Measured) -> dict[str, Any]:
-    """JSON-able: throughput in calls per second, times in milliseconds."""
-    ordered = sorted(m.latencies)
-    latency = {
-        "min": ordered[0],
-        "max": ordered[-1],
-        "mean": sum(ordered) / len(ordered),
-        "median": median(ordered),
-        **{f"p{p}": percentile(ordered, p) for p in (90, 95, 99)},
-    }
-    return {
-        "calls": len(ordered),
-        "wall_s": m.wall,
-        "throughput_qps": len(ordered) / m.wall,
-        "latency_ms": {k: 1e3 * v for k, v in latency.items()},
-        "enqueue_ms": None if m.enqueue is None else 1e3 * m.enqueue,
-    }
 
 
 def _check_peers(names: Sequence[str], source: Path | None) -> None:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from temper.cli.bench import Measured, median, metrics
+from temper.cli.latency import Measured, median, metrics
 from temper.runtime.cuda.context import CudaContext
 from temper.runtime.cuda.driver import Event, Pinned
 from temper.runtime.engine import Engine

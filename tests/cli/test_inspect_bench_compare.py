@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import pytest
 
-from temper.cli.bench import median, percentile
 from temper.cli.graph_svg import Box, draw
+from temper.cli.latency import median, percentile
 from temper.debug.deviation import difference
 from temper.plan.format import Native, read, write
 from tests.commands import Run
