@@ -54,11 +54,15 @@ from temper.tactics.cuda import softmax as cuda_softmax
 from temper.tactics.cuda.attention import Attention as CudaAttention
 from temper.tactics.cuda.attention_int8 import AttentionInt8 as CudaAttentionInt8
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.conv_transpose import ConvTransposeDirect
+from temper.tactics.cuda.depthwise import ConvDirect
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
 from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
+from temper.tactics.cuda.resize import Resize as CudaResize
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
+from temper.tactics.cuda.stem import ConvFewChannels
 from temper.tactics.cuda.transpose import Transpose
 
 
@@ -124,9 +128,13 @@ def cuda_tactics() -> tuple[Tactic, ...]:
     """Everything that can compute a workload on a GPU."""
     return (
         ConvImplicitGemm(),
+        ConvFewChannels(),
         GemmTiles(),
         MatMulBatched(),
         CudaDepthwise(),
+        ConvDirect(),
+        ConvTransposeDirect(),
+        CudaResize(),
         cuda_pool.Pool(),
         cuda_reduce.Reduce(),
         cuda_reduce.ArgExtreme(),

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from temper.tactics.base import Tactic
 from temper.tactics.cuda.axis_maps import AxisMaps
+from temper.tactics.cuda.boxes_kept import BoxesKept
 from temper.tactics.cuda.filled import Filled
 from temper.tactics.cuda.gather import GatherElements, GatherND, GatherRows, Lookup, OneHot, ReverseSequence
+from temper.tactics.cuda.histogram import Histogram
 from temper.tactics.cuda.joins import Concat, Split
+from temper.tactics.cuda.positions import Positions
+from temper.tactics.cuda.running import Running
 from temper.tactics.cuda.scatter import ScatterElements, ScatterND
+from temper.tactics.cuda.top_k import TopK
 
 
 def movement_tactics() -> tuple[Tactic, ...]:
@@ -24,4 +29,9 @@ def movement_tactics() -> tuple[Tactic, ...]:
         ScatterElements(),
         ScatterND(),
         Filled(),
+        Running(),
+        TopK(),
+        Positions(),
+        BoxesKept(),
+        Histogram(),
     )

@@ -35,9 +35,10 @@ _TYPICAL = (1, 28, 28)
 
 @dataclass(frozen=True)
 class Window:
-    """Geometry of a window over [n, ih, iw, channels / multiplier] that gives [n, oh, ow, channels].
+    """Geometry of a window over [n, ih, iw, ..] that gives [n, oh, ow, channels].
 
-    pads: top, left, bottom, right. stride: elements between input pixels.
+    pads: top, left, bottom, right. stride: elements between input pixels. share: input elements read once for each
+    element of the result, besides the window's strides.
     """
 
     n: DimLike
@@ -51,7 +52,7 @@ class Window:
     dilations: tuple[int, int]
     pads: tuple[int, int, int, int]
     stride: DimLike
-    multiplier: int = 1
+    share: float = 1.0
 
     @property
     def taps(self) -> int:
@@ -64,7 +65,7 @@ class Window:
         return n, oh, ow, 64 if isinstance(self.channels, Dim) else self.channels
 
 
-def window_of(w: Workload, kernel: tuple[int, int] | None = None, multiplier: int = 1) -> Window | str:
+def window_of(w: Workload, kernel: tuple[int, int] | None = None, share: float = 1.0) -> Window | str:
     """Geometry of a workload, or why it has none. kernel: where it is not the attribute `kernel_shape`."""
     x = w.inputs[0] if w.inputs else None
     if x is None or x.type.rank != 4 or not w.attr("channels_last", 0):
@@ -80,7 +81,7 @@ def window_of(w: Workload, kernel: tuple[int, int] | None = None, multiplier: in
         return "it computes no element"
     return Window(
         n, ih, iw, oh, ow, channels, (size[0], size[1]), (strides[0], strides[1]), (dilations[0], dilations[1]),
-        (pads[0], pads[1], pads[2], pads[3]), x.row_stride or c, multiplier,
+        (pads[0], pads[1], pads[2], pads[3]), x.row_stride or c, share,
     )  # fmt: skip
 
 
@@ -132,8 +133,9 @@ def blockings(g: Window, size: int, live: int) -> list[Blocking]:
     return list(found)
 
 
-def seconds(g: Window, b: Blocking, size: int, stored: int, work: float) -> float:
-    """Predicted time. size, stored: bytes of an input element and of all results of one; work: operations a tap."""
+def seconds(g: Window, b: Blocking, size: int, stored: int, work: float, terms: int = 1) -> float:
+    """Predicted time. size, stored: bytes of an input element and of all results of one; work: operations a tap;
+    terms: as in `Body`."""
     n, oh, ow, channels = g.typical
     groups = n * -(-oh // b.rows) * -(-ow // b.cols)
     blocks = -(-groups // b.bm) * -(-channels // b.bn)
@@ -141,13 +143,14 @@ def seconds(g: Window, b: Blocking, size: int, stored: int, work: float) -> floa
     spans = [(k - 1) * d + (r - 1) * s + 1 for k, d, r, s in tile]
     loads = min(spans[0] * spans[1], g.taps * b.rows * b.cols)
     vectors = -(-b.each * size // 16) if b.bn * size >= 16 else b.each
-    operations = b.each * (g.taps * b.rows * b.cols * work + loads + 12 * b.rows * b.cols) + loads * (3 + 4 * vectors)
+    operations = b.each * (g.taps * b.rows * b.cols * work + loads) + loads * (3 + 4 * vectors)
+    operations = terms * operations + b.each * 12 * b.rows * b.cols
     resident = min(16, 64 // b.warps)
     waves = -(-blocks // (132 * resident))
     busy = blocks * b.warps * operations / (132 * 2 * 1.7e9) * (waves * 132 * resident / blocks if blocks > 2000 else 1)
-    one = (loads * 12 + operations * 4) / 1.7e9
+    one = (loads * 12 + operations * 4) / 1.7e9 + 0.3e-6 * (terms - 1)
     pixels = n * oh * ow * channels
-    moved = pixels * (size * g.strides[0] * g.strides[1] / g.multiplier + stored)
+    moved = pixels * (size * g.strides[0] * g.strides[1] * g.share + stored)
     # the lines of neighbouring channels that a narrow block fetches in vain
     share = 1.0 if b.bn * size >= 32 or b.bn >= channels else 32 / (b.bn * size)
     return 1.5e-6 + max(one * waves, busy, share * moved / 2.6e12 if moved > 3e7 else share * moved / 4e12)
@@ -165,7 +168,8 @@ class Body:
     before: lines ahead of everything. tap: lines ahead of a tap of a loop; the tap's number is `tap`. value: lines that
     make `value`, which was loaded where `taken` [BM, BN] holds and is 0 elsewhere, what `step` takes. start: lines that
     give an accumulator its first value. step(accumulator, tap): lines that add `value`; no number in a loop. finish:
-    lines that make v0 of an accumulator of the group's pixel (r, c).
+    lines that make v0 of an accumulator of the group's pixel (r, c). source: the input channel. terms: how often all
+    taps are gone through, with the number in `term`; each: lines ahead of them.
     """
 
     start: Callable[[str], str]
@@ -174,6 +178,9 @@ class Body:
     before: str = ""
     tap: str = ""
     value: str = ""
+    source: str = "channel"
+    terms: int = 1
+    each: str = ""
 
 
 _HEAD = """\
@@ -229,10 +236,10 @@ def window_kernel(
     strides = [s.row_stride for s in w.outputs]
     wide = ".to(tl.int64)" if _wide(w) else ""
     text = _HEAD.format(wide=wide) + body.before
-    text += f"source = channel{f' // {g.multiplier}' if g.multiplier > 1 else ''}\n"
     pixels = [(r, c) for r in range(b.rows) for c in range(b.cols)]
     text += "".join(body.start(f"a{r}_{c}") for r, c in pixels)
-    text += _unrolled(g, b, body) if unrolled(g, b) else _looped(b, body)
+    taps = f"source = {body.source}\n{body.each}" + (_unrolled(g, b, body) if unrolled(g, b) else _looped(b, body))
+    text += taps if body.terms == 1 else f"for term in range({body.terms}):\n" + indent(taps, "    ")
     lines = epilogue_statements(w.epilogue, channels=dim_text(g.channels), row_strides=strides)
     # what all pixels of a group share; loads are not merged across the stores between pixels
     shared = [line for line in lines if " = tl.load(" in line and "row" not in line and "image" not in line]
@@ -247,10 +254,7 @@ def window_kernel(
         f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n"
         + indent(constants_text(sizes) + "\n\n" + text, "    ")
     )
-    views = {("output", k) for k, s in enumerate(strides) if s is not None}
-    views |= {("operand", i) for i, o in enumerate(w.epilogue.operands) if o.row_stride is not None}
-    views |= {("input", i) for i, s in enumerate(w.inputs) if s is not None and s.row_stride is not None}
-    aligned = frozenset(p.name for p in pointers if p.ref not in views)
+    aligned = frozenset(p.name for p in pointers)
     return TritonKernel(
         source,
         (entry,),

@@ -21,7 +21,7 @@ if importlib.util.find_spec("triton") is None:
 #: Element types of shared scratch by the type of the pointer to it.
 _SCRATCH = {
     "*i8": np.int8, "*u8": np.uint8, "*fp16": np.float16, "*i32": np.int32, "*fp32": np.float32, "*i64": np.int64,
-    "*fp64": np.float64,
+    "*fp64": np.float64, "*bf16": np.uint16, "*fp8e4nv": np.uint8,
 }  # fmt: skip
 #: The interpreter starts once for every share of the ops.
 _SHARES = 6

@@ -437,7 +437,7 @@ def test_declines_with_a_reason() -> None:
     assert TACTIC.accepts(replace(w, isa="avx2")) == "no such GPU level: avx2"
     assert TACTIC.accepts(replace(w, constant=(False, False, False))) == "the weights must be constant to be packed"
     double = replace(CASES[0], dtype="float64").workload()
-    assert TACTIC.accepts(double) == "computes float16, float32 or codes, not float64 with weights of float64"
+    assert "not float64 with weights of float64" in str(TACTIC.accepts(double))
     x = Slot(TensorType("float16", (2, 11, 9, 48)))
     grouped = replace(w, inputs=(x, *w.inputs[1:]), attrs=tuple((k, 2 if k == "group" else v) for k, v in w.attrs))
     assert "group" in str(TACTIC.accepts(grouped))

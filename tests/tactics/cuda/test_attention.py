@@ -1,0 +1,109 @@
+"""What the op library does not say of attention, normalisation and reductions on GPUs: code for every level, and sizes
+of real networks."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from temper.compile.triton import CUDA_ISAS, compile_cubin
+from temper.ir.types import TensorType
+from temper.tactics.base import Params, Slot, Tactic, Workload
+from temper.tactics.cuda.attention import Attention
+from temper.tactics.cuda.attention_int8 import AttentionInt8
+from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.norm import LayerNorm
+from temper.tactics.cuda.reduce import Reduce
+from temper.tactics.epilogue import Epilogue, Instr, Operand
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("triton is not installed: no GPU kernel can be compiled", allow_module_level=True)
+
+
+def _stored(dtype: str, rank: int) -> Epilogue:
+    """A float32 result rounded to `dtype`."""
+    return Epilogue((Operand("float32", (True,) * rank),), (Instr("Cast", (0,), dtype),), (1,))
+
+
+def bert(batch: int, dtype: str = "float16", isa: str = "sm_90") -> Workload:
+    """BERT-large's attention at sequence 128: queries, keys and values are slices of rows of 3072."""
+    rows = Slot(TensorType(dtype, (batch, 128, 1024)), 3072)
+    mask = Slot(TensorType("float32", (batch, 1, 1, 128)))
+    attrs = {"causal": 0, "heads": 16, "kv_heads": 16, "layout": "rrrr", "safe": 0, "scale": 0.125}
+    if dtype == "int8":
+        attrs |= {"zero_point": 0}
+    out = (Slot(TensorType(dtype, (batch, 128, 1024))),)
+    op, widened = ("AttentionInt8", ()) if dtype == "int8" else ("Attention", (0, 1, 2))
+    slots, constant = (rows, rows, rows, mask), (False,) * 4
+    return Workload(op, tuple(sorted(attrs.items())), slots, constant, out, _stored(dtype, 3), isa, 1, widened)
+
+
+def norm(rows: int, isa: str = "sm_90") -> Workload:
+    x, scale = Slot(TensorType("float16", (rows, 1024))), Slot(TensorType("float32", (1024,)))
+    slots, constant = (x, scale, scale), (False, True, True)
+    attrs = (("axis", -1), ("epsilon", 1e-12))
+    return Workload("LayerNormalization", attrs, slots, constant, (x,), _stored("float16", 2), isa, 1, (0,))
+
+
+def mean(isa: str = "sm_90") -> Workload:
+    x, y = (Slot(TensorType("float32", shape)) for shape in ((4, 1 << 20), (4, 1)))
+    attrs = (("axes", (1,)), ("keepdims", 1))
+    return Workload("ReduceMean", attrs, (x,), (False,), (y,), Epilogue.identity("float32", 2), isa)
+
+
+def kernel(tactic: Tactic, w: Workload, params: Params | None = None) -> TritonKernel:
+    assert tactic.accepts(w) is None
+    made = tactic.generate(w, tactic.candidates(w)[0] if params is None else params, "k")
+    assert isinstance(made, TritonKernel)
+    return made
+
+
+@pytest.mark.parametrize("isa", CUDA_ISAS)
+def test_no_level_spills(isa: str) -> None:
+    subjects: Sequence[tuple[Tactic, Workload]] = (
+        (Attention(), bert(32, isa=isa)),
+        (AttentionInt8(), bert(32, "int8", isa)),
+        (LayerNorm(), norm(4096, isa)),
+        (Reduce(), mean(isa)),
+    )
+    for tactic, w in subjects:
+        for source in kernel(tactic, w).sources:
+            cubin = compile_cubin(source, isa)
+            assert cubin.frame == 0, f"{tactic.name} spills on {isa}"
+            assert cubin.shared <= 99 * 1024
+
+
+def test_one_block_of_keys_is_scored_once() -> None:
+    """Codes are relative to the largest score: with all keys in one block it is known after one product."""
+    tactic, w = AttentionInt8(), bert(32, "int8")
+    counts = {dict(p)["bn"]: kernel(tactic, w, p).source.count("keys = tl.load") for p in tactic.candidates(w)}
+    assert counts[128] == 1 and counts[64] == 2
+
+
+def test_long_sums_are_shared_out() -> None:
+    """4 sums of 2^20 elements by more blocks than 4, joined by a second launch."""
+    made = kernel(Reduce(), mean())
+    assert len(made.entries) == 2 and made.grids[0] > 64 and made.grids[1] <= 4
+    assert made.shared_workspace
+
+
+def test_short_rows_share_a_block() -> None:
+    """64 numbers a row give a block of 32 threads more than one row."""
+    w = norm(1 << 16)
+    narrow = Slot(TensorType("float16", (1 << 16, 64))), Slot(TensorType("float32", (64,)))
+    w = replace(w, inputs=(narrow[0], narrow[1], narrow[1]), outputs=(narrow[0],))
+    assert dict(LayerNorm().candidates(w)[0])["bm"] > 1
+
+
+def test_declines_with_a_reason() -> None:
+    w = bert(2)
+    assert Attention().accepts(replace(w, isa="avx2")) == "no such GPU level: avx2"
+    double = replace(w, inputs=tuple(replace(s, type=TensorType("float64", s.type.shape)) for s in w.inputs if s))
+    assert Attention().accepts(double) == "attends in float32, float16, bfloat16, not float64"
+    wide = Slot(TensorType("float16", (2, 128, 16 * 512)))
+    reason = Attention().accepts(replace(w, inputs=(wide, wide, wide)))
+    assert reason == "heads of 512 columns do not fit in registers"
+    assert LayerNorm().accepts(w) == "computes LayerNormalization and RMSNormalization, not Attention"
