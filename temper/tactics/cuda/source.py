@@ -47,14 +47,17 @@ def kernel_of(
     stages: int = 1,
     before: Stage | None = None,
     scratch: DimLike = 0,
+    in_place: bool | None = None,
+    results: Sequence[Parameter] = (),
 ) -> TritonKernel:
     """A kernel whose `body` stores every result.
 
     inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls, each
     preceded by two blank lines. before: a launch of its own, with the same pointers and constants. scratch: bytes that
-    all blocks share.
+    all blocks share. in_place: as Kernel has it; by default of kernels with one result.
+    results: pointers after those of the epilogue.
     """
-    pointers = [*inputs, *epilogue_parameters(w.epilogue)]
+    pointers = [*inputs, *epilogue_parameters(w.epilogue), *results]
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
     aligned = frozenset(p.name for p in pointers)
 
@@ -74,7 +77,7 @@ def kernel_of(
         tuple(p.ref for p in pointers),
         w.symbols,
         shared_workspace=scratch,
-        in_place=len(w.epilogue.results) == 1,
+        in_place=len(w.epilogue.results) == 1 if in_place is None else in_place,
         triton=sources[0],
         then=sources[1:],
         grid=grid if before is None else before.grid,
