@@ -34,6 +34,7 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div, evaluate, product
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
+from temper.tactics.cpu.points import odd_lines, products_at_points
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
@@ -49,7 +50,7 @@ _DEPTH: Mapping[int, int] = {1: 2, 2: 1 + 2, 4: 3 + 3}
 #: Outputs per tile (rows, columns) worth trying.
 _TILES = ((4, 4), (2, 2), (4, 2), (1, 2))
 
-_CHUNK_VECTORS, _UNROLLED, _AHEAD_KB = 4, 4, 96
+_CHUNK_VECTORS, _AHEAD_KB = 4, 96
 
 #: For `predict`: clock; bytes per second of weights from DRAM; multiply-adds a cycle; cycles per vector of V and of M.
 _CLOCK, _STREAM = 3.7e9, 27e9
@@ -107,11 +108,6 @@ def error_factor(params: Params, channels: int = 1) -> float:
 
 def _ceil(a: int, b: int) -> int:
     return -(-a // b)
-
-
-def _odd_lines(floats: int) -> int:
-    """The template's ODD_LINES: floats in the next odd number of 64-byte lines."""
-    return (_ceil(floats, 16) | 1) * 16
 
 
 @dataclass(frozen=True)
@@ -265,7 +261,6 @@ class WinogradConv:
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         s, p = _Shape.of(w), _Plan(**dict(params))
-        last = s.vectors - (_ceil(s.vectors, p.nb) - 1) * p.nb
         args: list[ArgRef] = [("input", 0), ("packed", 0), ("workspace", 0)]
         if p.shared:
             args.append(("shared", 0))
@@ -277,8 +272,6 @@ class WinogradConv:
         args += [("output", 0), *epilogue_args(w.epilogue)]
         x, y = w.inputs[0], w.outputs[0]
         assert x is not None
-        # Every row group of a block fetches its part of the weights that the block consumes.
-        lines = _ceil(_UNROLLED * p.nb * s.lanes * 4, 64 * _ceil(p.tiles, p.mr)) if p.ahead else 0
         dims = {"BATCH": s.n, "H": s.h, "W": s.w, "OH": s.oh, "OW": s.ow}
         a, b = POINTS[4][1], POINTS[4][3]
         constants = {"A": a, "B": b, "A2": a**2, "B2": b**2, "A3": a**3, "B3": b**3}
@@ -287,17 +280,15 @@ class WinogradConv:
             "ENTRY": entry, **{name: c_dim(d, w.symbols) for name, d in dims.items()},
             "IC": s.ic, "OC": s.oc, "PT": s.pads[0], "PL": s.pads[1],
             "XLD": x.row_stride or s.ic, "OLD": y.row_stride or s.oc,
-            "MH": p.mh, "MW": p.mw, "TB": p.tiles, "MR": p.mr, "NB": p.nb, "NBL": last, "SHARED": p.shared,
-            "CHUNK": _CHUNK_VECTORS * s.lanes, "UNROLLED": _UNROLLED, "LINES": lines, "AHEAD": p.ahead << 10,
+            "MH": p.mh, "MW": p.mw, "SHARED": p.shared, "CHUNK": _CHUNK_VECTORS * s.lanes,
+            **products_at_points(p.points, s.ic, False, p.tiles, p.mr, p.nb, s.vectors, s.lanes, p.ahead),
             "P_X": 0, "P_U": 1, "P_WS": 2, "P_SH": 3, "P_BIAS": f"({bias})", "P_Y": out,
-            "KERNELS(X)": " ".join(f"X({r}, {v})" for r in range(1, p.mr + 1) for v in sorted({p.nb, last})),
-            "CASES(X)": " ".join(f"X({r})" for r in range(1, p.mr + 1)),
             **{f"W4_{name}": f"{float(value)!r}f" for name, value in constants.items()},
         })
         epilogue = workload_epilogue_c(w, out + 1)
-        source = "\n".join([template_text("vec.h", "vmath.h"), text, epilogue, template_text("winograd.c")])
-        row = _odd_lines(s.ic)
-        workspace = _odd_lines(p.tiles * p.nb * s.lanes) + (0 if p.shared else _odd_lines(p.tiles * row))
+        source = "\n".join([template_text("vec.h", "vmath.h"), text, epilogue, template_text("points.h", "winograd.c")])
+        row = odd_lines(s.ic)
+        workspace = odd_lines(p.tiles * p.nb * s.lanes) + (0 if p.shared else odd_lines(p.tiles * row))
         shared = (s.tiles(p.mh, p.mw) * row + 16) * (4 * p.points) if p.shared else 0
         entries = (f"{entry}_input", f"{entry}_output") if p.shared else (entry,)
         return Kernel(source, entries, tuple(args), w.symbols, 4 * p.points * workspace, shared)

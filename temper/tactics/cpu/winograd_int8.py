@@ -20,13 +20,14 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div, evaluate, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.instructions import C_TYPES
+from temper.tactics.cpu.points import odd_lines, products_at_points
 from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
 #: 24 G of F(4, 3) at 0, 1, -1, 2, -2, infinity, its rows divided by 6, -4, -4, 1, 1, 24.
 _G = np.array([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]])
 
-_POINTS, _TILE, _UNROLLED, _AHEAD_KB = 36, 4, 4, 96
+_POINTS, _TILE, _AHEAD_KB = 36, 4, 96
 
 #: Most bits of a sum that the scaled arithmetic modulo 2^32 leaves.
 _BITS = 25
@@ -58,11 +59,6 @@ def _shape(w: Workload) -> _Shape:
     tiles = product((n, ceil_div(oh, _TILE), ceil_div(ow, _TILE)))
     typical = evaluate(tiles, dict.fromkeys(tiles.symbols, 28)) if isinstance(tiles, Dim) else tiles
     return _Shape(int(str(x.type.shape[3])), int(str(oc)), tiles, max(1, int(typical)), ISAS[w.isa].lanes)
-
-
-def _odd_lines(words: int) -> int:
-    """The template's ODD_LINES: words in the next odd number of 64-byte lines."""
-    return (-(-words // 16) | 1) * 16
 
 
 class WinogradInt8:
@@ -137,31 +133,29 @@ class WinogradInt8:
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         s, q = _shape(w), dict(params)
-        nb, last = q["nb"], s.vectors - (-(-s.vectors // q["nb"]) - 1) * q["nb"]
+        points = products_at_points(
+            _POINTS, s.ic // 2, True, q["tiles"], q["mr"], q["nb"], s.vectors, s.lanes, q["ahead"]
+        )
         x, y = w.inputs[0], w.outputs[0]
         assert x is not None
         n, h, width, _ = x.type.shape
         _, oh, ow, _ = y.type.shape
         pads = w.attr("pads", (0, 0, 0, 0))
         assert isinstance(pads, tuple)
-        # every row group of a block fetches its part of the weights that the block consumes
-        lines = -(-_UNROLLED * nb * s.lanes * 4 // (64 * -(-q["tiles"] // q["mr"]))) if q["ahead"] else 0
         text = defines({
             "ENTRY": entry, "BATCH": c_dim(n, w.symbols), "H": c_dim(h, w.symbols), "W": c_dim(width, w.symbols),
             "OH": c_dim(oh, w.symbols), "OW": c_dim(ow, w.symbols), "IC": s.ic, "OC": s.oc,
             "PT": int(pads[0]), "PL": int(pads[1]), "XLD": x.row_stride or s.ic, "OLD": y.row_stride or s.oc,
             "in_t": C_TYPES[x.type.dtype], "ZERO_POINT": f"({w.attr('zero_point', 0)})",
-            "TB": q["tiles"], "MR": q["mr"], "NB": nb, "NBL": last,
-            "UNROLLED": _UNROLLED, "LINES": lines, "AHEAD": q["ahead"] << 10,
-            "KERNELS(X)": " ".join(f"X({r}, {v})" for r in range(1, q["mr"] + 1) for v in sorted({nb, last})),
-            "CASES(X)": " ".join(f"X({r})" for r in range(1, q["mr"] + 1)),
+            **points,
         })
         args: tuple[ArgRef, ...] = (
             ("input", 0), ("packed", 0), ("packed", 1), ("workspace", 0), ("output", 0), *epilogue_args(w.epilogue)
         )
         source = template_text("vec.h", "vmath.h") + text + workload_epilogue_c(w, 5)
-        words = _odd_lines(q["tiles"] * _odd_lines(s.ic // 2)) + _odd_lines(q["tiles"] * nb * s.lanes)
-        return Kernel(source + template_text("winograd_codes.c"), (entry,), args, w.symbols, 4 * _POINTS * words)
+        words = odd_lines(q["tiles"] * odd_lines(s.ic // 2)) + odd_lines(q["tiles"] * q["nb"] * s.lanes)
+        source += template_text("points.h", "winograd_codes.c")
+        return Kernel(source, (entry,), args, w.symbols, 4 * _POINTS * words)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """U[output-channel block][point][pairs of IC][the block's lanes], and the bias in int32."""

@@ -1,25 +1,14 @@
 /* Winograd convolution F(MH x MW, 3 x 3), stride 1, FP32, channels-last: y = A^T [(G w G^T) . (B^T x B)] A per tile and channel.
  *
  * Defined by the generator: BATCH H W OH OW (constants or v[i]); IC OC; PT PL pads; XLD OLD pixel strides in elements;
- * MH MW outputs per tile (1, 2 or 4; 1 = no transform along that axis); TB tiles per block; NB vectors per output-channel block,
- * NBL of the last one; KERNELS(X) = X(rows, vectors) for every register tile; CASES(X) = X(rows) for 1..MR; SHARED, CHUNK;
- * the constants W4_* of the points for m = 4; UNROLLED, LINES, AHEAD (bytes): how weights are fetched ahead;
- * argument numbers P_X P_U P_Y P_WS P_SH P_BIAS (P_BIAS -1: none).
+ * MH MW outputs per tile (1, 2 or 4; 1 = no transform along that axis); what points.h needs; SHARED, CHUNK; the constants W4_* of the
+ * points for m = 4; argument numbers P_X P_U P_Y P_WS P_SH P_BIAS (P_BIAS -1: none).
  *
- * Workspaces: V[point][tile][LDV] (transformed input) and M[point][tile][NB * VL] (products). The distance between points is an odd
- * number of cache lines, because a tile's transform touches the same row of all points and powers of two would share one L1 set. */
+ * Workspaces: V[point][tile][LDV] (transformed input) and M[point][tile][NB * VL] (products). */
 #define AH (MH + 2)
 #define AW (MW + 2)
-#define POINTS (AH * AW)
-#define FLOATS_PER_LINE 16
-#define ODD_LINES(n) (((((n) + FLOATS_PER_LINE - 1) / FLOATS_PER_LINE) | 1) * FLOATS_PER_LINE)
-#define LDV ODD_LINES(IC)
-#define LDM (NB * VL)
-#define M_STEP ODD_LINES((int64_t)TB * LDM)
 #define TILES_Y ((OH + MH - 1) / MH)
 #define TILES_X ((OW + MW - 1) / MW)
-#define OC_BLOCKS ((OC + NB * VL - 1) / (NB * VL))
-#define UNROLL _Pragma("clang loop unroll(full)")
 
 static const float zeros[(IC + VL - 1) / VL * VL] __attribute__((aligned(64)));
 
@@ -54,9 +43,6 @@ INLINE void at4(const vf *m, vf *y) {
   y[2] = FMA(a2, sa, b2 * sb);
   y[3] = FMA(a3, da, FMA(b3, db, m[5]));
 }
-#define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
-
 /* One vector of channels of one tile: px[i][j] + c are the pixels, out + point * step the results. */
 INLINE void input_vector(const float *const px[AH][AW], int64_t c, int n, float *out, int64_t step) {
   vf half[AW][AH];
@@ -87,57 +73,6 @@ static void input_tile(const float *x, int64_t tile, int64_t c0, int64_t c1, flo
   int64_t c = c0;
   for (; c + VL <= c1; c += VL) input_vector(px, c, VL, out, step);
   if (c < c1) input_vector(px, c, (int)(c1 - c), out, step);
-}
-
-INLINE void terms(vf *acc, const float *v, const float *u, const int rows, const int vectors) {
-  vf w[4];
-  UNROLL for (int b = 0; b < vectors; b++) w[b] = ld(u + b * VL);
-  UNROLL for (int r = 0; r < rows; r++) {
-    vf s = splat(v[r * LDV]);
-    UNROLL for (int b = 0; b < vectors; b++) acc[r * vectors + b] = FMA(s, w[b], acc[r * vectors + b]);
-  }
-}
-
-/* m[r][b] = sum over k of v[r][k] * u[k][b], k ascending: the same roundings whichever register tile a row falls into.
- * Meanwhile LINES cache lines of later weights are fetched into L2 for every UNROLLED terms. */
-INLINE void product(const float *v, const float *u, float *m, const char *later, const int rows, const int vectors) {
-  vf acc[28] = {};
-  int64_t k = 0;
-  _Pragma("clang loop unroll(disable)") for (; k + UNROLLED <= IC; k += UNROLLED) {
-    UNROLL for (int l = 0; l < LINES; l++) __builtin_prefetch(later + 64 * l, 0, 2);
-    later += 64 * LINES;
-    UNROLL for (int i = 0; i < UNROLLED; i++) terms(acc, v + k + i, u + (k + i) * vectors * VL, rows, vectors);
-  }
-  _Pragma("clang loop unroll(disable)") for (; k < IC; k++) terms(acc, v + k, u + k * vectors * VL, rows, vectors);
-  UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int b = 0; b < vectors; b++) st(m + r * LDM + b * VL, acc[r * vectors + b]);
-}
-
-#define KERNEL(R, B)                                                                                                            \
-  static __attribute__((noinline)) void product_##R##_##B(const float *v, const float *u, float *m, const char *later) {        \
-    product(v, u, m, later, R, B);                                                                                              \
-  }
-KERNELS(KERNEL)
-
-/* All points of `tiles` tiles and output-channel block ob: M = V U. `in` is row 0 of point 0. */
-static void products(const float *in, int64_t in_step, int64_t tiles, int64_t ob, const float *u, float *out) {
-  const int last = ob == OC_BLOCKS - 1;
-  const int64_t panel = (int64_t)IC * (last ? NBL : NB) * VL, groups = (tiles + MR - 1) / MR;
-  u += ob * POINTS * IC * NB * VL;
-  for (int i = 0; i < POINTS; i++, u += panel) {
-    const char *later = (const char *)u + AHEAD;
-    for (int64_t g = 0; g < groups; g++, later += IC / UNROLLED * LINES * 64) {
-      const int64_t lo = tiles * g / groups, hi = tiles * (g + 1) / groups;
-      const float *v = in + i * in_step + lo * LDV;
-      float *m = out + i * M_STEP + lo * LDM;
-      switch ((hi - lo) * 2 + last) {
-#define CASE(R)                                                   \
-  case R * 2: PASTE(product_##R##_, NB)(v, u, m, later); break;   \
-  case R * 2 + 1: PASTE(product_##R##_, NBL)(v, u, m, later); break;
-        CASES(CASE)
-      }
-    }
-  }
 }
 
 INLINE void output_vector(const float *m, float *y, const float *bias, const epi_t *e, int64_t img, int64_t oy, int64_t ox, int64_t c, int n,

@@ -4,22 +4,12 @@
  * -4, 1, 1, 24. These factors are left out of U (int16) and put into A, so that what comes out is 576 y, modulo 2^32 as all sums are. 576 is
  * 9 * 64: 9 has an inverse modulo 2^32, and the 26 bits that remain above the 64 are y, where |y| < 2^25. V (int16) is within 100 * 255.
  *
- * Defined by the tactic: BATCH H W OH OW; IC (a multiple of 2 VL) OC (of VL); PT PL pads; XLD OLD pixel strides; in_t, ZERO_POINT; TB tiles per
- * block; NB vectors per output-channel block, NBL of the last one; KERNELS(X) = X(rows, vectors) for every register tile; CASES(X) =
- * X(rows) for 1..MR; UNROLLED, LINES, AHEAD (bytes): how weights are fetched ahead. Workspaces are as in winograd.c, V in pairs. */
+ * Defined by the tactic: BATCH H W OH OW; IC (a multiple of 2 VL) OC (of VL); PT PL pads; XLD OLD pixel strides; in_t, ZERO_POINT; what
+ * points.h needs. Workspaces are as in winograd.c, V in pairs. */
 #define SIDE 6
-#define POINTS (SIDE * SIDE)
-#define PAIRS (IC / 2)
-#define WORDS_PER_LINE 16
-#define ODD_LINES(n) (((((n) + WORDS_PER_LINE - 1) / WORDS_PER_LINE) | 1) * WORDS_PER_LINE)
-#define LDV ODD_LINES(PAIRS)
-#define LDM (NB * VL)
 #define V_STEP ODD_LINES((int64_t)TB * LDV)
-#define M_STEP ODD_LINES((int64_t)TB * LDM)
 #define TILES_Y ((OH + 3) / 4)
 #define TILES_X ((OW + 3) / 4)
-#define OC_BLOCKS ((OC + NB * VL - 1) / (NB * VL))
-#define UNROLL _Pragma("clang loop unroll(full)")
 
 typedef int16_t vs __attribute__((vector_size(4 * VL)));
 typedef in_t vc __attribute__((vector_size(2 * VL)));
@@ -70,56 +60,6 @@ static void input_tile(const in_t *x, int64_t tile, int32_t *out, const int64_t 
   }
 }
 
-INLINE void terms(vi *acc, const int32_t *v, const int32_t *u, const int rows, const int vectors) {
-  vi w[6];
-  UNROLL for (int b = 0; b < vectors; b++) w[b] = ldi(u + b * VL);
-  UNROLL for (int r = 0; r < rows; r++) {
-    const vi s = splati(v[r * LDV]);
-    UNROLL for (int b = 0; b < vectors; b++) acc[r * vectors + b] = dot2(acc[r * vectors + b], s, w[b]);
-  }
-}
-
-/* m[r][b] = sum over k of v[r][k] * u[k][b]. Meanwhile LINES cache lines of later weights are fetched for every UNROLLED terms. */
-INLINE void product(const int32_t *v, const int32_t *u, int32_t *m, const char *later, const int rows, const int vectors) {
-  vi acc[28] = {};
-  _Pragma("clang loop unroll(disable)") for (int k = 0; k < PAIRS; k += UNROLLED) {
-    UNROLL for (int l = 0; l < LINES; l++) __builtin_prefetch(later + 64 * l, 0, 2);
-    later += 64 * LINES;
-    UNROLL for (int i = 0; i < UNROLLED; i++) terms(acc, v + k + i, u + (k + i) * vectors * VL, rows, vectors);
-  }
-  UNROLL for (int r = 0; r < rows; r++)
-    UNROLL for (int b = 0; b < vectors; b++) sti(m + r * LDM + b * VL, acc[r * vectors + b]);
-}
-
-#define PASTE_(a, b) a##b
-#define PASTE(a, b) PASTE_(a, b)
-#define KERNEL(R, B)                                                                                                            \
-  static __attribute__((noinline)) void product_##R##_##B(const int32_t *v, const int32_t *u, int32_t *m, const char *later) {  \
-    product(v, u, m, later, R, B);                                                                                              \
-  }
-KERNELS(KERNEL)
-
-/* All points of `tiles` tiles and output-channel block ob: M = V U. */
-static void products(const int32_t *in, int64_t tiles, int64_t ob, const int32_t *u, int32_t *out) {
-  const int last = ob == OC_BLOCKS - 1;
-  const int64_t panel = (int64_t)PAIRS * (last ? NBL : NB) * VL, groups = (tiles + MR - 1) / MR;
-  u += ob * POINTS * PAIRS * NB * VL;
-  for (int i = 0; i < POINTS; i++, u += panel) {
-    const char *later = (const char *)u + AHEAD;
-    for (int64_t g = 0; g < groups; g++, later += PAIRS / UNROLLED * LINES * 64) {
-      const int64_t lo = tiles * g / groups, hi = tiles * (g + 1) / groups;
-      const int32_t *v = in + i * V_STEP + lo * LDV;
-      int32_t *m = out + i * M_STEP + lo * LDM;
-      switch ((hi - lo) * 2 + last) {
-#define CASE(R)                                                   \
-  case R * 2: PASTE(product_##R##_, NB)(v, u, m, later); break;   \
-  case R * 2 + 1: PASTE(product_##R##_, NBL)(v, u, m, later); break;
-        CASES(CASE)
-      }
-    }
-  }
-}
-
 /* Inverse transform, bias and epilogue of VL channels of one tile. */
 INLINE void output_vector(const int32_t *m, void *y, vi bias, const epi_t *e, int64_t img, int64_t oy, int64_t ox, int64_t c, const int64_t *v) {
   (void)v;
@@ -156,7 +96,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     const int64_t t0 = lo + (hi - lo) * i / blocks, t1 = lo + (hi - lo) * (i + 1) / blocks;
     for (int64_t t = t0; t < t1; t++) input_tile(p[0], t, vs_ + (t - t0) * LDV, v);
     for (int64_t ob = 0; ob < OC_BLOCKS; ob++) {
-      products(vs_, t1 - t0, ob, u, ms);
+      products(vs_, V_STEP, t1 - t0, ob, u, ms);
       for (int64_t t = t0; t < t1; t++) {
         const int64_t tx = t % TILES_X, ty = t / TILES_X % TILES_Y, img = t / (TILES_X * TILES_Y);
         for (int64_t c = ob * NB * VL; c < (ob + 1) * NB * VL && c < OC; c += VL)
