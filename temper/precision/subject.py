@@ -40,7 +40,8 @@ class Subject:
         symbols = frozenset().union(*(v.type.symbols for v in graph.inputs))
         ranges = tuple({s: r for s, r in sizes.ranges[i].items() if s in symbols} for i in members)
         sites = sites_of(graph)
-        return Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites))
+        found = Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites))
+        return replace(found, ranges=ranges[:1]) if found.several else found
 
     @property
     def note(self) -> str:
@@ -94,14 +95,30 @@ class Subject:
         return STORED[self.config.precision] if self.target.widens else "bfloat16"
 
     @property
+    def several(self) -> bool:
+        """The plan has profiles besides the one that a GPU's engines are looked at in, as each takes tuning."""
+        return self.target.widens and max(len(self.config.profiles), 1) * max(len(self.config.batches), 1) > 1
+
+    @property
     def here(self) -> BuildConfig:
-        """The configuration of engines that run on this machine."""
-        return replace(self.config, device="cpu", precision="fp32", isa="") if self.absent else self.config
+        """The configuration of engines that are looked at on this machine."""
+        config = self.config
+        if self.several:
+            config = replace(config, profiles=config.profiles[:1], batches=config.batches[:1])
+        return replace(config, device="cpu", precision="fp32", isa="") if self.absent else config
+
+    @property
+    def one(self) -> BuildConfig:
+        """The configuration of the target's engines that times are taken of: as the plan's, of one profile."""
+        here = replace(self.here, device=self.config.device, precision=self.config.precision, isa=self.config.isa)
+        return self.held_wide(here)
 
     @property
     def exact(self) -> BuildConfig:
-        """The configuration of the float32 engine that others are compared with."""
-        return replace(self.here, precision="fp32", tf32=False) if self.target.widens else self.here
+        """The configuration of the float32 engine that others are compared with, which on a GPU is not tuned."""
+        if not self.target.widens:
+            return self.here
+        return replace(self.here, precision="fp32", tf32=False, effort=0)
 
     @property
     def chosen(self) -> BuildConfig:

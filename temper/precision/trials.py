@@ -136,8 +136,9 @@ class Trials:
     def final(self, floats: frozenset[str]) -> Build:
         """The engine that a search ends with: `build`, but with what is in a half type although nothing is INT8, and
         for the target where that is not here."""
-        nothing = floats >= self.recipe.sites
-        if self.subject.absent or (nothing and (self.subject.target.widens or self.halves(floats))):
+        subject = self.subject
+        other = floats >= self.recipe.sites and (subject.target.widens or bool(self.halves(floats)))
+        if subject.absent or subject.several or other:
             return self._made(self.subject.chosen, self._recipe(floats))
         return self.build(floats)
 
@@ -166,13 +167,13 @@ class Trials:
     def quick(self) -> Build:
         """The target's engine with all that may be in INT8."""
         if self.subject.absent:
-            return self._made(self.subject.chosen, self._recipe(self.naive))
+            return self._made(self.subject.one, self._recipe(self.naive))
         return self.build(self.naive)
 
     def higher(self) -> Build:
         """The target's engine with every site in the precision it has where it is not INT8."""
         if self.subject.target.widens:
-            return self._made(self.subject.chosen, None)
+            return self._made(self.subject.one, None)
         if not self.subject.halves:
             return self.build(self.everything)
         recipe = replace(self.recipe, sites=frozenset(), halves=self.subject.halves)
