@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -59,6 +64,31 @@ def judge_here(
     problem = make_problem(
         task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=_REFERENCE
     )
+    prepared = [x.tactic.prepack(task.workload, x.params, task.constants) for x in entrants]
+    with turn(gpu):
+        yield from _judged(gpu, stream, task, problem, entrants, prepared, cold_bytes, timed)
+
+
+@contextmanager
+def turn(gpu: Gpu) -> Iterator[None]:
+    """Builds side by side on one GPU take turns at using it, so that none disturbs what another one times."""
+    path = Path(tempfile.gettempdir()) / f"temper-{os.getuid()}-gpu-{gpu.bus}.lock"
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _judged(
+    gpu: Gpu,
+    stream: Stream,
+    task: Task,
+    problem: Problem,
+    entrants: Sequence[Entrant],
+    prepared: Sequence[Sequence[np.ndarray]],
+    cold_bytes: int,
+    timed: bool,
+) -> Iterator[Began | tuple[int, Record]]:
+    """As `judge_here`, with the GPU to itself. prepared: packed constants by entrant."""
     try:
         bench = DeviceBench(gpu, stream, task.workload, problem, cold_bytes)
     except DeviceMemoryError as e:
@@ -66,9 +96,7 @@ def judge_here(
             yield i, Record(None, f"the layer's own tensors do not fit: {e}")
         return
     running: dict[int, DeviceWatch] = {}
-    for i, x in enumerate(entrants):
-        yield Began(-1)
-        packed = x.tactic.prepack(task.workload, x.params, task.constants)
+    for i, (x, packed) in enumerate(zip(entrants, prepared, strict=True)):
         yield Began(i)
         try:
             wrong = _first_look(bench, x, packed, running, i, timed)

@@ -134,6 +134,12 @@ class Gpu:
         self.driver("cuCtxSetCurrent", self.context)
 
     @property
+    def bus(self) -> str:
+        """Which of the machine's devices it is, whatever number it has in this process."""
+        parts = (self.driver.attribute(self.handle, f"PCI_{x}_ID") for x in ("DOMAIN", "BUS", "DEVICE"))
+        return "-".join(f"{x:x}" for x in parts)
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """What timings depend on, JSON-able."""
         return {
