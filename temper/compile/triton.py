@@ -36,7 +36,8 @@ class TritonSource:
     text: a Python module that imports triton and triton.language as tl and defines `entry` with @triton.jit.
     signature: (parameter, type) in order; types are Triton's: "*fp16", "*i8", "i32" ... aligned: pointer parameters
     whose address is always a multiple of 16 bytes. stages: depth of the software pipeline.
-    fuse_multiply_add: let the compiler contract products and sums.
+    fuse_multiply_add: let the compiler contract products and sums. scratch: bytes of global memory that each block may
+    use for descriptors it makes (`tl.make_tensor_descriptor`); launches find them at the last pointer parameter.
     """
 
     text: str
@@ -46,6 +47,7 @@ class TritonSource:
     warps: int = 4
     stages: int = 3
     fuse_multiply_add: bool = False
+    scratch: int = 0
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ class Cubin:
     scratch: trailing 8-byte pointer parameters after those of the signature; pass null. clusters: blocks per cluster.
     frame: bytes of local memory a thread uses: spilled registers, or the array sin and cos need for large arguments.
     waits: it waits itself for the kernel before it, and so may be started before that one has ended.
+    scratch_bytes: of global memory per block behind the first of the scratch pointers, which then is the signature's
+    last pointer.
     """
 
     data: bytes
@@ -69,6 +73,7 @@ class Cubin:
     registers: int
     frame: int
     waits: bool = False
+    scratch_bytes: int = 0
 
 
 @cache
@@ -159,9 +164,11 @@ def _checked(source: TritonSource, isa: str, data: bytes, meta: Any) -> Cubin:
         raise BuildError(
             f"{source.entry} for {isa} takes parameters of {kernel.params} bytes, its signature says {want}"
         )
-    if getattr(meta, "global_scratch_size", 0) or getattr(meta, "profile_scratch_size", 0):
+    scratch = getattr(meta, "global_scratch_size", 0)
+    if scratch > source.scratch or getattr(meta, "profile_scratch_size", 0):
         raise BuildError(
-            f"{source.entry} for {isa} wants a scratch buffer in global memory, which launches do not provide"
+            f"{source.entry} for {isa} wants {scratch} bytes of scratch in global memory for each block, "
+            f"launches provide {source.scratch}"
         )
     return Cubin(
         data,
@@ -174,4 +181,5 @@ def _checked(source: TritonSource, isa: str, data: bytes, meta: Any) -> Cubin:
         getattr(meta, "num_ctas", 1),
         kernel.registers,
         kernel.frame,
+        scratch_bytes=scratch,
     )

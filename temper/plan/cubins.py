@@ -22,6 +22,8 @@ class DeviceFunction:
 
     threads: per block, in x. shared: bytes of dynamic shared memory. scratch: trailing null pointers after the
     arguments. clusters: blocks per cluster. registers: per thread. frame: bytes of local memory per thread.
+    scratch_bytes: of memory per block behind the first of the scratch pointers, which is then not null but the last
+    of the arguments' pointers again.
     """
 
     entry: str
@@ -33,6 +35,7 @@ class DeviceFunction:
     registers: int = 0
     frame: int = 0
     waits: bool = False
+    scratch_bytes: int = 0
 
 
 def to_archive(functions: Mapping[str, DeviceFunction]) -> bytes:

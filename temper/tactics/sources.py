@@ -60,6 +60,7 @@ from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
 from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
+from temper.tactics.cuda.product_tma import ConvStreamed, GemmStreamed
 from temper.tactics.cuda.recurrent import Recurrent as CudaRecurrent
 from temper.tactics.cuda.resize import Resize as CudaResize
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
@@ -131,6 +132,8 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         ConvImplicitGemm(),
         ConvFewChannels(),
         GemmTiles(),
+        ConvStreamed(),
+        GemmStreamed(),
         MatMulBatched(),
         CudaDepthwise(),
         ConvDirect(),

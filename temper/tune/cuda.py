@@ -31,7 +31,7 @@ _BATCH = 16
 _LENGTH = struct.Struct("<I")
 
 #: What is kept of a compiled kernel besides its code.
-_FACTS = ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame", "waits")
+_FACTS = ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame", "waits", "scratch_bytes")
 
 
 def to_bytes(cubins: Sequence[Cubin]) -> bytes:

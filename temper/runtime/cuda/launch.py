@@ -44,7 +44,8 @@ class Functions:
 
 
 class LaunchCall:
-    """One kernel launch with its arguments packed as C: pointers, int32 sizes, null scratch pointers.
+    """One kernel launch with its arguments packed as C: pointers, int32 sizes, scratch pointers (null unless the kernel
+    uses them).
 
     Every argument has eight bytes of its own, of which a kernel reads the first four where it takes an int32.
     """
@@ -57,7 +58,10 @@ class LaunchCall:
         self.handle, self.function = functions.get(name)
         self.grid, self.label = grid, label
         f = self.function
-        values = (*pointers, *(s & 0xFFFFFFFF for s in sizes), *(0,) * f.scratch)
+        extra = [0] * f.scratch
+        if f.scratch_bytes:
+            extra[0] = pointers[-1]
+        values = (*pointers, *(s & 0xFFFFFFFF for s in sizes), *extra)
         self.values = (ctypes.c_uint64 * max(1, len(values)))(*values)
         start = ctypes.addressof(self.values)
         self._each = (ctypes.c_void_p * max(1, len(values)))(*(start + 8 * i for i in range(len(values))))

@@ -35,7 +35,7 @@ from temper.tactics.cuda.product_text import Blocking, Border, blocks, one_launc
 _CODES = frozenset({"int8", "uint8"})
 
 
-class _ImplicitGemm:
+class ImplicitGemm:
     """What convolution and matrix product have in common: constant weights, one group."""
 
     name: str
@@ -77,27 +77,19 @@ class _ImplicitGemm:
         return epilogue_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        found = blockings(self._shape(w), self._itemsize(w), w.isa, w.tf32)
+        found = blockings(self.geometry(w), self._itemsize(w), w.isa, w.tf32)
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
-        return seconds(self._shape(w), Blocking.of(params), self._itemsize(w), w.isa, w.tf32)
+        return seconds(self.geometry(w), Blocking.of(params), self._itemsize(w), w.isa, w.tf32)
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
-        s, b, size = self._shape(w), Blocking.of(params), self._itemsize(w)
+        s, b, size = self.geometry(w), Blocking.of(params), self._itemsize(w)
         data = w.inputs[0].type.dtype  # type: ignore[union-attr]
         codes = data in _CODES
-        pointers = [
-            Parameter("x", POINTER_TYPES[data], ("input", 0)),
-            Parameter("w", POINTER_TYPES["int8" if codes else data], ("packed", 0)),
-        ]
-        if codes or self._has_bias(w):
-            pointers.append(Parameter("bias", "*i32" if codes else "*fp32", ("packed", 1)))
-        if self._has_table(w):
-            pointers.append(Parameter("table", "*i32", ("packed", 2)))
+        pointers = list(self.parameters(w))
         if b.split > 1:
             pointers.append(Parameter("sums", "*i32" if codes else "*fp32", ("shared", 0)))
-        pointers += epilogue_parameters(w.epilogue)
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
         names, aligned = [name for name, _ in signature], frozenset(p.name for p in pointers)
         grid = blocks(s, b)
@@ -122,11 +114,25 @@ class _ImplicitGemm:
             later=(ceil_div(s.pixels, tile[0]) * -(-s.ocg // tile[1]),),
         )
 
+    def parameters(self, w: Workload) -> tuple[Parameter, ...]:
+        """Pointers to the operands as `prepack` leaves them, and of the epilogue."""
+        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        codes = data in _CODES
+        pointers = [
+            Parameter("x", POINTER_TYPES[data], ("input", 0)),
+            Parameter("w", POINTER_TYPES["int8" if codes else data], ("packed", 0)),
+        ]
+        if codes or self._has_bias(w):
+            pointers.append(Parameter("bias", "*i32" if codes else "*fp32", ("packed", 1)))
+        if self._has_table(w):
+            pointers.append(Parameter("table", "*i32", ("packed", 2)))
+        return (*pointers, *epilogue_parameters(w.epilogue))
+
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Weights as [OC, K padded to 16 bytes], K = (tap, channel), for every blocking; the bias in float32, or that
         of codes in int32 less what shifted codes and a zero point add; then, where windows leave the image and zeros
         do not stand for zero there, what is to be added for each way of leaving it, [ways, OC]."""
-        s, data = self._shape(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
+        s, data = self.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
         packed = np.zeros((s.ocg, row_length(s, self._itemsize(w))), constants[1].dtype)
         packed[:, : s.k] = constants[1].reshape(s.k, s.ocg).T
         if data not in _CODES:
@@ -157,9 +163,10 @@ class _ImplicitGemm:
 
     def _has_table(self, w: Workload) -> bool:
         data = w.inputs[0].type.dtype  # type: ignore[union-attr]
-        return data in _CODES and self._shape(w).padded and self._zero(w) != (-128 if data == "uint8" else 0)
+        return data in _CODES and self.geometry(w).padded and self._zero(w) != (-128 if data == "uint8" else 0)
 
-    def _shape(self, w: Workload) -> ConvShape:
+    def geometry(self, w: Workload) -> ConvShape:
+        """Of an accepted workload."""
         s = self.shape(w)
         if isinstance(s, str):
             raise ValueError(s)
@@ -175,7 +182,7 @@ class _ImplicitGemm:
         return len(w.inputs) > 2 and w.inputs[2] is not None
 
 
-class ConvImplicitGemm(_ImplicitGemm):
+class ConvImplicitGemm(ImplicitGemm):
     """Conv and ConvInt8: any kernel size, stride, dilation and padding."""
 
     name = "cuda.conv_implicit_gemm"
@@ -185,7 +192,7 @@ class ConvImplicitGemm(_ImplicitGemm):
         return conv_shape(w)
 
 
-class GemmTiles(_ImplicitGemm):
+class GemmTiles(ImplicitGemm):
     """a [..., M, K] times a constant b [K, N], of floats or codes."""
 
     name = "cuda.gemm"

@@ -118,3 +118,28 @@ def seconds(s: ConvShape, b: Blocking, size: int, isa: str, tf32: bool) -> float
     if b.split > 1:
         more = 2.0e-6 + 2 * b.split * pixels * s.ocg * 4 / d.bandwidth
     return max(total, bytes_moved / d.bandwidth) + 2.0e-6 + more
+
+
+#: (rows, channels, bytes of terms, warps, stages) of blocks that stay.
+_STREAMED = (
+    (128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 4, 4), (128, 128, 128, 8, 4), (128, 64, 128, 4, 4),
+    (256, 64, 128, 8, 3),
+)  # fmt: skip
+
+
+def streamed_blockings(s: ConvShape, size: int, isa: str) -> list[Blocking]:
+    """Those worth trying for blocks that stay; none where a tile would be mostly empty."""
+    pixels, shared = static(s.pixels), DEVICES[isa].shared
+    return [
+        Blocking(bm, bn, bk // size, warps, stages)
+        for bm, bn, bk, warps, stages in _STREAMED
+        if bn <= max(64, s.ocg)
+        and (pixels is None or pixels >= bm)
+        and s.icg * size >= 64
+        and stages * (bm + bn) * bk + bm * bn <= shared
+    ]
+
+
+def streamed_seconds(s: ConvShape, b: Blocking, size: int, isa: str) -> float:
+    """As for blocks that go, less what the copy engine saves, and the time to make descriptors."""
+    return 0.9 * seconds(s, b, size, isa, True) + 1.5e-6

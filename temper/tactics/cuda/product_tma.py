@@ -1,0 +1,152 @@
+"""Matrix products whose operands come to shared memory by the chip's copy engine (TMA), in blocks that stay.
+
+Each of as many blocks as the chip has processors computes one tile after another and loads for the next while it stores
+the last. The engine reads tiles by descriptors, which each block makes of its pointers as it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from temper.compile.triton import TritonSource
+from temper.ir.dims import Dim, DimLike, opaque, product
+from temper.ir.types import itemsize
+from temper.tactics.base import Params, Workload
+from temper.tactics.cpu.blocking import ConvShape, static
+from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm
+from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
+from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.product_model import DEVICES, streamed_blockings, streamed_seconds
+from temper.tactics.cuda.product_text import (
+    GROUPED,
+    IMAGE,
+    ORDERED,
+    PLACE,
+    Blocking,
+    blocks,
+    finished,
+    module_text,
+    product_text,
+    sizes_of,
+)
+
+#: Bytes of a descriptor in memory.
+_DESCRIPTOR = 128
+#: Bytes that rows of a tensor must be apart by multiples of.
+_ROW = 16
+
+_BODY = """\
+a_map = tl.make_tensor_descriptor(x, shape=[ROWS, IC], strides=[X_STRIDE, 1], block_shape=[BM, BK])
+b_map = tl.make_tensor_descriptor(w, shape=[OC, IC], strides=[W_STRIDE, 1], block_shape=[BN, BK])
+for tile in tl.range(tl.program_id(0), BLOCKS * COLUMNS, PROGRAMS, flatten=True):
+{order}
+    acc = tl.zeros((BM, BN), {sums})
+    for step in range(0, STEPS):
+        a = a_map.load([block * BM, step * BK])
+        b = b_map.load([column * BN, step * BK])
+        acc = product(a, b.T, acc)
+{finish}
+"""
+
+
+class _Streamed:
+    """The pointwise products among those of another tactic, whose packing it shares."""
+
+    name: str
+    base: ImplicitGemm
+    packing: tuple[str, ...] = ()
+
+    @property
+    def ops(self) -> frozenset[str]:
+        return self.base.ops
+
+    def accepts(self, w: Workload) -> str | None:
+        if (reason := self.base.accepts(w)) is not None:
+            return reason
+        if int(w.isa.removeprefix("sm_")) < 90:
+            return f"{w.isa} has no engine that copies tiles"
+        s, data = self.base.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
+        size = itemsize(data)
+        if not s.flat:
+            return "computes products of single pixels only, without stride or padding"
+        if data == "uint8":
+            return "multiplies signed codes only: unsigned ones are shifted in registers"
+        if size == 4 and not w.tf32:
+            return "computes on tensor cores, which do not multiply float32"
+        if s.xld * size % _ROW:
+            return f"rows {s.xld * size} bytes apart are not multiples of {_ROW}"
+        if not self.candidates(w):
+            return "the product is too small for its tiles"
+        return None
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        s, size = self.base.geometry(w), itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
+        found = streamed_blockings(s, size, w.isa)
+        return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
+
+    def predict(self, w: Workload, params: Params) -> float:
+        size = itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
+        return streamed_seconds(self.base.geometry(w), Blocking.of(params), size, w.isa)
+
+    def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
+        s, b = self.base.geometry(w), Blocking.of(params)
+        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        size = itemsize(data)
+        pointers = [*self.base.parameters(w), Parameter("descriptors", "*i8", ("shared", 0))]
+        signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
+        names = [name for name, _ in signature]
+        programs = _programs(s, b, w.isa)
+        sizes: dict[str, DimLike] = {
+            **sizes_of(s, b, size), "PROGRAMS": DEVICES[w.isa].processors, "STEPS": b.steps(s),
+        }  # fmt: skip
+        order = (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE + IMAGE
+        body = _BODY.format(
+            order=_inner(order),
+            sums="tl.int32" if data == "int8" else "tl.float32",
+            finish=_inner(finished(w, s, names)),
+        )
+        about = f"{s.icg} to {s.ocg} channels of every row: tiles of {b.bm}x{b.bn}x{b.bk}, copied."
+        helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
+        text = module_text(about, entry, names, sizes, body, helpers)
+        source = TritonSource(
+            text, entry, signature, frozenset(p.name for p in pointers), b.warps, b.stages, scratch=2 * _DESCRIPTOR
+        )
+        return TritonKernel(
+            text,
+            (entry,),
+            tuple(p.ref for p in pointers),
+            w.symbols,
+            shared_workspace=product((programs, 2 * _DESCRIPTOR)),
+            in_place=len(w.epilogue.results) == 1,
+            triton=source,
+            grid=programs,
+        )
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        return self.base.prepack(w, params, constants)
+
+
+class ConvStreamed(_Streamed):
+    """1x1 Conv and ConvInt8."""
+
+    name = "cuda.conv_tma"
+    base = ConvImplicitGemm()
+
+
+class GemmStreamed(_Streamed):
+    """a [..., M, K] times a constant b [K, N], of floats or signed codes."""
+
+    name = "cuda.gemm_tma"
+    base = GemmTiles()
+
+
+def _programs(s: ConvShape, b: Blocking, isa: str) -> DimLike:
+    """Blocks launched."""
+    tiles, processors = blocks(s, b), DEVICES[isa].processors
+    return opaque("min", tiles, processors) if isinstance(tiles, Dim) else min(static(tiles) or 1, processors)
+
+
+def _inner(text: str) -> str:
+    return "\n".join(f"    {line}" if line else "" for line in text.splitlines())
