@@ -237,12 +237,13 @@ def sizes_of(s: ConvShape, b: Blocking, size: int) -> dict[str, DimLike]:
     return sizes
 
 
-def product_body(s: ConvShape, b: Blocking, codes: bool) -> str:
-    """Statements up to the sum of products `acc` of the block's tile, or of its part of the terms."""
+def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "") -> str:
+    """Statements up to the sum of products `acc` of the block's tile, or of its part of the terms. first: statements
+    that add to the sum before there are products, while these are loaded."""
     body = _TILE_OF_SPLIT if b.split > 1 else _TILE
     body += (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE
     body += IMAGE if s.flat else _PIXEL
-    body += f"\nacc = tl.zeros((BM, BN), {'tl.int32' if codes else 'tl.float32'})\n"
+    body += f"\nacc = tl.zeros((BM, BN), {'tl.int32' if codes else 'tl.float32'})\n{first}"
     total = b.steps(s)
     each = -(-total // b.split)
     start, stop = "0", str(total)
@@ -270,14 +271,16 @@ def border_text(s: ConvShape) -> str:
     )  # fmt: skip
 
 
-def finished(w: Workload, s: ConvShape, parameters: Sequence[str]) -> str:
+def constants_added(s: ConvShape, parameters: Sequence[str]) -> str:
+    """Statements that add the table and the bias."""
+    return (border_text(s) if "table" in parameters else "") + (_BIAS if "bias" in parameters else "")
+
+
+def finished(w: Workload, s: ConvShape) -> str:
     """Statements from the sums to the stored results."""
-    body = border_text(s) if "table" in parameters else ""
-    if "bias" in parameters:
-        body += _BIAS
     accumulator = w.epilogue.operands[0].dtype
     narrow = f".to({FLOATS[accumulator]})" if accumulator in FLOATS and accumulator != "float32" else ""
-    return f"{body}\nv0 = acc{narrow}\n" + stores(w, s.ocg)
+    return f"\nv0 = acc{narrow}\n" + stores(w, s.ocg)
 
 
 def module_text(
@@ -295,7 +298,7 @@ def module_text(
 def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: Sequence[str], size: int) -> str:
     """The kernel that computes its tiles whole."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
-    body = product_body(s, b, data in ("int8", "uint8")) + finished(w, s, parameters)
+    body = product_body(s, b, data in ("int8", "uint8"), constants_added(s, parameters)) + finished(w, s)
     helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
     return module_text(_about(s, b), entry, parameters, sizes_of(s, b, size), body, helpers)
 
@@ -309,7 +312,8 @@ def two_launches(
     body = product_body(s, b, data in ("int8", "uint8")) + _PARTIAL
     first = module_text(_about(s, b), entry, parameters, sizes, body, product_text(data, w.tf32))
     own = Blocking(*tile, b.bk, 4, 1, b.split, 0, 1)
-    body = _TILE + ORDERED + PLACE + (IMAGE if s.flat else _PIXEL) + _ADDED + finished(w, s, parameters)
+    body = _TILE + ORDERED + PLACE + (IMAGE if s.flat else _PIXEL) + _ADDED
+    body += constants_added(s, parameters) + finished(w, s)
     about = f"Adds {b.split} parts of the sums in tiles of {tile[0]}x{tile[1]}."
     second = module_text(
         about, f"{entry}_sum", parameters, sizes_of(s, own, size), body, "\n" + epilogue_helpers(w.epilogue)

@@ -26,6 +26,7 @@ from temper.tactics.cuda.product_text import (
     PLACE,
     Blocking,
     blocks,
+    constants_added,
     finished,
     module_text,
     product_text,
@@ -55,12 +56,9 @@ class _Streamed:
     """The pointwise products among those of another tactic, whose packing it shares."""
 
     name: str
+    ops: frozenset[str]
     base: ImplicitGemm
     packing: tuple[str, ...] = ()
-
-    @property
-    def ops(self) -> frozenset[str]:
-        return self.base.ops
 
     def accepts(self, w: Workload) -> str | None:
         if (reason := self.base.accepts(w)) is not None:
@@ -105,7 +103,7 @@ class _Streamed:
         body = _BODY.format(
             order=_inner(order),
             sums="tl.int32" if data == "int8" else "tl.float32",
-            finish=_inner(finished(w, s, names)),
+            finish=_inner(constants_added(s, names) + finished(w, s)),
         )
         about = f"{s.icg} to {s.ocg} channels of every row: tiles of {b.bm}x{b.bn}x{b.bk}, copied."
         helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
@@ -132,6 +130,7 @@ class ConvStreamed(_Streamed):
     """1x1 Conv and ConvInt8."""
 
     name = "cuda.conv_tma"
+    ops = ConvImplicitGemm.ops
     base = ConvImplicitGemm()
 
 
@@ -139,6 +138,7 @@ class GemmStreamed(_Streamed):
     """a [..., M, K] times a constant b [K, N], of floats or signed codes."""
 
     name = "cuda.gemm_tma"
+    ops = GemmTiles.ops
     base = GemmTiles()
 
 

@@ -15,8 +15,9 @@ _COARSE = frozenset({*HALVES, *FLOATS8, "float8e5m2"})
 
 
 def eased(e: Epilogue) -> Epilogue:
-    """The program with `Gelu` approximated to half precision where nothing finer sees it, and with `Div` by a scalar
-    before rounding to codes marked (attribute `codes`): for it, quotients beyond 2^10 may be any beyond."""
+    """The program with `Gelu` approximated to half precision where nothing finer sees it, and what concerns codes
+    marked by an attribute `codes`: `Div` by a scalar before rounding to them (quotients beyond 2^10 may be any beyond),
+    and `Cast` of them to float32, perhaps less a zero point."""
     first = len(e.operands)
     users: list[list[int]] = [[] for _ in range(first + len(e.instrs))]
     for k, instr in enumerate(e.instrs):
@@ -35,9 +36,27 @@ def eased(e: Epilogue) -> Epilogue:
         if instr.op == "Gelu" and instr.attr("approximate", "none") == "none":
             if value in coarse or instr.dtype in _COARSE:
                 instrs[k] = replace(instr, attrs=(("approximate", "half"),))
+        elif instr.op == "Cast" and instr.dtype == "float32" and not instr.attr("codes", 0):
+            instrs[k] = _from_codes(e, k)
         elif instr.op == "Div" and value in coded and _is_scalar(e, instr.args[1]):
             instrs[k] = replace(instr, attrs=(("codes", 1),))
     return replace(e, instrs=tuple(instrs))
+
+
+def _from_codes(e: Epilogue, k: int) -> Instr:
+    """A conversion to float32, marked (`codes`) where it is of 8-bit codes, or of codes less a scalar: then of both."""
+    cast, first = e.instrs[k], len(e.operands)
+    marked = replace(cast, attrs=(*cast.attrs, ("codes", 1)))
+    (value,) = cast.args
+    if e.dtype_of(value) in ("int8", "uint8"):
+        return marked
+    less = e.instrs[value - first] if value >= first else cast
+    if less.op != "Sub" or less.dtype != "int32" or less.args[0] < first or not _is_scalar(e, less.args[1]):
+        return cast
+    wide = e.instrs[less.args[0] - first]
+    if wide.op != "Cast" or e.dtype_of(wide.args[0]) not in ("int8", "uint8"):
+        return cast
+    return replace(marked, args=(wide.args[0], less.args[1]))
 
 
 def _is_scalar(e: Epilogue, value: int) -> bool:

@@ -30,7 +30,7 @@ from temper.tactics.cuda.epilogue_triton import (
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES
-from temper.tactics.cuda.product_text import Blocking, finished, module_text, product_text
+from temper.tactics.cuda.product_text import Blocking, constants_added, finished, module_text, product_text
 
 _CODES = frozenset({"int8", "uint8"})
 #: Bytes of a packed pixel are a multiple of this.
@@ -111,6 +111,7 @@ image = m // (OH * OW)
 pixel = (image.to(tl.int64) * HEIGHT + m // OW % OH) * WIDTH + m % OW
 
 acc = tl.zeros((BM, BN), {sums})
+{first}
 k = tl.arange(0, BK)
 a_at = folded + pixel[:, None] * DEPTH
 b_at = w + n[None, :] * TERMS
@@ -208,7 +209,8 @@ class ConvFewChannels:
         fold = _FOLD.format(outside=outside, value=value)
         about = f"Folds strides of {s.strides[0]}x{s.strides[1]} into {f.depth} channels."
         first = module_text(about, f"{entry}_fold", names, sizes, fold)
-        body = _RUNS.format(sums="tl.int32" if codes else "tl.float32") + finished(w, s, names)
+        body = _RUNS.format(sums="tl.int32" if codes else "tl.float32", first=constants_added(s, names))
+        body += finished(w, s)
         helpers = product_text(held, False).rstrip() + "\n" + epilogue_helpers(w.epilogue)
         about = f"{f.rows}x{f.columns} windows of {f.depth} channels: tiles of {b.bm}x{b.bn}x{b.bk}."
         second = module_text(about, entry, names, sizes, body, helpers)

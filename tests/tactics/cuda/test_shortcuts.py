@@ -73,3 +73,15 @@ def codes(x, q1, o0):
     results = interpret(jobs, arrays, tmp_path)
     for k, s in enumerate(scales):
         assert np.array_equal(results[f"o{k}"], want[k]), s
+
+
+def test_conversions_of_codes_are_marked() -> None:
+    codes, zero = Operand("int8", (True, True)), Operand("int32", (False, False))
+    wide, back = Instr("Cast", (1,), "int32", (("to", "int32"),)), (("to", "float32"),)
+    less = (wide, Instr("Sub", (3, 2), "int32"), Instr("Cast", (4,), "float32", back))
+    made = eased(Epilogue((FULL, codes, zero), less, (5,))).instrs[2]
+    assert made.args == (1, 2) and made.attr("codes") == 1
+    plain = eased(Epilogue((FULL, codes), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
+    assert plain.args == (1,) and plain.attr("codes") == 1
+    other = eased(Epilogue((FULL, zero), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
+    assert other.attr("codes", 0) == 0
