@@ -21,6 +21,7 @@ from temper.runtime.cuda.driver import Event, Gpu, Memory, Stream, runs_on
 from temper.runtime.cuda.inputs import Given, is_host, on_device, wrong_shape
 from temper.runtime.cuda.launch import Functions, LaunchCall
 from temper.runtime.cuda.layers import layer_times
+from temper.runtime.cuda.staging import LEAST, Staging
 from temper.runtime.engine import Context, LayerTime
 from temper.runtime.steps import Run
 
@@ -98,6 +99,7 @@ class CudaContext(Context):
         self._captured = False
         self._pool = Pool(self.stream)
         self._staging: list[Memory | None] = [None] * (len(engine.plan.inputs) + len(engine.plan.outputs))
+        self._pinned: Staging | None = None
         self._on_device: dict[Shapes, CudaBound] = {}
         self._held: deque[tuple[Event, list[Any]]] = deque()
         #: for `enqueue`: what was set, and the program bound to it
@@ -283,11 +285,18 @@ class CudaContext(Context):
             self.gpu.driver("cuMemcpyDtoDAsync", address, x.address, x.nbytes, self.stream.handle)
         elif capturing:
             raise TemperError(f"the stream is being captured: give input '{name}' on the GPU, not as a numpy array")
+        elif x.nbytes >= LEAST:
+            self._chunks().upload(address, x, self.stream)
         elif x.nbytes:
             self.gpu.driver(
                 "cuMemcpyHtoDAsync", address, x.ctypes.data, x.nbytes, self.stream.handle, what=f"copying '{name}'"
             )
         return address
+
+    def _chunks(self) -> Staging:
+        if self._pinned is None:
+            self._pinned = Staging(self.gpu)
+        return self._pinned
 
     def _copy_out(self, bound: CudaBound, k: int, target: Given | np.ndarray) -> None:
         source, n = bound.addresses[k], bound.nbytes[k]
@@ -295,6 +304,8 @@ class CudaContext(Context):
             return
         if isinstance(target, Given):
             self.gpu.driver("cuMemcpyDtoDAsync", target.address, source, n, self.stream.handle)
+        elif n >= LEAST:
+            self._chunks().download(target, source, self.stream)
         else:
             self.gpu.driver("cuMemcpyDtoHAsync", target.ctypes.data, source, n, self.stream.handle)
 

@@ -11,7 +11,7 @@ import pytest
 
 from temper.errors import DeviceError, InputError, TemperError
 from temper.plan.format import Plan
-from temper.runtime.cuda import dlpack
+from temper.runtime.cuda import dlpack, staging
 from temper.runtime.cuda.arrays import DeviceArray, Pool
 from temper.runtime.cuda.context import CudaContext, stream_handle
 from temper.runtime.cuda.driver import Gpu, Stream
@@ -356,3 +356,16 @@ def test_drivers_too_old_are_refused() -> None:
         Gpu(0, FakeDriver(version=11080))
     with pytest.raises(DeviceError, match="there is no GPU 3: the driver sees 2"):
         Gpu(3, FakeDriver(devices=2))
+
+
+@pytest.mark.parametrize("nbytes", [1, staging._CHUNK, 40 * staging._CHUNK + 12345])
+def test_big_arrays_come_over_whole(driver: FakeDriver, nbytes: int) -> None:
+    gpu = Gpu(0, driver)
+    stream, chunks = Stream(gpu), staging.Staging(gpu)
+    source = np.random.default_rng(0).integers(0, 256, nbytes, np.uint8)
+    memory = gpu.allocate(nbytes, "a test")
+    for _ in range(2):  # chunks are used again
+        chunks.upload(memory.address, source, stream)
+        back = np.zeros_like(source)
+        chunks.download(back, memory.address, stream)
+        np.testing.assert_array_equal(back, source)
