@@ -355,6 +355,66 @@ def faults(plan: Plan) -> str:
     return lines[0][8:80]
 
 
+@check
+def tuning(plan: Plan) -> str:
+    """Of three candidates for a layer one faults and one never ends: they are out, with reasons; the third is timed."""
+    from temper.compile.triton import TritonSource, compile_cubin, triton_version
+    from temper.runtime.cuda.driver import Gpu
+    from temper.tactics.cuda.kernel import TritonKernel
+    from temper.target import target_of
+    from temper.tune import select
+    from temper.tune.cuda import from_bytes, to_bytes
+    from temper.tune.cuda_bench import Entrant
+    from temper.tune.cuda_judge import Judge
+
+    tasks: list[select.Task] = []
+
+    class Done(Exception):
+        pass
+
+    class Listening(select.Tuner):
+        def choose(self, given: Any) -> Any:
+            tasks.extend(given)
+            raise Done
+
+    import temper.builder as builder
+
+    builder.Tuner, kept = Listening, builder.Tuner  # type: ignore[misc]
+    try:
+        builder.build_plan(model(layers=1), BuildConfig(device="cuda", effort=1))
+    except Done:
+        pass
+    finally:
+        builder.Tuner = kept  # type: ignore[misc]
+    task = next(t for t in tasks if t.workload.op == "Conv")
+    tactics = target_of(BuildConfig(device="cuda", effort=1)).tactics()
+    (chosen, *_), _ = select.candidates_for(tactics, task.workload, 1, triton_version(), task.env)
+    kernel = chosen.kernel
+    assert isinstance(kernel, TritonKernel)
+    first = kernel.triton.signature[0][0]
+    bad = {
+        "sound": "",
+        "faults": f"    tl.store({first} + (1 << 44), tl.load({first}))\n",
+        "hangs": f"    n = 0\n    while tl.load({first}, volatile=True) < 3.0e38:\n        n += 1\n",
+    }
+    entrants = []
+    for line in bad.values():
+        text = kernel.triton.text
+        at = text.index(":\n", text.index(")", text.index(f"def {kernel.entries[0]}("))) + 2
+        source = TritonSource(**{**vars(kernel.triton), "text": text[:at] + line + text[at:]})
+        cubins = [compile_cubin(x, Gpu().isa) for x in (source, *kernel.then)]
+        entrants.append(Entrant(chosen.tactic, chosen.params, kernel, from_bytes(to_bytes(cubins))))
+    judge = Judge(0, limit=3.0)
+    start = time.perf_counter()
+    got = dict(judge.outcomes(task, [entrants[1], entrants[2], entrants[0]], 1 << 20, True))
+    judge.close()
+    assert got[2].seconds and not got[2].failure, got
+    assert got[0].seconds is None and "ILLEGAL" in got[0].failure, got
+    assert got[1].seconds is None and "do not end within 3 s" in got[1].failure, got
+    seconds = time.perf_counter() - start
+    return f"{got[2].seconds * 1e6:.1f} us; {got[0].failure[:90]}; {got[1].failure}; {seconds:.1f} s"
+
+
 def main() -> None:
     chosen = sys.argv[1:] or list(CHECKS)
     start = time.perf_counter()
