@@ -75,14 +75,14 @@ class DeviceArray:
 
     def __init__(self, block: Block, shape: tuple[int, ...], dtype: str, stream: Stream) -> None:
         """dtype: the element type's name in plans."""
-        self._block, self._stream, self._type = block, stream, dtype
+        self.block, self._stream, self._type = block, stream, dtype
         self.shape, self.dtype = shape, storage(dtype)
         self.device = stream.gpu.index
 
     @property
     def address(self) -> int:
         """Of the first element."""
-        return self._block.memory.address
+        return self.block.memory.address
 
     @property
     def ndim(self) -> int:
@@ -109,7 +109,7 @@ class DeviceArray:
         out = np.empty(self.shape, self.dtype)
         self._stream.gpu.enter()
         self.wait()
-        self._block.memory.read(out)
+        self.block.memory.read(out)
         return out
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -146,7 +146,7 @@ class DeviceArray:
             self._stream.gpu.enter()
             self._stream.before(1 if stream is None else stream)
         self._seen(1 if stream is None else stream)
-        return dlpack.write(self.address, self.device, self._type, self.shape, self._block)
+        return dlpack.write(self.address, self.device, self._type, self.shape, self.block)
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -166,7 +166,7 @@ class DeviceArray:
     def _seen(self, stream: int) -> None:
         if self._stream.gpu.driver.fault:
             raise DeviceError(f"a kernel faulted, the array is lost: {self._stream.gpu.driver.fault}")
-        self._block.foreign |= stream != self._stream.public
+        self.block.foreign |= stream != self._stream.public
 
 
 def check_open(stream: Stream) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -10,27 +9,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from temper.config import knob
-from temper.dtypes import storage
 from temper.errors import InputError, PlanError, TemperError
 from temper.plan.cubins import from_archive
 from temper.plan.format import Binding, Plan, value_of
 from temper.runtime.binding import Bound, Shapes, choose_profile, solve
-from temper.runtime.cuda.arrays import DeviceArray, Pool, check_open
+from temper.runtime.cuda.arrays import DeviceArray, check_open
 from temper.runtime.cuda.bound import CudaBound, Place, Watch, arena_bytes
-from temper.runtime.cuda.driver import Event, Gpu, Memory, Stream, runs_on
+from temper.runtime.cuda.driver import Gpu, Memory, Stream, runs_on
 from temper.runtime.cuda.inputs import Given, is_host, on_device, wrong_shape
 from temper.runtime.cuda.launch import Functions, LaunchCall
 from temper.runtime.cuda.layers import layer_times
-from temper.runtime.cuda.staging import LEAST, Staging
+from temper.runtime.cuda.transfer import Transfers
 from temper.runtime.engine import Context, LayerTime
 from temper.runtime.steps import Run
 
 if TYPE_CHECKING:
     from temper.runtime.engine import Engine
-
-#: Runs whose inputs a context keeps alive before it waits for the oldest.
-_IN_FLIGHT = 64
-
 
 class CudaPlan:
     """What all contexts of an engine share on one GPU."""
@@ -94,14 +88,8 @@ class CudaContext(Context):
         elif knob("TEMPER_SYNC") not in ("", "0"):
             self._watch = self._waiting
         self._block: Memory | None = None
-        #: blocks that somebody's captured graph may still use
-        self._kept: list[Memory] = []
-        self._captured = False
-        self._pool = Pool(self.stream)
-        self._staging: list[Memory | None] = [None] * (len(engine.plan.inputs) + len(engine.plan.outputs))
-        self._pinned: Staging | None = None
+        self._moves = Transfers(engine.plan, self.stream)
         self._on_device: dict[Shapes, CudaBound] = {}
-        self._held: deque[tuple[Event, list[Any]]] = deque()
         #: for `enqueue`: what was set, and the program bound to it
         self._set_inputs: list[Given | None] = [None] * len(engine.plan.inputs)
         self._set_outputs: list[Given | None] = [None] * len(engine.plan.outputs)
@@ -130,8 +118,8 @@ class CudaContext(Context):
     def _memory_of(self, nbytes: int) -> Memory:
         """A block of at least so many bytes, which all profiles share. What is bound to a smaller one is dropped."""
         if self._block is None or self._block.nbytes < nbytes:
-            if self._block is not None and self._captured:
-                self._kept.append(self._block)
+            if self._block is not None and self._moves.captured:
+                self._moves.kept.append(self._block)
             self._on_device.clear()
             self._ready = None
             self._block = None
@@ -184,54 +172,59 @@ class CudaContext(Context):
     def _run_bound(
         self, bound: CudaBound, given: Sequence[Given | np.ndarray], asked: Sequence[Any], device: bool
     ) -> list[Any]:
+        moves, first = self._moves, len(given)
         capturing = not self.stream.owned and self.stream.capturing
         outs = [self._target(bound, i, t) for i, t in enumerate(asked)]
-        self._check_overlap(given, outs)
-        results: list[Any] = []
-        late: list[tuple[int, Given | np.ndarray]] = []
-        first = len(given)
+        moves.check_overlap(given, outs)
         for k, x in enumerate(given):
-            bound.point(k, self._placed(k, x, bound, capturing))
+            bound.point(k, moves.placed(k, x, capturing))
+        results: list[Any] = []
+        late: dict[int, Given | np.ndarray] = {}
         for i, (out, asked_for) in enumerate(zip(outs, asked, strict=True)):
             if isinstance(out, Given) and out.aligned:
                 bound.point(first + i, out.address)
                 results.append(asked_for)
             elif out is None and device:
-                array = self._result(bound, i)
-                bound.point(first + i, array.address)
-                results.append(array)
+                results.append(moves.result(first + i, bound.fresh[i][0], bound.nbytes[first + i]))
+                bound.point(first + i, results[-1].address)
             else:
-                target: Given | np.ndarray = np.empty(*bound.fresh[i]) if out is None else out
-                bound.point(first + i, self._staged(first + i, bound.nbytes[first + i]))
-                late.append((first + i, target))
-                results.append(target if out is None else asked_for)
-        host = [x if isinstance(x, np.ndarray) else None for x in given]
-        for i in bound.host_inputs:
-            host[i] = self._fetched(bound, i) if host[i] is None else host[i]
-        copies: list[Any] = [x if isinstance(x, np.ndarray) else None for x in outs]
-        targets = dict(late)
-        for i in bound.host_outputs:
-            own = targets.get(first + i)
-            copies[i] = own if isinstance(own, np.ndarray) else np.empty(*bound.fresh[i])
-        bound.start(Run(host, copies, bound.env), direct=capturing)  # type: ignore[arg-type]
-        to_host = False
-        for k, target in late:
-            to_host |= isinstance(target, np.ndarray)
-            self._copy_out(bound, k, target)
+                late[i] = np.empty(*bound.fresh[i]) if out is None else out
+                bound.point(first + i, moves.staged(first + i, bound.nbytes[first + i]))
+                results.append(late[i] if out is None else asked_for)
+        to_host = any(isinstance(x, np.ndarray) for x in late.values())
+        if capturing and to_host:
+            raise TemperError("the stream is being captured: give outputs on the GPU, not numpy arrays")
+        self._start(bound, given, late, capturing)
+        for i, target in late.items():
+            moves.copy_out(bound.addresses[first + i], bound.nbytes[first + i], target)
         if capturing:
-            if to_host:
-                raise TemperError("the stream is being captured: give outputs on the GPU, not numpy arrays")
-            self._captured = True
-            self._kept += [r._block.memory for r in results if isinstance(r, DeviceArray)]
+            moves.captured = True
+            moves.kept += [r.block for r in results if isinstance(r, DeviceArray)]
         elif to_host or self.stream.owned:
-            self.stream.wait(self._doing)
+            self.stream.wait(moves.doing)
         else:
-            self._hold([x for x in (*given, *outs) if isinstance(x, Given)])
+            moves.hold([x for x in (*given, *outs) if isinstance(x, Given)])
         return results
 
-    @property
-    def _doing(self) -> str:
-        return f"running '{self._engine.plan.report.get('model', 'the plan')}'"
+    def _start(
+        self,
+        bound: CudaBound,
+        given: Sequence[Given | np.ndarray | None],
+        late: Mapping[int, Given | np.ndarray],
+        direct: bool,
+    ) -> None:
+        """Puts the steps on the stream. given, late: host arrays among inputs and outputs, which host steps use."""
+        if bound.single is not None and bound.watch is None and not direct:
+            bound.single.run()  # type: ignore[call-arg]
+            return
+        arrays: list[Any] = [x if isinstance(x, np.ndarray) else None for x in given]
+        for i in bound.host_inputs:
+            arrays[i] = self._moves.fetched(bound, i) if arrays[i] is None else arrays[i]
+        outputs: list[Any] = [None] * len(bound.fresh)
+        for i in bound.host_outputs:
+            own = late.get(i)
+            outputs[i] = own if isinstance(own, np.ndarray) else np.empty(*bound.fresh[i])
+        bound.start(Run(arrays, outputs, bound.env), direct)
 
     def _target(self, bound: CudaBound, i: int, target: Any) -> Given | np.ndarray | None:
         """An array that the caller gave for an output, checked."""
@@ -245,98 +238,12 @@ class CudaContext(Context):
             raise wrong_shape(b, "out for", out.shape, shape)
         return out
 
-    def _check_overlap(self, given: Sequence[Given | np.ndarray], outs: Sequence[Given | np.ndarray | None]) -> None:
-        """InputError if an output's memory is also an input's or another output's."""
-        names = [b.name for b in (*self._engine.plan.inputs, *self._engine.plan.outputs)]
-        spans = [
-            (x.address, x.nbytes) if isinstance(x, Given) else (x.ctypes.data, x.nbytes) if x is not None else (0, 0)
-            for x in (*given, *outs)
-        ]
-        for i, (a, n) in enumerate(spans[len(given) :], len(given)):
-            for k, (b, m) in enumerate(spans[:i]):
-                if n and m and a < b + m and b < a + n:
-                    raise InputError(
-                        f"out for '{names[i]}' shares memory with '{names[k]}'; give an array of its own"
-                    )
-
-    def _result(self, bound: CudaBound, i: int) -> DeviceArray:
-        b, (shape, _) = self._engine.plan.outputs[i], bound.fresh[i]
-        n = bound.nbytes[len(bound.shapes) + i]
-        return DeviceArray(self._pool.take(n, f"output '{b.name}'"), shape, b.dtype, self.stream)
-
-    def _staged(self, k: int, nbytes: int) -> int:
-        """The address of device memory for a binding that the caller has none usable for."""
-        found = self._staging[k]
-        if found is None or found.nbytes < nbytes:
-            if found is not None and self._captured:
-                self._kept.append(found)
-            self._staging[k] = None
-            b = (*self._engine.plan.inputs, *self._engine.plan.outputs)[k]
-            found = self._staging[k] = self.gpu.allocate(nbytes, f"staging of '{b.name}'")
-        return found.address
-
-    def _placed(self, k: int, x: Given | np.ndarray, bound: CudaBound, capturing: bool) -> int:
-        """Where an input is read from: where it is, or staging memory it is copied to."""
-        if isinstance(x, Given) and x.aligned:
-            return x.address
-        name = self._engine.plan.inputs[k].name
-        address = self._staged(k, x.nbytes)
-        if isinstance(x, Given):
-            self.gpu.driver("cuMemcpyDtoDAsync", address, x.address, x.nbytes, self.stream.handle)
-        elif capturing:
-            raise TemperError(f"the stream is being captured: give input '{name}' on the GPU, not as a numpy array")
-        elif x.nbytes >= LEAST:
-            self._chunks().upload(address, x, self.stream)
-        elif x.nbytes:
-            self.gpu.driver(
-                "cuMemcpyHtoDAsync", address, x.ctypes.data, x.nbytes, self.stream.handle, what=f"copying '{name}'"
-            )
-        return address
-
-    def _chunks(self) -> Staging:
-        if self._pinned is None:
-            self._pinned = Staging(self.gpu)
-        return self._pinned
-
-    def _copy_out(self, bound: CudaBound, k: int, target: Given | np.ndarray) -> None:
-        source, n = bound.addresses[k], bound.nbytes[k]
-        if not n:
-            return
-        if isinstance(target, Given):
-            self.gpu.driver("cuMemcpyDtoDAsync", target.address, source, n, self.stream.handle)
-        elif n >= LEAST:
-            self._chunks().download(target, source, self.stream)
-        else:
-            self.gpu.driver("cuMemcpyDtoHAsync", target.ctypes.data, source, n, self.stream.handle)
-
-    def _fetched(self, bound: CudaBound, i: int) -> np.ndarray:
-        """An input on the device, as a host step reads it."""
-        a = np.empty(bound.shapes[i], storage(self._engine.plan.inputs[i].dtype))
-        self.stream.wait(self._doing)
-        if a.nbytes:
-            self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, bound.addresses[i], a.nbytes)
-        return a
-
-    def _hold(self, owners: Sequence[Given]) -> None:
-        """Keeps callers' arrays alive until what is on the stream now is done."""
-        while self._held and (self._held[0][0].done or len(self._held) >= _IN_FLIGHT):
-            self._held[0][0].wait()
-            self._held.popleft()
-        if owners:
-            event = Event(self.gpu)
-            event.record(self.stream.handle)
-            self._held.append((event, [x.owner for x in owners]))
-
     def upload(self, name: str, array: np.ndarray) -> DeviceArray:
         """A copy of an array for input `name` in this GPU's memory. InputError if it does not fit the input."""
         k = self._index(name, self._engine.plan.inputs, "input")
         b = self._engine.plan.inputs[k]
         self.gpu.enter()
-        source = self._checked_one(b, self._dtypes[k], array)
-        made = DeviceArray(self._pool.take(source.nbytes, f"input '{name}'"), source.shape, b.dtype, self.stream)
-        if source.nbytes:
-            self.gpu.driver("cuMemcpyHtoDAsync", made.address, source.ctypes.data, source.nbytes, self.stream.handle)
-        return made.wait()
+        return self._moves.upload(k, self._checked_one(b, self._dtypes[k], array))
 
     # ---- prebound buffers
 
@@ -370,7 +277,7 @@ class CudaContext(Context):
             if not new.aligned:
                 raise InputError(f"{role} '{b.name}' does not start at a multiple of 16 bytes: give a copy")
             if (old := places[k]) is not None:
-                self._hold([old])
+                self._moves.hold([old])
             places[k] = new
             self._ready = None
         finally:
@@ -395,21 +302,10 @@ class CudaContext(Context):
                 bound = self._ready = self._bound_to_set()
             self.gpu.enter()
             direct = not self.stream.owned and self.stream.capturing
-            if direct:
-                self._captured = True
-            if bound.single is not None and not direct and bound.watch is None:
-                bound.single.run()  # type: ignore[call-arg]
-            else:
-                self._start_set(bound, direct)
+            self._moves.captured |= direct
+            self._start(bound, [None] * len(bound.shapes), {}, direct)
         finally:
             self._lock.release()
-
-    def _start_set(self, bound: CudaBound, direct: bool) -> None:
-        arrays: list[Any] = [None] * len(bound.shapes)
-        for i in bound.host_inputs:
-            arrays[i] = self._fetched(bound, i)
-        outputs = [np.empty(*s) if i in bound.host_outputs else None for i, s in enumerate(bound.fresh)]
-        bound.start(Run(arrays, outputs, bound.env), direct)
 
     def _bound_to_set(self) -> CudaBound:
         """The plan bound to the arrays set."""
@@ -426,11 +322,12 @@ class CudaContext(Context):
                 raise wrong_shape(b, "out for", out.shape, shape)
             own = self._own_outputs[i]
             if out is None and (own is None or own.shape != shape):
-                own = self._own_outputs[i] = self._result(bound, i)
+                own = self._moves.result(len(given) + i, shape, bound.nbytes[len(given) + i])
+                self._own_outputs[i] = own
             elif out is not None:
                 own = self._own_outputs[i] = None
             bound.point(len(given) + i, out.address if out is not None else own.address)  # type: ignore[union-attr]
-        self._check_overlap(given, self._set_outputs)
+        self._moves.check_overlap(given, self._set_outputs)
         for k, x in enumerate(given):
             bound.point(k, x.address)
         return bound
@@ -438,7 +335,7 @@ class CudaContext(Context):
     def synchronize(self) -> None:
         """Waits for everything on the stream. DeviceError if a kernel faulted."""
         self.gpu.enter()
-        self.stream.wait(self._doing)
+        self.stream.wait(self._moves.doing)
 
     # ---- layers
 
@@ -457,7 +354,7 @@ class CudaContext(Context):
         self.gpu.enter()
         given = on_device(x, b, self.gpu, self.stream, "input")
         a = np.empty(given.shape, self._dtypes[k])
-        self.stream.wait(self._doing)
+        self.stream.wait(self._moves.doing)
         if a.nbytes:
             self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, given.address, a.nbytes)
         return a

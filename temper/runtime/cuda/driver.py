@@ -163,8 +163,14 @@ class Memory:
         """DeviceMemoryError if there is no room, with what there is."""
         self.gpu, self.nbytes = gpu, nbytes
         self.address = 0
-        result = gpu.driver.module.CUresult
-        code, address = gpu.driver.module.cuMemAlloc(max(nbytes, 1))
+        module = gpu.driver.module
+        result = module.CUresult
+        # memory taken while some stream is being captured is no part of what is captured
+        (_, mode) = module.cuThreadExchangeStreamCaptureMode(
+            module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        )
+        code, address = module.cuMemAlloc(max(nbytes, 1))
+        module.cuThreadExchangeStreamCaptureMode(mode)
         if code == result.CUDA_ERROR_OUT_OF_MEMORY:
             free, total = gpu.driver("cuMemGetInfo")
             raise DeviceMemoryError(
@@ -270,6 +276,8 @@ class Stream:
                         "stream of that GPU"
                     )
         self.number = int(self.handle)
+        #: for `after` and for `before`: a wait takes an event as it is then
+        self._events: list[Event | None] = [None, None]
 
     def __del__(self) -> None:
         if getattr(self, "owned", False) and self.handle is not None:
@@ -293,16 +301,22 @@ class Stream:
     def after(self, other: int) -> None:
         """What is put on the stream from now on waits for what is on another stream, given by its public handle."""
         if other != self.public:
-            event = Event(self.gpu)
+            event = self._event(0)
             event.record(self.gpu.driver.module.CUstream(other))
             self.gpu.driver("cuStreamWaitEvent", self.handle, event.handle, 0)
 
     def before(self, other: int) -> None:
         """What is put on another stream, given by its public handle, from now on waits for what is on this one."""
         if other != self.public:
-            event = Event(self.gpu)
+            event = self._event(1)
             event.record(self.handle)
             self.gpu.driver("cuStreamWaitEvent", self.gpu.driver.module.CUstream(other), event.handle, 0)
+
+    def _event(self, k: int) -> Event:
+        found = self._events[k]
+        if found is None:
+            found = self._events[k] = Event(self.gpu)
+        return found
 
     def seconds(self, graph: Graph) -> float:
         """Device time of one run of a graph."""

@@ -50,6 +50,11 @@ class CUevent_flags(enum.IntEnum):
     CU_EVENT_DISABLE_TIMING = 2
 
 
+class CUstreamCaptureMode(enum.Enum):
+    CU_STREAM_CAPTURE_MODE_GLOBAL = 0
+    CU_STREAM_CAPTURE_MODE_RELAXED = 2
+
+
 class CUgraphDependencyType(enum.IntEnum):
     CU_GRAPH_DEPENDENCY_TYPE_DEFAULT = 0
     CU_GRAPH_DEPENDENCY_TYPE_PROGRAMMATIC = 1
@@ -136,6 +141,7 @@ class FakeDriver:
     CUDA_KERNEL_NODE_PARAMS = CUDA_KERNEL_NODE_PARAMS
     CUgraphEdgeData = CUgraphEdgeData
     CUgraphDependencyType = CUgraphDependencyType
+    CUstreamCaptureMode = CUstreamCaptureMode
     CU_GRAPH_KERNEL_NODE_PORT_PROGRAMMATIC = 1
 
     def __getattribute__(self, name: str) -> Any:
@@ -189,6 +195,9 @@ class FakeDriver:
 
     def cuPointerGetAttribute(self, key: CUpointer_attribute, address: int) -> tuple[Any, ...]:
         return self._ok(self.device_of.get(address, 0))
+
+    def cuThreadExchangeStreamCaptureMode(self, mode: CUstreamCaptureMode) -> tuple[Any, ...]:
+        return self._ok(CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)
 
     def cuMemAlloc(self, nbytes: int) -> tuple[Any, ...]:
         block = np.zeros(nbytes + 256, np.uint8)

@@ -182,7 +182,7 @@ def test_a_callers_stream_is_used_and_not_waited_for(engine: Engine, driver: Fak
     assert x.streams == [4242] and "cuStreamSynchronize" not in driver.calls
     del x
     gc.collect()
-    assert context._held  # the input lives until the GPU is done with it
+    assert context._moves._held  # the input lives until the GPU is done with it
     assert y.__cuda_array_interface__["stream"] == 4242
     y.__dlpack__(stream=4242)
     assert not driver.waits
@@ -271,7 +271,7 @@ def test_a_result_lives_as_long_as_anybody_holds_it(engine: Engine, driver: Fake
     assert context(x).address != address  # still held by the capsule
     del capsule
     gc.collect()
-    assert len(context._pool._foreign) == 1  # another stream may still read it
+    assert len(context._moves._pool._foreign) == 1  # another stream may still read it
 
 
 def test_memory_that_other_streams_saw_is_used_again_after_a_wait(driver: FakeDriver) -> None:
