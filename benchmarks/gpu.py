@@ -32,14 +32,14 @@ from temper.peers import MissingPeer, random_inputs
 
 Row = dict[str, Any]
 
-#: Batches of each model, and the precisions, that goals are stated for.
-SIZES: dict[str, tuple[int, ...]] = {
-    "resnet50": (1, 32, 128),
-    "bert_large_s128": (1, 32, 128),
-    "vit_b16": (1, 128),
-    "mobilenetv2": (1, 128),
-    "efficientnet_b0": (1, 128),
-    "yolo": (1, 16),
+#: Batches of each model by precision, as goals are stated for them.
+SIZES: dict[str, dict[str, tuple[int, ...]]] = {
+    "resnet50": {"fp16": (1, 128), "int8": (1, 32, 128)},
+    "bert_large_s128": {"fp16": (1, 32, 128), "int8": (1, 128)},
+    "vit_b16": {"fp16": (1, 128), "int8": (1, 128)},
+    "mobilenetv2": {"fp16": (1,), "int8": (1,)},
+    "efficientnet_b0": {"fp16": (1,), "int8": (1,)},
+    "yolo": {"fp16": (1,), "int8": (1,)},
 }
 
 #: Turns that contenders take, and about how long one lasts.
@@ -60,23 +60,23 @@ def saved(name: str, folder: Path) -> Path:
 
 def built(name: str, precision: str, batches: Sequence[int], folder: Path) -> Row:
     """Builds a plan of one profile a batch, twice: seconds of the first build and of the second, which finds every time
-    and kernel in the cache."""
+    and kernel in the cache. kept: the cache was there before."""
     import temper
 
     model = saved(name, folder)
-    plan, cache = folder / f"{name}.{precision}.plan", folder / f"{name}.{precision}.sqlite"
+    plan, cache = folder / f"{name}.{precision}.plan", folder / f"{name}.sqlite"
+    kept = cache.exists()
     options: dict[str, Any] = {"device": "cuda", "precision": precision, "batch": list(batches), "cache": cache}
     if precision == "int8":
         shots = [random_inputs(model, seed=i) for i in range(_SAMPLES)]
         options |= {"calibration": shots, "pure_int8": True, "compensate": False}
-    cache.unlink(missing_ok=True)
     seconds = []
-    for _ in range(2):
+    for _ in range(1 if kept else 2):
         start = time.perf_counter()
         engine = temper.build(model, output=plan, **options)
         seconds.append(time.perf_counter() - start)
     hosted = sorted({r["op"] for r in engine.report["regions"] if r["tactic"] == "host"})
-    return {"cold": seconds[0], "warm": seconds[1], "plan_bytes": plan.stat().st_size, "host": hosted}
+    return {"seconds": seconds, "kept": kept, "plan_bytes": plan.stat().st_size, "host": hosted}
 
 
 def _repeated(launch: Callable[[], Any], stream: Any, seconds: float) -> int:
@@ -244,6 +244,8 @@ def main() -> None:
     parser.add_argument("--layers", action="store_true", help="also time every layer alone")
     parser.add_argument("--json", type=Path, help="write results here")
     parser.add_argument("--plans", type=Path, help="keep models and plans in this folder, and use those that are there")
+    parser.add_argument("--build", action="store_true", help="with --plans: build only")
+    parser.add_argument("--jobs", type=int, default=4, help="builds, and compilations of PyTorch's, at once")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     precisions, kinds, batches = ([x for x in a.split(",") if x] for a in (args.precisions, args.peers, args.batches))
@@ -261,35 +263,49 @@ def main() -> None:
                 print(json.dumps(measure(name, batches[0], precisions, kinds, folder, what == "warm", args.layers)))
             return
         names = args.models.split(",")
-        sizes = {n: batches or list(SIZES.get(n, (1,))) for n in names}
+        sizes = {
+            n: {p: tuple(batches) or SIZES.get(n, {}).get(p, (1,)) for p in precisions} if precisions else {"": (1,)}
+            for n in names
+        }
+        every = {n: sorted({b for sizes_of in sizes[n].values() for b in sizes_of}) for n in names}
         for n in names:
             saved(n, folder)
 
         def one(what: str, name: str, batch: Sequence[int], which: Sequence[str]) -> Row:
             options = ["--one", what, "--models", name, "--batches", ",".join(map(str, batch)), "--plans", folder]
             options += ["--precisions", ",".join(which), "--peers", ",".join(kinds)]
-            return dict(fresh("benchmarks.gpu", *options, *(["--layers"] if args.layers else [])))
+            try:
+                return dict(fresh("benchmarks.gpu", *options, *(["--layers"] if args.layers else [])))
+            except SystemExit as e:  # the others go on
+                print(f"{name} {what}: {e}", flush=True)
+                return {"failed": str(e)[-400:]}
 
-        with ThreadPoolExecutor(6) as pool:  # no timing yet: compilers and references may run side by side
-            todo: list[Future[Any]] = [pool.submit(references, n, sizes[n], folder) for n in names]
-            if "compiled" in kinds:
-                todo += [pool.submit(one, "warm", n, [b], precisions) for n in names for b in sizes[n]]
-            for f in todo:
-                f.result()
-        builds: list[Row] = []
-        for n in names:
+        def plans_of(name: str) -> list[Row]:
+            made = []
             for p in precisions:
-                if (folder / f"{n}.{p}.plan").exists():
-                    continue
-                builds.append({"model": n, "precision": p} | one("build", n, sizes[n], [p]))
-                print(f"{n} {p}: built in {builds[-1]['cold']:.1f} s, again in {builds[-1]['warm']:.1f} s", flush=True)
+                if not (folder / f"{name}.{p}.plan").exists():
+                    made.append({"model": name, "precision": p} | one("build", name, sizes[name][p], [p]))
+                    print(f"{name} {p}: seconds of builds {made[-1].get('seconds')}", flush=True)
+            return made
+
+        # builds take turns at timing; what PyTorch compiles is not timed yet
+        with ThreadPoolExecutor(args.jobs) as pool:
+            built_rows = [pool.submit(plans_of, n) for n in names]
+            done: list[Future[Any]] = [pool.submit(references, n, every[n], folder) for n in names]
+            if "compiled" in kinds and not args.build:
+                done += [pool.submit(one, "warm", n, [b], precisions) for n in names for b in every[n]]
+            builds = [row for f in built_rows for row in f.result()]
+            for f in done:
+                f.result()
         rows = []
         for n in names:
-            for b in sizes[n]:
-                rows.append(one("measure", n, [b], precisions))
+            for b in [] if args.build else every[n]:
+                found = one("measure", n, [b], [p for p in precisions if b in sizes[n][p]])
+                rows.append({"model": n, "batch": b, "ms": {}, "missing": [found.get("failed")]} | found)
                 times = "  ".join(f"{k} {t:.3f}" for k, t in rows[-1]["ms"].items())
-                print(f"{n:18s} {b:4d}  {times}  {'; '.join(rows[-1]['missing'])}", flush=True)
-    print("\n" + table(rows))
+                print(f"{n:18s} {b:4d}  {times}  {rows[-1]['missing'] or ''}", flush=True)
+    if rows:
+        print("\n" + table(rows))
     if args.json:
         record(args.json, rows, builds)
 
