@@ -152,10 +152,11 @@ def tiles(w: Workload, operands: Sequence[Heads], size: int) -> Iterator[Tile]:
                     yield Tile(bm, bn, n, stages)
 
 
-def predicted(w: Workload, operands: Sequence[Heads], t: Tile, rate: float, step: float) -> float:
-    """Seconds: waves of blocks, each as long as its products and its weights take, or the bytes at the bandwidth.
+def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: float, step: float) -> float:
+    """Seconds: what a processor's blocks multiply and weigh, or read from the L2 cache, or the bytes at the bandwidth.
 
-    rate: multiplications of a processor per second. step: seconds a processor takes for one weight.
+    size: bytes of an element of keys. rate: multiplications of a processor per second in tiles of 64 rows, which whole
+    groups of warps multiply; of smaller ones less. step: seconds a processor takes for one weight. Measured on an H100.
     """
     q, k, v, _ = operands
     b = _TYPICAL_BATCH if isinstance(q.b, Dim) else q.b
@@ -163,13 +164,17 @@ def predicted(w: Workload, operands: Sequence[Heads], t: Tile, rate: float, step
     seen = 0.5 if integer_attr(w, "causal") and s > 1 else 1.0
     each = -(-b * q.heads * -(-s // t.bm) // _PROCESSORS)  # blocks of a processor
     steps = -(-keys // t.bn) * seen
-    block = t.bm * t.bn * steps * ((q.room + v.room) / rate + step)
+    tile = {16: 0.3, 32: 0.45}.get(t.bm, 1.0) * rate
+    width = q.room + v.room
+    computed = t.bm * t.bn * steps * (width / tile + step) * (1 + 12 / t.bn)
+    read = size * (t.bn * steps * width + t.bm * q.room) / 42e9
     # 8 warps keep a processor busy; a step of a lone block waits for its keys unless they were fetched ahead
     busy = min(1.0, each * t.warps / 8)
-    waits = 1e-6 + 0.6e-6 * steps / min(t.stages, 2)
+    late = 1.0 if t.stages > 1 or steps <= 1 else 1.25
+    waits = 0.8e-6 + 0.5e-6 * steps / min(t.stages, 2) + 0.2e-6 * (steps > 1)
     slots = (*w.inputs[:3], w.outputs[0])
     moved = sum(itemsize(x.type.dtype) * typical_count(x.type.shape, _TYPICAL_KEYS) for x in slots if x is not None)
-    return 1.5e-6 + max(each * block / busy, waits, moved / 2.5e12)
+    return 1.5e-6 + max(each * max(computed, read) * late / busy, waits, moved / 2.5e12)
 
 
 class Attention:
@@ -193,8 +198,8 @@ class Attention:
 
     def predict(self, w: Workload, params: Params) -> float:
         size = _size(w)
-        rate = {2: 1.6e12, 4: 0.15e12}[size] * (4 if size == 4 and w.tf32 else 1)
-        return predicted(w, _accepted(w), Tile.of(params), rate, 1.2e-10)
+        rate = {2: 1.6e12, 4: 1.0e12 if w.tf32 else 0.15e12}[size]
+        return predicted(w, _accepted(w), Tile.of(params), size, rate, 1.1e-10)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         q, k, v, out = operands = _accepted(w)

@@ -80,7 +80,7 @@ class AttentionInt8:
         t, operands = Tile.of(params), _accepted(w)
         keys = operands[1].s
         twice = 1.0 if isinstance(keys, int) and keys <= t.bn else 1.6
-        return predicted(w, operands, t, 1.6e12 / twice, 1.9e-10 * twice)
+        return predicted(w, operands, t, 1, 1.6e12 / twice, 1.4e-10 * twice)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         _, k, v, _ = operands = _accepted(w)

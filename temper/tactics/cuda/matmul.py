@@ -61,6 +61,16 @@ class _Product:
     b: _Operand
 
 
+def _rate(w: Workload, size: int, bm: int, bn: int) -> float:
+    """Multiplications of a processor per second, measured on an H100. Bytes and TF32 want the terms of b side by side,
+    which they are not: Hopper's products of whole groups of warps are out, and large tiles cost more than they save."""
+    if size == 1:
+        return 1.1e12 if bn <= 64 else 0.75e12
+    if size == 4:
+        return ({16: 0.6e12, 32: 0.75e12}.get(bm, 0.3e12)) if w.tf32 else 0.22e12
+    return 2.4e12
+
+
 def _product(w: Workload) -> _Product:
     a, b, out = w.inputs[0], w.inputs[1], w.outputs[0].type.shape
     assert a is not None and b is not None
@@ -140,13 +150,12 @@ class MatMulBatched:
         p, size, t = _product(w), self._size(w), dict(params)
         m, n, k = (_TYPICAL if isinstance(d, Dim) else d for d in (p.m, p.n, p.k))
         blocks = typical_count(p.batch, 8) * -(-m // t["bm"]) * -(-n // t["bn"])
-        # multiplications of a processor per second, as far as measured tiles reach them
-        rate = {1: 3.6e12, 2: 1.8e12, 4: 0.9e12 if w.tf32 else 0.17e12}[size]
+        rate = _rate(w, size, t["bm"], t["bn"])
         steps = -(-k // t["bk"])
         each = -(-blocks // _PROCESSORS)
         busy = min(1.0, each * t["warps"] / 8)
         area = t["bm"] * t["bn"]
-        block = area * t["bk"] * steps / rate * (1 + 8 / min(t["bm"], t["bn"]))
+        block = area * t["bk"] * steps / rate * (1 + 24 / min(t["bm"], t["bn"]))
         moved = sum(
             typical_count(s.type.shape, _TYPICAL) * itemsize(s.type.dtype) for s in (*w.inputs[:2], *w.outputs) if s
         )

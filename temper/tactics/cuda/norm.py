@@ -59,7 +59,7 @@ class LayerNorm:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         rows, columns = _rows(w)
-        return list(row_blockings(rows, columns, _PROCESSORS))[:8]
+        return list(row_blockings(rows, columns, _PROCESSORS, len(w.outputs)))[:8]
 
     def predict(self, w: Workload, params: Params) -> float:
         count = typical_count(w.outputs[0].type.shape)

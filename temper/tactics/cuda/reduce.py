@@ -29,6 +29,9 @@ from temper.tactics.cuda.source import Stage, kernel_of, stores
 
 _PROCESSORS = 132
 
+#: Elements of a block, each with its position in 64 bits, that fit in registers.
+_HELD = 2048
+
 
 @dataclass(frozen=True)
 class _Kind:
@@ -213,7 +216,10 @@ def seconds(w: Workload, lines: Lines, params: Params) -> float:
     run = itemsize(x.type.dtype) * (p["depth"] if inner else p["line"])  # bytes read side by side
     share = min(1.0, blocks * p["warps"] / (_PROCESSORS * 16))
     waits = 0.5e-6 * steps * max(1.0, blocks * p["warps"] / (_PROCESSORS * 48))
-    return (1.5e-6 if p["splits"] == 1 else 3.5e-6) + max(nbytes / (2.6e12 * share * min(1.0, run / 64)), waits)
+    # lanes of one output that lie in several warps meet in shared memory
+    meets = 1.0 if inner or steps > 8 else 1 + 0.1 * (p["warps"] - 1) * (1 + p["depth"] / 32)
+    read = nbytes / (2.6e12 * share * min(1.0, run / 64)) * meets
+    return (1.5e-6 if p["splits"] == 1 else 3.5e-6) + max(read, waits)
 
 
 class Reduce:
@@ -377,7 +383,7 @@ class ArgExtreme:
         return program_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        found = list(line_blockings(self._lines(w), False))
+        found = [p for p in line_blockings(self._lines(w), False) if dict(p)["line"] * dict(p)["depth"] <= _HELD]
         return sorted(found, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:

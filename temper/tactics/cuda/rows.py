@@ -31,8 +31,8 @@ class Pass:
     after: str = ""
 
 
-def row_blockings(rows: DimLike, columns: DimLike, processors: int) -> Iterator[Params]:
-    """Rows of a block and warps, what should be fastest first."""
+def row_blockings(rows: DimLike, columns: DimLike, processors: int, results: int = 1) -> Iterator[Params]:
+    """Rows of a block and warps, what should be fastest first. results: how many tensors are written."""
     width = _width(columns)
     count = 1 << 14 if isinstance(rows, Dim) else rows
     found = []
@@ -41,9 +41,10 @@ def row_blockings(rows: DimLike, columns: DimLike, processors: int) -> Iterator[
             held = bm * width / (32 * warps)
             if held > _HELD or (held < 4 and (warps > 1 or bm > 1)) or (bm > 1 and bm > count):
                 continue
-            # few rows: one a block and short ones; many: 16 bytes a thread and several blocks on a processor
-            idle = max(0.0, 4 * processors / max(1, -(-count // bm)) - 1)
-            found.append((abs(held - 8) / 8 + (0.5 * (bm - 1) if idle else 0.0) + 0.05 * warps, bm, warps))
+            # few rows: one a block, and 16 bytes a thread; many: twice as much in flight
+            idle = count < 4 * processors * bm
+            best = 16 if results == 1 and not idle else 8
+            found.append((abs(held - best) / best + (0.5 * (bm - 1) if idle else 0.0) + 0.05 * warps, bm, warps))
     return ((("bm", bm), ("warps", warps)) for _, bm, warps in sorted(found))
 
 
