@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from temper.precision import outcome as record
+from temper.precision.costs import conversions
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, worst
 from temper.precision.figures import Figures, figures
@@ -22,6 +23,7 @@ from temper.precision.subject import Subject
 from temper.precision.trials import Trials
 from temper.quantize.histogram import Histogram
 from temper.quantize.placement import Site
+from temper.quantize.solver import Edge
 from temper.quantize.source_names import source_names
 from temper.runtime import machine
 
@@ -42,8 +44,8 @@ def layers(quick: int, slow: int) -> str:
 
 @dataclass
 class Account:
-    """say: takes lines for the user. why: reason by site in float. loss: sensitivity by site. seconds: by phase. drop:
-    of a score, at most."""
+    """say: takes lines for the user. why: reason by site in float. loss: sensitivity by site. seconds: by phase. links:
+    data between sites, and what its conversion costs. drop: of a score, at most."""
 
     subject: Subject
     request: Request
@@ -56,6 +58,7 @@ class Account:
     loss: Mapping[str, float] = field(default_factory=dict)
     int8_seconds: Mapping[str, float] = field(default_factory=dict)
     float_seconds: Mapping[str, float] = field(default_factory=dict)
+    links: tuple[Edge, ...] = ()
     data: record.Data | None = None
     audit: record.Audit | None = None
     tensors: tuple[record.Tensor, ...] = ()
@@ -126,6 +129,7 @@ class Account:
         config = self._config()
         known = figures(self.subject.graph, self.subject.sites, trials.recipe, self.histograms)
         names = source_names(self.subject.graph, [t for s in self.subject.sites for t in s.tensors])
+        converting = conversions(self.links, floats)
         return record.Outcome(
             temper=_version(),
             when=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -139,7 +143,9 @@ class Account:
             config=config,
             config_digest=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
             steps=(*self.steps, *self._back_in_float(trials, floats)),
-            sites=tuple(self._site(s, floats, trials.halves(floats), known, names) for s in self.subject.sites),
+            sites=tuple(
+                self._site(s, floats, trials.halves(floats), known, names, converting) for s in self.subject.sites
+            ),
             tensors=self.tensors,
             audit=self.audit,
             warnings=tuple(self.warnings),
@@ -198,6 +204,7 @@ class Account:
         halves: frozenset[str],
         known: Mapping[str, Figures],
         names: Mapping[str, tuple[str, ...]],
+        converting: Mapping[str, float],
     ) -> record.Site:
         pins = self.subject.pins
         is_float, name = site.name in floats, site.name
@@ -220,6 +227,7 @@ class Account:
             tensor=names[site.tensors[0]][0] if site.tensors else "",
             int8_ms=_ms(quick),
             float_ms=_ms(slow),
+            reformat_ms=_ms(converting.get(name, 0.0)) if self.links else None,
             sensitivity=self.loss.get(name),
             **vars(known.get(name, Figures())),
         )

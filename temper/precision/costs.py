@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -174,6 +174,15 @@ def edges(graph: Graph, sites: Sequence[Site], price: Conversion, sizes: Mapping
         )
         for (a, b), n in found.items()
     ]
+
+
+def conversions(links: Iterable[solver.Edge], floats: Collection[str]) -> dict[str, float]:
+    """Seconds that converting its data takes, by the site that reads it; floats: the sites that are not in INT8."""
+    found: dict[str, float] = {}
+    for e in links:
+        pair = tuple("float32" if name in floats else "int8" for name in (e.source, e.reader))
+        found[e.reader] = found.get(e.reader, 0.0) + e.seconds.get((pair[0], pair[1]), 0.0)
+    return found
 
 
 def _source(value: Value, sites: Mapping[str, Site]) -> Site | None:

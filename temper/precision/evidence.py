@@ -73,6 +73,7 @@ class Evidence:
         absent = trials.subject.absent
         price = costs.conversion(replace(trials.subject.plain, device=trials.subject.config.device), not absent)
         links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
+        self.account.links = tuple(links)
         pins = dict.fromkeys(trials.subject.pins.off, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
         self.account.loss = loss = self._losses(base)
         return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)

@@ -113,9 +113,10 @@ class Site:
     """One unit of choice and what was found out about it.
 
     shape: of its output, e.g. "1x64x56x56". precision: "int8", "bfloat16" or "float32"; why: the reason, for a
-    float site always. int8_ms, float_ms: its region's time in each; reformat_ms: conversions that its precision costs.
+    float site always. int8_ms, float_ms: its region's time in each; reformat_ms: converting what it reads, where that
+    comes from sites of the other kind.
     sensitivity: divergence of the outputs with this site alone in INT8. sqnr: of its data as codes, which is what
-    this site adds; sqnr_cumulative: of its output as the chosen engine computes it. clip_rate: fraction of its data
+    this site adds. clip_rate: fraction of its data
     beyond the threshold; rmse_over_scale: error of its data in steps of the scale (rounding alone gives 0.289);
     headroom_bits: how many times the int32 accumulator could double before it might overflow. channel_range_ratio:
     largest over median weight range of the output channels. tensor: name of its data in `Outcome.tensors`. pinned: the
@@ -136,7 +137,6 @@ class Site:
     reformat_ms: float | None = None
     sensitivity: float | None = None
     sqnr: float | None = None
-    sqnr_cumulative: float | None = None
     clip_rate: float | None = None
     rmse_over_scale: float | None = None
     headroom_bits: float | None = None

@@ -38,7 +38,7 @@ def _times(unit: str, factor: float) -> tuple[Column, ...]:
         Column(f"INT8 {unit}", "time of its region in INT8", lambda s: of(s.int8_ms)),
         Column(f"float {unit}", "time of its region in float32", lambda s: of(s.float_ms)),
         Column(f"saves {unit}", "time that INT8 saves against float, conversions included", saved),
-        Column(f"convert {unit}", "conversions that its precision costs", lambda s: of(s.reformat_ms)),
+        Column(f"convert {unit}", "converting what it reads of the other kind", lambda s: of(s.reformat_ms)),
     )
 
 
@@ -53,7 +53,6 @@ _WORDS = (
 _FIGURES = (
     Column("Sensitivity", "divergence of the outputs with this layer alone in INT8", lambda s: s.sensitivity),
     Column("SQNR dB", "signal to noise of its data as codes: what this layer adds", lambda s: s.sqnr),
-    Column("cumulative dB", "signal to noise of its output in the chosen engine", lambda s: s.sqnr_cumulative),
     Column("Clipped", "part of its data beyond the threshold", lambda s: s.clip_rate, lambda s: percent(s.clip_rate)),
     Column("RMSE/scale", "error of its data in steps; rounding alone gives 0.289", lambda s: s.rmse_over_scale),
     Column("Headroom bits", "how often the int32 sum could double", lambda s: s.headroom_bits),

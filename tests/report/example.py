@@ -85,7 +85,6 @@ def rich(sites: int = 12, samples: int = 2000, seed: int = 0) -> o.Outcome:
             reformat_ms=0.004 if i == 2 else 0.0,
             sensitivity=float(rng.exponential(0.1)) + (i < 2),
             sqnr=float(rng.normal(38, 5)),
-            sqnr_cumulative=float(rng.normal(30, 5)),
             clip_rate=float(rng.exponential(1e-4)),
             rmse_over_scale=0.9 if i == 4 else 0.3,
             headroom_bits=float(12 - i % 5),
