@@ -29,10 +29,12 @@ from temper.tactics.cuda.epilogue_triton import (
 )
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS
-from temper.tactics.cuda.product_model import blockings, seconds
+from temper.tactics.cuda.product_model import Work, blockings, seconds
 from temper.tactics.cuda.product_text import Blocking, Border, blocks, one_launch, row_length, two_launches
 
 _CODES = frozenset({"int8", "uint8"})
+#: Steps of a program that take many instructions.
+_FUNCTIONS = frozenset({"Gelu", "Silu", "Sigmoid", "Tanh", "Erf", "Exp", "Mish", "Softplus", "HardSwish"})
 
 
 class ImplicitGemm:
@@ -81,7 +83,7 @@ class ImplicitGemm:
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
-        return seconds(self.geometry(w), Blocking.of(params), self._itemsize(w), w.isa, w.tf32)
+        return seconds(self.geometry(w), Blocking.of(params), work_of(w), w.isa)
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, b, size = self.geometry(w), Blocking.of(params), self._itemsize(w)
@@ -208,6 +210,13 @@ class GemmTiles(ImplicitGemm):
         if static(b.type.shape[0]) is None or static(b.type.shape[1]) is None or 0 in (*a.type.shape, *b.type.shape):
             return "a packed operand has a static shape and is not empty"
         return row_image(w)
+
+
+def work_of(w: Workload) -> Work:
+    """What its time depends on besides geometry."""
+    full = sum(o.kind == "full" for o in w.epilogue.operands[1:])
+    functions = sum(i.op in _FUNCTIONS for i in w.epilogue.instrs)
+    return Work(itemsize(w.inputs[0].type.dtype), w.tf32, full, functions)  # type: ignore[union-attr]
 
 
 def _sum_tile(s: ConvShape) -> tuple[int, int]:

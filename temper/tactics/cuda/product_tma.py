@@ -15,7 +15,7 @@ from temper.ir.dims import Dim, DimLike, opaque, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape, static
-from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm
+from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, work_of
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.product_model import DEVICES, streamed_blockings, streamed_seconds
@@ -85,8 +85,7 @@ class _Streamed:
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
-        size = itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
-        return streamed_seconds(self.base.geometry(w), Blocking.of(params), size, w.isa)
+        return streamed_seconds(self.base.geometry(w), Blocking.of(params), work_of(w), w.isa)
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, b = self.base.geometry(w), Blocking.of(params)
