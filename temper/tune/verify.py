@@ -37,6 +37,8 @@ _EPS = float(np.finfo(np.float32).eps)
 
 #: Relative error of a product of two float32 numbers cut to TF32, whose mantissa has 10 bits.
 _TF32 = 2 * 2.0**-10
+#: The same for sums of products of 8-bit floats: a GPU's tensor cores add 32 of them to a sum of 14 bits at a time.
+_SUMS8 = 2.0**-10
 
 #: What rounding to a half changes of a number, relatively.
 _HALVES = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
@@ -213,7 +215,8 @@ def _answered(
     acc = results[0]
     if w.op in ("Conv", "ConvTranspose", "MatMul", "ConvBfloat16", "MatMulBfloat16"):
         size = _anchor(w, [None if x is None else _magnitude(x) for x in wide], attrs)[0].astype(np.float64)
-        slack = (_EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) + _TF32 * w.tf32) * size
+        coarse = _TF32 * w.tf32 + _SUMS8 * any(s is not None and s.type.dtype.startswith("float8") for s in w.inputs)
+        slack = (_EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) + coarse) * size
     elif w.op == "SqueezeExcite":
         # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
         # can move

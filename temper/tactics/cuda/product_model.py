@@ -132,6 +132,12 @@ def _step(b: Blocking, work: Work, d: Device) -> tuple[float, float]:
     return 2 * max(b.bm, _ROWS_LEAST) * b.bn * b.bk / rate, (b.bm + b.bn) * b.bk * work.size / _FEED
 
 
+def tile_seconds(b: Blocking, terms: int, work: Work, d: Device) -> tuple[float, float, float]:
+    """Seconds of a tile's products, its loads and its epilogue."""
+    multiply, load = _step(b, work, d)
+    return terms / b.bk * multiply, terms / b.bk * load, b.bm * b.bn * work.element
+
+
 def _bytes(s: ConvShape, work: Work, pixels: int) -> float:
     return work.size * (pixels * (s.icg * s.strides[0] * s.strides[1] + s.ocg * (1 + work.full)) + s.k * s.ocg)
 

@@ -20,6 +20,7 @@ from temper.reference.formats import numbers
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
 from temper.tactics.cpu.conv import conv_shape
+from temper.tactics.cuda.conv import work_of
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
     Parameter,
@@ -29,7 +30,7 @@ from temper.tactics.cuda.epilogue_triton import (
 )
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import HALVES
-from temper.tactics.cuda.product_model import DEVICES
+from temper.tactics.cuda.product_model import DEVICES, tile_seconds
 from temper.tactics.cuda.product_text import Blocking, constants_added, finished, module_text, product_text
 
 _CODES = frozenset({"int8", "uint8"})
@@ -171,15 +172,15 @@ class ConvFewChannels:
         return sorted(found, key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
 
     def predict(self, w: Workload, params: Params) -> float:
-        """Both launches' bytes at the chip's bandwidth, or the products at two fifths of its rate."""
+        """The first launch's bytes at the chip's bandwidth, then blocks as of other products, or the second's bytes."""
         s, f, size = self._parts(w)
         b, d = Blocking.of(params), DEVICES[w.isa]
         pixels = static(s.pixels) or TYPICAL_PIXELS
-        blocks = -(-pixels // b.bm) * -(-s.ocg // b.bn)
-        fold = pixels * f.depth * size * 1.8 / d.bandwidth + 2.5e-6
-        work = 2 * b.bm * b.bn * f.terms / (0.4 * d.flops(size, False) / d.processors) + 5e-11 * b.bm * b.bn
+        tiles = -(-pixels // b.bm) * -(-s.ocg // b.bn)
+        multiply, load, finish = tile_seconds(b, f.terms, work_of(w), d)
+        fold = pixels * f.depth * size * 4 / d.bandwidth + 2.5e-6
         store = pixels * (f.depth + s.ocg) * size / d.bandwidth
-        return fold + max(-(-blocks // d.processors) * work, store) + 2e-6
+        return fold + max(tiles / d.processors * max(multiply, load, finish), store) + 2e-6
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, f, size = self._parts(w)
