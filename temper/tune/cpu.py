@@ -26,6 +26,7 @@ class Cpu:
 
     comment = "//"
     suffix = ".c"
+    overlaps = False
 
     @cached_property
     def compiler(self) -> str:

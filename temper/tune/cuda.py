@@ -62,6 +62,7 @@ class Cuda:
 
     comment = "#"
     suffix = ".py"
+    overlaps = True
 
     def __init__(self, gpu: Gpu | None) -> None:
         self.gpu = gpu

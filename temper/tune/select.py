@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -120,6 +121,8 @@ class Device(Protocol):
     #: what comments begin with in the language of its sources, and how their files end
     comment: str
     suffix: str
+    #: compilers at work do not disturb what is timed
+    overlaps: bool
 
     @property
     def compiler(self) -> str:
@@ -215,12 +218,18 @@ class Tuner:
         for key, contest in contests.items():
             if contest.missing(self.cache) or contest.code(self.cache) is None:
                 open_[key] = contest
-        self._compile([c for contest in open_.values() for c in contest.missing(self.cache)])
-        for i, (key, contest) in enumerate(open_.items()):
-            self.progress("time", i, len(open_))
-            self._run(contest)
-            if not contest.ranking(self.cache):
-                contests[key] = self._wider(contest)
+        todo = self._uncompiled([c for x in open_.values() for c in x.missing(self.cache)])
+        expected = set(todo)
+        with closing(self._compiled(todo)) as compiled:
+            if not self.device.overlaps:
+                expected -= set(compiled)
+            for i, (key, contest) in enumerate(open_.items()):
+                while any(c.code_key in expected for c in contest.candidates):
+                    expected.discard(next(compiled))
+                self.progress("time", i, len(open_))
+                self._run(contest)
+                if not contest.ranking(self.cache):
+                    contests[key] = self._wider(contest)
         if open_:
             self.progress("time", len(open_), len(open_))
         shared = self._shared(contests, Counter(t.key for t in tasks))
@@ -232,7 +241,7 @@ class Tuner:
     def _wider(self, contest: Contest) -> Contest:
         """A contest none of whose candidates is right, with more of them."""
         more = self._contest(contest.task, max(self.effort, _RESCUE))
-        self._compile(more.missing(self.cache))
+        deque(self._compiled(self._uncompiled(more.missing(self.cache))), maxlen=0)
         self._run(more)
         return more
 
@@ -291,8 +300,12 @@ class Tuner:
             raise BuildError(f"'{task.name}': no tactic can compute {task.workload.key}: {reasons}")
         return Contest(task, candidates, declined, f"{self.machine} cold {self.cold_bytes}", self.effort)
 
-    def _compile(self, candidates: Sequence[Candidate]) -> None:
-        todo = {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
+    def _uncompiled(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
+        """Those whose code the cache lacks, by code key."""
+        return {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
+
+    def _compiled(self, todo: Mapping[str, Candidate]) -> Generator[str, None, None]:
+        """Compiles candidates by their code keys; the keys in order, as each is done."""
         if not todo:
             return
         isa = next(iter(todo.values())).isa
@@ -304,6 +317,7 @@ class Tuner:
             else:
                 self.cache.put_code(key, code)
             self.progress("compile", i, len(todo))
+            yield key
 
     def _run(self, contest: Contest) -> None:
         """Verifies and times what the cache does not know about one contest."""
