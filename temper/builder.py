@@ -14,6 +14,7 @@ from temper.config import BuildConfig, knob
 from temper.errors import ConfigError, UnsupportedError
 from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
+from temper.passes.chains import chains
 from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, Pass, run_passes
 from temper.passes.narrow import STORED, check_pins, constants_widened, narrowing
@@ -160,45 +161,65 @@ class _Maker:
         self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, imported: int, others: Mapping[int, Variant]
     ) -> Variant:
         """The program of a graph at these sizes. others: programs of the same graph at other sizes."""
-        first_row, self.rows = self.rows, self.rows + len(parts.parts)
-        made, numbers = self._tuned(graph, parts, ranges, log, others)
-        first = self.buffers, first_row, self.slots
-        program = schedule(graph, parts.storage, made[1], self.threads, self.pool, *first, numbers, self.share)
+        made = self._tuned(graph, parts, ranges, log, others)
+        first = self.buffers, made.first_row, self.slots
+        program = schedule(
+            graph, parts.storage, made.steps, self.threads, self.pool, *first, made.numbers, self.share
+        )
         self.buffers += len(program.buffers)
         self.slots += len(program.slots)
         self.watch.lap("plan")
-        return Variant(ranges, graph, log, imported, parts.storage, program, made[1], parts.parts, made[0], first_row)
+        return Variant(
+            ranges, graph, log, imported, parts.storage, program, made.steps, made.parts, made.choices, made.first_row
+        )
 
     def _tuned(
         self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
-    ) -> tuple[tuple[tuple[Choice | None, ...], list[PlannedStep]], dict[int, int]]:
-        """Choices and steps; and the numbers of the sub-graphs' programs by the id() of the graph."""
-        choices = _tune(self.tuner, parts, {s: r[1] for s, r in ranges.items()}, self.pool, others)
-        steps = [_step(part, choice, log) for part, choice in zip(parts.parts, choices, strict=True)]
+    ) -> _Tuned:
+        chosen, choices = _tune(self.tuner, parts, {s: r[1] for s, r in ranges.items()}, self.pool, others)
+        first_row, self.rows = self.rows, self.rows + len(chosen)
+        steps = [_step(part, choice, log) for part, choice in zip(chosen, choices, strict=True)]
         self.watch.lap("tune")
         numbers: dict[int, int] = {}
-        for value in (a for part in parts.parts for n in part.region.nodes for a in n.attrs.values()):
+        for value in (a for part in chosen for n in part.region.nodes for a in n.attrs.values()):
             if isinstance(value, Graph):
                 inner = self._sub(value, ranges, log)
                 numbers[id(value)] = len(self.subs)
                 self.subs.append(inner)
-        return (choices, steps), numbers
+        return _Tuned(chosen, choices, steps, numbers, first_row)
 
     def _sub(self, graph: Graph, ranges: Ranges, log: Log) -> Variant:
         """The program of a graph inside a node, with buffers and slots of its own."""
         parts = self.cutter.parts(graph, log)
-        first_row, self.rows = self.rows, self.rows + len(parts.parts)
-        (choices, steps), numbers = self._tuned(graph, parts, ranges, log, {})
-        program = schedule(graph, parts.storage, steps, self.threads, self.pool, 0, first_row, 0, numbers, self.share)
-        return Variant(ranges, graph, log, 0, parts.storage, program, steps, parts.parts, choices, first_row)
+        made = self._tuned(graph, parts, ranges, log, {})
+        program = schedule(
+            graph, parts.storage, made.steps, self.threads, self.pool, 0, made.first_row, 0, made.numbers, self.share
+        )
+        return Variant(
+            ranges, graph, log, 0, parts.storage, program, made.steps, made.parts, made.choices, made.first_row
+        )
+
+
+@dataclass(frozen=True)
+class _Tuned:
+    """Parts with their choices and steps; numbers: of the sub-graphs' programs by the id() of the graph. first_row: of
+    the build report."""
+
+    parts: tuple[Part, ...]
+    choices: tuple[Choice | None, ...]
+    steps: list[PlannedStep]
+    numbers: dict[int, int]
+    first_row: int
 
 
 @dataclass(frozen=True)
 class _Parts:
-    """A graph cut into regions with their places and workloads."""
+    """A graph cut into regions with their places and workloads. chains: further parts, each with the indices of those
+    that it may stand for."""
 
     storage: Storage
     parts: tuple[Part, ...]
+    chains: tuple[tuple[Part, tuple[int, ...]], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -227,7 +248,20 @@ class _Cutter:
         for r in storage.regions:
             w, sizes = self.general(r, storage.strides)
             parts.append(Part(r, w, sizes, data_reason(r) or self._declines(w)))
-        return _Parts(storage, tuple(parts))
+        return _Parts(storage, tuple(parts), self._chains(graph, storage, log))
+
+    def _chains(self, graph: Graph, storage: Storage, log: Log) -> tuple[tuple[Part, tuple[int, ...]], ...]:
+        """Regions that follow each other and that a tactic computes as one."""
+        if not any("Chain" in t.ops for t in self.tactics):
+            return ()
+        found = []
+        for chain, members in chains(graph, storage.regions):
+            w, sizes = self.general(chain, storage.strides)
+            if (reason := self._declines(w)) is not None:
+                log.did_not("chain", chain.name, reason)
+            else:
+                found.append((Part(chain, w, sizes, None), members))
+        return tuple(found)
 
     def regions(self, graph: Graph, log: Log) -> list[Region]:
         return _split_declined(partition(graph, log, self.target.widens), self.refuses, log)
@@ -250,8 +284,9 @@ class _Cutter:
 
 def _tune(
     tuner: Tuner, parts: _Parts, env: Mapping[str, int], pool: ConstantPool, others: Mapping[int, Variant]
-) -> tuple[Choice | None, ...]:
-    """A choice for every region that is not the host's, at the sizes `env`.
+) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
+    """Parts and a choice for every one that is not the host's, at the sizes `env`. A chain stands for its links where
+    it takes less time.
 
     What other profiles chose for a region of the same name takes part, and is preferred where it is nearly as fast.
     """
@@ -285,8 +320,32 @@ def _tune(
         )
 
     tasks = [task(p) if p.reason is None else None for p in parts.parts]
-    chosen = tuner.choose([t for t in tasks if t is not None])
-    return tuple(None if t is None else chosen[t.key] for t in tasks)
+    together = [task(p) for p, _ in parts.chains]
+    chosen = tuner.choose([t for t in (*tasks, *together) if t is not None])
+    choices = [None if t is None else chosen[t.key] for t in tasks]
+    return _with_chains(parts, choices, [chosen[t.key] for t in together])
+
+
+def _with_chains(
+    parts: _Parts, choices: Sequence[Choice | None], together: Sequence[Choice]
+) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
+    """Parts and choices with chains in the place of their last link, those that save most first."""
+
+    def seconds(part: Part, c: Choice) -> float:
+        return c.seconds or c.candidate.tactic.predict(part.workload, c.candidate.params)
+
+    saved = []
+    for (chain, members), choice in zip(parts.chains, together, strict=True):
+        apart = [choices[i] for i in members]
+        if all(c is not None for c in apart):
+            total = sum(seconds(parts.parts[i], c) for i, c in zip(members, apart, strict=True) if c is not None)
+            saved.append((total - seconds(chain, choice), members, chain, choice))
+    at: dict[int, tuple[Part, Choice] | None] = {}
+    for gain, members, chain, choice in sorted(saved, key=lambda s: (-s[0], s[1])):
+        if gain > 0 and not any(i in at for i in members):
+            at |= dict.fromkeys(members[:-1]) | {members[-1]: (chain, choice)}
+    kept = [at.get(i, (p, c)) for i, (p, c) in enumerate(zip(parts.parts, choices, strict=True))]
+    return tuple(k[0] for k in kept if k is not None), tuple(k[1] for k in kept if k is not None)
 
 
 def _step(part: Part, choice: Choice | None, log: Log) -> PlannedStep:

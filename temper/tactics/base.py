@@ -36,6 +36,7 @@ class Workload:
     widened: the inputs, by number, that are stored in a narrower float type than the op computes in: it computes in
     float32, as the epilogue does, and the kernel converts what it loads.
     tf32: products may round their float32 operands to 10 bits of mantissa, as tensor cores take them.
+    links: of a "Chain", the workloads that follow each other; see `chained` for what its inputs are.
     """
 
     op: str
@@ -48,6 +49,7 @@ class Workload:
     threads: int = 1
     widened: tuple[int, ...] = ()
     tf32: bool = False
+    links: tuple[Workload, ...] = ()
 
     def attr(self, name: str, default: Attr | None = None) -> Attr:
         value = dict(self.attrs).get(name, default)
@@ -77,7 +79,21 @@ class Workload:
         outs = ",".join(str(s) for s in self.outputs)
         attrs = ",".join(f"{k}={v}" for k, v in self.attrs)
         more = (f"|w{','.join(map(str, self.widened))}" if self.widened else "") + "|tf32" * self.tf32
+        more += "".join(f"|[{link.key}]" for link in self.links)
         return f"{self.op}{{{attrs}}}({ins})->({outs})|{self.epilogue.key}|{self.isa}|t{self.threads}{more}"
+
+
+def chained(w: Workload) -> tuple[tuple[tuple[int, ...], tuple[int, ...]], ...]:
+    """Of every link of a chain, which of the chain's inputs are the link's inputs from the second on, and which the
+    operands of its program from the second on: none of the last link's, which are the chain's own operands."""
+    found, at = [], 1
+    for i, link in enumerate(w.links):
+        inputs = tuple(range(at, at + len(link.inputs) - 1))
+        at += len(inputs)
+        count = len(link.epilogue.operands) - 1 if i + 1 < len(w.links) else 0
+        found.append((inputs, tuple(range(at, at + count))))
+        at += count
+    return tuple(found)
 
 
 #: What a kernel's pointer argument is: ("input", i) of the anchor, ("operand", i) of the epilogue (i >= 1, or any i for

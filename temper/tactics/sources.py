@@ -54,6 +54,7 @@ from temper.tactics.cuda import softmax as cuda_softmax
 from temper.tactics.cuda.attention import Attention as CudaAttention
 from temper.tactics.cuda.attention_int8 import AttentionInt8 as CudaAttentionInt8
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.conv_pair import ConvPair
 from temper.tactics.cuda.conv_transpose import ConvTransposeDirect
 from temper.tactics.cuda.depthwise import ConvDirect
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
@@ -135,6 +136,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         ConvStreamed(),
         GemmStreamed(),
         MatMulBatched(),
+        ConvPair(),
         CudaDepthwise(),
         ConvDirect(),
         ConvTransposeDirect(),

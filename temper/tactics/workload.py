@@ -10,6 +10,7 @@ from temper.ir.graph import Graph, Value
 from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
+from temper.passes.chains import Chain
 from temper.passes.partition import Region
 from temper.tactics.base import Slot, Workload
 from temper.tactics.epilogue import Attr
@@ -33,7 +34,8 @@ def workload(
         ),
     )
     attrs: tuple[tuple[str, Attr], ...] = ()
-    if region.anchor is not None:
+    links = tuple(workload(r, isa, threads, strides) for r in region.links) if isinstance(region, Chain) else ()
+    if region.anchor is not None and not links:
         attrs = tuple((k, v) for k, v in sorted(region.anchor.attrs.items()) if not isinstance(v, Graph))  # type: ignore[misc]
     outputs = [slot(v) for v in region.outputs]
     return Workload(
@@ -46,7 +48,8 @@ def workload(
         isa,
         threads,
         region.widened,
-        tf32 and _multiplies(region),
+        tf32 and not links and _multiplies(region),
+        links,
     )
 
 
@@ -110,4 +113,5 @@ def _mapped(w: Workload, change: Callable[[DimLike], DimLike]) -> Workload:
         attrs=tuple((k, attr(v)) for k, v in w.attrs),  # type: ignore[misc]
         inputs=tuple(map(slot, w.inputs)),
         outputs=tuple(s for s in map(slot, w.outputs) if s is not None),
+        links=tuple(_mapped(link, change) for link in w.links),
     )

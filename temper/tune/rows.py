@@ -20,6 +20,7 @@ Arrays = Sequence["np.ndarray | None"]
 #: inputs are read by every index.
 _ALONG: Mapping[str, frozenset[int]] = {
     **dict.fromkeys(("Conv", "ConvInt8", "ConvBfloat16", "ConvTranspose", "SqueezeExcite", "Resize"), frozenset({0})),
+    "Chain": frozenset({0}),
     **dict.fromkeys(("MaxPool", "AveragePool", "LpPool", "LayerNormalization", "RMSNormalization"), frozenset({0})),
     **dict.fromkeys(("Softmax", "LogSoftmax", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"), frozenset({0})),
     **dict.fromkeys(("MatMul", "MatMulInt8", "MatMulBfloat16"), frozenset({0, 1})),

@@ -26,7 +26,7 @@ from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
 from temper.reference.formats import encode, numbers, range_of
 from temper.reference.numeric import float32_to_bfloat16
-from temper.tactics.base import Workload
+from temper.tactics.base import Workload, chained
 from temper.tactics.epilogue_reference import epilogue_reference
 from temper.tune.recurrent_bounds import recurrent_bounds
 from temper.tune.rows import cut_inputs, cut_operands, picked_rows
@@ -294,12 +294,24 @@ def _integer_problem(
 
 
 def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """What the anchor alone gives."""
+    """What the anchor alone gives: of a chain, the last one."""
+    if w.links:
+        return _linked(w, inputs)
     made = [s.type.dtype for s in w.outputs] if not w.epilogue.instrs else [w.epilogue.operands[0].dtype]
     read = [
         None if s is None else "float32" if i in w.widened else s.type.dtype for i, s in enumerate(w.inputs)
     ]
     return run(w.op, inputs, attrs, read, made)
+
+
+def _linked(w: Workload, inputs: Arrays) -> list[np.ndarray]:
+    """What the last anchor of a chain gives."""
+    data = inputs[0]
+    for link, (own, operands) in zip(w.links, chained(w), strict=True):
+        results = _anchor(link, [data, *(inputs[i] for i in own)], {k: bind_attr(v, {}) for k, v in link.attrs})
+        if operands or link is not w.links[-1]:
+            (data,) = epilogue_reference(link.epilogue, [results[0], *(inputs[i] for i in operands)])
+    return results
 
 
 def widened_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:

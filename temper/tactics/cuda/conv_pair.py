@@ -1,0 +1,193 @@
+"""A convolution of codes and the 1x1 convolution that reads its result, as one kernel on a CUDA GPU.
+
+A block computes all channels of the first convolution for its pixels, keeps their codes, and multiplies these by the
+second's weights, some of its channels at a time. What lies between is neither written nor read, and at large sizes the
+second product, which is bound by memory, runs beside other blocks' first, which is not. Codes, sums and roundings are
+those of the two kernels apart, bit for bit.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.tactics.base import Params, Workload, chained
+from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
+from temper.tactics.cpu.conv import conv_shape
+from temper.tactics.cuda.conv import ConvImplicitGemm
+from temper.tactics.cuda.epilogue_triton import (
+    POINTER_TYPES,
+    Parameter,
+    epilogue_helpers,
+    epilogue_parameters,
+    epilogue_statements,
+)
+from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.product_text import (
+    Blocking,
+    blocks,
+    border_text,
+    module_text,
+    product_body,
+    product_text,
+    row_length,
+    sizes_of,
+)
+from temper.tactics.epilogue import Epilogue
+
+_PRODUCT = ConvImplicitGemm()
+
+#: Channels between the products: a tile's of the first, and terms of a step of the second.
+_MIDDLE = (32, 64, 128)
+
+_SECOND = """\
+for start in tl.range(0, OC2, BN2, num_stages=STAGES2):
+    channel = start + tl.arange(0, BN2)
+    channel_ok = channel < OC2
+    live = row_ok[:, None] & channel_ok[None, :]
+    second = tl.load(w2 + channel[None, :] * W2_STRIDE + middle[:, None], mask=channel_ok[None, :], other=0)
+    v0 = tl.dot({codes}, second, out_dtype=tl.int32) + tl.load(bias2 + channel, mask=channel_ok, other=0)[None, :]
+"""
+
+#: bm, bk, warps and stages of the first product; results of a step of the second, and the depth of its loop.
+_CHOICES = (
+    (128, 64, 4, 3, 64, 2), (128, 64, 8, 3, 64, 2), (128, 64, 8, 3, 128, 2), (128, 64, 4, 4, 64, 1),
+    (256, 64, 8, 3, 64, 2), (64, 64, 4, 4, 64, 2), (64, 64, 4, 3, 128, 2), (128, 128, 8, 3, 64, 2),
+    (64, 128, 4, 3, 64, 1), (128, 128, 4, 2, 64, 2),
+)  # fmt: skip
+
+
+def _shapes(w: Workload) -> tuple[ConvShape, ConvShape] | str:
+    """Geometry of both, or why there is no kernel."""
+    if len(w.links) != 2 or any(link.op != "ConvInt8" for link in w.links):
+        return "computes two convolutions of codes"
+    first, second = (conv_shape(link) for link in w.links)
+    if isinstance(first, str) or isinstance(second, str):
+        return first if isinstance(first, str) else str(second)
+    if second.kernel != (1, 1) or not second.flat or second.padded:
+        return "the second convolution is not 1x1, one pixel for one"
+    for link in w.links:
+        if (reason := _PRODUCT.accepts(link)) is not None:
+            return reason
+    if first.ocg not in _MIDDLE:
+        return f"computes {', '.join(map(str, _MIDDLE))} channels between, not {first.ocg}"
+    between = w.links[1].inputs[0]
+    assert between is not None
+    e = w.links[0].epilogue
+    if between.type.dtype != "int8" or len(e.results) != 1:
+        return "what lies between are not signed codes"
+    if any(o.kind not in ("channel", "scalar") for o in e.operands[1:]):
+        return "what follows the first product reads more than a value a channel"
+    return first, second
+
+
+class ConvPair:
+    """Parameters. bm, bk, warps, stages: of the first product; bn, depth: results of a step of the second, and how many
+    steps are under way."""
+
+    name = "cuda.conv_pair"
+    ops = frozenset({"Chain"})
+    packing = ()
+
+    def accepts(self, w: Workload) -> str | None:
+        if w.op != "Chain":
+            return f"computes chains, not {w.op}"
+        if w.isa not in CUDA_ISAS:
+            return f"no such GPU level: {w.isa}"
+        found = _shapes(w)
+        return found if isinstance(found, str) else None
+
+    def candidates(self, w: Workload) -> Sequence[Params]:
+        first, second = _accepted(w)
+        names = ("bm", "bk", "warps", "stages", "bn", "depth")
+        # a thread's share of either product's sums is at most 64 registers
+        found = [c for c in _CHOICES if c[0] * max(first.ocg, c[4]) <= 64 * 32 * c[2]]
+        found = [c for c in found if c[1] <= max(64, first.icg) and c[4] < 2 * second.ocg]
+        made = [tuple(zip(names, c, strict=True)) for c in found or _CHOICES[:1]]
+        return sorted(made, key=lambda p: self.predict(w, p))
+
+    def predict(self, w: Workload, params: Params) -> float:
+        """Waves of blocks, each as long as its products and what it moves; or all bytes at the memory's rate."""
+        first, second = _accepted(w)
+        q = dict(params)
+        pixels = static(first.pixels) or TYPICAL_PIXELS
+        tiles = -(-pixels // q["bm"])
+        resident = max(1, min(16 // q["warps"], 3))
+        products = 2.0 * q["bm"] * first.ocg * (first.k + second.ocg)
+        steps = -(-first.k // q["bk"])
+        one = products / (600e12 / 132) + q["bm"] * (first.k + 3 * second.ocg) / 250e9 + steps * 0.1e-6 / resident
+        one += -(-second.ocg // q["bn"]) * 0.8e-6 / (resident * q["depth"])
+        moved = pixels * (first.icg * first.strides[0] * first.strides[1] + 2 * second.ocg)
+        waves = -(-tiles // (132 * resident))
+        return 3e-6 + max(min(waves * resident, max(1.0, tiles / 132)) * one, moved / 2.3e12)
+
+    def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
+        first, second = _accepted(w)
+        q, link = dict(params), w.links[0]
+        b = Blocking(q["bm"], first.ocg, q["bk"], q["warps"], q["stages"], 1, 0, 1)
+        data = link.inputs[0].type.dtype  # type: ignore[union-attr]
+        (_, own), _ = chained(w)
+        packed = [("w", "*i8"), ("bias", "*i32"), *([("table", "*i32")] if _has_table(link) else [])]
+        packed += [("w2", "*i8"), ("bias2", "*i32")]
+        pointers = [
+            Parameter("x", POINTER_TYPES[data], ("input", 0)),
+            *(Parameter(name, kind, ("packed", i)) for i, (name, kind) in enumerate(packed)),
+            *(
+                Parameter(f"a_q{k}", POINTER_TYPES[o.dtype], ("input", at))
+                for k, (o, at) in enumerate(zip(link.epilogue.operands[1:], own, strict=True), 1)
+            ),
+            *epilogue_parameters(w.epilogue),
+        ]
+        signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
+        body = product_body(first, b, True) + (border_text(first) if _has_table(link) else "")
+        body += "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n" + _between(link.epilogue, first.ocg)
+        # the second product has channels of its own
+        body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
+        body = re.sub(r"\bchannel_ok\b", "middle_ok", body)
+        body += _SECOND.format(codes=f"a_v{link.epilogue.results[0]}")
+        strides = [o.row_stride for o in w.outputs]
+        lines = epilogue_statements(w.epilogue, channels=second.ocg, row_strides=strides)
+        body += "".join(f"    {line}\n" for line in lines)
+        sizes = sizes_of(first, b, 1) | {
+            "OC2": second.ocg, "BN2": q["bn"], "STAGES2": q["depth"], "W2_STRIDE": row_length(second, 1),
+        }  # fmt: skip
+        about = f"{first.kernel[0]}x{first.kernel[1]} convolution, then 1x1: {first.icg}, {first.ocg}, {second.ocg}."
+        helpers = product_text(data, False).rstrip() + "\n" + epilogue_helpers(w.epilogue, body)
+        text = module_text(about, entry, [name for name, _ in signature], sizes, body, helpers)
+        return TritonKernel(
+            text,
+            (entry,),
+            tuple(p.ref for p in pointers),
+            w.symbols,
+            in_place=False,
+            grid=blocks(first, b),
+            triton=TritonSource(text, entry, signature, frozenset(p.name for p in pointers), q["warps"], q["stages"]),
+        )
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """Of each product what its own kernel packs."""
+        arrays: list[np.ndarray] = []
+        for link, (own, _) in zip(w.links, chained(w), strict=True):
+            of_link = {i: constants[at] for i, at in enumerate(own, 1) if at in constants}
+            arrays += _PRODUCT.prepack(link, (), of_link)
+        return tuple(arrays)
+
+
+def _has_table(link: Workload) -> bool:
+    return _PRODUCT._has_table(link)
+
+
+def _between(e: Epilogue, channels: int) -> str:
+    """The statements of the first product's program, its names apart from the second's, without a store."""
+    lines = [x for x in epilogue_statements(e, channels=channels) if not x.startswith("tl.store(")]
+    return re.sub(r"\b([qv]\d+)\b", r"a_\1", "\n".join(lines) + "\n")
+
+
+def _accepted(w: Workload) -> tuple[ConvShape, ConvShape]:
+    found = _shapes(w)
+    if isinstance(found, str):
+        raise ValueError(f"workload was not accepted: {found}")
+    return found
