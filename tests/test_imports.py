@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "tactics.epilogue": set(),
     "tactics.epilogue_reference": {"reference", "tactics.epilogue"},
     "tactics.base": {"ir", "tactics.epilogue"},
-    "tactics.workload": {"ir", "passes.partition", "tactics.base", "tactics.epilogue"},
+    "tactics.workload": {"ir", "passes.chains", "passes.partition", "tactics.base", "tactics.epilogue"},
     "passes": {"errors", "dtypes", "ir", "reference", "tactics.epilogue"},
     "quantize": {"errors", "ir", "passes", "reference"},
     "compile": {"errors"},
