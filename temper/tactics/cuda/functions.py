@@ -40,11 +40,11 @@ def ceil(x):
     return tl.where((x > 0) & (y == 0), 1.0, y)
 """,
     "to_code": """
-def to_code(x, low, high):
+def to_code(x, low, high, zero):
     # clipped before rounding; NaN gives the least code (which a minimum of a maximum does not promise: Triton makes one
     # instruction of the two). 1.5 * 2^23 has no fraction: adding it rounds half to even and leaves the whole number, in
-    # two's complement, in the lower half of the bits
-    return (tl.minimum(tl.where(x > low, x, low), high) + 12582912.0).to(tl.int32, bitcast=True)
+    # two's complement, in the lower half of the bits; zero: even, and so added by the way
+    return (tl.minimum(tl.where(x > low, x, low), high) + (12582912.0 + zero)).to(tl.int32, bitcast=True)
 """,
     "hard_sigmoid": """
 def hard_sigmoid(x, alpha, alpha_lo, beta):

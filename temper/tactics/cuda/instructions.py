@@ -260,7 +260,9 @@ def _saturate(instr: Instr, arg: str) -> str:
     """Rounding to a code, its zero point added."""
     low, high = (-128, 127) if instr.dtype == "int8" else (0, 255)
     zero = int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
-    return f"to_code({arg}, {low - zero}.0, {high - zero}.0) + {zero}"
+    even = zero & ~1
+    text = f"to_code({arg}, {low - zero}.0, {high - zero}.0, {even}.0)"
+    return f"{text} + 1" if zero != even else text
 
 
 def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str | None:
