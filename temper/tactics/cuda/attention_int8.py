@@ -3,6 +3,7 @@
 Weights are codes relative to a row's largest score, so that one has to be known first: where the keys fit in one block
 its scores are kept, else they are computed twice. Sums of weights times values are integers below 2^24 for up to 514
 keys: half-precision products, whose sums are float32, are then exact, and values need no transposition as bytes would.
+More keys are summed by block so, and the blocks in integers.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from temper.tactics.cuda.attention import (
 from temper.tactics.cuda.epilogue_triton import epilogue_declines
 
 #: Most keys for which |sum of codes times values| <= 255 * 128 * keys is a whole number of float32, and of int32.
-_EXACT_HALVES = (1 << 24) // (255 * 128)
+_EXACT_FLOATS = (1 << 24) // (255 * 128)
 _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 
 #: 255 e^x for x <= 0 as a code; `whole` adds and takes away 1.5 * 2^23, which rounds half to even.
@@ -66,9 +67,6 @@ class AttentionInt8:
         t = operands_of(w)
         if isinstance(t, str):
             return t
-        keys = t[1].s
-        if isinstance(keys, Dim) or keys > _EXACT_WORDS:
-            return f"sums in int32 need at most {_EXACT_WORDS} keys, known at build time, not {keys}"
         if (mask := w.inputs[3] if len(w.inputs) > 3 else None) is not None and mask.type.dtype != "float32":
             return f"the mask must be float32, not {mask.type.dtype}"
         return epilogue_declines(w.epilogue, "float32")
@@ -85,38 +83,36 @@ class AttentionInt8:
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         _, k, v, _ = operands = _accepted(w)
         t = Tile.of(params)
-        assert isinstance(k.s, int) and w.inputs[0] is not None
+        assert w.inputs[0] is not None
         unsigned = w.inputs[0].type.dtype == "uint8"
         scores = _scores(w, k, t, integer_attr(w, "zero_point") - 128 * unsigned)
-        one, halves = k.s <= t.bn, k.s <= _EXACT_HALVES
-        kind = "tl.float32" if halves else "tl.int32"
+        keys = 1 << 40 if isinstance(k.s, Dim) else k.s
+        kind = "float32" if keys <= _EXACT_FLOATS else "int32" if keys <= _EXACT_WORDS else "int64"
+        whole = "" if kind == "float32" else f".to(tl.{kind})"
         values_ok = v.mask("(j < KEYS)[:, None]" if ragged(k, t) else "", "e[None, :]")
         step = f"""\
 codes = weight_codes(scores - base[:, None])
-total += tl.sum(codes, axis=1)
-values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok})
+total += tl.sum(codes, axis=1){whole}
+values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}).to(tl.float16)
 """
-        if halves:
-            step += "v0 = tl.dot(codes.to(tl.float16), values.to(tl.float16), v0)\n"
-        else:  # bytes are signed: 128 less in each code, and as often the sum of values more
-            step += """\
-v0 = tl.dot((codes.to(tl.int32) - 128).to(tl.int8), values, v0, out_dtype=tl.int32)
-v0 += tl.sum(values.to(tl.int32), axis=0)[None, :] * 128
-"""
+        if whole:
+            step += f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
+        else:
+            step += "v0 = tl.dot(codes.to(tl.float16), values, v0)\n"
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if integer_attr(w, "causal") else "KEYS"
         loop = f"for first in range(0, {last}, BN):\n"
         body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
-        start = f"total = tl.zeros((BM,), tl.float32)\nv0 = tl.zeros((BM, {v.room}), {kind})\n"
-        if one:
+        start = f"total = tl.zeros((BM,), tl.{kind})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
+        if keys <= t.bn:
             body += f"first = 0\n{scores}top = tl.max(scores, axis=1)\n{_BASE}{start}{step}"
         else:
             body += 'top = tl.full((BM,), float("-inf"), tl.float32)\n'
             body += f"{loop}{indent(scores + 'top = tl.maximum(top, tl.max(scores, axis=1))', '    ')}\n{_BASE}{start}"
             body += loop + indent(scores + step, "    ")
-        body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total)\n"
+        body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
-            body += "over = tl.where(total == 0.0, 0.0, over)\n"
-        body += f"v0 = v0{'' if halves else '.to(tl.float32)'} * over[:, None]\n"
+            body += "over = tl.where(total == 0, 0.0, over)\n"
+        body += "v0 = v0.to(tl.float32) * over[:, None]\n"
         return attention_kernel(w, entry, operands, t, body, _HELPERS)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:

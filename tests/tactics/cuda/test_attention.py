@@ -6,11 +6,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from temper.compile.triton import CUDA_ISAS, compile_cubin
+from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.types import TensorType
+from temper.reference import REFERENCES
 from temper.tactics.base import Params, Slot, Tactic, Workload
 from temper.tactics.cuda.attention import Attention
 from temper.tactics.cuda.attention_int8 import AttentionInt8
@@ -18,6 +22,7 @@ from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.norm import LayerNorm
 from temper.tactics.cuda.reduce import Reduce
 from temper.tactics.epilogue import Epilogue, Instr, Operand
+from tests.tactics.cuda.interpret import Job, interpret
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no GPU kernel can be compiled", allow_module_level=True)
@@ -88,6 +93,29 @@ def test_long_sums_are_shared_out() -> None:
     made = kernel(Reduce(), mean())
     assert len(made.entries) == 2 and made.grids[0] > 64 and made.grids[1] <= 4
     assert made.shared_workspace
+
+
+@pytest.mark.parametrize("keys", [600, Dim.symbol("T")])
+def test_long_sums_of_codes_are_exact(keys: DimLike, tmp_path: Path) -> None:
+    """More keys than float32 sums exactly: all of them alike, so that every weight is 255, and full-range values."""
+    env = {"T": 600}
+    q, k, v = (Slot(TensorType("int8", (1, n, 2 * d))) for n, d in ((3, 32), (keys, 32), (keys, 16)))
+    out = Slot(TensorType("float32", (1, 3, 32)))
+    attrs = {"causal": 0, "heads": 2, "kv_heads": 2, "layout": "rrrr", "safe": 0, "scale": 1e-9, "zero_point": 3}
+    w = Workload(
+        "AttentionInt8", tuple(sorted(attrs.items())), (q, k, v), (False,) * 3, (out,), Epilogue.identity("float32", 3),
+        "sm_90",
+    )  # fmt: skip
+    rng = np.random.default_rng(5)
+    arrays = {n: rng.integers(-128, 128, (1, s, d), np.int8) for n, s, d in (("q", 3, 64), ("k", 600, 64))}
+    arrays |= {"v": rng.integers(126, 128, (1, 600, 32), np.int8), "y": np.zeros((1, 3, 32), np.float32)}
+    names = {("input", 0): "q", ("input", 1): "k", ("input", 2): "v", ("output", 0): "y"}
+    made = kernel(AttentionInt8(), w)
+    arguments = (*((names[a], 0) for a in made.args), *(env[s] for s in made.symbols))
+    job = Job(made.source, made.entries[0], evaluate(made.grid, env), arguments)
+    got = interpret([job], arrays, tmp_path)["y"]
+    want = REFERENCES["AttentionInt8"]([arrays[n] for n in "qkv"], attrs)[0]
+    assert np.array_equal(got, want) and want.min() > 126
 
 
 def test_short_rows_share_a_block() -> None:
