@@ -65,8 +65,9 @@ def build(
     tf32: False for products of float32 that a GPU does not round to 10 bits of mantissa.
 
     precision: "fp32"; "fp16" or "bf16", in which a GPU then stores tensors and multiplies, but for layers that keep
-    names; or "int8", to which the rest belongs; what then is not INT8 a GPU computes in
-    float16, but for layers that keep names with fp32. calibration: real inputs, as a folder of pictures, an .npz
+    names; or "int8", or "fp8" (E4M3, on GPUs that multiply it), to which the rest belongs; what then is neither a GPU
+    computes in float16, but for layers that keep names with fp32. calibration: real inputs, as a folder of pictures,
+    an .npz
     file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how
     pictures become inputs, see temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
     calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better, or a
@@ -85,8 +86,9 @@ def build(
     from temper.plan.format import write
     from temper.runtime.machine import cores
 
-    if precision not in (*PRECISIONS, "int8"):
-        raise ConfigError(f"precision must be {', '.join(map(repr, PRECISIONS))} or 'int8', not {precision!r}")
+    if precision not in (*PRECISIONS, "int8", "fp8"):
+        raise ConfigError(f"precision must be {', '.join(map(repr, PRECISIONS))}, 'int8' or 'fp8', not {precision!r}")
+    searched = precision in ("int8", "fp8")
     keep = [keep] if isinstance(keep, str) else keep
     for path in (output, report):
         if path is not None:
@@ -104,11 +106,11 @@ def build(
         batches=tuple(
             (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
         ),
-        precision=precision if precision != "int8" else "fp16" if device.startswith("cuda") else "fp32",
+        precision=precision if not searched else "fp16" if device.startswith("cuda") else "fp32",
         wide=kept_wide(keep, precision) if precision in ("fp16", "bf16") else (),
         tf32=tf32,
     )
-    if precision == "int8":
+    if searched:
         from temper.precision.build import build_int8
         from temper.precision.request import Request, work_folder
 
@@ -125,6 +127,7 @@ def build(
             skip_bad=skip_bad,
             answers=report is not None,
             work=Path(work) if work else work_folder(),
+            form="int8" if precision == "int8" else "float8",
         )
         made = build_int8(model, config, request, progress=progress, say=say)
         plan = made.build.plan
@@ -137,7 +140,7 @@ def build(
         given |= {"calibrator": None if calibrator == "auto" else calibrator}
         given |= {"keep": keep or None} if precision == "fp32" else {}
         if used := [k for k, v in given.items() if v is not None]:
-            raise ConfigError(f"{', '.join(used)} only mean something with precision='int8'")
+            raise ConfigError(f"{', '.join(used)} only mean something with precision='int8' or 'fp8'")
         plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)

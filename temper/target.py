@@ -14,6 +14,7 @@ from temper.plan.cubins import to_archive
 from temper.runtime import machine
 from temper.runtime.cuda.driver import Gpu, runs_on
 from temper.tactics.base import Tactic
+from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
 from temper.tactics.sources import cpu_tactics, cuda_tactics
 from temper.tune.cpu import Cpu
 from temper.tune.cuda import Cuda, from_bytes
@@ -134,7 +135,7 @@ class CudaTarget:
         return 1 << 25 if self.gpu is None else self.gpu.cache
 
     def multiplies(self, dtype: str) -> bool:
-        return dtype in ("int8", "float16")
+        return dtype in ("int8", "float16", "bfloat16") or (dtype in FLOATS8 and self.isa in FLOATS8_ISAS)
 
     def tactics(self) -> tuple[Tactic, ...]:
         return cuda_tactics()

@@ -68,6 +68,7 @@ def build(
     tf32: Annotated[
         bool, typer.Option(help="GPU: round operands of float32 products to 10 bits of mantissa.")
     ] = True,
+    fp8: Annotated[bool, typer.Option("--fp8", help="GPU: as --int8, in 8-bit floats (E4M3).")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Compute in INT8 what keeps the accuracy budget.")] = False,
     calib: Annotated[str, typer.Option("--calib", help=CALIB, show_default=False)] = "",
     calibrator: Annotated[
@@ -130,7 +131,12 @@ def build(
     check_writable(output)
     if fp16 and bf16:
         raise ConfigError("--fp16 and --bf16 exclude each other")
-    precision = "fp16" if fp16 else "bf16" if bf16 else "fp32"
+    if int8 and fp8:
+        raise ConfigError("--int8 and --fp8 exclude each other")
+    form = "float8" if fp8 else "int8"
+    int8 = int8 or fp8
+    # on a GPU what is not INT8 is in a half type
+    precision = "bf16" if bf16 else "fp16" if fp16 or (int8 and device.startswith("cuda")) else "fp32"
     shapes = parse_shapes(shape or ())
     config = BuildConfig(
         threads=threads or cores(),
@@ -171,6 +177,7 @@ def build(
             skip_bad=skip_bad,
             answers=report is not None,
             work=None if no_resume else work_folder(),
+            form=form,
         )
         if report is not None:
             check_writable(report)

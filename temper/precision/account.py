@@ -37,9 +37,9 @@ MEANING = (
 _LISTED = 50
 
 
-def layers(quick: int, slow: int) -> str:
+def layers(quick: int, slow: int, word: str = "INT8") -> str:
     """How many are in which precision, for people."""
-    return f"{quick:,} layer{'s' * (quick != 1)} in INT8, {slow:,} in float"
+    return f"{quick:,} layer{'s' * (quick != 1)} in {word}, {slow:,} in float"
 
 
 @dataclass
@@ -220,7 +220,7 @@ class Account:
             name,
             site.op,
             "x".join(map(str, node.outputs[0].type.shape)),
-            "int8" if not is_float else self.subject.half if name in halves else "float32",
+            self.request.form if not is_float else self.subject.half if name in halves else "float32",
             why,
             pinned=name in pins.every,
             origin=site.origin,
@@ -234,10 +234,11 @@ class Account:
 
     def summary(self, outcome: record.Outcome) -> dict[str, Any]:
         """What the plan keeps of it."""
-        kept = [s for s in outcome.sites if s.precision != "int8"]
+        kept = [s for s in outcome.sites if s.precision != self.request.form]
         chosen, baseline = outcome.point("chosen"), outcome.point("float")
         lowest = min((p.ms for p in outcome.points if p.kind == "tried" and p.ms is not None), default=None)
         return {
+            "form": self.request.form,
             "sites": len(outcome.sites),
             "int8": len(outcome.sites) - len(kept),
             "kept": [

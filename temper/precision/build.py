@@ -23,6 +23,7 @@ from temper.precision.subject import Subject
 from temper.precision.thresholds import Thresholds, known_names, read_cache_file, resolve, rows
 from temper.precision.trials import Memory, Trials, recipe_digest
 from temper.profiles import Model
+from temper.quantize.float8 import DTYPE
 from temper.quantize.placement import narrow_parts
 from temper.quantize.recipe import Recipe
 from temper.quantize.source_names import to_cache
@@ -58,7 +59,12 @@ def build_int8(
     start = time.perf_counter()
     if config.stop_after:
         raise ConfigError("an INT8 build cannot stop after a pass: build in float to look at passes")
-    subject = Subject.of(model, config, request.keep)
+    subject = Subject.of(model, config, request.keep, request.form)
+    if request.form == "float8" and not subject.target.multiplies(DTYPE):
+        raise ConfigError(
+            f"precision='fp8' (--fp8) multiplies 8-bit floats, which {config.device} does not: that takes a GPU of "
+            "level sm_89 or later; choose int8 or fp16"
+        )
     account = Account(subject, request, say or (lambda line: None))
     if subject.pins.fp16 and not subject.target.widens:
         raise ConfigError("--keep ...=fp16: a CPU has no float16 arithmetic worth using; pin to fp32 or bf16")
@@ -78,15 +84,16 @@ def build_int8(
     if not subject.on:
         account.met = True
         trials = Trials(subject, Recipe(frozenset(), {}), None, Memory(), progress)
-        account.verdict = _nothing(subject)
+        account.verdict = _nothing(subject, request.word)
         return _made(trials, trials.everything, account, start)
     held = data.held if data is not None else None
     found = _thresholds(subject, request, account, data)
     amax = found.amax
     reach = {t: h.amax for t, h in data.calibration.histograms.items()} if data is not None else amax
-    recipe = Recipe(subject.on, amax, apart=narrow_parts(subject.graph, reach))
+    apart = narrow_parts(subject.graph, reach) if request.form == "int8" else frozenset()
+    recipe = Recipe(subject.on, amax, apart=apart, form=request.form)
     made = Compensated(recipe)
-    if data is not None and request.compensate:
+    if data is not None and request.compensate and request.form == "int8":
         alternatives = {t: c.alternatives for t, c in found.chosen.items()}
         made = compensated(
             subject, recipe, request, account, data.part, data.held, data.calibration, alternatives
@@ -120,6 +127,8 @@ def _thresholds(subject: Subject, request: Request, account: Account, data: Obse
     calibration = data.calibration if data is not None else None
     given = data.source if data is not None else None
     algorithm = request.calibrator if request.calibrator != "auto" else algorithm_of(given)
+    if request.form == "float8" and algorithm == "auto":
+        algorithm = "minmax"  # steps are relative: clipping gains nothing
     source = "the calibrator's cache" if request.cache is None else str(request.cache)
     cache = read_cache_file(request.cache) if request.cache is not None else read_cache(given)
     known = known_names(subject.model, subject.graph) if cache is not None else frozenset()
@@ -138,11 +147,11 @@ def _thresholds(subject: Subject, request: Request, account: Account, data: Obse
     return found
 
 
-def _nothing(subject: Subject) -> str:
+def _nothing(subject: Subject, word: str) -> str:
     reasons = [f"{', '.join(n[:3])}{' ...' * (len(n) > 3)}: {why}" for why, n in subject.why_not().items()]
     if subject.sites:
-        return "nothing is INT8: every layer that could be is pinned to float"
-    return "nothing in this model can be INT8" + (f" ({'; '.join(reasons)})" if reasons else ": it has no products")
+        return f"nothing is {word}: every layer that could be is pinned to float"
+    return f"nothing in this model can be {word}" + (f" ({'; '.join(reasons)})" if reasons else ": it has no products")
 
 
 def _made(trials: Trials, floats: frozenset[str], account: Account, start: float) -> Made:

@@ -46,15 +46,17 @@ def decide(
     recipe, if there is one already."""
     budget = Budget(trials, request, account)
     budget.start()
-    account.point(trials, trials.naive, "tried", "all INT8")
+    account.point(trials, trials.naive, "tried", request.everything)
     if request.pure_int8:
-        account.verdict = "not looked at: pure INT8 was asked for"
+        account.verdict = f"not looked at: pure {request.word} was asked for"
         return trials.naive
     if trials.held is None and budget.metric is None:
-        account.warn("there is no data to judge by: everything is INT8, and what that costs in accuracy is not known")
+        account.warn(
+            f"there is no data to judge by: everything is {request.word}, and what that costs in accuracy is not known"
+        )
         account.verdict = "not known: there was no data to judge by"
         return trials.naive
-    excess = budget.excess(trials.naive, "all INT8")
+    excess = budget.excess(trials.naive, request.everything)
     chosen = trials.naive
     evidence = Evidence(trials, request, account, calibration, simulator)
     if budget.accepts(chosen):
@@ -64,7 +66,7 @@ def decide(
         if budget.metric is not None:
             problem = evidence.problem()
             search = Search(problem, budget.excess, _TRIES, evidence.again)
-            search.tried[chosen] = Tried(chosen, excess, problem.evaluate(chosen).seconds, "all INT8")
+            search.tried[chosen] = Tried(chosen, excess, problem.evaluate(chosen).seconds, request.everything)
             found = search.run()
         else:
             found = Unlabelled(evidence, budget).run()
@@ -141,7 +143,7 @@ class Budget:
         return f"{kept}{self.metric.name} {score:.6g} where FP32 has {self.score:.6g} ({change})"
 
     def _what(self, floats: frozenset[str]) -> str:
-        return layers(len(self.trials.everything - floats), len(floats))
+        return layers(len(self.trials.everything - floats), len(floats), self.request.word)
 
 
 @dataclass
@@ -213,8 +215,8 @@ class Unlabelled:
             if floats in self.evidence.seen:
                 search.tried[floats] = Tried(floats, measure(floats), problem.evaluate(floats).seconds, "known")
         start = worst(self.evidence.trials.divergence(self.evidence.trials.naive), self.evidence.request.bounds, aim)
-        naive = self.evidence.trials.naive
-        search.tried[naive] = Tried(naive, start / (1 if aim else _MARGIN), problem.evaluate(naive).seconds, "all INT8")
+        naive, everything = self.evidence.trials.naive, self.evidence.request.everything
+        search.tried[naive] = Tried(naive, start / (1 if aim else _MARGIN), problem.evaluate(naive).seconds, everything)
         found = search.run()
         self.problem = search.problem
         return found

@@ -74,7 +74,7 @@ class Evidence:
         price = costs.conversion(replace(trials.subject.plain, device=trials.subject.config.device), not absent)
         links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
         self.account.links = tuple(links)
-        pins = dict.fromkeys(trials.subject.pins.off, "float32") | dict.fromkeys(trials.subject.pins.int8, "int8")
+        pins = dict.fromkeys(trials.subject.pins.off, "float32") | dict.fromkeys(trials.subject.pins.low, "int8")
         self.account.loss = loss = self._losses(base)
         return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
 
@@ -89,7 +89,7 @@ class Evidence:
         if self._asked_again or self.left < _AGAIN * self.request.passes:
             return None
         self._asked_again = True
-        self.account.say("losses do not add up as predicted: measuring them again, from all INT8")
+        self.account.say(f"losses do not add up as predicted: measuring them again, from {self.request.everything}")
         return self.problem(self.trials.recipe.sites)
 
     def _losses(self, base: frozenset[str]) -> dict[str, float]:
@@ -143,7 +143,7 @@ class Evidence:
             self.seen[floats] = Seen(*trials.memory.get(f"simulated {trials.key(floats)}", measure))
             seen = self.seen[floats]
             self.account.say(
-                f"simulated {layers(len(trials.everything - floats), len(floats))}: outputs off by "
+                f"simulated {layers(len(trials.everything - floats), len(floats), self.request.word)}: outputs off by "
                 f"{share(seen.over)} what is accepted, {share(seen.short)} what is aimed at ({self._spent()})"
             )
         return self.seen[floats]
@@ -158,16 +158,16 @@ class Evidence:
     def reasons(self, chosen: frozenset[str]) -> None:
         """Why each of these sites is in float."""
         loss = self.account.loss
-        total = sum(loss.values()) or 1.0
+        total, word = sum(loss.values()) or 1.0, self.request.word
         for name in chosen:
             share = loss.get(name, 0.0) / total
             quick, slow = self.account.int8_seconds.get(name, 0.0), self.account.float_seconds.get(name, 0.0)
             if share >= 0.01:
-                self.account.why[name] = f"makes {share:.0%} of what all layers lose in INT8"
+                self.account.why[name] = f"makes {share:.0%} of what all layers lose in {word}"
             elif quick >= slow:
-                self.account.why[name] = "no faster in INT8"
+                self.account.why[name] = f"no faster in {word}"
             else:
-                self.account.why[name] = "beside layers in float: conversions would cost more than INT8 gains"
+                self.account.why[name] = f"beside layers in float: conversions would cost more than {word} gains"
 
 
 def _weight(found: Divergence, request: Request) -> float:

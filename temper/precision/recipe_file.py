@@ -70,7 +70,9 @@ def read(path: Path) -> tuple[Recipe, dict[str, Any]] | None:
             weight_scales=found["weight_scales"],
             operands=found["operands"],
             biases=found["biases"],
-            **{field: frozenset(plain[field]) for field in _NAMES},
+            signed=frozenset(plain["signed"]),
+            halves=frozenset(plain["halves"]),
+            apart=frozenset(plain["apart"]),
         )
         return recipe, plain["notes"]
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -34,7 +34,8 @@ class Request:
     INT8, whatever is lost. skip_bad: leave out samples that cannot be used. bounds: what outputs may diverge by where
     there is no metric. compensate: change thresholds, scales and biases where that helps. passes: of the model over the
     held-back samples, at most. answers: keep what the engines answered on each sample, for a report. work: folder where
-    calibration and search keep what is done, by digests.
+    calibration and search keep what is done, by digests. form: "int8", or "float8" for 8-bit floats (E4M3) instead, on
+    GPUs that multiply them.
     """
 
     calibration: Any = None
@@ -51,6 +52,17 @@ class Request:
     passes: float = 12.0
     answers: bool = False
     work: Path | None = None
+    form: str = "int8"
+
+    @property
+    def word(self) -> str:
+        """What the low precision is called."""
+        return "INT8" if self.form == "int8" else "FP8"
+
+    @property
+    def everything(self) -> str:
+        """What the choice is called in which nothing is kept in float."""
+        return f"all {self.word}"
 
     def __post_init__(self) -> None:
         if self.calibrator != "auto":

@@ -27,8 +27,9 @@ from temper.passes.integer import MOVES
 from temper.passes.partition import dependencies
 from temper.plan.format import Launch, Native, Ref
 from temper.precision.stepping import stepper, steps_of
-from temper.quantize.codes import codes_of, quantize_weights, weight_scales
-from temper.quantize.placement import Placement, Reader, Site, sites_of
+from temper.quantize.codes import codes_of, quantize_weights, threshold, weight_scales
+from temper.quantize.float8 import DTYPE, channel_scales, rounded, scale_of
+from temper.quantize.placement import Placement, Reader, Site
 from temper.quantize.recipe import Recipe
 
 Batch = Mapping[str, np.ndarray]
@@ -67,7 +68,10 @@ class _Instrumented:
         self.graph = graph.copy()
         recipe.replace_operands(self.graph)
         self.nodes = {n.outputs[0].name: n for n in self.graph.nodes}
-        everything = recipe.only([s.name for s in sites]).placement(graph, sites)
+        self.form = recipe.form
+        reads: set[Reader] = set()
+        if recipe.form == "int8":
+            reads = set(recipe.only([s.name for s in sites]).placement(graph, sites).reads)
         self.points: list[_Point] = []
         #: site -> name of the input that is added to its result; site -> the float weights, an array of its own
         self.shifts: dict[str, str] = {}
@@ -79,7 +83,7 @@ class _Instrumented:
                 seen[s.key] = self._product(s, self.nodes[s.key])
         own = {(s.key, i) for s in sites for i in s.inputs}
         shared: dict[int, list[Reader]] = {}
-        for key, i in sorted(everything.reads.keys() - own):
+        for key, i in sorted(reads - own):
             node = self.nodes[key]
             x = node.inputs[i]
             assert x is not None
@@ -118,13 +122,29 @@ class _Instrumented:
 
     def _point(self, readers: Sequence[Reader]) -> None:
         k = len(self.points)
-        point = _Point(tuple(readers), f"scale:{k}", f"low:{k}")
-        numbers = [self.graph.add_input(n, TensorType("float32", ())) for n in (point.scale, point.low)]
         x = self.nodes[readers[0][0]].inputs[readers[0][1]]
-        codes = make(self.graph, "FakeQuantize", [x, *numbers], {}, name=f"codes:{k}").output
+        assert x is not None
+        scale = self.graph.add_input(f"scale:{k}", TensorType("float32", ()))
+        if self.form == "int8":
+            low = self.graph.add_input(f"low:{k}", TensorType("float32", ()))
+            codes = make(self.graph, "FakeQuantize", [x, scale, low], {}, name=f"codes:{k}").output
+        else:
+            low, codes = scale, self._float8(x, scale, k)
+        point = _Point(tuple(readers), scale.name, low.name)
         for key, i in readers:
             self.graph.set_input(self.nodes[key], i, codes)
         self.points.append(point)
+
+
+    def _float8(self, x: Value, scale: Value, k: int) -> Value:
+        """`x` as 8-bit floats of this scale stand for it; itself where the scale is 0."""
+        y = make(self.graph, "Div", [x, scale], {}, name=f"scaled:{k}").output
+        for dtype in (DTYPE, "float32"):
+            y = make(self.graph, "Cast", [y], {"to": dtype}, name=f"{dtype}:{k}").output
+        y = make(self.graph, "Mul", [y, scale], {}, name=f"again:{k}").output
+        zero = self.graph.add_constant(np.zeros((), np.float32), "zero")
+        off = make(self.graph, "Equal", [scale, zero], {}, name=f"off:{k}").output
+        return make(self.graph, "Where", [off, x, y], {}, name=f"codes:{k}").output
 
 
 class Simulator:
@@ -138,8 +158,10 @@ class Simulator:
         """graph: as `builder.float_graph` gives it; not changed. recipe: thresholds, and deltas of what is on; which of
         its sites are on is said per run. config: of the engine, whose first profile is simulated; nothing is timed.
         taps: tensors of the graph that `tap` gives. ConfigError if a product's weights are out of reach."""
-        self.graph, self.sites, self.work = graph, sites_of(graph), 0.0
+        self.graph, self.sites, self.work = graph, recipe.sites_in(graph), 0.0
         self._names = {s.name: s for s in self.sites}
+        self._by_key = {s.key: s.name for s in self.sites}
+        self._read = {(n.outputs[0].name, i): v for n in graph.nodes for i, v in enumerate(n.inputs) if v is not None}
         made = _Instrumented(graph, recipe, self.sites, taps)
         self._points, self._shifts, self._float_weights = made.points, made.shifts, made.weights
         one = replace(config, effort=0, profiles=config.profiles[:1], batches=config.batches[:1], portable_graph=False)
@@ -259,7 +281,11 @@ class Simulator:
         assert choice is not None
         c = choice.candidate
         w = self._float_weights[site]
-        fake = through_codes(w, weight_scales(w) if scale is None else scale)
+        if self._recipe.form == "float8":
+            of = channel_scales(w)
+            fake = (rounded(w, of) * of).astype(np.float32)
+        else:
+            fake = through_codes(w, weight_scales(w) if scale is None else scale)
         constants = self._constants_of(part.region.anchor_inputs)
         constants[weights.operand] = fake.reshape(constants[weights.operand].shape)
         packed = c.tactic.prepack(part.workload, c.params, constants)
@@ -269,7 +295,14 @@ class Simulator:
 
     def _scales(self, on: frozenset[str]) -> dict[str, tuple[float, float]]:
         """Scale and lowest code of every reader of codes, by the point's name; points that are off are left out."""
-        if on not in self._settings:
+        if on not in self._settings and self._recipe.form == "float8":
+            self._settings[on] = {}
+            for p in self._points:
+                key, i = p.readers[0]
+                if self._by_key[key] in on:
+                    scale = float(scale_of(threshold(self._read[key, i], self._recipe.amax)))
+                    self._settings[on][p.scale] = (scale, scale)
+        elif on not in self._settings:
             placement = self._placed(on)
             codes = codes_of(self.graph, placement, self._recipe.amax, self._recipe.ranges)
             reads = {r: (float(codes[g].scale), float(codes[g].low)) for r, g in placement.reads.items()}

@@ -14,6 +14,7 @@ from temper.passes.halves import roundable
 from temper.passes.integer import MOVES
 from temper.passes.narrow import STORED
 from temper.profiles import Model, resolve_sizes
+from temper.quantize.float8 import float8_sites
 from temper.quantize.placement import Site, quantizable, sites_of
 from temper.quantize.recipe import Pins, pinned
 from temper.target import Target, target_of
@@ -32,14 +33,15 @@ class Subject:
     pins: Pins
 
     @staticmethod
-    def of(model: Model, config: BuildConfig, keep: Sequence[str] = ()) -> Subject:
-        """ConfigError for a pattern in `keep` that matches nothing."""
+    def of(model: Model, config: BuildConfig, keep: Sequence[str] = (), form: str = "int8") -> Subject:
+        """form: of what sites are when they are on, as a recipe has it. ConfigError for a pattern in `keep` that
+        matches nothing."""
         graph = float_graph(model, config)
         sizes = resolve_sizes(model, config)
         members = next(iter(sizes.groups().values()))
         symbols = frozenset().union(*(v.type.symbols for v in graph.inputs))
         ranges = tuple({s: r for s, r in sizes.ranges[i].items() if s in symbols} for i in members)
-        sites = sites_of(graph)
+        sites = sites_of(graph) if form == "int8" else float8_sites(graph)
         found = Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites))
         return replace(found, ranges=ranges[:1]) if found.several else found
 

@@ -15,10 +15,12 @@ from temper.ir.ops import make
 from temper.passes.halves import roundable, rounded
 from temper.passes.manager import Log
 from temper.quantize.codes import Range, insert
+from temper.quantize.float8 import float8_sites
+from temper.quantize.float8 import insert as insert_float8
 from temper.quantize.placement import Placement, Site, place_sites, sites_of
 
 #: What a pattern may pin a site to.
-PRECISIONS = ("fp32", "bf16", "fp16", "int8")
+PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Recipe:
     SmoothQuant rescale. biases: added to a product's result, float32 per output channel, where it is on. signed:
     tensors coded as int8 although they cannot be negative. apart: tensors with codes of their own though they are parts
     of others, see `narrow_parts`. halves: products
-    that are off and computed in bfloat16.
+    that are off and computed in bfloat16. form: "int8", or "float8" where sites are products of 8-bit floats (E4M3).
     """
 
     sites: frozenset[str]
@@ -44,6 +46,11 @@ class Recipe:
     signed: frozenset[str] = frozenset()
     halves: frozenset[str] = frozenset()
     apart: frozenset[str] = frozenset()
+    form: str = "int8"
+
+    def sites_in(self, graph: Graph) -> tuple[Site, ...]:
+        """All sites of a float graph, on or off."""
+        return sites_of(graph) if self.form == "int8" else float8_sites(graph)
 
     def only(self, names: Collection[str]) -> Recipe:
         """The same with exactly these sites on."""
@@ -78,7 +85,13 @@ class Recipe:
         """Writes the Q/DQ form into the graph in place: a pass just before "integer". Sites that the graph does not
         have are left out; the builder checks that each was somewhere."""
         self.replace_operands(graph)
-        sites = sites_of(graph)
+        sites = self.sites_in(graph)
+        if self.form == "float8":
+            chosen = [s for s in sites if s.name in self.sites]
+            insert_float8(graph, chosen, self.amax)
+            for s in chosen:
+                log.did("quantize", s.name)
+            return
         placement = self.placement(graph, sites)
         nodes = {n.outputs[0].name: n for n in graph.nodes}
         scales = {}
@@ -134,13 +147,13 @@ def add_to_result(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Pins:
-    """Sites that patterns pin. fp32, bf16, fp16: off, and computed so. int8: on, whatever they cost. idle: patterns
-    that match only nodes which are float anyway."""
+    """Sites that patterns pin. fp32, bf16, fp16: off, and computed so. low: on (int8, fp8), whatever they cost. idle:
+    patterns that match only nodes which are float anyway."""
 
     fp32: frozenset[str]
     bf16: frozenset[str]
     fp16: frozenset[str]
-    int8: frozenset[str]
+    low: frozenset[str]
     idle: tuple[str, ...]
 
     @property
@@ -155,7 +168,7 @@ class Pins:
 
     @property
     def every(self) -> frozenset[str]:
-        return self.off | self.int8
+        return self.off | self.low
 
 
 def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None = None) -> Pins:
@@ -183,8 +196,8 @@ def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None =
         decided.update(dict.fromkeys(matched, precision))
         if not matched:
             idle.append(text)
-    fp32, bf16, fp16, int8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
-    return Pins(fp32, bf16, fp16, int8, tuple(idle))
+    fp32, bf16, fp16, int8, fp8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
+    return Pins(fp32, bf16, fp16, int8 | fp8, tuple(idle))
 
 
 def _near(pattern: str, names: list[str]) -> str:

@@ -236,7 +236,7 @@ def test_a_recipe_for_another_model_is_an_error() -> None:
 def test_patterns() -> None:
     graph = float_graph(_two_layers(1))
     pins = pinned(graph, ["/*=int8", "/head/*=fp32"])
-    assert (pins.fp32, pins.int8, pins.idle) == ({"/head/conv"}, {"/stem/conv"}, ())
+    assert (pins.fp32, pins.low, pins.idle) == ({"/head/conv"}, {"/stem/conv"}, ())
     assert pinned(graph, ["*softmax=fp32"]).idle == ("*softmax=fp32",)
     with pytest.raises(ConfigError, match="matches no layer.*/head/conv"):
         pinned(graph, ["/head/con=fp32"])

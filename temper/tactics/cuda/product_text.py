@@ -298,7 +298,7 @@ def module_text(
 def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: Sequence[str], size: int) -> str:
     """The kernel that computes its tiles whole."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
-    body = product_body(s, b, data in ("int8", "uint8"), constants_added(s, parameters)) + finished(w, s)
+    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), constants_added(s, parameters))) + finished(w, s)
     helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
     return module_text(_about(s, b), entry, parameters, sizes_of(s, b, size), body, helpers)
 
@@ -309,7 +309,7 @@ def two_launches(
     """The kernel that leaves sums of parts of the terms in `sums`, and the one that adds them, in tiles of `tile`."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
     sizes = sizes_of(s, b, size)
-    body = product_body(s, b, data in ("int8", "uint8")) + _PARTIAL
+    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"))) + _PARTIAL
     first = module_text(_about(s, b), entry, parameters, sizes, body, product_text(data, w.tf32))
     own = Blocking(*tile, b.bk, 4, 1, b.split, 0, 1)
     body = _TILE + ORDERED + PLACE + (IMAGE if s.flat else _PIXEL) + _ADDED
@@ -319,6 +319,11 @@ def two_launches(
         about, f"{entry}_sum", parameters, sizes_of(s, own, size), body, "\n" + epilogue_helpers(w.epilogue)
     )
     return first, second
+
+
+def _zeros(data: str, body: str) -> str:
+    """`body` with what masked loads give in a form that the data's type is made of: 8-bit floats of no integer."""
+    return body.replace("other=0)", "other=0.0)") if data in FLOATS8 else body
 
 
 def _about(s: ConvShape, b: Blocking) -> str:

@@ -1,0 +1,114 @@
+"""Products of 8-bit floats (E4M3): where they can be, their scales, and the form a graph gets.
+
+    y = conv(e4m3(x / s), e4m3(w / t)) * (s t)      s of the tensor, t of every output channel
+
+Scales are amax / 448 rounded up to a power of two: dividing and multiplying by them is exact, and E4M3, whose steps
+are relative, loses nothing but the least of its numbers. What is rounded is the data and the weights; the sum is
+float32, as of halves. OCP 8-bit Floating Point Specification (OFP8) 1.0, 2023.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from temper.ir.graph import Graph, Node, Value
+from temper.ir.ops import make
+from temper.quantize.codes import threshold
+from temper.quantize.placement import Site, key_of, quantizable
+from temper.reference.formats import number, numbers
+
+DTYPE = "float8e4m3fn"
+LARGEST = 448.0
+
+_ORIGIN = ("rule:float8",)
+
+
+def declines(node: Node) -> str | None:
+    """Why a node cannot be a product of 8-bit floats; None if it can."""
+    if node.op not in ("Conv", "MatMul"):
+        return f"{node.op} is not a product with weights"
+    if (reason := quantizable(node)) is not None:
+        return reason
+    if node.op == "Conv" and node.attrs["group"] != 1:
+        return "tensor cores gain nothing from groups of few channels"
+    return None
+
+
+def float8_sites(graph: Graph) -> tuple[Site, ...]:
+    """Every product that can be one of 8-bit floats, in topological order."""
+    nodes = [n for n in graph.nodes if declines(n) is None]
+    counts = Counter(n.name for n in nodes)
+    return tuple(
+        Site(
+            n.name if counts[n.name] == 1 else key_of(n),
+            n.op,
+            key_of(n),
+            (0,),
+            tuple(v.name for v in n.inputs[:1] if v is not None),
+            tuple(o for o in n.origin if not o.startswith("rule:")),
+        )
+        for n in nodes
+    )
+
+
+def scale_of(amax: float | np.ndarray) -> np.ndarray:
+    """The least power of two that brings values up to `amax` within E4M3's range; 1 for zeros."""
+    wanted = np.asarray(amax, np.float64) / LARGEST
+    exponent = np.ceil(np.log2(np.where(wanted > 0, wanted, 1.0)))
+    return np.where(wanted > 0, np.exp2(np.clip(exponent, -120, 120)), 1.0).astype(np.float32)
+
+
+def channel_scales(w: np.ndarray) -> np.ndarray:
+    """Of every output channel (last axis)."""
+    return scale_of(np.abs(w).reshape(-1, w.shape[-1]).max(axis=0, initial=0))
+
+
+def rounded(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """What x / scale is as E4M3, in float32."""
+    return numbers(number(x / scale, DTYPE), DTYPE).astype(np.float32)
+
+
+def insert(graph: Graph, sites: Sequence[Site], amax: Mapping[str, float]) -> None:
+    """Makes these sites products of 8-bit floats. amax: threshold by tensor; ConfigError names one without."""
+    nodes = {n.outputs[0].name: n for n in graph.nodes}
+    made: dict[int, tuple[Value, float]] = {}
+    for site in sites:
+        node = nodes[site.key]
+        x = node.inputs[0]
+        assert x is not None
+        if x.id not in made:
+            made[x.id] = _narrowed(graph, x, float(scale_of(threshold(x, amax))))
+        half, scale = made[x.id]
+        wide = make(graph, "Cast", [half], {"to": "float32"}, name=f"{node.name}.float32", origin=_ORIGIN).output
+        _product(graph, node, wide, scale)
+
+
+def _narrowed(graph: Graph, x: Value, scale: float) -> tuple[Value, float]:
+    factor = graph.add_constant(np.array(1 / scale, np.float32), f"{x.name}.factor")
+    y = make(graph, "Mul", [x, factor], {}, name=f"{x.name}.scaled", origin=_ORIGIN).output
+    return make(graph, "Cast", [y], {"to": DTYPE}, name=f"{x.name}.{DTYPE}", origin=_ORIGIN).output, scale
+
+
+def _product(graph: Graph, node: Node, x: Value, scale: float) -> None:
+    w = node.inputs[1]
+    assert w is not None and w.const is not None
+    of = channel_scales(w.const)
+    total = (of.astype(np.float64) * scale).astype(np.float32)
+    weights = graph.add_constant(rounded(w.const, of), f"{node.name}.weights")
+    inputs: list[Value | None] = [x, weights]
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        bias = node.inputs[2]
+        if bias.const is not None:  # exact, as the scales are powers of two
+            inputs.append(graph.add_constant((bias.const / total).astype(np.float32), f"{node.name}.bias"))
+    y = make(graph, node.op, inputs, node.attrs, name=node.name, origin=(*node.origin, *_ORIGIN)).output
+    factor = graph.add_constant(total, f"{node.name}.scale")
+    y = make(graph, "Mul", [y, factor], {}, name=f"{node.name}.descaled", origin=_ORIGIN).output
+    if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].const is None:
+        y = make(graph, "Add", [y, node.inputs[2]], {}, name=f"{node.name}.biased", origin=_ORIGIN).output
+    name = node.output.name
+    graph.replace_uses(node.output, y)
+    graph.remove_node(node)
+    graph.rename(y, name)
