@@ -11,7 +11,7 @@ from typing import Any
 
 from temper.assemble import Part, Variant, assemble
 from temper.config import BuildConfig, knob
-from temper.errors import ConfigError, UnsupportedError
+from temper.errors import ConfigError
 from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.graph import Graph
 from temper.passes.chains import chains
@@ -122,7 +122,6 @@ def build_plan(
         device.close()
 
     made = [variants[i] for i in range(len(variants))]
-    _check_device(target, made, maker.subs)
     plan = assemble(made, maker.subs, sizes.graph, pool, config, target, portable)
     watch.lap("plan")
     report_progress("plan", 1, 1)
@@ -190,7 +189,7 @@ class _Maker:
 
     def _sub(self, graph: Graph, ranges: Ranges, log: Log) -> Variant:
         """The program of a graph inside a node, with buffers and slots of its own."""
-        parts = self.cutter.parts(graph, log)
+        parts = self.cutter.parts(graph, log, self.cutter.target.alignment)
         made = self._tuned(graph, parts, ranges, log, {})
         program = schedule(
             graph, parts.storage, made.steps, self.threads, self.pool, 0, made.first_row, 0, made.numbers, self.share
@@ -379,17 +378,6 @@ def _check_disabled(names: Sequence[str], log: Log, target: Target) -> None:
             f"the passes are {', '.join(p.name for p in PIPELINE)}; "
             f"the tactics are {', '.join(t.name for t in target.tactics())}"
         )
-
-
-def _check_device(target: Target, variants: Sequence[Variant], subs: Sequence[Variant]) -> None:
-    """UnsupportedError for what only the CPU's runtime does: sizes found in the data, and programs inside nodes."""
-    if target.name == "cpu":
-        return
-    slots = [slot.name for v in variants for slot in v.program.slots]
-    inner = [v.graph.name for v in subs]
-    if slots or inner:
-        what = f"the size of '{slots[0]}' depends on data" if slots else f"'{inner[0]}' is a program inside a node"
-        raise UnsupportedError(f"{what}, which a GPU plan cannot hold yet; build with device='cpu'")
 
 
 class _Watch:

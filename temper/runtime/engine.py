@@ -188,6 +188,10 @@ class Engine:
         return when the results are there. ranges: marks layers with NVTX ranges for Nsight Systems (slower: kernels
         are launched one by one). ConfigError for a CPU plan with either.
         """
+        if self._shared is not None and self._shared.late:
+            from temper.runtime.cuda.late_context import LateContext
+
+            return LateContext(self, self._shared, stream)
         if self._shared is not None:
             from temper.runtime.cuda.context import CudaContext
 

@@ -17,6 +17,7 @@ from temper.runtime.cuda.arrays import DeviceArray, check_open
 from temper.runtime.cuda.bound import CudaBound, Place, Watch, arena_bytes
 from temper.runtime.cuda.driver import Gpu, Memory, Stream, runs_on
 from temper.runtime.cuda.inputs import Given, is_host, on_device, wrong_shape
+from temper.runtime.cuda.late import is_late
 from temper.runtime.cuda.launch import Functions, LaunchCall
 from temper.runtime.cuda.layers import layer_times
 from temper.runtime.cuda.transfer import Transfers
@@ -37,6 +38,8 @@ class CudaPlan:
                 f"--device cuda:{gpu.isa}, or `temper rebuild` the plan here"
             )
         self.gpu = gpu
+        #: sizes or steps depend on data
+        self.late = is_late(plan)
         gpu.enter()
         self.functions = Functions(gpu, from_archive(plan.kernels))
         constants = np.frombuffer(plan.constants, np.uint8)

@@ -415,6 +415,25 @@ def tuning(plan: Plan) -> str:
     return f"{got[2].seconds * 1e6:.1f} us; {got[0].failure[:90]}; {got[1].failure}; {seconds:.1f} s"
 
 
+@check
+def late_sizes(plan: Plan) -> str:
+    """Nets whose sizes or steps depend on data, and host steps between kernels, against ONNX Runtime."""
+    import onnxruntime
+
+    from tests.runtime.cuda import nets
+
+    for name, (graph, feeds) in nets.NETS.items():
+        data = nets.model(graph)
+        profiles = (Profile.of(N=(1, 2, 4)),) if name == "mixed" else ()
+        engine = Engine(build_plan(data, BuildConfig(device="cuda", effort=1, profiles=profiles)).plan)
+        peer = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        for x in feeds:
+            for a, b in zip(engine.run(x), peer.run(None, x), strict=True):
+                assert a.dtype == b.dtype and a.shape == b.shape, name
+                np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
+    return f"{len(nets.NETS)} nets equal to ONNX Runtime"
+
+
 def main() -> None:
     chosen = sys.argv[1:] or list(CHECKS)
     start = time.perf_counter()

@@ -1,0 +1,348 @@
+"""GPU plans whose sizes depend on data, or whose nodes hold programs: run step by step, with host and device copies.
+
+Kernels get their sizes when the run reaches them, so there are no graphs but of launches that nothing late touches.
+Every input, output and slot may be on the host, on the device or on both: a host step's results go to the device when a
+kernel reads them, and what kernels wrote comes back when a host step does. If and Loop are host steps that run
+sub-programs, each bound in the same way.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from temper.dtypes import storage
+from temper.errors import InputError
+from temper.plan.container import unpack_strings
+from temper.plan.format import Launch, Native, Plan, Profile, Ref, SubProgram, TypedRef
+from temper.runtime.binding import Sized, shape_text
+from temper.runtime.cuda.driver import Memory, Stream
+from temper.runtime.cuda.launch import Functions, LaunchCall
+from temper.runtime.flow import FlowCall
+from temper.runtime.memory import allocate, view
+from temper.runtime.steps import HostCall, Run, sizes_of
+
+#: An array of a run: ("input" | "output" | "host" for a slot, its number).
+Key = tuple[str, int]
+
+_ALIGN = 256
+
+
+def is_late(plan: Plan) -> bool:
+    """The plan needs what this module does."""
+    known = {s for p in plan.profiles for s in p.symbols}
+    sized = Sized(plan, plan.profiles[0], dict.fromkeys(known, 1))
+    return bool(plan.slots or plan.subs) or any(shape is None for shape, _ in sized.outputs)
+
+
+class Block:
+    """Device memory of one program: the arena and the scratch that launches share."""
+
+    def __init__(self, functions: Functions, profile: Profile) -> None:
+        self.shared_at = -(-profile.arena_bytes // _ALIGN) * _ALIGN
+        self.memory = functions.gpu.allocate(self.shared_at + profile.shared_bytes, "a program's arena")
+
+
+class _Copies:
+    """Where the arrays of one run are up to date."""
+
+    def __init__(self) -> None:
+        self.host: set[Key] = set()
+        self.device: set[Key] = set()
+
+
+class LateBound(Sized):
+    """A program bound to the shapes of its inputs. One run at a time.
+
+    steps: what runs each of its segments.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        functions: Functions,
+        constants: Memory,
+        stream: Stream,
+        block: Block | None,
+        profile: Profile,
+        env: Mapping[str, int],
+        unit: SubProgram | None = None,
+    ) -> None:
+        """block: memory to share with other bindings of the program; None for its own."""
+        super().__init__(plan, profile, env, unit)
+        self.functions, self._constants, self.stream = functions, constants, stream
+        self.gpu, self.profile = functions.gpu, profile
+        self.memory = block or Block(functions, profile)
+        self.first_slot = len(self._plan.inputs) + len(self._plan.outputs)
+        #: host addresses that nobody reads: what the CPU's kernels get
+        self.pointers = [0] * (self.first_slot + len(self.slots))
+        self.threads = 1
+        self._mirror = allocate(profile.arena_bytes)
+        self._blocks: dict[Key, Memory] = {}
+        self._copies = _Copies()
+        self._scratch: Memory | None = None
+        self.steps = [_Launches(s, self) if isinstance(s, Native) else _Host(s, self) for s in self.program]
+
+    # ---- as flow.py uses it
+
+    def sub(self, number: int, env: Mapping[str, int], arrays: Sequence[Any], memory: Any) -> LateBound:
+        """A sub-program bound to what it takes: sizes from `env`, and the shapes of its inputs."""
+        unit = self.plan.subs[number]
+        own = {s: env[s] for s in unit.symbols if s in env}
+        for b, a in zip(unit.inputs, arrays, strict=True):
+            if isinstance(a, np.ndarray):
+                own.update(
+                    (d, n) for d, n in zip(b.shape, a.shape, strict=True) if isinstance(d, str) and d.isidentifier()
+                )
+        return LateBound(self.plan, self.functions, self._constants, self.stream, memory, unit.profile, own, unit)
+
+    def keeps(self, first: int, shapes: Sequence[tuple[int, ...] | None]) -> bool:
+        """Its outputs from number `first` on have these shapes, whatever the data are. None: a sequence."""
+        return [s for s, _ in self.outputs[first : first + len(shapes)]] == list(shapes)
+
+    def call(self, arrays: Sequence[Any], changed: int | None = None) -> list[Any]:
+        """Results on the host, of arrays on the host. changed: only the first so many differ from the last call's."""
+        kept: set[Key] = set()
+        if changed is not None:
+            kept = {k for k in self._copies.device if k[0] == "input" and k[1] >= changed}
+        return self.run(arrays, None, kept)
+
+    # ---- runs
+
+    def run(
+        self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None, kept: set[Key] | None = None
+    ) -> list[Any]:
+        """Results on the host, in `targets` where given. kept: inputs whose device copies are still right."""
+        run = self.fresh_run(arrays, targets, kept)
+        for step in self.steps:
+            step.run(run)
+        self._finish(run)
+        for i in range(len(run.outputs)):
+            self.to_host(("output", i), run)
+        return run.outputs
+
+    def fresh_run(
+        self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None, kept: set[Key] | None = None
+    ) -> Run:
+        outputs = [None if shape is None else np.empty(shape, dtype) for shape, dtype in self.outputs]
+        for i, given in enumerate(targets or ()):
+            outputs[i] = outputs[i] if given is None else given
+        self._copies = _Copies()
+        self._copies.host = {("input", i) for i in range(len(arrays))}
+        self._copies.device = kept or set()
+        return Run(arrays, outputs, self.env)
+
+    def _array(self, key: Key, run: Run) -> Any:
+        """The host's array of a key; None if there is none yet."""
+        kind, i = key
+        return run.arrays[i] if kind == "input" else run.outputs[i] if kind == "output" else run.slots.get(i)
+
+    def _size_of(self, key: Key, run: Run) -> tuple[tuple[int, ...], np.dtype]:
+        kind, i = key
+        if kind == "input":
+            return run.arrays[i].shape, run.arrays[i].dtype
+        if kind == "output":
+            b = self._plan.outputs[i]
+            return sizes_of(b.shape, self, run.env, b.name), storage(b.dtype)
+        slot = self.slots[i]
+        return sizes_of(slot.shape, self, run.env, slot.name), storage(slot.dtype)
+
+    def to_host(self, key: Key, run: Run) -> None:
+        """Brings what kernels wrote back."""
+        if key in self._copies.host or key not in self._copies.device:
+            return
+        shape, dtype = self._size_of(key, run)
+        a = self._array(key, run)
+        if a is None:
+            a = np.empty(shape, dtype)
+            (run.outputs if key[0] == "output" else run.slots)[key[1]] = a
+        elif a.shape != shape:
+            b = self._plan.outputs[key[1]]
+            raise InputError(f"out for '{b.name}' has shape {shape_text(a.shape)}, the result {shape_text(shape)}")
+        self.stream.wait("waiting for what kernels made")
+        if a.nbytes:
+            self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, self._blocks[key].address, a.nbytes)
+        self._copies.host.add(key)
+
+    def to_device(self, key: Key, run: Run) -> int:
+        """The device's address of an array, with what the host wrote last; room for it where nobody wrote yet."""
+        shape, dtype = self._size_of(key, run)
+        nbytes = prod(shape) * dtype.itemsize
+        block = self._blocks.get(key)
+        if block is None or block.nbytes < nbytes:
+            self._copies.device.discard(key)
+            self.stream.wait("waiting for room")
+            block = self._blocks[key] = self.gpu.allocate(max(nbytes, 1), "an array made during the run")
+        if key not in self._copies.device:
+            a = self._array(key, run)
+            if key in self._copies.host and a is not None and nbytes:
+                whole = np.ascontiguousarray(a)
+                self.gpu.driver("cuMemcpyHtoD", block.address, whole.ctypes.data, nbytes)
+            self._copies.device.add(key)
+        return block.address
+
+    def wrote_on_host(self, key: Key) -> None:
+        self._copies.host.add(key)
+        self._copies.device.discard(key)
+
+    def wrote_on_device(self, key: Key) -> None:
+        self._copies.device.add(key)
+        self._copies.host.discard(key)
+
+    def place(self, r: Ref, env: Mapping[str, int]) -> int:
+        """The device's address of an argument that is no array of the run."""
+        offset = self.value(r.offset, env)
+        if r.kind == "arena":
+            return self.memory.memory.address + self.profile.offsets[r.index] + offset
+        if r.kind == "const":
+            return self._constants.address + offset
+        return self.memory.memory.address + self.memory.shared_at + offset if r.kind == "shared" else 0
+
+    def shared(self, nbytes: int) -> int:
+        """Scratch for a launch that needs more than was known at build."""
+        if self._scratch is None or self._scratch.nbytes < nbytes:
+            self.stream.wait("waiting for room")
+            self._scratch = self.gpu.allocate(nbytes, "scratch of sizes found in data")
+        return self._scratch.address
+
+    def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
+        """The host's copy of an array in the arena, or an array among the constants."""
+        shape, dtype = tuple(self.value(d, env) for d in t.shape), storage(t.dtype)
+        offset = self.value(t.ref.offset, env)
+        if t.ref.kind == "const" and t.dtype == "string":
+            return unpack_strings(memoryview(self.plan.constants)[offset:], shape)
+        if t.ref.kind == "const":
+            return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
+        return view(self._mirror, self.profile.offsets[t.ref.index] + offset, dtype, shape)
+
+    def fetch(self, t: TypedRef, run: Run) -> None:
+        """Brings what a host step reads to the host."""
+        if t.ref.kind in ("input", "output", "host"):
+            self.to_host((t.ref.kind, t.ref.index), run)
+        elif t.ref.kind == "arena":
+            a = self.view(t, run.env)
+            self.stream.wait("waiting for the operands of a host step")
+            if a.nbytes:
+                self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, self.place(t.ref, run.env), a.nbytes)
+
+    def give(self, t: TypedRef, run: Run) -> None:
+        """Takes note of what a host step made; what is in the arena goes to the device."""
+        if t.ref.kind in ("output", "host"):
+            self.wrote_on_host((t.ref.kind, t.ref.index))
+        elif t.ref.kind == "arena":
+            a = self.view(t, run.env)
+            if a.nbytes:
+                self.gpu.driver("cuMemcpyHtoD", self.place(t.ref, run.env), a.ctypes.data, a.nbytes)
+
+    def _finish(self, run: Run) -> None:
+        """Fills the outputs that are copies."""
+        for c in self.copies:
+            r, target = c.source, run.outputs[c.output]
+            self.wrote_on_host(("output", c.output))
+            if r.kind in ("input", "output", "host"):
+                self.to_host((r.kind, r.index), run)
+                source = self._array((r.kind, r.index), run)
+                if target is None or not isinstance(source, np.ndarray):
+                    run.outputs[c.output] = source
+                    continue
+                if r.kind == "host" and target.shape != source.shape:
+                    b = self._plan.outputs[c.output]
+                    raise InputError(
+                        f"out for '{b.name}' has shape {shape_text(target.shape)}, the result "
+                        f"{shape_text(source.shape)}"
+                    )
+                if source.dtype != object:
+                    source = view(source.reshape(-1).view(np.uint8), self.value(r.offset), target.dtype, target.shape)
+                np.copyto(target, source.reshape(target.shape), casting="no")
+            elif r.kind == "const":
+                block = np.frombuffer(self.plan.constants, np.uint8)
+                np.copyto(target, view(block, self.value(r.offset), target.dtype, target.shape), casting="no")
+            elif target.nbytes:
+                self.stream.wait("waiting for an output")
+                self.gpu.driver("cuMemcpyDtoH", target.ctypes.data, self.place(r, run.env), target.nbytes)
+
+
+class _Launches:
+    """A native segment: its launches, made when the run reaches them."""
+
+    def __init__(self, segment: Native, bound: LateBound) -> None:
+        self.segment, self.bound = segment, bound
+
+    def run(self, run: Run) -> None:
+        for x in self.segment.launches:
+            self.launch(x, run)
+
+    def launch(self, x: Launch, run: Run) -> LaunchCall | None:
+        """Puts one launch on the stream; None where it has nothing to do."""
+        bound, env = self.bound, run.env
+        grid = bound.value(x.grid, env) if bound.value(x.work, env) > 0 else 0
+        touched = [(r.kind, r.index) for r in x.args if r.kind in ("input", "output", "host")]
+        at = {key: bound.to_device(key, run) for key in dict.fromkeys(touched)}
+        scratch = bound.value(x.scratch[1], env)
+        pointers = []
+        for r in x.args:
+            if (r.kind, r.index) in at:
+                pointers.append(at[r.kind, r.index] + bound.value(r.offset, env))
+            elif r.kind == "shared" and scratch:
+                pointers.append(bound.shared(scratch))
+            else:
+                pointers.append(bound.place(r, env))
+        for k in x.writes:
+            if (x.args[k].kind, x.args[k].index) in at:
+                bound.wrote_on_device((x.args[k].kind, x.args[k].index))
+        if not grid:
+            return None
+        sizes = [bound.value(s, env) for s in x.symbols]
+        call = LaunchCall(bound.functions, x.entries[0], pointers, sizes, grid, x.name)
+        call.run(bound.stream.handle)
+        return call
+
+
+class _Host:
+    """A host step between launches, or an If or a Loop."""
+
+    def __init__(self, step: Any, bound: LateBound) -> None:
+        self.step, self.bound = step, bound
+        self._call: HostCall = (FlowCall if step.subs else HostCall)(step, bound)  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        return self.step.name or self.step.op
+
+    def run(self, run: Run) -> None:
+        for t in self.step.inputs:
+            if t is not None:
+                self.bound.fetch(t, run)
+        for t in self.step.outputs:  # a step may write a part of an output
+            if t.ref.kind == "output":
+                self.bound.fetch(t, run)
+        self._call.run(run)
+        for t in self.step.outputs:
+            self.bound.give(t, run)
+
+
+def step_times(bound: LateBound, arrays: Sequence[Any], repeats: int) -> list[tuple[str, float, int, bool]]:
+    """(name, least wall seconds, row of the report, on the host) of every launch and host step, transfers included."""
+    best: list[float] = []
+    rows: list[tuple[str, int, bool]] = []
+    for _ in range(max(1, repeats)):
+        run, times = bound.fresh_run(arrays, None), []
+        rows = []
+        for segment, step in zip(bound.program, bound.steps, strict=True):
+            parts = segment.launches if isinstance(segment, Native) else (None,)
+            for x in parts:
+                start = time.perf_counter()
+                if x is not None and isinstance(step, _Launches):
+                    step.launch(x, run)
+                    rows.append((x.name, x.report, False))
+                else:
+                    step.run(run)
+                    rows.append((step.name, segment.report, True))  # type: ignore[union-attr]
+                bound.stream.wait("timing a step")
+                times.append(time.perf_counter() - start)
+        best = [min(a, b) for a, b in zip(best, times, strict=True)] if best else times
+    return [(name, s, report, host) for (name, report, host), s in zip(rows, best, strict=True)]

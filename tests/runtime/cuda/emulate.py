@@ -1,0 +1,122 @@
+"""A CUDA driver without a GPU that computes: what a launch would make, the numpy references make of the same memory.
+
+`recording` remembers of which workload every kernel of a build is; a launch's arguments tell where its tensors lie. The
+kernels' own text is checked elsewhere: this is for what is around them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from temper.dtypes import storage
+from temper.ir.dims import evaluate
+from temper.ir.evaluate import bind_attr
+from temper.reference import run
+from temper.tactics.base import Slot, Workload
+from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.epilogue_reference import epilogue_reference
+from temper.tune.select import Choice, Task, Tuner
+from temper.tune.verify import widened_inputs
+from tests.runtime.cuda.fake import FakeDriver, Launch
+
+#: What is known of a kernel, by the function of its last launch.
+Known = dict[str, tuple[Workload, TritonKernel, Mapping[int, np.ndarray]]]
+
+
+@contextmanager
+def recording() -> Iterator[Known]:
+    """Fills the result with the kernels of the builds made within."""
+    known: Known = {}
+    choose = Tuner.choose
+
+    def recorded(self: Tuner, tasks: Any) -> dict[str, Choice]:
+        chosen = choose(self, tasks)
+        for t in tasks:
+            known.update(_of(t, chosen[t.key]))
+        return chosen
+
+    with patch.object(Tuner, "choose", recorded):
+        yield known
+
+
+def _of(task: Task, choice: Choice) -> Known:
+    kernel = choice.candidate.kernel
+    assert isinstance(kernel, TritonKernel)
+    return {kernel.entries[-1]: (task.workload, kernel, task.constants)}
+
+
+@dataclass
+class Emulator(FakeDriver):
+    """known: kernels by function; launches of others (a kernel's earlier stages) do nothing."""
+
+    known: Known = field(default_factory=dict)
+
+    def cuLaunchKernel(self, f: Any, *rest: Any) -> tuple[Any, ...]:
+        done = super().cuLaunchKernel(f, *rest)
+        self._compute(self.launches[-1])
+        return done
+
+    def cuGraphLaunch(self, graph: list[Launch], stream: int) -> tuple[Any, ...]:
+        done = super().cuGraphLaunch(graph, stream)
+        for x in graph:
+            self._compute(x)
+        return done
+
+    def _compute(self, x: Launch) -> None:
+        if x.function not in self.known:
+            return
+        w, k, constants = self.known[x.function]
+        n = len(k.args)
+        env = dict(zip(k.symbols, x.values[n : n + len(k.symbols)], strict=True))
+        at = dict(zip(k.args, x.values, strict=False))
+        inputs = [
+            None if s is None else constants[i] if i in constants else _tensor(at["input", i], s, env)
+            for i, s in enumerate(w.inputs)
+        ]
+        shape = [evaluate(d, env) for d in w.outputs[0].type.shape]
+        operands: list[np.ndarray | None] = []
+        for i, o in enumerate(w.epilogue.operands):
+            kept = tuple(d if m else 1 for d, m in zip(shape, o.mask, strict=True))
+            place = at.get(("operand", i))
+            operands.append(None if place is None else _memory(place, o.dtype, kept, o.row_stride))
+        if w.op == "Pointwise":
+            made = epilogue_reference(w.epilogue, operands)
+        else:
+            wide = widened_inputs(w, inputs)
+            read = [
+                None if s is None else "float32" if i in w.widened else s.type.dtype for i, s in enumerate(w.inputs)
+            ]
+            plain = not w.epilogue.instrs
+            kinds = [s.type.dtype for s in w.outputs] if plain else [w.epilogue.operands[0].dtype]
+            made = run(w.op, wide, {name: bind_attr(v, env) for name, v in w.attrs}, read, kinds)
+            if len(made) == 1:
+                made = epilogue_reference(w.epilogue, [made[0], *operands[1:]])
+        for i, (y, s) in enumerate(zip(made, w.outputs, strict=True)):
+            _tensor(at["output", i], s, env)[...] = y
+
+
+def _tensor(address: int, s: Slot, env: Mapping[str, int]) -> np.ndarray:
+    return _memory(address, s.type.dtype, tuple(evaluate(d, env) for d in s.type.shape), s.row_stride)
+
+
+def _memory(address: int, dtype: str, shape: tuple[int, ...], row_stride: int | None) -> np.ndarray:
+    """Device memory of the fake driver, as a tensor that may be a view into a wider one."""
+    kind = storage(dtype)
+    rows, row = int(np.prod(shape[:-1])), shape[-1] if shape else 1
+    if not rows * row:
+        return np.empty(shape, kind)
+    step = row_stride or row
+    count = (rows - 1) * step + row
+    flat = np.ctypeslib.as_array((ctypes.c_uint8 * (count * kind.itemsize)).from_address(address)).view(kind)
+    strides, size = [kind.itemsize], step * kind.itemsize
+    for d in reversed(shape[:-1]):
+        strides.append(size)
+        size *= d
+    return np.lib.stride_tricks.as_strided(flat, shape, tuple(reversed(strides[: len(shape)])))
