@@ -11,7 +11,9 @@ from temper.tactics.cuda.histogram import Histogram
 from temper.tactics.cuda.joins import Concat, Split
 from temper.tactics.cuda.positions import Positions
 from temper.tactics.cuda.running import Running
+from temper.tactics.cuda.sampling import GridSample, MaxRoiPool, RoiAlign
 from temper.tactics.cuda.scatter import ScatterElements, ScatterND
+from temper.tactics.cuda.sums import ColumnsToImage, DeformConv, Einsum, FourierSums, Hardmax
 from temper.tactics.cuda.top_k import TopK
 
 
@@ -34,4 +36,12 @@ def movement_tactics() -> tuple[Tactic, ...]:
         Positions(),
         BoxesKept(),
         Histogram(),
+        GridSample(),
+        RoiAlign(),
+        MaxRoiPool(),
+        Einsum(),
+        FourierSums(),
+        ColumnsToImage(),
+        DeformConv(),
+        Hardmax(),
     )
