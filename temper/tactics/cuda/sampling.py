@@ -22,7 +22,11 @@ class _Sampled(Tiled):
 
     def declines(self, w: Workload) -> str | None:
         odd = sorted({s.type.dtype for s in w.inputs[:2] if s is not None} - set(_FLOATS))
-        return f"computes float32 and float64, not {odd[0]}" if odd else None
+        if odd:
+            return f"computes float32 and float64, not {odd[0]}"
+        if w.op != "GridSample" and any(s is not None and s.row_stride is not None for s in w.inputs[1:]):
+            return "the regions must be dense"
+        return None
 
     def predict(self, w: Workload, params: Params) -> float:
         return 3e-6 + typical_count(w.outputs[0].type.shape) * 1e-9

@@ -127,25 +127,25 @@ class FourierSums(_Summed):
             "real = tl.zeros((BM, BN), tl.float64)",
             "imaginary = tl.zeros((BM, BN), tl.float64)",
             f"for n in range({n}):",
-            "    place = n + tl.zeros((1, 1), tl.int64)",
+            "    term = n + tl.zeros((1, 1), tl.int64)",
         ]
         if mirrored:
-            lines += [f"    later = place > {n // 2}", f"    at = tl.where(later, {n} - place, place)"]
+            lines += [f"    later = term > {n // 2}", f"    at = tl.where(later, {n} - term, term)"]
         else:
-            lines.append("    at = place")
+            lines.append("    at = term")
         there = f"live & (at < {dim_text(x.type.shape[axis])})"
         step = dim_text(strides[axis])
         lines += [
             f"    there = {there}",
             f"    a = tl.load(x + base + at * ({step}), mask=there, other=0).to(tl.float64)",
-            f"    turn = (place * k) % {n}",
+            f"    turn = (term * k) % {n}",
             "    c = tl.load(table + 2 * turn)",
             f"    s = {'-' if inverse else ''}tl.load(table + 2 * turn + 1)",
         ]
         if pairs:
             lines.append(f"    b = tl.load(x + base + at * ({step}) + 1, mask=there, other=0).to(tl.float64)")
             if mirrored:
-                lines.append(f"    b = tl.where((place == 0) | (2 * place == {n}), 0.0, tl.where(later, -b, b))")
+                lines.append(f"    b = tl.where((term == 0) | (2 * term == {n}), 0.0, tl.where(later, -b, b))")
             lines += ["    real += a * c - b * s", "    imaginary += a * s + b * c"]
         else:
             lines += ["    real += a * c", "    imaginary += a * s"]
@@ -213,6 +213,8 @@ class DeformConv(_Summed):
     def declines(self, w: Workload) -> str | None:
         if odd := sorted({s.type.dtype for s in w.inputs if s is not None} - {"float32"}):
             return f"computes float32 only, not {odd[0]}"
+        if any(s is not None and s.row_stride is not None for s in w.inputs[1:]):
+            return "its weights, offsets and mask must be dense"
         x, k = w.inputs[0], w.inputs[1]
         assert x is not None and k is not None
         if any(isinstance(d, Dim) for d in (x.type.shape[1], *k.type.shape)):
