@@ -144,9 +144,10 @@ def build(
         plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
-    # what was built for a level of GPUs runs on the first GPU here, if that is one
-    where = "" if device.startswith("cuda:sm_") or device == "cpu" else device
-    return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")), device=where)
+    # what was built for a level of GPUs runs on the first GPU here, if there is one that can
+    level = device.startswith("cuda:sm_")
+    where = "" if level or device == "cpu" else device
+    return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")), device=where, defer=level)
 
 
 def _shape(name: str, given: Sequence[int] | Sequence[Sequence[int]]) -> Shape | ShapeRange:

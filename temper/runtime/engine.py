@@ -109,11 +109,13 @@ class Engine:
         spin_us: int | None = None,
         gpu: Gpu | None = None,
         device: str = "",
+        defer: bool = False,
     ) -> None:
         """threads: at most this many, the plan's number if None; never more than the CPUs this process may use.
         spin_us: how long idle pool threads spin before they sleep, process-wide; the library's default if None.
-        device: where a GPU plan runs: "cuda:1" is the second GPU, "" the first. gpu: the same as an object. PlanError
-        if this machine cannot run the plan; DeviceError if the GPU cannot be used; ConfigError for another device.
+        device: where a GPU plan runs: "cuda:1" is the second GPU, "" the first. gpu: the same as an object. defer: the
+        GPU is looked for at the first run, so that a plan for one that is not here can be held. PlanError if this
+        machine cannot run the plan; DeviceError if the GPU cannot be used; ConfigError for another device.
         """
         self.remarks = check_machine(plan)
         constants = plan.constants
@@ -123,12 +125,11 @@ class Engine:
             plan = Plan(**{**vars(plan), "constants": block.data})
         self.plan = plan
         self.threads = max(1, min(threads or plan.threads, machine.cores(), 256))
-        self._shared: CudaPlan | None = None
+        self._cuda: CudaPlan | None = None
         if plan.device == "cuda":
-            from temper.runtime.cuda.context import CudaPlan
-            from temper.runtime.cuda.driver import Gpu
-
-            self._shared = CudaPlan(plan, gpu if gpu is not None else Gpu(gpu_number(device)))
+            self._gpu: Gpu | int = gpu_number(device) if gpu is None else gpu
+            if not defer:
+                self._shared  # noqa: B018 - finds the GPU
         else:
             if device not in ("", "cpu"):
                 raise ConfigError(f"the plan was built for the CPU, it cannot run on {device!r}: build it for that")
@@ -158,6 +159,16 @@ class Engine:
     def from_bytes(cls, data: bytes | memoryview, *, threads: int | None = None, spin_us: int | None = None) -> Engine:
         """As `load`, from the bytes of a plan file."""
         return cls(plan_format.from_bytes(data), threads=threads, spin_us=spin_us)
+
+    @property
+    def _shared(self) -> CudaPlan | None:
+        """What all contexts share on the GPU; None on a CPU."""
+        if self._cuda is None and self.plan.device == "cuda":
+            from temper.runtime.cuda.context import CudaPlan
+            from temper.runtime.cuda.driver import Gpu
+
+            self._cuda = CudaPlan(self.plan, Gpu(self._gpu) if isinstance(self._gpu, int) else self._gpu)
+        return self._cuda
 
     @property
     def device_name(self) -> str:

@@ -192,5 +192,9 @@ def test_a_machine_without_a_driver_says_so(plan: Plan) -> None:
         assert "driver" in str(e) or "cuda-bindings" in str(e)
         with pytest.raises(DeviceError):
             Engine(plan)
+        held = Engine(plan, defer=True)  # what `temper.build` returns for a GPU that is not here
+        assert held.inputs[0].name == "x"
+        with pytest.raises(DeviceError):
+            held(np.zeros((1, 4, 5, 5), np.float32))
     else:
         pytest.skip("this machine has a GPU")
