@@ -171,6 +171,8 @@ def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: 
     # 8 warps keep a processor busy; a step of a lone block waits for its keys unless they were fetched ahead
     busy = min(1.0, each * t.warps / 8)
     late = 1.0 if t.stages > 1 or steps <= 1 else 1.25
+    if steps > 1 and t.bm * (t.bn + v.room) / (32 * t.warps) > 128:
+        late *= 1.3  # registers spill
     waits = 0.8e-6 + 0.5e-6 * steps / min(t.stages, 2) + 0.2e-6 * (steps > 1)
     slots = (*w.inputs[:3], w.outputs[0])
     moved = sum(itemsize(x.type.dtype) * typical_count(x.type.shape, _TYPICAL_KEYS) for x in slots if x is not None)
