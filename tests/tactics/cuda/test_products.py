@@ -1,0 +1,101 @@
+"""Products on GPUs beyond what the op library's shapes reach: cubins of copied tiles, parts of the terms, packing."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from temper.compile.triton import compile_cubin
+from temper.ir.types import TensorType
+from temper.tactics.base import Slot, Workload
+from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.product_tma import GemmStreamed
+from temper.tactics.cuda.stem import ConvFewChannels
+from temper.tactics.epilogue import Epilogue, Instr, Operand
+
+FULL, CHANNEL = Operand("float32", (True, True)), Operand("float32", (False, True))
+
+
+def product(rows: int, terms: int, channels: int, dtype: str = "float16", isa: str = "sm_90") -> Workload:
+    """A matrix product of halves, with GELU."""
+    e = Epilogue((FULL,), (Instr("Gelu", (0,), "float32"), Instr("Cast", (1,), "float16", (("to", "float16"),))), (2,))
+    slots = [Slot(TensorType(dtype, shape)) for shape in ((rows, terms), (terms, channels))]
+    out = Slot(TensorType("float16", (rows, channels)))
+    attrs = (("transA", 0), ("transB", 0))
+    return Workload("MatMul", attrs, tuple(slots), (False, True), (out,), e, isa, widened=(0, 1))
+
+
+def codes(size: int, channels: tuple[int, int], kernel: int, zero: int, dtype: str = "int8") -> Workload:
+    """A convolution of codes with padding."""
+    mask = (True,) * 4
+    e = Epilogue((Operand("int32", mask),), (), (0,))
+    attrs = (
+        ("bits", 25), ("channels_last", 1), ("dilations", (1, 1)), ("group", 1), ("pads", (kernel // 2,) * 4),
+        ("strides", (2, 2)), ("zero_point", zero),
+    )  # fmt: skip
+    x = Slot(TensorType(dtype, (1, size, size, channels[0])))
+    w = Slot(TensorType("int8", (kernel, kernel, *channels)))
+    out = Slot(TensorType("int32", (1, size // 2, size // 2, channels[1])))
+    return Workload("ConvInt8", attrs, (x, w), (False, True), (out,), e, "sm_90")
+
+
+@pytest.mark.parametrize("isa", ["sm_90", "sm_100"])
+def test_cubin_of_copied_tiles(isa: str) -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed: no GPU kernel can be compiled")
+    w, tactic = product(4096, 1024, 1024, isa=isa), GemmStreamed()
+    assert tactic.accepts(w) is None
+    kernel = tactic.generate(w, tactic.candidates(w)[0], "copied")
+    cubin = compile_cubin(kernel.triton, isa)
+    assert cubin.frame == 0, "spills registers"
+    assert 0 < cubin.scratch_bytes <= kernel.triton.scratch and kernel.args[-1] == ("shared", 0)
+    assert kernel.shared_workspace == kernel.grid * kernel.triton.scratch
+
+
+def test_copied_tiles_decline_with_a_reason() -> None:
+    tactic = GemmStreamed()
+    assert tactic.accepts(product(4096, 1024, 1024, isa="sm_80")) == "sm_80 has no engine that copies tiles"
+    assert "multiples of 16" in str(tactic.accepts(product(4096, 1027, 1024)))
+    assert "too small" in str(tactic.accepts(product(16, 1024, 1024)))
+    single = replace(product(4096, 1024, 1024, "float32"), widened=())
+    assert "tensor cores" in str(tactic.accepts(single)) and tactic.accepts(replace(single, tf32=True)) is None
+
+
+def test_few_rows_are_split_over_the_terms() -> None:
+    w, tactic = product(64, 4096, 1024), GemmTiles()
+    best = tactic.candidates(w)[0]
+    assert dict(best)["split"] > 1
+    kernel = tactic.generate(w, best, "parts")
+    assert kernel.entries == ("parts", "parts_sum") and len(kernel.grids) == 2
+    assert kernel.shared_workspace == dict(best)["split"] * 64 * 1024 * 4
+    assert "gelu_half" in kernel.then[0].text and "gelu_half" not in kernel.triton.text
+    many = product(16384, 4096, 1024)
+    assert all(dict(p)["split"] == 1 for p in tactic.candidates(many))
+
+
+def test_zeros_outside_the_image_cost_a_table_only_where_they_are_not_zero() -> None:
+    tactic, rng = ConvImplicitGemm(), np.random.default_rng(2)
+    weights = rng.integers(-127, 128, (3, 3, 32, 16)).astype(np.int8)
+    plain, shifted = codes(8, (32, 16), 3, 0), codes(8, (32, 16), 3, -128)
+    assert len(tactic.prepack(plain, tactic.candidates(plain)[0], {1: weights})) == 2
+    packed, bias, table = tactic.prepack(shifted, tactic.candidates(shifted)[0], {1: weights})
+    assert table.shape == (16, 16) and not table[0].any()
+    assert np.array_equal(bias, 128 * weights.astype(np.int64).sum(axis=(0, 1, 2)))
+    # the last way loses a row and a column on either side and sees the middle tap alone
+    rest = weights.astype(np.int64).sum(axis=(0, 1, 2)) - weights[1, 1].astype(np.int64).sum(axis=0)
+    assert np.array_equal(table[-1], -128 * rest)
+
+
+def test_few_channels_are_folded() -> None:
+    tactic = ConvFewChannels()
+    w = codes(32, (3, 16), 7, 128, "uint8")
+    assert tactic.accepts(w) is None
+    kernel = tactic.generate(w, tactic.candidates(w)[0], "first")
+    assert kernel.entries == ("first_fold", "first")
+    weights = np.random.default_rng(3).integers(-127, 128, (7, 7, 3, 16)).astype(np.int8)
+    packed, bias = tactic.prepack(w, tactic.candidates(w)[0], {1: weights})
+    assert packed.shape == (16, 4, 4, 16) and packed.astype(int).sum() == weights.astype(int).sum() and not bias.any()
+    assert "at most 8 bytes" in str(tactic.accepts(codes(32, (16, 16), 7, 0)))
