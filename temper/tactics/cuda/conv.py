@@ -10,6 +10,7 @@ as they are loaded, and the bias makes up for it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -80,6 +81,9 @@ class ImplicitGemm:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         found = blockings(self.geometry(w), self._itemsize(w), w.isa, w.tf32)
+        if any(o.kind == "full" and itemsize(o.dtype) == 1 for o in w.epilogue.operands[1:]):
+            # codes take few registers, and few steps of products leave little to wait behind
+            found = [*found, *(replace(b, early=1) for b in found if b.split == 1 and b.steps(self.geometry(w)) <= 8)]
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:

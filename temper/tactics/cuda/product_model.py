@@ -107,7 +107,7 @@ _DRAM = 0.83  # of the bandwidth
 _ROWS_LEAST = 14  # rows of a tile below which fewer take as long
 _ADDRESS = 2.5e-12  # seconds to find where a row of 16 bytes of a window lies
 _ELEMENT = 6.8e-11  # seconds a processor takes to finish an element
-_STEP, _START, _LAUNCH, _PART = 0.81e-6, 1.0e-6, 1.6e-6, 1.2e-6
+_STEP, _START, _BLOCK, _LAUNCH, _PART = 0.81e-6, 1.0e-6, 0.08e-6, 1.6e-6, 1.2e-6
 
 
 @dataclass(frozen=True)
@@ -155,8 +155,9 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     multiply, load = _step(b, work, d)
     address = b.bm * (b.bk * work.size / 16) * _ADDRESS if s.kernel != (1, 1) else 0.0
     finish = b.bm * b.bn * (work.element if b.split == 1 else _ELEMENT / 2)
-    alone = _START + steps * max(multiply + address, load, _STEP / b.stages) + finish * max(1.0, 4 / b.warps)
-    busy = max(steps * (multiply + address), steps * load, finish + steps * address)
+    start = _START * (0.7 if b.early else 1.0)
+    alone = start + steps * max(multiply + address, load, _STEP / b.stages) + finish * max(1.0, 4 / b.warps)
+    busy = max(steps * (multiply + address), steps * load, finish + steps * address) + _BLOCK
     waves, whole = tiles / d.processors, -(-tiles // d.processors)
     if whole <= beside:
         total = max(alone, whole * busy)

@@ -32,7 +32,7 @@ ROW = 16
 class Blocking:
     """bm pixels by bn channels by bk terms a step, warps and pipeline stages; split: ranges of the steps; flat: terms
     are cut without regard to taps; group: blocks of rows that go through all channels together, so that weights and
-    data come from the cache."""
+    data come from the cache; early: tensors the epilogue reads are loaded before the products."""
 
     bm: int
     bn: int
@@ -42,6 +42,7 @@ class Blocking:
     split: int = 1
     flat: int = 0
     group: int = 8
+    early: int = 0
 
     @property
     def params(self) -> Params:
@@ -298,7 +299,13 @@ def module_text(
 def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: Sequence[str], size: int) -> str:
     """The kernel that computes its tiles whole."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
-    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), constants_added(s, parameters))) + finished(w, s)
+    first, rest = constants_added(s, parameters), finished(w, s)
+    if b.early:
+        loads = re.findall(r"^v\d+ = tl\.load\(q\d+ \+ row.*\n", rest, re.MULTILINE)
+        first = "".join(loads) + first
+        for line in loads:
+            rest = rest.replace(line, "", 1)
+    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), first)) + rest
     helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
     return module_text(_about(s, b), entry, parameters, sizes_of(s, b, size), body, helpers)
 
