@@ -153,6 +153,7 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     fit = d.shared // (b.stages * (b.bm + b.bn) * b.bk * work.size + 1024)
     beside = max(1, min(int(fit), int(65536 // (registers * 32 * b.warps)), 16))
     multiply, load = _step(b, work, d)
+    load /= 1 + 0.06 * max(0.0, min(beside, 3.0, tiles / d.processors) - 1)  # more loads are under way
     address = b.bm * (b.bk * work.size / 16) * _ADDRESS if s.kernel != (1, 1) else 0.0
     finish = b.bm * b.bn * (work.element if b.split == 1 else _ELEMENT / 2)
     start = _START * (0.7 if b.early else 1.0)
