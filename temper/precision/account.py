@@ -18,6 +18,7 @@ from temper.precision.costs import conversions
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, worst
 from temper.precision.figures import Figures, figures
+from temper.precision.insitu import Noise
 from temper.precision.request import Request, name_of
 from temper.precision.subject import Subject
 from temper.precision.trials import Trials
@@ -45,7 +46,8 @@ def layers(quick: int, slow: int, word: str = "INT8") -> str:
 @dataclass
 class Account:
     """say: takes lines for the user. why: reason by site in float. loss: sensitivity by site. seconds: by phase. links:
-    data between sites, and what its conversion costs. drop: of a score, at most."""
+    data between sites, and what its conversion costs. noise: of sites, measured. weights_part: as in outcome.Site.
+    drop: of a score, at most."""
 
     subject: Subject
     request: Request
@@ -59,6 +61,9 @@ class Account:
     int8_seconds: Mapping[str, float] = field(default_factory=dict)
     float_seconds: Mapping[str, float] = field(default_factory=dict)
     links: tuple[Edge, ...] = ()
+    noise: Mapping[str, Noise] = field(default_factory=dict)
+    weights_part: Mapping[str, float] = field(default_factory=dict)
+    heads: tuple[record.Head, ...] = ()
     data: record.Data | None = None
     audit: record.Audit | None = None
     tensors: tuple[record.Tensor, ...] = ()
@@ -147,6 +152,7 @@ class Account:
                 self._site(s, floats, trials.halves(floats), known, names, converting) for s in self.subject.sites
             ),
             tensors=self.tensors,
+            heads=self.heads,
             audit=self.audit,
             warnings=tuple(self.warnings),
             answers=self.answers,
@@ -229,8 +235,14 @@ class Account:
             float_ms=_ms(slow),
             reformat_ms=_ms(converting.get(name, 0.0)) if self.links else None,
             sensitivity=self.loss.get(name),
-            **vars(known.get(name, Figures())),
+            weights_part=self.weights_part.get(name),
+            **self._figures(name, known.get(name, Figures())),
         )
+
+    def _figures(self, name: str, known: Figures) -> dict[str, Any]:
+        """What histograms and weights tell, and instead of it what was measured."""
+        measured = vars(self.noise[name]) if name in self.noise else {}
+        return {**vars(known), **{k: v for k, v in measured.items() if v is not None}}
 
     def summary(self, outcome: record.Outcome) -> dict[str, Any]:
         """What the plan keeps of it."""

@@ -17,6 +17,7 @@ from temper.precision.calibrators import algorithm_of, opened, read_cache, write
 from temper.precision.compensated import Compensated, compensated
 from temper.precision.costs import timed
 from temper.precision.decide import decide
+from temper.precision.details import details
 from temper.precision.outcome import Outcome
 from temper.precision.request import Request
 from temper.precision.subject import Subject
@@ -104,6 +105,8 @@ def build_int8(
     about += [config.device, config.precision] if subject.target.widens else []
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes)
     chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
+    if request.answers:
+        details(trials, request, account, data.calibration if data is not None else None, made.simulator, chosen)
     return _made(trials, chosen, account, start)
 
 

@@ -20,16 +20,17 @@ from temper.quantize.solver import Problem
 #: Engines that a search by a metric may try, the first one included.
 _TRIES = 12
 
-#: Share of the time that is spent on accuracy where a choice is accepted, but falls short of what is aimed at; and the
-#: share that predictions are held to.
-_SPEND, _SPEND_PREDICTED = 0.08, 0.06
+#: Share of all INT8's time that may be spent on accuracy where a choice is accepted, but falls short of what is aimed
+#: at; the share that predictions are held to; and what may be spent where the choice already costs more than that.
+_SPEND, _SPEND_PREDICTED, _LITTLE = 0.08, 0.06, 0.02
 
 #: A search for what is just accepted stays this far below it, since it is simulated and few samples judge.
 _MARGIN = 0.8
 
-#: What is just accepted is taken if it keeps this share of all INT8's speed-up; if not, what is aimed at is searched
-#: for: much of the speed is lost either way.
-_KEEPS = 0.8
+#: All INT8 that is this many times further off than is accepted is spoiled: its speed cannot be had, and what is aimed
+#: at is searched for. Nearer to the bound it may well do, so that the cheapest choice within is taken. Times decide
+#: nothing here: they vary from build to build.
+_SPOILED = 2.0
 
 #: Searches after the real engine turned out to be worse than its simulation.
 _ROUNDS = 3
@@ -153,32 +154,41 @@ class Unlabelled:
     evidence: Evidence
     budget: Budget
     ratio: float = 1.0
+    problem: Problem = field(init=False)
 
     def run(self) -> Found:
-        """The cheapest choice that is accepted, improved for little time, if it keeps most of the speed-up; else the
-        cheapest that reaches what is aimed at."""
-        problem = self.evidence.problem()
-        naive = problem.evaluate(self.evidence.trials.naive)
+        """The cheapest choice that is accepted, improved for little time; where all INT8 is spoiled the cheapest that
+        reaches what is aimed at. No more passes are made than there may be: where they do not suffice to find one that
+        a real engine confirms, everything that may be stays in float."""
+        evidence, trials = self.evidence, self.evidence.trials
+        self.problem = problem = evidence.problem()
+        spoiled = worst(trials.divergence(trials.naive), evidence.request.bounds) >= _SPOILED
         for _ in range(_ROUNDS):
-            found = self._search(problem, aim=False)
-            if found.met and naive.seconds < _KEEPS * found.best.seconds:
-                nearer = self._search(self.problem, aim=True)
-                found = nearer if nearer.met else found
+            found = self._search(self.problem, aim=spoiled)
+            if spoiled and not found.met and evidence.left >= 2:
+                found = self._search(self.problem, aim=False)
             chosen = found.best.high
-            if chosen >= self.evidence.trials.recipe.sites:
+            if chosen >= trials.recipe.sites:
                 return found
+            if evidence.left < 1:
+                break
             self.budget.excess(chosen)
             if self.budget.accepts(chosen):
                 chosen = self.improved(chosen) or chosen
                 best = Tried(chosen, 0.0, problem.evaluate(chosen).seconds, "chosen")
                 return Found(best, found.tried, found.reranked)
-            if not found.met or self.evidence.left < 2:
+            if not found.met or evidence.left < 2:
                 break
-            real = worst(self.evidence.trials.divergence(chosen), self.evidence.request.bounds)
-            self.ratio = max(self.ratio, 1.05 * real / max(1e-9, self.evidence.look(chosen).over))
-            self.evidence.account.say("the real engine is further off than its simulation: searching with that margin")
-        best = Tried(chosen, math.inf, problem.evaluate(chosen).seconds, "chosen")
-        return Found(best, found.tried, found.reranked, found.blame or _blame(problem, chosen))
+            real = worst(trials.divergence(chosen), evidence.request.bounds)
+            self.ratio = max(self.ratio, 1.05 * real / max(1e-9, evidence.look(chosen).over))
+            evidence.account.say("the real engine is further off than its simulation: searching with that margin")
+        safe = trials.everything - trials.subject.pins.int8
+        evidence.account.say("no choice was confirmed within the passes there are: everything that may be is in float")
+        if safe < trials.everything and evidence.left >= 1:
+            self.budget.excess(safe)
+        excess = 0.0 if safe >= trials.recipe.sites else math.inf
+        blame = () if not excess else found.blame or _blame(problem, chosen)
+        return Found(Tried(safe, excess, problem.evaluate(safe).seconds, "chosen"), found.tried, found.reranked, blame)
 
     def improved(self, accepted: frozenset[str]) -> frozenset[str] | None:
         """What hardly more time buys for an accepted choice that falls short of the aim; None unless the real engine is
@@ -189,9 +199,10 @@ class Unlabelled:
         if before <= 1.0 or evidence.left < 1:
             return None
         problem = evidence.problem()
-        now = problem.evaluate(accepted)
+        now, least = problem.evaluate(accepted), problem.evaluate(trials.naive)
         corners = [c for c in problem.front() if c.high > accepted and c.loss < now.loss]
-        able = [c for c in corners if c.seconds <= now.seconds * (1 + _SPEND_PREDICTED)]
+        limit = max((1 + _SPEND_PREDICTED) * least.seconds, (1 + _LITTLE) * now.seconds)
+        able = [c for c in corners if c.seconds <= limit]
         if not able:
             return None
         chosen = min(able, key=lambda c: c.loss).high
@@ -199,9 +210,10 @@ class Unlabelled:
             return None
         if trials.subject.absent:
             return chosen
-        plans = {k: trials.build(k).plan for k in (accepted, chosen)}
+        plans = {k: trials.build(k).plan for k in dict.fromkeys((trials.naive, accepted, chosen))}
         seconds = costs.timed(plans, evidence.held[0], device=trials.subject.config.device)
-        return chosen if seconds[chosen] <= (1 + _SPEND) * seconds[accepted] else None
+        limit = max((1 + _SPEND) * seconds[trials.naive], (1 + _LITTLE) * seconds[accepted])
+        return chosen if seconds[chosen] <= limit else None
 
     def _search(self, problem: Problem, aim: bool) -> Found:
         def measure(floats: frozenset[str]) -> float:
@@ -209,8 +221,16 @@ class Unlabelled:
             return self.ratio * (seen.short if aim else seen.over / _MARGIN)
 
         known = {self.evidence.trials.naive, *self.evidence.seen}
-        tries = len(known) + max(1, int(self.evidence.left - 1))  # one for the real engine
-        search = Search(problem, measure, tries, self.evidence.again)
+
+        def left() -> int:
+            return max(0, int(self.evidence.left - 1))  # one is for the real engine
+
+        def again() -> Problem | None:
+            better = self.evidence.again()
+            search.tries = min(search.tries, len(search.tried) + left())
+            return better
+
+        search = Search(problem, measure, len(known) + left(), again)
         for floats in known:
             if floats in self.evidence.seen:
                 search.tried[floats] = Tried(floats, measure(floats), problem.evaluate(floats).seconds, "known")

@@ -11,7 +11,8 @@ with probability Phi(-m / s).
   two probabilities, so that ties cost nothing and confident answers cost all.
 - *turned*: expected share of answers that turn right or wrong, either way: the sum of the two probabilities instead.
   On n samples, right answers change by about loss * n, give or take sqrt(turned * n).
-- *information*: mean Kullback-Leibler divergence (nats) of the float engine's classes from the other's.
+- *information*: mean Kullback-Leibler divergence (nats) of the float engine's classes from the other's; *tail*: its
+  99th percentile over answers, which only the record has.
 - *noise*: energy of the error relative to the variance of the outputs over samples (NMSE), for all kinds of output.
 
 To second order in the errors information and noise add up over independent sources of error, so these are what a search
@@ -84,6 +85,7 @@ class Divergence:
     answers: int = 0
     form: str = "one"
     probabilities: bool = False
+    tail: float = 0.0
 
     def over(self, bounds: Bounds) -> float:
         """Largest ratio of a measure to what is accepted: above 1 it is out of bounds."""
@@ -118,6 +120,7 @@ class Divergence:
             "answers": self.answers,
             "form": self.form,
             "probabilities": self.probabilities,
+            "tail": self.tail,
         }
 
 
@@ -289,6 +292,7 @@ def _summary(name: str, noise: float, found: _Answers) -> Divergence:
         len(flipped),
         form,
         found.probabilities,
+        float(np.percentile(information, 99)),
     )
 
 

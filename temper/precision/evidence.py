@@ -65,18 +65,27 @@ class Evidence:
     def problem(self, base: frozenset[str] = frozenset()) -> Problem:
         """Sites, edges and losses. base: sites in INT8 while losses are measured."""
         trials = self.trials
-        if self._times is None:
-            fast, slow = (self._timed(build) for build in (trials.quick(), trials.higher()))
-            self._times = fast, slow
-        fast, slow = self._times
-        self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
-        absent = trials.subject.absent
-        price = costs.conversion(replace(trials.subject.plain, device=trials.subject.config.device), not absent)
-        links = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
-        self.account.links = tuple(links)
+        fast, slow = self.times()
+        links = self.account.links
         pins = dict.fromkeys(trials.subject.pins.off, "float32") | dict.fromkeys(trials.subject.pins.low, "int8")
         self.account.loss = loss = self._losses(base)
         return costs.problem(trials.subject.sites, fast, slow, links, loss, pins)
+
+    def times(self) -> tuple[costs.Times, costs.Times]:
+        """Of the sites with all of them in INT8, and with none; the account gets them, and what conversions cost."""
+        trials = self.trials
+        if self._times is None:
+            # in turn, so that what disturbs one disturbs the other
+            builds = [trials.quick(), trials.higher()]
+            first, second = ([self._timed(b) for b in builds] for _ in range(2))
+            fast, slow = (a.least(b) for a, b in zip(first, second, strict=True))
+            self._times = fast, slow
+            self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
+            absent = trials.subject.absent
+            price = costs.conversion(replace(trials.subject.plain, device=trials.subject.config.device), not absent)
+            edges = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
+            self.account.links = tuple(edges)
+        return self._times
 
     def _timed(self, build: Build) -> costs.Times:
         if self.trials.subject.absent:
@@ -97,7 +106,7 @@ class Evidence:
         trials, held = self.trials, self.held
 
         def measure() -> dict[str, float]:
-            simulator = self._made()
+            simulator = self.simulated()
             before = simulator.work
             report = trials.progress or (lambda stage, done, total: None)
             found = losses(
@@ -133,7 +142,7 @@ class Evidence:
         if floats not in self.seen:
 
             def measure() -> list[float]:
-                simulator = self._made()
+                simulator = self.simulated()
                 before = simulator.work
                 on = trials.everything - floats
                 found = trials.reference.compare([simulator.run(batch, on) for batch in held])
@@ -148,7 +157,8 @@ class Evidence:
             )
         return self.seen[floats]
 
-    def _made(self) -> Simulator:
+    def simulated(self) -> Simulator:
+        """The simulator of the recipe, made when it is first asked for."""
         if self.simulator is None:
             self.simulator = Simulator(self.trials.subject.graph, self.trials.recipe, self.trials.subject.plain)
         return self.simulator

@@ -41,7 +41,9 @@ def figures(
         if site.name not in recipe.sites or (site.key, site.inputs[0]) not in placement.reads:
             continue
         read = codes[placement.reads[site.key, site.inputs[0]]]
-        h = histograms.get(site.tensors[0]) if site.tensors else None
+        # where channels were scaled, the tensor is no longer what was counted
+        same = (site.key, 1) not in recipe.operands
+        h = histograms.get(site.tensors[0]) if site.tensors and same else None
         clip, rmse, sqnr = _data(h, read) if h is not None and h.total else (None, None, None)
         bits, ratio = _weights(nodes[site.key], recipe, recipe.weight_scales.get(site.name), read)
         found[site.name] = Figures(clip, rmse, sqnr, bits, ratio)

@@ -114,9 +114,9 @@ class Site:
 
     shape: of its output, e.g. "1x64x56x56". precision: "int8", "bfloat16" or "float32"; why: the reason, for a
     float site always. int8_ms, float_ms: its region's time in each; reformat_ms: converting what it reads, where that
-    comes from sites of the other kind.
-    sensitivity: divergence of the outputs with this site alone in INT8. sqnr: of its data as codes, which is what
-    this site adds. clip_rate: fraction of its data
+    comes from sites of the other kind. sensitivity: divergence of the outputs with this site alone in INT8;
+    weights_part: how much of that comes of its weights, the rest of its data. sqnr: of its data as codes, which is what
+    this site adds; sqnr_cumulative: of its output in the chosen engine, simulated. clip_rate: fraction of its data
     beyond the threshold; rmse_over_scale: error of its data in steps of the scale (rounding alone gives 0.289);
     headroom_bits: how many times the int32 accumulator could double before it might overflow. channel_range_ratio:
     largest over median weight range of the output channels. tensor: name of its data in `Outcome.tensors`. pinned: the
@@ -136,11 +136,32 @@ class Site:
     float_ms: float | None = None
     reformat_ms: float | None = None
     sensitivity: float | None = None
+    weights_part: float | None = None
     sqnr: float | None = None
+    sqnr_cumulative: float | None = None
     clip_rate: float | None = None
     rmse_over_scale: float | None = None
     headroom_bits: float | None = None
     channel_range_ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Head:
+    """How far one output, or part of one, is from the float engine's on held-back samples. engine: the label of the
+    point. noise: energy of the error relative to the outputs' variance. Of answers, None where there are none:
+    loss, changed: expected shares of right answers lost, and of answers changed; information, information_p99:
+    Kullback-Leibler divergence in nats, mean and 99th percentile; flips: answers that did change, of `answers`.
+    """
+
+    name: str
+    engine: str
+    noise: float
+    loss: float | None = None
+    changed: float | None = None
+    information: float | None = None
+    information_p99: float | None = None
+    flips: int | None = None
+    answers: int = 0
 
 
 @dataclass(frozen=True)
@@ -249,6 +270,7 @@ class Outcome:
     steps: tuple[Step, ...] = ()
     sites: tuple[Site, ...] = ()
     tensors: tuple[Tensor, ...] = ()
+    heads: tuple[Head, ...] = ()
     audit: Audit | None = None
     warnings: tuple[str, ...] = ()
     answers: Answers | None = None

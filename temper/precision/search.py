@@ -149,7 +149,10 @@ class Search:
             known.append((corners[at].loss, point.excess))
             low, high = (low, at) if point.keeps else (at, high)
         if high < len(corners) and self._fastest() is None:
-            self._try(corners[high].high, "the front's safe end")
+            # without tries left what needs no measurement
+            end = corners[high].high if self._left() > 0 else corners[-1].high
+            if self._left() > 0 or len(end) == len(self.problem.sites):
+                self._try(end, "the front's safe end")
 
     def _known(self) -> list[tuple[float, float]]:
         """Predicted loss and measured excess of what was tried."""

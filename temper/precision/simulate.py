@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -33,6 +33,9 @@ from temper.quantize.placement import Placement, Reader, Site
 from temper.quantize.recipe import Recipe
 
 Batch = Mapping[str, np.ndarray]
+
+#: Operands of a product.
+Part = Literal["both", "weights", "data"]
 
 _ALIGN = 64
 
@@ -320,19 +323,22 @@ class Simulator:
 
     # ---- running ----
 
-    def run(self, batch: Batch, on: Collection[str]) -> list[np.ndarray]:
+    def run(self, batch: Batch, on: Collection[str], part: Part = "both") -> list[np.ndarray]:
         """Outputs in the model's order with exactly the sites `on` in INT8. While it is given the same arrays, which
-        must not change, it repeats only what depends on what is switched. ConfigError for a name that is no site."""
+        must not change, it repeats only what depends on what is switched. part: which operands of these sites are
+        codes, only the weights or only the data; biases are shifted where both are. ConfigError for a name that is no
+        site."""
         chosen = frozenset(on)
         if unknown := sorted(chosen - self._names.keys()):
             raise ConfigError(f"there are no sites {', '.join(map(repr, unknown[:5]))}")
         self._load(batch)
-        self._switch(chosen)
+        self._switch(chosen if part != "weights" else frozenset(), chosen if part == "both" else frozenset())
+        heavy = chosen if part != "data" else frozenset()
         states = self._states
         done = 0
         for step, (needs, names) in enumerate(zip(self._needs, self._reads, strict=True)):
             site = self._product_at.get(step)
-            weights = self._packed[site][1] if site is not None and site in chosen else -1
+            weights = self._packed[site][1] if site is not None and site in heavy else -1
             values = tuple(self._feeds[n].tobytes() for n in names)
             state = self._number((step, weights, values, *(states[k] for k in needs)))
             if states[step] == state:
@@ -349,6 +355,10 @@ class Simulator:
         """The tensor in the last run, as its readers saw it before codes were made; valid until the next run."""
         found: np.ndarray = self._results[self._taps[tensor]]
         return found
+
+    def has_weights(self, site: str) -> bool:
+        """Whether the site multiplies by constants."""
+        return site in self._weights
 
     def sweep(
         self, batch: Batch, sites: Collection[str] | None = None, base: Collection[str] = ()
@@ -385,14 +395,14 @@ class Simulator:
         assert not isinstance(d, Dim)
         return d
 
-    def _switch(self, on: frozenset[str]) -> None:
+    def _switch(self, on: frozenset[str], shifted: frozenset[str]) -> None:
         scales = self._scales(on)
         for p in self._points:
             scale, low = scales.get(p.scale, (0.0, 0.0))
             self._set(p.scale, scale)
             self._set(p.low, low)
         for site, name in self._shifts.items():
-            shift = self._shift_arrays.get(site) if site in on else None
+            shift = self._shift_arrays.get(site) if site in shifted else None
             self._set(name, 0.0 if shift is None else shift)
 
     def _set(self, name: str, value: float | np.ndarray) -> None:

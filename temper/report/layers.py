@@ -52,7 +52,9 @@ _WORDS = (
 
 _FIGURES = (
     Column("Sensitivity", "divergence of the outputs with this layer alone in INT8", lambda s: s.sensitivity),
+    Column("of weights", "part of it of its weights", lambda s: s.weights_part, lambda s: percent(s.weights_part)),
     Column("SQNR dB", "signal to noise of its data as codes: what this layer adds", lambda s: s.sqnr),
+    Column("cumulative dB", "signal to noise of its output in the chosen engine", lambda s: s.sqnr_cumulative),
     Column("Clipped", "part of its data beyond the threshold", lambda s: s.clip_rate, lambda s: percent(s.clip_rate)),
     Column("RMSE/scale", "error of its data in steps; rounding alone gives 0.289", lambda s: s.rmse_over_scale),
     Column("Headroom bits", "how often the int32 sum could double", lambda s: s.headroom_bits),

@@ -16,6 +16,7 @@ from temper.report.front import points_section, steps_section
 from temper.report.headline import banner, verdict_box
 from temper.report.layers import layers_section
 from temper.report.markup import Markup, join, tag
+from temper.report.outputs import outputs_section
 from temper.report.tensors import tensors_section
 from temper.report.words import plural
 
@@ -29,6 +30,7 @@ def render(outcome: Outcome) -> str:
         classes_section(outcome),
         points_section(outcome),
         steps_section(outcome),
+        outputs_section(outcome),
         layers_section(outcome, numbers),
         tensors,
         audit_section(outcome),

@@ -163,7 +163,14 @@ def test_the_report_has_the_answers(small_onnx: Path, timing_cache: Path, tmp_pa
         small_onnx, precision="int8", calibration=(b[None] for b in x), effort=0, cache=timing_cache,
         work=tmp_path, report=report, evaluate=score if told else None, max_drop=1.0 if told else None,
     )  # fmt: skip
-    answers = json.loads(report.read_text())["answers"]
+    record = json.loads(report.read_text())
+    answers = record["answers"]
+    # nothing in the record is left open that a report has a column for
+    for site in record["sites"]:
+        for name in ("int8_ms", "float_ms", "reformat_ms", "sensitivity", "sqnr", "sqnr_cumulative", "clip_rate"):
+            assert site[name] is not None, name
+    assert [h["engine"] for h in record["heads"]] == ["all INT8"] * len({h["name"] for h in record["heads"]})
+    assert all(h["information_p99"] >= h["information"] >= 0 for h in record["heads"] if h["answers"])
     assert answers["searched"] and len(answers["fp32"]) == len(answers["chosen"]) == (24 if told else 6)
     if told:
         assert answers["labels"] == _truth(x).tolist() and answers["names"][3] == "n3"

@@ -225,3 +225,12 @@ def test_exit_code_of_a_budget_that_is_not_met(temper: Run, tmp_path: Path) -> N
     assert "NOT MET" in done.out and "not met" in done.err
     fine = temper("build", tmp_path / "m.onnx", "-o", tmp_path / "n.plan", *options[:-1], 10, "-q")
     assert (fine.code, fine.out, fine.err) == (0, "", "")
+
+
+@pytest.mark.parametrize("passes", [3.0, 4.0, 6.0, 9.0])
+def test_passes_are_never_exceeded(build: Callable[..., Made], passes: float) -> None:
+    """With few of them more stays in float, and the budget is kept all the same."""
+    made = build(planted(), calibration=pictures(48, SIZE), passes=passes, compensate=False)
+    work = made.outcome.work
+    assert work is not None and work.passes <= passes + 0.05
+    assert made.outcome.met

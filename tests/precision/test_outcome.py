@@ -35,6 +35,7 @@ def full() -> o.Outcome:
         steps=(o.Step("bias correction", True, "lower divergence", 0.2, 0.1, 0.8, 0.85, 1.0, 1.1, "noise"),),
         sites=(o.Site("conv1", "Conv", "1x8x4x4", "int8", "cheap", sqnr=math.inf, clip_rate=0.0, origin=("n0", "n1")),),
         tensors=(o.Tensor("x", 1.5, False, "auto", 0.0, 2.0, (10.0, 0.5), 3, {"minmax": 2.0}, {"minmax": 0.1}),),
+        heads=(o.Head("scores", "all INT8", 0.01, 0.002, 0.01, 1e-4, 3e-3, 1, 96), o.Head("boxes", "chosen", 0.02)),
         audit=o.Audit(384, 1, 0, {"bad.png": "truncated"}, (o.Finding("split half", "warning", "narrow", ("x",)),),
                       {"x": o.TensorAudit(0.1, None)}),
         warnings=("few samples",),

@@ -85,6 +85,8 @@ def rich(sites: int = 12, samples: int = 2000, seed: int = 0) -> o.Outcome:
             reformat_ms=0.004 if i == 2 else 0.0,
             sensitivity=float(rng.exponential(0.1)) + (i < 2),
             sqnr=float(rng.normal(38, 5)),
+            weights_part=float(rng.random()),
+            sqnr_cumulative=float(rng.normal(30, 5)),
             clip_rate=float(rng.exponential(1e-4)),
             rmse_over_scale=0.9 if i == 4 else 0.3,
             headroom_bits=float(12 - i % 5),
@@ -130,6 +132,10 @@ def rich(sites: int = 12, samples: int = 2000, seed: int = 0) -> o.Outcome:
         ),
         sites=rows,
         tensors=tuple(tensors),
+        heads=(
+            o.Head("scores", "all INT8", 0.012, 0.002, 0.011, 1.5e-3, 0.013, 3, 96),
+            o.Head("boxes", "chosen", 0.02),
+        ),
         audit=o.Audit(
             384,
             3,

@@ -82,7 +82,7 @@ def test_names_cannot_break_the_page() -> None:
 def test_every_part_is_there() -> None:
     page = Page(render(rich()))
     sections = [a["id"] for a in page.all("section")]
-    parts = ["verdict", "flips", "classes", "points", "steps", "layers", "tensors", "audit", "reproduce"]
+    parts = ["verdict", "flips", "classes", "points", "steps", "outputs", "layers", "tensors", "audit", "reproduce"]
     assert sections == parts
     words = "".join(page.text)
     for expected in (
