@@ -182,7 +182,7 @@ class Unlabelled:
             real = worst(trials.divergence(chosen), evidence.request.bounds)
             self.ratio = max(self.ratio, 1.05 * real / max(1e-9, evidence.look(chosen).over))
             evidence.account.say("the real engine is further off than its simulation: searching with that margin")
-        safe = trials.everything - trials.subject.pins.int8
+        safe = trials.everything - trials.subject.pins.low
         evidence.account.say("no choice was confirmed within the passes there are: everything that may be is in float")
         if safe < trials.everything and evidence.left >= 1:
             self.budget.excess(safe)
