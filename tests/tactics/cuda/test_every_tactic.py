@@ -86,7 +86,8 @@ def test_kernels_agree_with_the_reference(share: int, tmp_path: Path) -> None:
 
 
 def test_every_tactic_has_a_case() -> None:
-    wanted = {t.name for t in cuda_tactics()}
+    # chains of several ops have tests of their own
+    wanted = {t.name for t in cuda_tactics() if t.ops != {"Chain"}}
     found: set[str] = set()
     for op in ("Conv", "ConvInt8", "MatMul", "MaxPool", "ReduceMean", "Transpose", "Relu", *ops()):
         if found >= wanted:
