@@ -9,9 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from temper.cli.bench_gpu import measure_gpu
+from temper.cli.engines import random_feeds
 from temper.cli.roofline import roof_of
 from temper.plan.format import read, write
+from temper.runtime.cuda.driver import Gpu
+from temper.runtime.engine import Engine
 from tests.commands import Run
+from tests.runtime.cuda.fake import FakeDriver
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no GPU kernel can be compiled", allow_module_level=True)
@@ -95,3 +100,13 @@ def test_bench_takes_several_sizes_and_streams(temper: Run, batched: Path, plan:
     shown = temper("bench", batched, "--batch", "1,8", "--duration", 0.02).out
     assert "items/s" in shown and "to GPU" not in shown
     assert temper("bench", plan, "--streams", "1,x").code == 2
+
+
+def test_bench_measures_what_the_driver_says(gpu_plan: Path) -> None:
+    """The fake driver's events are 0.25 ms apart."""
+    engine = Engine(read(gpu_plan), gpu=Gpu(0, FakeDriver()))
+    feeds = random_feeds(engine)
+    found = measure_gpu(engine, feeds, streams=3, duration=0.02, warmup=0.001, iterations=11)
+    assert found["latency_ms"]["median"] == found["to_device_ms"] == found["to_host_ms"] == pytest.approx(0.25)
+    assert found["calls"] >= 33 and found["throughput_qps"] == pytest.approx(found["calls"] / found["wall_s"])
+    assert 0 < found["enqueue_ms"] < 1 and found["call_ms"] > 0

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import gc
+import sys
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from temper.errors import DeviceError, InputError, TemperError
-from temper.plan.format import Plan
+from temper.plan.format import Native, Plan
 from temper.runtime.cuda import dlpack, staging
 from temper.runtime.cuda.arrays import DeviceArray, Pool
 from temper.runtime.cuda.context import CudaContext, stream_handle
@@ -369,3 +371,37 @@ def test_big_arrays_come_over_whole(driver: FakeDriver, nbytes: int) -> None:
         back = np.zeros_like(source)
         chunks.download(back, memory.address, stream)
         np.testing.assert_array_equal(back, source)
+
+
+def test_layers_are_marked_on_request(
+    engine: Engine, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch, native_plan: Plan
+) -> None:
+    """With a stand-in for the nvtx package, which notes what launches happen within each range."""
+    marks: list[tuple[str, int]] = []
+
+    class Domain:
+        def get_event_attributes(self, message: str) -> str:
+            return message
+
+        def push_range(self, message: str) -> None:
+            marks.append((message, len(driver.launches)))
+
+        def pop_range(self) -> None:
+            name, before = marks.pop()
+            marks.append((name, len(driver.launches) - before))
+
+    monkeypatch.setitem(sys.modules, "nvtx", SimpleNamespace(get_domain=lambda name: Domain()))
+    context = _context(engine, ranges=True)
+    context(np.zeros((2, 4, 5, 5), np.float32))
+    launches = [x.name for s in native_plan.programs[0] if isinstance(s, Native) for x in s.launches]
+    assert marks == [(name, 1) for name in launches]
+    monkeypatch.setitem(sys.modules, "nvtx", None)
+    with pytest.raises(DeviceError, match="needs the package nvtx"):
+        engine.context(ranges=True)
+
+
+def test_layers_have_times(engine: Engine, driver: FakeDriver) -> None:
+    """Events of the fake driver are 0.25 ms apart, whatever runs between them: 20 runs of a launch, or one in place."""
+    rows = engine.profile_layers([np.zeros((2, 4, 5, 5), np.float32)], repeats=2)
+    assert len(rows) == 3 and not any(r.host for r in rows)
+    assert {round(r.seconds * 1e6, 1) for r in rows} <= {12.5, 250.0}
