@@ -9,16 +9,13 @@ from temper.compile.cc import compile_object, compiler_version, link
 from temper.compile.processes import at_once
 from temper.runtime.cpu import Library
 from temper.tactics.base import Kernel
-from temper.tune.measure import Bench, Loaded, Stopwatch, timer_library
+from temper.tune.measure import DROPPED, Bench, Loaded, Stopwatch, timer_library
 from temper.tune.select import Candidate, Task
 from temper.tune.timing_cache import Record
 from temper.tune.verify import make_problem
 
 #: Seconds that threads lose at a barrier inside a kernel: shares are timed one after another and do not see it.
 _BARRIER = 1.5e-6
-
-#: A candidate this much slower than the best after a first look is not timed further.
-_DROP = 1.25
 
 
 class Cpu:
@@ -69,7 +66,7 @@ class Cpu:
             watch.lap(0.002)
         if running:
             best = min(s.seconds for _, s in running)
-            finalists = [(c, s) for c, s in running if s.seconds <= _DROP * best]
+            finalists = [(c, s) for c, s in running if s.seconds <= DROPPED * best]
             for _ in range(4):
                 for _, watch in finalists:
                     watch.lap(0.004)

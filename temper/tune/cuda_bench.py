@@ -19,7 +19,7 @@ from temper.runtime.cuda.driver import Gpu, Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.tactics.base import Params, Tactic, Workload
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tune.measure import Guarded, blank
+from temper.tune.measure import DROPPED, Guarded, blank
 from temper.tune.select import Task
 from temper.tune.timing_cache import Record
 from temper.tune.verify import Problem, make_problem, mismatch
@@ -30,8 +30,6 @@ _REFERENCE = 3e8
 _REPEATS = 20
 #: Timed graphs of a candidate; the first look takes as many, finalists five times more.
 _LAPS = 5
-#: A candidate this much slower than the best after a first look is not timed further.
-_DROP = 1.25
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _judged(
             yield i, Record(0.0)
     if running:
         best = min(w.seconds for w in running.values())
-        finalists = {i: w for i, w in running.items() if w.seconds <= _DROP * best}
+        finalists = {i: w for i, w in running.items() if w.seconds <= DROPPED * best}
         for _ in range(5 if len(finalists) > 1 else 1):
             for i, w in finalists.items():
                 yield Began(i)

@@ -23,6 +23,9 @@ from temper.tune.verify import Problem, mismatch
 _P, _I = ctypes.c_void_p, ctypes.c_int32
 _TIMER = ctypes.CFUNCTYPE(None, _P, _I, _P, _P, _I, _I, _I, ctypes.c_int64, _I, _I, _P)
 
+#: A candidate this much slower than the best after a first look is not timed further, on any device.
+DROPPED = 1.25
+
 _GUARD = 4096
 _SENTINEL = 0x7F
 
