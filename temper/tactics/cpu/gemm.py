@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import DimLike, product
+from temper.ir.dims import DimLike, ceil_div, product
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
 from temper.tactics.cpu.blocking import (
     Blocking,
@@ -18,7 +18,7 @@ from temper.tactics.cpu.blocking import (
     register_tiles,
     static,
 )
-from temper.tactics.cpu.conv import conv_kernel, decline_dtype, heavy_epilogue, pack_words
+from temper.tactics.cpu.conv import Terms, conv_kernel, decline_dtype, heavy_epilogue, pack_words
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
 
@@ -136,6 +136,55 @@ def rows_of(w: Workload) -> tuple[DimLike, DimLike]:
     return product(matrices_of(out)), out.type.shape[-2]
 
 
+def runtime_product(
+    w: Workload,
+    entry: str,
+    mr: int,
+    nb: int,
+    mrt: int,
+    terms: Terms,
+    per: int,
+    macros: Mapping[str, int | str],
+    template: str,
+) -> Kernel:
+    """The kernel of a product whose right operand is packed at each run (templates/matrices.h).
+
+    mr, nb: register tile in rows and vectors; mrt: rows of the last tile, -1 if unknown or if all rows are copied.
+    per: elements in a word. macros: what the template with the packing needs besides.
+    """
+    a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
+    assert a is not None and b is not None
+    symbols, lanes = w.symbols, ISAS[w.isa].lanes
+    k, columns = a.type.shape[-1], static(out.type.shape[-1])
+    assert columns is not None
+    vectors, words, bias = -(-columns // lanes), ceil_div(k, per), int(terms.kind != "FLOAT")
+    batch, rows = rows_of(w)
+    b_count = product(matrices_of(b))
+    args: list[ArgRef] = [("input", 0), ("input", 1), ("shared", 0), ("output", 0), *epilogue_args(w.epilogue)]
+    workspace: DimLike = 0
+    if mrt < 0:
+        workspace = 4 * mr * (words + lanes + 48)
+        args.append(("workspace", 0))
+    own_a, own_b, leading = ((), (), ()) if batch == 1 else (matrices_of(a), matrices_of(b), matrices_of(out))
+    text = defines({
+        "ENTRY_PACK": f"{entry}_pack", "ENTRY": entry, **terms.defines, "PER": per, **macros,
+        "ROWS_M": c_dim(rows, symbols), "COLS_K": c_dim(k, symbols), "COLS_N": columns,
+        "BATCH": c_dim(batch, symbols), "B_COUNT": c_dim(b_count, symbols),
+        "IMG_ROWS": c_dim(product(out.type.shape[1:-1]), symbols), "LDA": c_dim(a.row_stride or k, symbols),
+        "OLD": out.row_stride or columns, "MR": mr, "MRT": f"({mrt})", "NB": nb, "NBT": vectors % nb,
+        "NLT": columns - (vectors - 1) * lanes, "UK": 4, "PFL": 0, "EPI_LOOP": int(heavy_epilogue(w)), "BIAS": bias,
+        "KBLOCKED": 0, "LATE": 0, "P_A": 0, "P_B": 1, "P_SHARED": 2, "P_OUT": 3, "P_WS": len(args) - 1,
+    })  # fmt: skip
+    source = "".join([
+        template_text("vec.h", "vmath.h"), text,
+        index_function("a_matrix", own_a, leading, symbols), index_function("b_matrix", own_b, leading, symbols),
+        workload_epilogue_c(w, 4), template_text("tile.h", "matrices.h", template),
+    ])  # fmt: skip
+    shared = 4 * b_count * (words + bias) * (vectors * lanes)
+    entries = (f"{entry}_pack", entry)
+    return Kernel(source, entries, tuple(args), symbols, workspace, shared, in_place=terms.kind == "FLOAT")
+
+
 class Gemm:
     """a [..., M, K] times any b [..., K, N] (transB: [..., N, K]), leading axes broadcast; b is packed at each run."""
 
@@ -171,78 +220,14 @@ class Gemm:
         return (tiles * (k * terms + 30 * vectors) + packing) / w.threads / 3.8e9
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
-        p = dict(params)
-        a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
-        assert a is not None and b is not None
-        symbols, lanes = w.symbols, ISAS[w.isa].lanes
-        k, columns = a.type.shape[-1], static(out.type.shape[-1])
-        assert columns is not None
-        vectors = -(-columns // lanes)
-        batch, rows = rows_of(w)
-        mr, nb = p["mr"], p["nb"]
-        known = static(rows)
-        mrt = -1 if known is None else known % mr
-        trans = int(bool(w.attr("transB", 0)))
-        b_count = product(matrices_of(b))
-        args: list[ArgRef] = [("input", 0), ("input", 1), ("shared", 0), ("output", 0), *epilogue_args(w.epilogue)]
-        workspace: DimLike = 4 * mr * (k + lanes + 48) if mrt < 0 else 0
-        if mrt < 0:
-            args.append(("workspace", 0))
-        own_a = () if batch == 1 else matrices_of(a)
-        own_b = () if batch == 1 else matrices_of(b)
-        leading = () if batch == 1 else matrices_of(out)
-        last_b = static(b.type.shape[-1])
+        p, b, symbols = dict(params), w.inputs[1], w.symbols
+        assert b is not None
+        known, last_b = static(rows_of(w)[1]), static(b.type.shape[-1])
+        mrt = -1 if known is None else known % p["mr"]
         extra = f"({b.row_stride} - {c_dim(b.type.shape[-1], symbols)})" if b.row_stride not in (None, last_b) else "0"
-        text = defines(
-            {
-                "ENTRY_PACK": f"{entry}_pack",
-                "ENTRY": entry,
-                "ROWS_M": c_dim(rows, symbols),
-                "COLS_K": c_dim(k, symbols),
-                "COLS_N": columns,
-                "BATCH": c_dim(batch, symbols),
-                "B_COUNT": c_dim(b_count, symbols),
-                "IMG_ROWS": c_dim(product(out.type.shape[1:-1]), symbols),
-                "LDA": str(a.row_stride) if a.row_stride else c_dim(k, symbols),
-                "LDB_EXTRA": extra,
-                "TRANS_B": trans,
-                "OLD": out.row_stride or columns,
-                "MR": mr,
-                "MRT": f"({mrt})",
-                "NB": nb,
-                "NBT": vectors % nb,
-                "NLT": columns - (vectors - 1) * lanes,
-                "UK": 4,
-                "PFL": 0,
-                "EPI_LOOP": int(heavy_epilogue(w)),
-                "BIAS": 0,
-                "KBLOCKED": 0,
-                "LATE": 0,
-                "FLOAT": 0,
-                "TERMS": "FLOAT",
-                "SUMS": "(-1)",
-                "P_A": 0,
-                "P_B": 1,
-                "P_SHARED": 2,
-                "P_OUT": 3,
-                "P_WS": len(args) - 1,
-            }
-        )
-        functions = index_function("a_matrix", own_a, leading, symbols) + index_function(
-            "b_matrix", own_b, leading, symbols
-        )
-        source = "".join(
-            [
-                template_text("vec.h", "vmath.h"),
-                text,
-                functions,
-                workload_epilogue_c(w, 4),
-                template_text("tile.h", "gemm.c"),
-            ]
-        )
-        return Kernel(
-            source, (f"{entry}_pack", entry), tuple(args), symbols, workspace, 4 * b_count * k * (vectors * lanes)
-        )
+        macros: dict[str, int | str] = {"LDB_EXTRA": extra, "TRANS_B": int(bool(w.attr("transB", 0)))}
+        terms = Terms("FLOAT", "float", 1, 1)
+        return runtime_product(w, entry, p["mr"], p["nb"], mrt, terms, 1, macros, "gemm.c")
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
