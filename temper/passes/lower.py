@@ -8,7 +8,7 @@ what they cannot express; a general kernel or the reference then runs the op as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -469,3 +469,19 @@ LOWER_RULES: Sequence[Rule] = (
 
 
 LOWER = rules_pass("lower", LOWER_RULES)
+
+
+def _no_group_kernel(graph: Graph, m: Match) -> str | None:
+    """None where no GPU kernel computes a normalisation over pixels as it is."""
+    x = m["x"]
+    if _node(m).attrs["channels_last"] and x.type.dtype == "float32" and isinstance(x.type.shape[-1], int):
+        return "a kernel computes it"
+    return _floating(graph, m)
+
+
+_NORMS = {"instance-norm", "group-norm"}
+
+#: On GPUs normalisations over pixels have kernels of their own.
+LOWER_FOR_GPUS = rules_pass(
+    "lower", [replace(r, check=_no_group_kernel) if r.name in _NORMS else r for r in LOWER_RULES]
+)

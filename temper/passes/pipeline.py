@@ -17,7 +17,7 @@ from temper.passes.idioms import IDIOMS
 from temper.passes.integer import INTEGER
 from temper.passes.integer_operators import INTEGER_OPERATORS
 from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
-from temper.passes.lower import LOWER
+from temper.passes.lower import LOWER, LOWER_FOR_GPUS
 from temper.passes.manager import Log, Pass
 from temper.passes.merge_products import MERGE_PRODUCTS
 from temper.passes.normalization import NORMALIZATION
@@ -76,7 +76,8 @@ def quantizing(apply: Callable[[Graph, Log], None]) -> tuple[Pass, ...]:
 
 
 def for_gpus(passes: Sequence[Pass]) -> tuple[Pass, ...]:
-    """The pass list for GPUs: their tensor cores multiply signed codes, and halves as they are stored."""
-    left = [p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
+    """The pass list for GPUs: their tensor cores multiply signed codes, and halves as they are stored; some ops that
+    CPUs compute in parts have kernels."""
+    left = [LOWER_FOR_GPUS if p is LOWER else p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
     at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
     return (*left[:at], SIGNED, *left[at:])

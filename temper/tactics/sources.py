@@ -58,6 +58,7 @@ from temper.tactics.cuda.conv_pair import ConvPair
 from temper.tactics.cuda.conv_transpose import ConvTransposeDirect
 from temper.tactics.cuda.depthwise import ConvDirect
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
+from temper.tactics.cuda.group_norm import GroupNorm
 from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
@@ -148,6 +149,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         CudaAttention(),
         CudaAttentionInt8(),
         CudaLayerNorm(),
+        GroupNorm(),
         cuda_softmax.Softmax(),
         CudaSqueezeExcite(),
         Transpose(),

@@ -233,6 +233,8 @@ def _answered(
         "LogSoftmax",
         "LayerNormalization",
         "RMSNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
         "LpPool",
         "Resize",
     ):

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from temper.compile.triton import CUDA_ISAS
 from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike
 from temper.ir.evaluate import bind, evaluate_values
@@ -21,7 +22,7 @@ from temper.ir.opdef import AttrValue, Kind
 from temper.ir.ops import TABLE, make
 from temper.ir.types import TensorType
 from temper.passes.layout import LAYOUT
-from temper.passes.lower import LOWER
+from temper.passes.lower import LOWER, LOWER_FOR_GPUS
 from temper.passes.manager import Log, run_passes
 from temper.passes.partition import Region, computes, partition
 from temper.reference.formats import number
@@ -95,7 +96,7 @@ def subjects(case: Case, isa: str, variant: Variant) -> list[Subject]:
     if made is None:
         return []
     graph, feeds = made
-    run_passes(graph, (LAYOUT, LOWER))
+    run_passes(graph, (LAYOUT, LOWER_FOR_GPUS if isa in CUDA_ISAS else LOWER))
     graph.prune()
     if variant.program:
         if not _append_program(graph, feeds, rng):

@@ -311,7 +311,7 @@ class Reduce:
         after += _reduced(w.op, "total") + finish
         stage = Stage(before, blocks * splits, p["warps"], 2)
         return kernel_of(
-            w, entry, about, inputs, sizes, after, helpers=helpers, grid=blocks, warps=4, before=stage,
+            w, entry, about, inputs, sizes, after, helpers=helpers, grid=blocks, warps=4, before=(stage,),
             scratch=outputs * (splits * parts * itemsize(acc)),
         )  # fmt: skip
 

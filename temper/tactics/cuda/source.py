@@ -45,7 +45,7 @@ def kernel_of(
     helpers: str = "",
     warps: int = 4,
     stages: int = 1,
-    before: Stage | None = None,
+    before: Sequence[Stage] = (),
     scratch: DimLike = 0,
     in_place: bool | None = None,
     results: Sequence[Parameter] = (),
@@ -53,8 +53,8 @@ def kernel_of(
     """A kernel whose `body` stores every result.
 
     inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls, each
-    preceded by two blank lines. before: a launch of its own, with the same pointers and constants. scratch: bytes that
-    all blocks share. in_place: as Kernel has it; by default of kernels with one result.
+    preceded by two blank lines. before: launches of their own, with the same pointers and constants. scratch: bytes
+    that all blocks share. in_place: as Kernel has it; by default of kernels with one result.
     results: pointers after those of the epilogue.
     """
     pointers = [*inputs, *epilogue_parameters(w.epilogue), *results]
@@ -70,7 +70,8 @@ def kernel_of(
         return TritonSource(text, name, signature, aligned, last.warps, last.stages)
 
     main = source(entry, Stage(body, grid, warps, stages), helpers + epilogue_helpers(w.epilogue))
-    sources = (main,) if before is None else (source(f"{entry}_parts", before, helpers), main)
+    sources = (*(source(f"{entry}_{i}", stage, helpers) for i, stage in enumerate(before)), main)
+    grids = (*(stage.grid for stage in before), grid)
     return TritonKernel(
         "\n\n".join(s.text for s in sources),
         tuple(s.entry for s in sources),
@@ -80,6 +81,6 @@ def kernel_of(
         in_place=len(w.epilogue.results) == 1 if in_place is None else in_place,
         triton=sources[0],
         then=sources[1:],
-        grid=grid if before is None else before.grid,
-        later=() if before is None else (grid,),
+        grid=grids[0],
+        later=grids[1:],
     )
