@@ -161,22 +161,25 @@ def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: 
     q, k, v, _ = operands
     b = _TYPICAL_BATCH if isinstance(q.b, Dim) else q.b
     s, keys = (_TYPICAL_KEYS if isinstance(d, Dim) else d for d in (q.s, k.s))
-    seen = 0.5 if integer_attr(w, "causal") and s > 1 else 1.0
+    seen = min(1.0, 0.5 + 0.5 * t.bn / keys) if integer_attr(w, "causal") and s > 1 else 1.0
     each = -(-b * q.heads * -(-s // t.bm) // _PROCESSORS)  # blocks of a processor
     steps = -(-keys // t.bn) * seen
     tile = {16: 0.3, 32: 0.45}.get(t.bm, 1.0) * rate
     width = q.room + v.room
-    computed = t.bm * t.bn * steps * (width / tile + step) * (1 + 12 / t.bn)
+    computed = t.bm * t.bn * steps * max(width / tile, step) * (1 + 4 / t.bn)
     read = size * (t.bn * steps * width + t.bm * q.room) / 42e9
-    # 8 warps keep a processor busy; a step of a lone block waits for its keys unless they were fetched ahead
-    busy = min(1.0, each * t.warps / 8)
-    late = 1.0 if t.stages > 1 or steps <= 1 else 1.25
-    if steps > 1 and t.bm * (t.bn + v.room) / (32 * t.warps) > 128:
-        late *= 1.3  # registers spill
-    waits = 0.8e-6 + 0.5e-6 * steps / min(t.stages, 2) + 0.2e-6 * (steps > 1)
+    # 6 warps keep a processor busy; a step waits for its keys, the less the earlier they were fetched
+    busy = min(1.0, each * t.warps / 6)
+    held = t.bm * (t.bn + v.room) / (32 * t.warps)  # numbers that a thread holds
+    late = (1.0 if t.warps <= 4 else 1.12) * (1.25 if held > 160 else 1.0)
+    if steps > 1:
+        late *= {1: 1.25, 2: 1.0 if t.bn >= 128 else 1.05, 3: 1.08 if t.bn >= 128 else 1.0}[t.stages]
+        late *= 1.5 if held > 128 else 1.0
+    waits = 0.6e-6 + steps * ({1: 0.55e-6, 2: 0.45e-6, 3: 0.35e-6}[t.stages] if steps > 1 else 0.3e-6) + 2e-9 * t.bm
     slots = (*w.inputs[:3], w.outputs[0])
     moved = sum(itemsize(x.type.dtype) * typical_count(x.type.shape, _TYPICAL_KEYS) for x in slots if x is not None)
-    return 1.5e-6 + max(each * max(computed, read) * late / busy, waits, moved / 2.5e12)
+    parts = each * computed * late / busy, each * read * late, waits, moved / 2.5e12
+    return 1.5e-6 + 0.8 * max(parts) + 0.2 * sum(parts)  # the largest hides most of the others
 
 
 class Attention:
@@ -201,7 +204,7 @@ class Attention:
     def predict(self, w: Workload, params: Params) -> float:
         size = _size(w)
         rate = {2: 1.6e12, 4: 1.0e12 if w.tf32 else 0.15e12}[size]
-        return predicted(w, _accepted(w), Tile.of(params), size, rate, 1.1e-10)
+        return predicted(w, _accepted(w), Tile.of(params), size, rate, 8.3e-11)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         q, k, v, out = operands = _accepted(w)

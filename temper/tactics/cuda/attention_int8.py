@@ -35,23 +35,30 @@ from temper.tactics.cuda.epilogue_triton import epilogue_declines
 _EXACT_FLOATS = (1 << 24) // (255 * 128)
 _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 
-#: 255 e^x for x <= 0 as a code; `whole` adds and takes away 1.5 * 2^23, which rounds half to even.
+#: Conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded half to even,
+#: in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
+#: weight_codes: 255 e^x for x <= 0 as a code. half: bytes as float16, 1024 + 128 added to them and taken away.
 _HELPERS = f"""
 
 
 @triton.jit
-def whole(x):
-    return (x + 12582912.0) - 12582912.0
+def small_to_float(x):
+    return (x + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0
 
 
 @triton.jit
 def weight_codes(x):
-    t = tl.maximum(x * {float(LOG2E)!r}, -16.0)
-    n = whole(t)
-    f = t - n
+    t = tl.maximum(x * {float(LOG2E)!r}, -16.0) + 12582912.0
+    f = tl.maximum(x * {float(LOG2E)!r}, -16.0) - (t - 12582912.0)
     p = 255.0 + f * ({float(P1)!r} + f * ({float(P2)!r} + f * {float(P3)!r}))
-    power = ((n.to(tl.int32) + 127) << 23).to(tl.float32, bitcast=True)
-    return whole(p * power)
+    power = ((t.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
+    return (p * power + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def half(x):
+    bits = ((x.to(tl.uint8, bitcast=True) ^ 128).to(tl.int16) & 255) | 0x6400
+    return bits.to(tl.float16, bitcast=True) - 1152.0
 """
 
 
@@ -77,7 +84,7 @@ class AttentionInt8:
     def predict(self, w: Workload, params: Params) -> float:
         t, operands = Tile.of(params), _accepted(w)
         keys = operands[1].s
-        twice = 1.0 if isinstance(keys, int) and keys <= t.bn else 1.6
+        twice = 1.0 if isinstance(keys, int) and keys <= t.bn else 1.5
         return predicted(w, operands, t, 1, 1.6e12 / twice, 1.4e-10 * twice)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
@@ -93,7 +100,7 @@ class AttentionInt8:
         step = f"""\
 codes = weight_codes(scores - base[:, None])
 total += tl.sum(codes, axis=1){whole}
-values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}).to(tl.float16)
+values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
 """
         if whole:
             step += f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
@@ -133,7 +140,9 @@ sums = tl.dot(queries, keys, out_dtype=tl.int32)
 """
     if zero:
         text += f"sums -= tl.sum(keys.to(tl.int32), axis=0)[None, :] * ({zero})\n"
-    text += f"scores = sums.to(tl.float32) * {float(np.float32(float(str(w.attr('scale')))))!r}\n"
+    small = k.d * 128 * (255 if zero else 128) < 1 << 22
+    exact = "small_to_float(sums)" if small else "sums.to(tl.float32)"
+    text += f"scores = {exact} * {float(np.float32(float(str(w.attr('scale')))))!r}\n"
     if mask is not None:
         text += f"scores += {mask_text(mask)}\n"
     seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if integer_attr(w, "causal") else "") if c]
