@@ -207,6 +207,7 @@ def _tanh_terms() -> list[Pattern]:
     sums: list[Pattern] = [op("Add", _X, op("Mul", near, c)) for c in cube]
     sums += [op("Add", _X, op("Mul", op("Mul", near, _X), op("Mul", _X, _X)))]
     sums += [op("Add", _X, op("Mul", op("Mul", near, op("Mul", _X, _X)), _X))]
+    sums += [op("Add", _X, op("Mul", _X, op("Mul", _X, op("Mul", near, _X))))]
     arguments: list[Pattern] = [op("Mul", root, s) for s in sums]
     grown = [op("Add", Const(near=1.0), op("Mul", near, s)) for s in _square(_X)]
     grown += [op("Add", Const(near=1.0), op("Mul", op("Mul", near, _X), _X))]

@@ -128,7 +128,12 @@ def cube_spread(n: Net, x: Value) -> Value:
     return n("Mul", x, n("Add", n.const(1.0), n("Mul", n("Mul", x, n.const(0.044715)), x)))
 
 
-@pytest.mark.parametrize("inner", [cube_pow, cube_mul, cube_spread])
+def cube_from_the_left(n: Net, x: Value) -> Value:
+    """As JAX writes x + c x^3."""
+    return n("Add", x, n("Mul", x, n("Mul", x, n("Mul", n.const(0.044715), x))))
+
+
+@pytest.mark.parametrize("inner", [cube_pow, cube_mul, cube_spread, cube_from_the_left])
 @pytest.mark.parametrize("outer", range(3))
 def test_gelu_tanh(inner: Callable[[Net, Value], Value], outer: int) -> None:
     n = Net()
