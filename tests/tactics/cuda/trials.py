@@ -44,6 +44,8 @@ _LONG = {"Recurrence": 5}
 
 #: Kernels a compiler process gets at once.
 _BATCH = 12
+#: In place of a tactic's name: what a run had no time for.
+_LEFT = "left"
 
 
 @dataclass(frozen=True)
@@ -110,12 +112,18 @@ class Outcome:
 
 
 def distinct(names: Sequence[str], isa: str) -> list[tuple[str, Trial]]:
-    """The trials of these ops, with their ops; of equal workloads the first."""
+    """The trials of these ops, with their ops; of equal workloads the first. One of each op and tactic comes before
+    the second of any, so that a run cut short has seen all."""
     seen: dict[tuple[str, str], tuple[str, Trial]] = {}
     for op in names:
         for t in trials(op, isa):
             seen.setdefault((t.subject.workload.key, t.tactic.name), (op, t))
-    return list(seen.values())
+    turn: Counter[tuple[str, str]] = Counter()
+    ranked = []
+    for op, t in seen.values():
+        ranked.append((turn[op, t.tactic.name], len(ranked), op, t))
+        turn[op, t.tactic.name] += 1
+    return [(op, t) for _, _, op, t in sorted(ranked, key=lambda r: r[:2])]
 
 
 def _compiled(chosen: Sequence[Trial], isa: str, jobs: int) -> Iterator[dict[str, DeviceFunction] | str]:
@@ -133,17 +141,26 @@ def _compiled(chosen: Sequence[Trial], isa: str, jobs: int) -> Iterator[dict[str
             return out
 
         parts = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
-        for made in pool.map(batch, parts):
-            yield from made
+        futures = [pool.submit(batch, part) for part in parts]
+        try:
+            for made in futures:
+                yield from made.result()
+        finally:  # whoever asks may have enough
+            for made in futures:
+                made.cancel()
 
 
-def on_device(names: Sequence[str], jobs: int) -> Iterator[Outcome]:
-    """Checks the kernels of these ops on this machine's GPU. Ends early where a kernel takes the context with it."""
-    gpu = Gpu()
+def on_device(names: Sequence[str], jobs: int, seconds: float) -> Iterator[Outcome]:
+    """Checks the kernels of these ops on this machine's GPU, until the time is up. Ends early where a kernel takes the
+    context with it."""
+    gpu, end = Gpu(), time.monotonic() + seconds
     stream = Stream(gpu)
     chosen = distinct(names, gpu.isa)
     codes = _compiled([t for _, t in chosen], gpu.isa, jobs)
-    for (op, t), code in zip(chosen, codes, strict=True):
+    for k, ((op, t), code) in enumerate(zip(chosen, codes, strict=True)):
+        if time.monotonic() > end:
+            yield Outcome(op, _LEFT, f"{len(chosen) - k} kernels were not reached", None)
+            break
         try:
             if isinstance(code, str):
                 wrong: str | None = code
@@ -158,15 +175,15 @@ def on_device(names: Sequence[str], jobs: int) -> Iterator[Outcome]:
             break
 
 
-def _share(names: Sequence[str], jobs: int) -> None:
+def _share(names: Sequence[str], jobs: int, seconds: float) -> None:
     """A process of its own: one line of JSON for every outcome."""
-    for outcome in on_device(names, jobs):
+    for outcome in on_device(names, jobs, seconds):
         print(json.dumps(asdict(outcome)), flush=True)
 
 
-def _shared_out(names: Sequence[str], shares: int, jobs: int) -> Iterator[Outcome]:
+def _shared_out(names: Sequence[str], shares: int, jobs: int, seconds: float) -> Iterator[Outcome]:
     """Outcomes of all shares, each run by a process with a context of its own."""
-    command = [sys.executable, "-m", "tests.tactics.cuda.trials", "--jobs", str(jobs), "--share"]
+    command = [sys.executable, "-m", "tests.tactics.cuda.trials", f"--jobs={jobs}", f"--seconds={seconds}", "--share"]
     running = [
         subprocess.Popen([*command, *names[i::shares]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for i in range(shares)
@@ -184,15 +201,17 @@ def main() -> None:
     parser.add_argument("ops", nargs="*")
     parser.add_argument("--share", action="store_true", help="one process: print outcomes as JSON")
     parser.add_argument("--jobs", type=int, default=0, help="compilers of a process at once")
+    parser.add_argument("--seconds", type=float, default=1e6, help="stop after so long, and say what is left")
     parser.add_argument("--record", type=Path, help="write what was run to this file")
     given = parser.parse_args()
     names, cores = given.ops or ops(), os.cpu_count() or 1
     if given.share:
-        _share(names, given.jobs or cores)
+        _share(names, given.jobs or cores, given.seconds)
         return
     start = time.perf_counter()
     shares = max(1, min(8, cores // 2, len(names)))
-    found = list(_shared_out(names, shares, given.jobs or max(1, cores // shares)))
+    outcomes = list(_shared_out(names, shares, given.jobs or max(1, cores // shares), given.seconds))
+    found, left = [o for o in outcomes if o.tactic != _LEFT], [o for o in outcomes if o.tactic == _LEFT]
     wrong = [o for o in found if o.wrong is not None]
     count, bad = Counter(o.tactic for o in found), Counter(o.tactic for o in wrong)
     print("\n".join(f"{o.name}: {o.wrong}" for o in wrong))
@@ -200,6 +219,7 @@ def main() -> None:
         covered = sorted({o.op for o in found if o.tactic == tactic})
         print(f"{tactic:26s} {count[tactic]:5d} kernels {bad[tactic]:4d} wrong, of {', '.join(covered)[:150]}")
     seconds = time.perf_counter() - start
+    print("\n".join(o.name for o in left))
     print(f"{len(found)} kernels of {len({o.op for o in found})} ops, {len(wrong)} wrong, {seconds:.0f} s")
     if given.record:
         gpu = Gpu()
@@ -211,6 +231,7 @@ def main() -> None:
             "kernels": len(found),
             "ops": sorted({o.op for o in found}),
             "by_tactic": dict(sorted(count.items())),
+            "left": [o.name for o in left],
             "wrong": [f"{o.name}: {o.wrong}" for o in wrong],
             "seconds": round(seconds),
         }
