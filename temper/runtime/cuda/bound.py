@@ -164,6 +164,14 @@ class CudaBound(Sized):
             return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
         return view(self._mirror, self._profile.offsets[t.ref.index] + offset, dtype, shape)
 
+    def fetch(self, r: Ref, nbytes: int) -> np.ndarray:
+        """Bytes of an argument once everything on the stream is done."""
+        self.stream.wait("reading a layer's results")
+        out = np.empty(nbytes, np.uint8)
+        if nbytes:
+            self.gpu.driver("cuMemcpyDtoH", out.ctypes.data, self.address(r), nbytes)
+        return out
+
     def prepare(self) -> None:
         """Makes the graphs now rather than in the first run."""
         for s in self.steps:

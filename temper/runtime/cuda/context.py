@@ -12,7 +12,7 @@ from temper.config import knob
 from temper.errors import InputError, PlanError, TemperError
 from temper.plan.cubins import from_archive
 from temper.plan.format import Binding, Plan, value_of
-from temper.runtime.binding import Bound, Shapes, choose_profile, solve
+from temper.runtime.binding import Shapes, choose_profile, solve
 from temper.runtime.cuda.arrays import DeviceArray, check_open
 from temper.runtime.cuda.bound import CudaBound, Place, Watch, arena_bytes
 from temper.runtime.cuda.driver import Gpu, Memory, Stream, runs_on
@@ -106,8 +106,17 @@ class CudaContext(Context):
         if self.stream.owned or not self.stream.capturing:
             self.stream.wait(f"running '{launch.label}'")
 
-    def prepare(self, *args: Any, **named: Any) -> tuple[Bound, list[np.ndarray], list[Any]]:
-        raise TemperError("the steps of a GPU plan cannot be run one by one on the host")
+    def prepare(self, *args: Any, **named: Any) -> tuple[CudaBound, list[np.ndarray], list[Any]]:  # type: ignore[override]
+        """As Context.prepare: the plan bound to these inputs, which are on the device with room for outputs; the host's
+        arrays of both. `bound.steps` may then be run in order."""
+        given = [self._numpy_of(k, x) for k, x in enumerate(self._engine._arguments(args, named))]
+        self.gpu.enter()
+        bound = self._bound_for(tuple(a.shape for a in given))
+        for k, x in enumerate(given):
+            bound.point(k, self._moves.placed(k, x, False))
+        for k in range(len(given), len(bound.nbytes)):
+            bound.point(k, self._moves.staged(k, bound.nbytes[k]))
+        return bound, given, [np.empty(*s) for s in bound.fresh]
 
     def warm_up(self) -> None:
         """Loads kernels, takes memory and makes graphs for the sizes that every profile is tuned at."""

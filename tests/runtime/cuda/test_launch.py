@@ -20,6 +20,7 @@ from temper.runtime.cuda.driver import Gpu, runs_on
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.runtime.engine import Engine
 from temper.runtime.steps import Run
+from temper.runtime.trace import trace
 from temper.tactics.sources import cuda_tactics
 from tests.runtime.cuda.fake import CUgraphDependencyType, CUresult, FakeDriver
 
@@ -198,3 +199,14 @@ def test_a_machine_without_a_driver_says_so(plan: Plan) -> None:
             held(np.zeros((1, 4, 5, 5), np.float32))
     else:
         pytest.skip("this machine has a GPU")
+
+
+def test_steps_are_run_one_by_one_and_their_results_read(plan: Plan) -> None:
+    driver = FakeDriver()
+    engine = Engine(plan, gpu=Gpu(0, driver))
+    steps = list(trace(engine, {"x": np.ones((2, 4, 5, 5), np.float32)}))
+    launches = [x for s in plan.programs[0] for x in (s.launches if isinstance(s, Native) else ())]
+    assert len(driver.launches) == len(launches)
+    names = [n for s in steps for n in s.tensors]
+    assert len(names) == len(set(names)) >= 3
+    assert all(a.shape[0] == 2 and not a.any() for s in steps for a in s.tensors.values())
