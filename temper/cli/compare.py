@@ -46,7 +46,15 @@ def compare(
     from temper.cli.engines import random_feeds
     from temper.cli.files import is_plan, read_feeds
     from temper.cli.show import console, print_json
-    from temper.debug.deviation import bounds, compare_layers, condition_bound, difference, exponentials, magnitude
+    from temper.debug.deviation import (
+        bounds,
+        coarseness,
+        compare_layers,
+        condition_bound,
+        difference,
+        exponentials,
+        magnitude,
+    )
     from temper.errors import ConfigError
     from temper.ir.evaluate import evaluate_values
     from temper.runtime.binding import choose_profile, solve
@@ -73,7 +81,8 @@ def compare(
         dtype = engine.plan.outputs[k].dtype
         limit = wide.outputs[k]
         if peer is not None:
-            limit = min(limit, condition_bound(difference(peer[name], reference[name], dtype), dtype))
+            apart = condition_bound(difference(peer[name], reference[name], dtype), dtype)
+            limit = min(limit, apart * coarseness(engine.plan))
         if tolerance is not None:
             limit = tolerance
         pairs = [("temper", "reference", ours[name], reference[name])]

@@ -4,7 +4,8 @@ Errors are relative to the largest magnitude in the tensor (in a layer: also in 
 float rounding scales with the terms of a sum, not with what is left after they cancel. Bounds are those of
 tune/verify.py: a float32 dot product of n terms is off by about eps * sqrt(n) (Higham and Mary 2019), with the
 constants 2 and 8 that verification uses, plus 4 eps for every further elementwise op, times the tactic's own error
-factor (Winograd). Through a network errors add up along the longest path. An exponential turns the absolute error of
+factor (Winograd). A GPU may round operands of products to TF32, half or 8-bit floats: four units in the last place of
+that type more. Through a network errors add up along the longest path. An exponential turns the absolute error of
 its argument into a relative one, so it multiplies what comes in by its largest argument in the data at hand: twice for
 Softmax, whose result depends on differences, a quarter for Sigmoid.
 """
@@ -38,6 +39,8 @@ _EPS = {
     "complex64": 2.0**-23,
     "complex128": 2.0**-52,
 }
+#: what rounding a product's operands to a narrower type adds, by what its workload's key says
+_NARROW = (("float8", 2.0**-3), ("bfloat16", 2.0**-7), ("float16", 2.0**-10), ("|tf32", 2.0**-10))
 _EXPONENTIAL = {"Softmax": 2.0, "Exp": 1.0, "Tanh": 1.0, "Sigmoid": 0.25}
 
 
@@ -127,7 +130,8 @@ def bounds(plan: Plan, arguments: Mapping[str, tuple[str, float]]) -> Bounds:
         incoming *= max(
             [1.0, *(_EXPONENTIAL[op] * x for op, x in (arguments[o] for o in r["origin"] if o in arguments))]
         )
-        own.append(_own(r, best[r.get("profile", 0)]))
+        narrow = 4 * rounded(r) if plan.device != "cpu" else 0.0
+        own.append(narrow + _own(r, best[r.get("profile", 0)]))
         totals.append(incoming + own[-1])
     deepest = max(totals, default=_EPS["float32"])
     outputs = []
@@ -163,6 +167,17 @@ def _own(row: Mapping[str, Any], env: Mapping[str, int]) -> float:
     elements = max(1, math.prod(value_of(d, env) for d in shape))
     eps = max(_EPS.get(dtype, 0.0), _EPS["float32"] if dtype not in ("float64", "complex128") else 0.0)
     return eps * _factor(row["tactic"]) * (2 * math.sqrt(row["operations"] / elements) + 8 + 4 * len(row["nodes"]))
+
+
+def rounded(row: Mapping[str, Any]) -> float:
+    """What a region may lose by rounding operands of its products to a type narrower than float32; 0 for none."""
+    return next((eps for name, eps in _NARROW if name in row["workload"]), 0.0)
+
+
+def coarseness(plan: Plan) -> float:
+    """How many times as much as float32's the coarsest rounding of a plan is."""
+    rows = plan.report.get("regions", []) if plan.device != "cpu" else []
+    return max([1.0, *(rounded(r) / _EPS["float32"] for r in rows)])
 
 
 def _factor(label: str) -> float:

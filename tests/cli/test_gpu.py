@@ -12,6 +12,7 @@ import pytest
 from temper.cli.bench_gpu import measure_gpu
 from temper.cli.engines import random_feeds
 from temper.cli.roofline import roof_of
+from temper.debug.deviation import bounds, coarseness
 from temper.plan.format import read, write
 from temper.runtime.cuda.driver import Gpu
 from temper.runtime.engine import Engine
@@ -110,3 +111,15 @@ def test_bench_measures_what_the_driver_says(gpu_plan: Path) -> None:
     assert found["latency_ms"]["median"] == found["to_device_ms"] == found["to_host_ms"] == pytest.approx(0.25)
     assert found["calls"] >= 33 and found["throughput_qps"] == pytest.approx(found["calls"] / found["wall_s"])
     assert 0 < found["enqueue_ms"] < 1 and found["call_ms"] > 0
+
+
+def test_narrow_products_may_differ_more(gpu_plan: Path) -> None:
+    """By default products round their operands to TF32, 13 bits coarser than float32."""
+    plan = read(gpu_plan)
+    assert coarseness(plan) == 2.0**13
+    exact = [{**r, "workload": r["workload"].replace("|tf32", "")} for r in plan.report["regions"]]
+    strict = replace(plan, report={**plan.report, "regions": exact})
+    assert coarseness(strict) == 1.0
+    wide, narrow = bounds(plan, {}), bounds(strict, {})
+    products = [i for i, r in enumerate(plan.report["regions"]) if r["op"] in ("Conv", "MatMul")]
+    assert products and all(wide.rows[i] - narrow.rows[i] == pytest.approx(4 * 2.0**-10) for i in products)
