@@ -254,11 +254,11 @@ def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "") -> str
     if b.flat:
         return body + _FLAT.format(start=start, stop=stop)
     # a last step of a tap that goes beyond its channels
-    tail = "" if s.icg % b.bk == 0 else f"left = IC - {'step * BK' if s.flat else 'chunk'}\n    "
+    tail = "" if s.icg % b.bk == 0 else f"rest = IC - {'step * BK' if s.flat else 'chunk'}\n    "
     inside = _INSIDE if s.padded else ""
-    masks = [text for text, used in (("inside[:, None]", inside), ("(k < left)[None, :]", tail)) if used]
+    masks = [text for text, used in (("inside[:, None]", inside), ("(k < rest)[None, :]", tail)) if used]
     mask_a = f", mask={' & '.join(masks)}, other=0" if masks else ""
-    mask_b = ", mask=(k < left)[:, None], other=0" if tail else ""
+    mask_b = ", mask=(k < rest)[:, None], other=0" if tail else ""
     text = _ROWS if s.flat else _TAPS
     return body + text.format(start=start, stop=stop, tail=tail, inside=inside, mask_a=mask_a, mask_b=mask_b)
 

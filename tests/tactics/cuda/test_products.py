@@ -99,3 +99,13 @@ def test_few_channels_are_folded() -> None:
     packed, bias = tactic.prepack(w, tactic.candidates(w)[0], {1: weights})
     assert packed.shape == (16, 4, 4, 16) and packed.astype(int).sum() == weights.astype(int).sum() and not bias.any()
     assert "at most 8 bytes" in str(tactic.accepts(codes(32, (16, 16), 7, 0)))
+
+
+def test_cubin_where_channels_do_not_fill_the_steps() -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton is not installed: no GPU kernel can be compiled")
+    w, tactic = codes(16, (48, 16), 3, -128), ConvImplicitGemm()
+    params = next(p for p in tactic.candidates(w) if 48 % dict(p)["bk"] and dict(p)["split"] == 1)
+    kernel = tactic.generate(w, params, "border")
+    assert "table" in kernel.triton.text and "rest" in kernel.triton.text
+    assert compile_cubin(kernel.triton, "sm_80").frame == 0
