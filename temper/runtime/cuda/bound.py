@@ -101,7 +101,8 @@ class CudaBound(Sized):
         for s in self.program:
             self.steps.append(self.call(s) if isinstance(s, Native) else DeviceHostCall(s, self))
         #: the run of launches, where that is all there is
-        self.single = self.steps[0] if len(self.steps) == 1 and not self.copies else None
+        only = self.steps[0] if len(self.steps) == 1 and not self.copies else None
+        self.single = only if isinstance(only, DeviceCall) else None
 
     def call(self, segment: Native) -> DeviceCall:
         """What runs these launches."""

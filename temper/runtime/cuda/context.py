@@ -227,7 +227,7 @@ class CudaContext(Context):
     ) -> None:
         """Puts the steps on the stream. given, late: host arrays among inputs and outputs, which host steps use."""
         if bound.single is not None and bound.watch is None and not direct:
-            bound.single.run()  # type: ignore[call-arg]
+            bound.single.run()
             return
         arrays: list[Any] = [x if isinstance(x, np.ndarray) else None for x in given]
         for i in bound.host_inputs:
