@@ -103,6 +103,8 @@ def bench(
     own = "" if is_plan(engine_file) or sizes == [0] else ",".join(map(str, sizes))
     engine = open_engine(engine_file, threads, effort=effort, batch=own, device=device)
     on_gpu = engine.plan.device != "cpu"
+    # where sizes depend on data there is no graph to replay, and calls are timed as on a CPU
+    graphs = engine._shared is not None and not engine._shared.late
     if peers and on_gpu:
         raise ConfigError("--vs compares with engines on the CPU, and this plan runs on a GPU")
     head = {"file": str(engine_file), "threads": engine.threads, "device": engine.device_name}
@@ -111,7 +113,7 @@ def bench(
         feeds = random_feeds(engine, size)
         for count in counts:
             how = {"streams": count, "duration": duration, "warmup": warmup / 1e3, "iterations": iterations}
-            if on_gpu:
+            if graphs:
                 from temper.cli.bench_gpu import measure_gpu
 
                 found = measure_gpu(engine, feeds, **how)  # type: ignore[arg-type]
@@ -191,7 +193,8 @@ def measure(
         if not isinstance(e, threading.BrokenBarrierError):
             raise e
     wall = max(end for _, end in ends) - min(begin for begin, _ in ends)
-    return Measured(tuple(latencies), wall, enqueue_seconds(engine, arrays))
+    enqueue = enqueue_seconds(engine, arrays) if engine.plan.device == "cpu" else None
+    return Measured(tuple(latencies), wall, enqueue)
 
 
 def enqueue_seconds(engine: Engine, arrays: Sequence[np.ndarray]) -> float | None:
