@@ -29,7 +29,7 @@ from benchmarks.transformer_bert import BERT_BASE, bert
 from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
 from temper.peers import interleaved, pin
-from temper.plan.format import to_bytes
+from temper.plan.file import to_bytes
 from temper.runtime.engine import Engine
 
 Range = tuple[int, int, int]

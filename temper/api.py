@@ -83,7 +83,7 @@ def build(
     Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, DataError, BuildError.
     """
     from temper.builder import build_plan
-    from temper.plan.format import write
+    from temper.plan.file import write
     from temper.runtime.machine import cores
 
     if precision not in (*PRECISIONS, "int8", "fp8"):
@@ -189,6 +189,6 @@ def load(path: str | os.PathLike[str], *, threads: int | None = None, device: st
 
 def save(engine: Engine, path: str | os.PathLike[str]) -> None:
     """Writes an engine's plan."""
-    from temper.plan.format import write
+    from temper.plan.file import write
 
     write(engine.plan, path)

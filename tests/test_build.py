@@ -16,7 +16,7 @@ import temper
 from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
 from temper.errors import ConfigError, InputError, ShapeError
-from temper.plan.format import to_bytes
+from temper.plan.file import to_bytes
 
 
 def weights(name: str, *shape: int) -> onnx.TensorProto:

@@ -20,7 +20,8 @@ from temper.ir.graph import Graph
 from temper.ir.ops import make
 from temper.ir.portable import from_bytes
 from temper.ir.types import TensorType
-from temper.plan.format import Launch, Native, Plan, to_bytes
+from temper.plan.file import to_bytes
+from temper.plan.format import Launch, Native, Plan
 from tests.test_build import block_model, image, oracle, weights
 
 n = oh.make_node

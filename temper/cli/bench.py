@@ -238,7 +238,7 @@ def _pin(engine_file: Path, threads: int) -> int:
     from temper.runtime.machine import cores
 
     if not threads and is_plan(engine_file):
-        from temper.plan.format import read
+        from temper.plan.file import read
 
         threads = read(engine_file).threads
     threads = min(threads or cores(), cores())

@@ -123,7 +123,7 @@ def build(
     from temper.cli.summary import summarize, summary_table
     from temper.config import BuildConfig, Profile, kept_wide
     from temper.errors import ConfigError
-    from temper.plan.format import write
+    from temper.plan.file import write
     from temper.runtime.machine import cores
 
     if is_plan(model):

@@ -42,7 +42,7 @@ def inspect(
     from temper.cli.show import console, print_json
     from temper.cli.summary import summarize, summary_table
     from temper.errors import ConfigError
-    from temper.plan.format import read
+    from temper.plan.file import read
 
     if not is_plan(file):
         if layers or tactics or memory or reasons or svg is not None:

@@ -11,7 +11,7 @@ import typer
 def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)]) -> None:
     """Check every byte of a plan against its SHA-256 sums, its memory layout, and whether this machine can run it."""
     from temper.errors import PlanError
-    from temper.plan.format import verify as verify_file
+    from temper.plan.file import verify as verify_file
     from temper.plan.memory_check import plan_faults
     from temper.runtime.engine import check_machine
 

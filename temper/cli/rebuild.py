@@ -40,7 +40,7 @@ def rebuild(
     from temper.cli.summary import summarize, summary_table
     from temper.config import BuildConfig, Profile
     from temper.ir.portable import from_bytes
-    from temper.plan.format import read, write
+    from temper.plan.file import read, write
 
     plan = read(old)
     graph = from_bytes(plan.graph)

@@ -14,7 +14,7 @@ import numpy as np
 
 from temper.dtypes import ML_FLOATS, storage
 from temper.errors import ConfigError, InputError, PlanError, TemperError
-from temper.plan import format as plan_format
+from temper.plan import file as plan_file
 from temper.plan.format import Binding, DimText, Native, Plan, Profile
 from temper.runtime import machine
 from temper.runtime.binding import (
@@ -153,12 +153,12 @@ class Engine:
         """Map a plan file, check it, and make an engine. PlanError names the damaged section, missing CPU flags or
         other version.
         """
-        return cls(plan_format.read(path), threads=threads, spin_us=spin_us, device=device)
+        return cls(plan_file.read(path), threads=threads, spin_us=spin_us, device=device)
 
     @classmethod
     def from_bytes(cls, data: bytes | memoryview, *, threads: int | None = None, spin_us: int | None = None) -> Engine:
         """As `load`, from the bytes of a plan file."""
-        return cls(plan_format.from_bytes(data), threads=threads, spin_us=spin_us)
+        return cls(plan_file.from_bytes(data), threads=threads, spin_us=spin_us)
 
     @property
     def _shared(self) -> CudaPlan | None:

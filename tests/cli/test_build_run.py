@@ -12,7 +12,7 @@ import pytest
 import temper as package
 from temper.cli.sizes import parse_profiles, parse_range, parse_shapes
 from temper.errors import ConfigError
-from temper.plan.format import read
+from temper.plan.file import read
 from tests.commands import Run
 
 

@@ -13,7 +13,7 @@ from temper.cli.bench_gpu import measure_gpu
 from temper.cli.engines import random_feeds
 from temper.cli.roofline import roof_of
 from temper.debug.deviation import bounds, coarseness
-from temper.plan.format import read, write
+from temper.plan.file import read, write
 from temper.runtime.cuda.driver import Gpu
 from temper.runtime.engine import Engine
 from tests.commands import Run

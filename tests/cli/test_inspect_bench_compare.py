@@ -14,7 +14,8 @@ import pytest
 from temper.cli.graph_svg import Box, draw
 from temper.cli.latency import median, percentile
 from temper.debug.deviation import difference
-from temper.plan.format import Native, read, write
+from temper.plan.file import read, write
+from temper.plan.format import Native
 from tests.commands import Run
 from tests.passes.test_integer_import import Writer
 

@@ -16,7 +16,7 @@ from temper.frontends.onnx import import_onnx
 from temper.frontends.onnx.problems import UnsupportedNodesError
 from temper.ir.evaluate import evaluate
 from temper.ir.text import constants_of, parse, to_text
-from temper.plan import format as plan_format
+from temper.plan import file as plan_file
 from temper.plan.format import HostStep
 from temper.runtime.trace import trace
 from tests.frontends.models import NODE, model
@@ -30,7 +30,7 @@ def agrees(proto: Any, many: list[Feeds], timing_cache: Path, **options: Any) ->
     again = parse(to_text(graph), constants_of(graph))
     assert again.hash() == graph.hash()
     built = temper.build(proto, threads=1, effort=0, cache=timing_cache, **options)
-    engine = temper.Engine.from_bytes(plan_format.to_bytes(built.plan))
+    engine = temper.Engine.from_bytes(plan_file.to_bytes(built.plan))
     session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
     for feeds in many:
         want = session.run(None, feeds)

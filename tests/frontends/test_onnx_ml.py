@@ -428,7 +428,7 @@ def test_string_normalizer() -> None:
 def test_string_constants_are_kept_in_a_plan(timing_cache: Any, tmp_path: Any) -> None:
     from temper.builder import build_plan
     from temper.config import BuildConfig
-    from temper.plan.format import read, write
+    from temper.plan.file import read, write
     from temper.runtime.engine import Engine
 
     x = words("水", "", "no", "fig")

@@ -10,7 +10,7 @@ import pytest
 
 import temper as package
 from temper.errors import ConfigError, DataError
-from temper.plan.format import read
+from temper.plan.file import read
 from temper.runtime.machine import cpu_flags
 from tests.commands import Run
 from tests.precision.conftest import pictures

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import temper
-from temper.plan import format as plan_format
+from temper.plan import file as plan_file
 from tests.runtime.handmade import expected, host_plan, make_plan
 
 PROGRAM = """
@@ -33,6 +33,7 @@ ALLOWED = {
     "temper.errors",
     "temper.plan",
     "temper.plan.container",
+    "temper.plan.file",
     "temper.plan.format",
     "temper.ir",
     "temper.ir.dims",
@@ -52,8 +53,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runtime_needs_numpy_only(bare: Path, tmp_path: Path) -> None:
-    plan_format.write(make_plan(), tmp_path / "a.plan")
-    plan_format.write(host_plan(), tmp_path / "host.plan")
+    plan_file.write(make_plan(), tmp_path / "a.plan")
+    plan_file.write(host_plan(), tmp_path / "host.plan")
     x = np.random.default_rng(0).standard_normal((5, 16)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
     done = subprocess.run(

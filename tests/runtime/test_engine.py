@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from temper.errors import InputError, PlanError, TemperError
-from temper.plan import format as plan_format
+from temper.plan import file as plan_file
 from temper.plan.format import Binding, Copy, HostStep, Launch, Native, Profile, Ref, TypedRef
 from temper.runtime import machine
 from temper.runtime.engine import Engine
@@ -58,7 +58,7 @@ def test_threads_are_limited_to_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_load_and_from_bytes(tmp_path: Path) -> None:
-    plan_format.write(make_plan(), tmp_path / "a.plan")
+    plan_file.write(make_plan(), tmp_path / "a.plan")
     for e in (Engine.load(tmp_path / "a.plan"), Engine.from_bytes((tmp_path / "a.plan").read_bytes())):
         assert np.array_equal(e(batch(3)), expected(batch(3)))
     with pytest.raises(PlanError, match=r"b\.plan"):
@@ -67,9 +67,9 @@ def test_load_and_from_bytes(tmp_path: Path) -> None:
 
 def test_a_mapped_plan_survives_deletion_and_replacement(tmp_path: Path) -> None:
     path = tmp_path / "a.plan"
-    plan_format.write(make_plan(), path)
+    plan_file.write(make_plan(), path)
     e = Engine.load(path)
-    plan_format.write(trivial_plan(), path)
+    plan_file.write(trivial_plan(), path)
     assert np.array_equal(e(batch(3)), expected(batch(3)))
     path.unlink()
     assert np.array_equal(e(batch(4)), expected(batch(4)))

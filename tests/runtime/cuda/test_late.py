@@ -11,7 +11,8 @@ import pytest
 from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
 from temper.errors import InputError, TemperError
-from temper.plan.format import HostStep, Native, Plan, from_bytes, to_bytes
+from temper.plan.file import from_bytes, to_bytes
+from temper.plan.format import HostStep, Native, Plan
 from temper.runtime.cuda.driver import Gpu
 from temper.runtime.engine import Engine
 from tests.runtime.cuda.emulate import Emulator, recording

@@ -13,7 +13,8 @@ from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
 from temper.errors import ConfigError, DeviceError, PlanError, TemperError
 from temper.plan.cubins import DeviceFunction, from_archive, to_archive
-from temper.plan.format import Native, Plan, from_bytes, to_bytes
+from temper.plan.file import from_bytes, to_bytes
+from temper.plan.format import Native, Plan
 from temper.runtime.cuda.bound import DeviceHostCall
 from temper.runtime.cuda.context import CudaContext
 from temper.runtime.cuda.driver import Gpu, runs_on
