@@ -18,6 +18,7 @@ from temper.reference import REFERENCES
 from temper.tactics.base import Params, Slot, Tactic, Workload
 from temper.tactics.cuda.attention import Attention
 from temper.tactics.cuda.attention_int8 import AttentionInt8
+from temper.tactics.cuda.group_norm import GroupNorm
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.norm import LayerNorm
 from temper.tactics.cuda.reduce import Reduce
@@ -53,6 +54,13 @@ def norm(rows: int, isa: str = "sm_90") -> Workload:
     return Workload("LayerNormalization", attrs, slots, constant, (x,), _stored("float16", 2), isa, 1, (0,))
 
 
+def groups(isa: str = "sm_90") -> Workload:
+    x, scale = Slot(TensorType("float16", (2, 64, 64, 320))), Slot(TensorType("float32", (320,)))
+    slots, constant = (x, scale, scale), (False, True, True)
+    attrs = (("channels_last", 1), ("epsilon", 1e-5), ("num_groups", 32))
+    return Workload("GroupNormalization", attrs, slots, constant, (x,), _stored("float16", 4), isa, 1, (0,))
+
+
 def mean(isa: str = "sm_90") -> Workload:
     x, y = (Slot(TensorType("float32", shape)) for shape in ((4, 1 << 20), (4, 1)))
     attrs = (("axes", (1,)), ("keepdims", 1))
@@ -72,6 +80,7 @@ def test_no_level_spills(isa: str) -> None:
         (Attention(), bert(32, isa=isa)),
         (AttentionInt8(), bert(32, "int8", isa)),
         (LayerNorm(), norm(4096, isa)),
+        (GroupNorm(), groups(isa)),
         (Reduce(), mean(isa)),
     )
     for tactic, w in subjects:
