@@ -362,7 +362,8 @@ def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -
         bounds = [b + n for b, n in zip(bounds, next_one, strict=True)]
     first = len(w.epilogue.operands)
     for k, instr in enumerate(w.epilogue.instrs):
-        if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or first + k in w.epilogue.results:
+        used = any(first + k in later.args for later in w.epilogue.instrs[k + 1 :])
+        if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or not used:
             continue
         for delta in (4 * _EPS, -4 * _EPS):
             moved = epilogue_reference(w.epilogue, operands, (first + k, delta))
