@@ -60,7 +60,8 @@ class _Direct:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         g = self._window(w)
-        found = blockings(g, itemsize(_operands(w)[0].type.dtype), g.taps + 4)
+        live = g.taps if _terms(w) == 1 else min(g.taps, 9)
+        found = blockings(g, itemsize(_operands(w)[0].type.dtype), live + 4)
         return [b.params for b in sorted(found, key=lambda b: (self.predict(w, b.params), b.params))]
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -192,8 +193,8 @@ class ConvDirect(_Direct):
         return g
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        """Where there are many channels, a fallback for which few blockings will do: those of large tiles."""
+        """Where there are many terms, a fallback for which few blockings will do: those of large tiles."""
         found = super().candidates(w)
-        if _terms(w) <= 8:
+        if _terms(w) * self._window(w).taps <= 72:
             return found
         return sorted(found, key=lambda p: -Blocking.of(p).bm * Blocking.of(p).bn)[:3]
