@@ -116,7 +116,7 @@ class GroupNorm:
         columns = -(-channels // _width(channels))
         found = []
         for splits in (1, 4, 16, 64):
-            enough = not isinstance(images, Dim) and images * columns * splits > 8 * _PROCESSORS
+            enough = not isinstance(images, Dim) and images * columns * splits > 24 * _PROCESSORS
             short = not isinstance(pixels, Dim) and splits * 32 > pixels
             if splits > 1 and (splits * room > _JOINED or enough or short):
                 continue
