@@ -25,9 +25,8 @@ other parts count as much as its yes-or-no part says yes there.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 import numpy as np
 
@@ -37,10 +36,11 @@ from temper.precision.heads import Head, are_probabilities, logarithms
 _RIVALS = 4
 
 
-#: How much more often the whole is spoiled than one of its answers. Of a sequence between 1 and 2.5 times where it was
-#: counted, on text of 18 positions: changes come together, and some are lost again when repeated answers are joined.
-#: Of a map less often: neighbours say the same.
-WHOLE: Mapping[str, float] = MappingProxyType({"one": 1.0, "sequence": 1.5, "map": 0.5})
+#: How much more often a map is spoiled than one of its answers: less, since neighbours say the same.
+_MAP = 0.5
+
+#: Positions whose errors are pooled, at least.
+_FEW = 16
 
 #: Positions of a sample from which on its answers are a map, which no single one of them spoils.
 MAP = 65
@@ -55,7 +55,7 @@ class Bounds:
     are no answers, or `maps` where they are maps (dense answers, a detector's parts). If not, layers are kept in float
     until besides that loss + sqrt(turned / tested) is at most `aim`: the drop that a test of `tested` answers sees with
     one standard deviation of bad luck. Of a sequence the whole is what counts, and of a map what many of its answers
-    say together: see WHOLE.
+    say together: see Divergence.whole.
     """
 
     loss: float = 0.003
@@ -73,7 +73,7 @@ class Bounds:
 @dataclass(frozen=True)
 class Divergence:
     """Of one head. flips: answers that did change, of `answers` looked at; these two are counts. form: "one" answer a
-    sample, a "sequence" of a few or a "map" of many; values have it too."""
+    sample, a "sequence" of a few or a "map" of many; values have it too. positions: answers a sample."""
 
     head: str
     noise: float
@@ -86,6 +86,15 @@ class Divergence:
     form: str = "one"
     probabilities: bool = False
     tail: float = 0.0
+    positions: float = 1.0
+
+    @property
+    def whole(self) -> float:
+        """How much more often the whole is spoiled than one of its answers. Of a sequence as often as it has positions
+        if they change independently (counted 5 times on lines of 5 digits, 12 to 27 times on 16 letters), and once if
+        they change together (between 1 and 2.5 times on text of 18 positions, where repeated answers are joined):
+        what lies between on a scale of factors."""
+        return {"one": 1.0, "map": _MAP}.get(self.form, math.sqrt(self.positions))
 
     def over(self, bounds: Bounds) -> float:
         """Largest ratio of a measure to what is accepted: above 1 it is out of bounds."""
@@ -95,12 +104,11 @@ class Divergence:
             noise = bounds.values
         else:
             noise = bounds.shares if self.probabilities else bounds.answers
-        return max(WHOLE[self.form] * self.loss / bounds.loss, self.noise / noise)
+        return max(self.whole * self.loss / bounds.loss, max(1.0, self.whole) * self.noise / noise)
 
     def short(self, bounds: Bounds) -> float:
         """The same, of what is aimed at."""
-        whole = WHOLE[self.form]
-        luck = (whole * self.loss + math.sqrt(whole * self.turned / bounds.tested)) / bounds.aim
+        luck = (self.whole * self.loss + math.sqrt(self.whole * self.turned / bounds.tested)) / bounds.aim
         return max(self.over(bounds), luck)
 
     @property
@@ -121,6 +129,7 @@ class Divergence:
             "form": self.form,
             "probabilities": self.probabilities,
             "tail": self.tail,
+            "positions": self.positions,
         }
 
 
@@ -293,18 +302,22 @@ def _summary(name: str, noise: float, found: _Answers) -> Divergence:
         form,
         found.probabilities,
         float(np.percentile(information, 99)),
+        len(flipped) / max(1, found.samples),
     )
 
 
 def _chances(margins: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Probability that a rival passes the answer, by the spread of errors where margins are small: confident answers
-    often come with larger numbers and so with larger errors, which decide nothing.
+    often come with larger numbers and so with larger errors, which decide nothing; or with smaller ones, where they
+    saturate what comes before.
 
-    margins, errors: [positions, rivals]; the spread of errors is pooled over positions in the lower half of margins.
+    margins, errors: [positions, rivals]; the spread of errors is pooled over positions in the lower half of margins, or
+    over the least tenth of them where that is more.
     """
-    nearest = margins[:, 0]
-    near = errors[nearest <= np.median(nearest)]
-    spread = math.sqrt(float((near**2).mean()))
+    order = np.argsort(margins[:, 0], kind="stable")
+    middle = -(-len(order) // 2)
+    half, tenth = (errors[order[:n]] for n in (middle, min(middle, max(_FEW, len(order) // 10))))
+    spread = math.sqrt(max(float((half**2).mean()), float((tenth**2).mean())))
     if spread == 0.0:
         return np.zeros_like(margins)
     return _normal_tail(margins / spread)

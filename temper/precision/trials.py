@@ -31,7 +31,7 @@ from temper.runtime.engine import Engine
 from temper.tune.select import Progress
 
 #: Rises when what is measured changes, so that values of earlier versions are not taken for it.
-_FORMAT = 6
+_FORMAT = 7
 
 #: Builds kept in memory: the float one, the best and the one in hand. Others are made again, from the timing cache.
 _KEPT = 3

@@ -183,3 +183,27 @@ def test_noise_of_probabilities_has_a_bound_of_its_own_and_is_kept_as_json() -> 
 )
 def test_shares_in_words(ratio: float, words: str) -> None:
     assert share(ratio) == words
+
+
+def test_errors_that_are_larger_in_doubt_are_not_missed() -> None:
+    """Nine in ten answers are sure and hardly disturbed; the tenth that are not sure change as often as they do."""
+    rng = np.random.default_rng(4)
+    x = np.zeros((4000, 2), np.float32)
+    doubtful = rng.random(len(x)) < 0.1
+    x[:, 0] = np.where(doubtful, rng.uniform(0, 1, len(x)), 20)
+    error = np.where(doubtful, 0.5, 0.01)[:, None] * rng.standard_normal(x.shape)
+    (found,) = Reference([CLASSES], [[x]]).compare([[x + error.astype(np.float32)]])
+    assert found.flips > 100
+    assert found.changed == pytest.approx(found.flips / found.answers, rel=0.3)
+
+
+def test_a_sequence_is_spoiled_more_often_than_one_of_its_answers() -> None:
+    x = _logits(64).reshape(4, 16, 10)
+    sequence = Head(0, "y", "classes", classes=2)
+    (found,) = Reference([sequence], [[x]]).compare([[_noisy(x, 0.05)]])
+    (one,) = Reference([CLASSES], [[x.reshape(64, 10)]]).compare([[_noisy(x, 0.05).reshape(64, 10)]])
+    assert found.form == "sequence" and found.positions == 16 and found.whole == 4
+    assert found.loss == pytest.approx(one.loss) and one.whole == 1
+    bounds = Bounds()
+    assert found.over(bounds) == pytest.approx(4 * max(found.loss / bounds.loss, found.noise / bounds.answers))
+    assert one.over(bounds) == pytest.approx(max(one.loss / bounds.loss, one.noise / bounds.answers))
