@@ -107,6 +107,47 @@ def mask_at(slot: Slot, symbols: tuple[str, ...]) -> str:
     return "(" + " + ".join(terms) + ")"
 
 
+def query_blocks(q: Heads) -> Sequence[int]:
+    """Queries of a block worth trying: none much longer than there are."""
+    return [n for n in _BLOCKS if isinstance(q.s, Dim) or n < q.s + 16] or [_BLOCKS[0]]
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A kernel's pointer arguments, and the macros of shapes, places and attributes that its template reads.
+
+    epilogue: position of the first pointer of the epilogue.
+    """
+
+    refs: tuple[ArgRef, ...]
+    epilogue: int
+    macros: Mapping[str, int | str]
+
+
+def arguments(w: Workload, operands: Sequence[Heads], entry: str, qb: int) -> Arguments:
+    """Of any attention. operands: as `operands_of` gives them."""
+    q, k, v, out = operands
+    symbols, mask = w.symbols, w.inputs[3] if len(w.inputs) > 3 else None
+    refs: list[ArgRef] = [("input", 0), ("input", 1), ("input", 2), ("output", 0)]
+    if mask is not None:
+        refs.append(("input", 3))
+    first = len(refs)
+    refs += [*epilogue_args(w.epilogue), ("workspace", 0)]
+    channels = out.d * (out.heads if out.letter == "r" else 1)
+    out_pix = Heads(out.b, out.heads, out.s, 0, out.letter, 1)
+    return Arguments(tuple(refs), first, {
+        "ENTRY": entry, "BATCH": c_dim(q.b, symbols), "SQ": c_dim(q.s, symbols), "SK": c_dim(k.s, symbols),
+        "HEADS": q.heads, "KV_HEADS": k.heads, "D": q.d, "E": v.d, "QB": qb,
+        "MR": 8 if ISAS[w.isa].registers > 16 else 4, "LDQ": c_dim(q.row, symbols), "LDK": c_dim(k.row, symbols),
+        "LDV": c_dim(v.row, symbols), "OLD": w.outputs[0].row_stride or channels,
+        "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
+        "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
+        "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else mask_at(mask, symbols),
+        "SCALE": literal(w.attr("scale")), "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
+        "P_OUT": 3, "P_MASK": 4, "P_WS": len(refs) - 1,
+    })  # fmt: skip
+
+
 class Attention:
     """Parameters. qb, kb: queries and keys of a block. packv: values of a head are copied into dense rows."""
 
@@ -119,7 +160,6 @@ class Attention:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         q, k, _, _ = _accepted(w)
-        blocks = [n for n in _BLOCKS if isinstance(q.s, Dim) or n < q.s + 16] or [_BLOCKS[0]]
         width, keys = 2 * ISAS[w.isa].lanes, k.s
         if not isinstance(keys, Dim):
             whole = -(-keys // width) * width
@@ -127,7 +167,10 @@ class Attention:
         else:
             key_blocks = set(_KEY_BLOCKS)
         params: list[Params] = [
-            (("qb", qb), ("packv", v), ("kb", kb)) for qb in blocks for v in (0, 1) for kb in sorted(key_blocks)
+            (("qb", qb), ("packv", v), ("kb", kb))
+            for qb in query_blocks(q)
+            for v in (0, 1)
+            for kb in sorted(key_blocks)
         ]
         return sorted(params, key=lambda p: self.predict(w, p))
 
@@ -145,36 +188,20 @@ class Attention:
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         q, k, v, out = _accepted(w)
-        p, symbols, lanes = dict(params), w.symbols, ISAS[w.isa].lanes
-        mask = w.inputs[3] if len(w.inputs) > 3 else None
-        args: list[ArgRef] = [("input", 0), ("input", 1), ("input", 2), ("output", 0)]
-        if mask is not None:
-            args.append(("input", 3))
-        first = len(args)
-        args += [*epilogue_args(w.epilogue), ("workspace", 0)]
-        channels = out.d * (out.heads if out.letter == "r" else 1)
-        out_pix = Heads(out.b, out.heads, out.s, 0, out.letter, 1)
+        p, lanes = dict(params), ISAS[w.isa].lanes
+        own = arguments(w, (q, k, v, out), entry, p["qb"])
+        late = len(w.inputs) < 4 or w.inputs[3] is None
         text = defines({
-            "ENTRY": entry, "BATCH": c_dim(q.b, symbols), "SQ": c_dim(q.s, symbols), "SK": c_dim(k.s, symbols),
-            "HEADS": q.heads, "KV_HEADS": k.heads, "D": q.d, "E": v.d, "QB": p["qb"], "PACKV": p["packv"],
-            "KB": p["kb"], "LDS": p["kb"] + 16,
-            "MR": 8 if ISAS[w.isa].registers > 16 else 4, "LDQ": c_dim(q.row, symbols), "LDK": c_dim(k.row, symbols),
-            "LDV": c_dim(v.row, symbols), "OLD": w.outputs[0].row_stride or channels,
-            "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
-            "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
-            "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else mask_at(mask, symbols),
-            "SCALE": literal(w.attr("scale")),
-            "LATE": int(mask is None and float(str(w.attr("scale"))) > 0),
-            "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
-            "P_OUT": 3, "P_MASK": 4, "P_WS": len(args) - 1,
+            **own.macros, "PACKV": p["packv"], "KB": p["kb"], "LDS": p["kb"] + 16,
+            "LATE": int(late and float(str(w.attr("scale"))) > 0),
         })  # fmt: skip
         width, columns = 2 * lanes, -(-v.d // lanes) * lanes
         floats = ceil_div(k.s, width) * (width * q.d) + p["qb"] * (p["kb"] + 16 + columns)
         if p["packv"]:
             floats = k.s * columns + floats
         before, after = template_text("vec.h", "vmath.h", "lanes.h"), template_text("attention.h", "attention.c")
-        source = before + text + workload_epilogue_c(w, first) + after
-        return Kernel(source, (entry,), tuple(args), symbols, floats * 4, in_place=False)
+        source = before + text + workload_epilogue_c(w, own.epilogue) + after
+        return Kernel(source, (entry,), own.refs, w.symbols, floats * 4, in_place=False)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()

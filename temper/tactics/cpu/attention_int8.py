@@ -12,14 +12,12 @@ import numpy as np
 
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, ceil_div
-from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.attention import Heads, integer_attr, mask_at, operands_of
-from temper.tactics.cpu.instructions import literal
-from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
-from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.base import Kernel, Params, Workload
+from temper.tactics.cpu.attention import Heads, arguments, integer_attr, operands_of, query_blocks
+from temper.tactics.cpu.render import STORED, anchor_declines, template_text, workload_epilogue_c
+from temper.tactics.cpu.source import defines
 
 _TYPICAL = 128
-_BLOCKS = (16, 32, 64)
 _INPUTS = {"uint8": "uint8_t", "int8": "int8_t"}
 
 
@@ -52,8 +50,7 @@ class AttentionInt8:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         q = _accepted(w)[0]
-        blocks = [n for n in _BLOCKS if isinstance(q.s, Dim) or n < q.s + 16] or [_BLOCKS[0]]
-        params: list[Params] = [(("qb", qb),) for qb in blocks]
+        params: list[Params] = [(("qb", qb),) for qb in query_blocks(q)]
         return sorted(params, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -67,39 +64,24 @@ class AttentionInt8:
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         q, k, v, out = _accepted(w)
-        qb, symbols, lanes = dict(params)["qb"], w.symbols, ISAS[w.isa].lanes
+        qb, lanes = dict(params)["qb"], ISAS[w.isa].lanes
         x, mask = w.inputs[0], w.inputs[3] if len(w.inputs) > 3 else None
         assert x is not None
-        args: list[ArgRef] = [("input", 0), ("input", 1), ("input", 2), ("output", 0)]
-        if mask is not None:
-            args.append(("input", 3))
-        first = len(args)
-        args += [*epilogue_args(w.epilogue), ("workspace", 0)]
-        channels = out.d * (out.heads if out.letter == "r" else 1)
-        out_pix = Heads(out.b, out.heads, out.s, 0, out.letter, 1)
+        own = arguments(w, (q, k, v, out), entry, qb)
         per, zero = 4 if _bytes(w) else 2, integer_attr(w, "zero_point")
         flip = x.type.dtype == "int8"
         text = defines({
-            "ENTRY": entry, "BATCH": c_dim(q.b, symbols), "SQ": c_dim(q.s, symbols), "SK": c_dim(k.s, symbols),
-            "HEADS": q.heads, "KV_HEADS": k.heads, "D": q.d, "E": v.d, "QB": qb, "BYTES": int(per == 4),
-            "in_t": _INPUTS[x.type.dtype], "FLIP": int(flip), "ZERO_POINT": f"({zero})",
-            "OFFSET": f"({zero + 128 * flip if per == 4 else 0})",
-            "MR": 8 if ISAS[w.isa].registers > 16 else 4, "LDQ": c_dim(q.row, symbols), "LDK": c_dim(k.row, symbols),
-            "LDV": c_dim(v.row, symbols), "OLD": w.outputs[0].row_stride or channels,
-            "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
-            "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
-            "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else mask_at(mask, symbols),
+            **own.macros, "BYTES": int(per == 4), "in_t": _INPUTS[x.type.dtype], "FLIP": int(flip),
+            "ZERO_POINT": f"({zero})", "OFFSET": f"({zero + 128 * flip if per == 4 else 0})",
             "MASK_ROWS": int(mask is not None and mask.type.rank > 1 and mask.type.shape[-2] != 1),
-            "SCALE": literal(w.attr("scale")), "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
-            "P_OUT": 3, "P_MASK": 4, "P_WS": len(args) - 1,
         })  # fmt: skip
         width, words = ceil_div(k.s, 2 * lanes) * (2 * lanes), -(-q.d // per)
         size = qb * (width + 16) * 4 + width * (words + 1) * 4 + ceil_div(k.s, per) * (-(-v.d // lanes) * lanes * 4)
         size = size + qb * words * 4 + qb * (width + 64) * (4 // per)
         before = template_text("vec.h", "vmath.h", "lanes.h")
         after = template_text("attention.h", "attention_int8.c")
-        source = before + text + workload_epilogue_c(w, first) + after
-        return Kernel(source, (entry,), tuple(args), symbols, size, in_place=False)
+        source = before + text + workload_epilogue_c(w, own.epilogue) + after
+        return Kernel(source, (entry,), own.refs, w.symbols, size, in_place=False)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
