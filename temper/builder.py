@@ -175,7 +175,7 @@ class _Maker:
     def _tuned(
         self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
     ) -> _Tuned:
-        chosen, choices = _tune(self.tuner, parts, {s: r[1] for s, r in ranges.items()}, self.pool, others)
+        chosen, choices = _tune(self.tuner, parts, {s: r[1] for s, r in ranges.items()}, self.pool, others, log)
         first_row, self.rows = self.rows, self.rows + len(chosen)
         steps = [_step(part, choice, log) for part, choice in zip(chosen, choices, strict=True)]
         self.watch.lap("tune")
@@ -282,7 +282,7 @@ class _Cutter:
 
 
 def _tune(
-    tuner: Tuner, parts: _Parts, env: Mapping[str, int], pool: ConstantPool, others: Mapping[int, Variant]
+    tuner: Tuner, parts: _Parts, env: Mapping[str, int], pool: ConstantPool, others: Mapping[int, Variant], log: Log
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
     """Parts and a choice for every one that is not the host's, at the sizes `env`. A chain stands for its links where
     it takes less time.
@@ -296,7 +296,7 @@ def _tune(
             if choice is not None:
                 taken.setdefault(part.region.name, []).append(choice.candidate)
 
-    def task(part: Part) -> Task:
+    def task(part: Part, optional: bool = False) -> Task:
         def shares(c: Candidate) -> bool:
             packed = c.tactic.prepack(part.workload, c.params, _constants(part.region))
             return any(a.nbytes for a in packed) and all(map(pool.holds, packed))
@@ -316,17 +316,21 @@ def _tune(
             part.region.name,
             tuple((c.tactic, c.params) for c in also),
             shares if also else None,
+            optional,
         )
 
     tasks = [task(p) if p.reason is None else None for p in parts.parts]
-    together = [task(p) for p, _ in parts.chains]
+    together = [task(p, True) for p, _ in parts.chains]
     chosen = tuner.choose([t for t in (*tasks, *together) if t is not None])
     choices = [None if t is None else chosen[t.key] for t in tasks]
-    return _with_chains(parts, choices, [chosen[t.key] for t in together])
+    for t in together:
+        if t.key not in chosen:
+            log.did_not("chain", t.name, "every candidate kernel failed its check")
+    return _with_chains(parts, choices, [chosen.get(t.key) for t in together])
 
 
 def _with_chains(
-    parts: _Parts, choices: Sequence[Choice | None], together: Sequence[Choice]
+    parts: _Parts, choices: Sequence[Choice | None], together: Sequence[Choice | None]
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
     """Parts and choices with chains in the place of their last link, those that save most first."""
 
@@ -336,7 +340,7 @@ def _with_chains(
     saved = []
     for (chain, members), choice in zip(parts.chains, together, strict=True):
         apart = [choices[i] for i in members]
-        if all(c is not None for c in apart):
+        if choice is not None and all(c is not None for c in apart):
             total = sum(seconds(parts.parts[i], c) for i, c in zip(members, apart, strict=True) if c is not None)
             saved.append((total - seconds(chain, choice), members, chain, choice))
     at: dict[int, tuple[Part, Choice] | None] = {}

@@ -44,7 +44,8 @@ class Task:
     """A workload to tune with the data it needs: weights for prepacking and verification, and the sizes to tune at.
 
     also: candidates that take part whatever is predicted of them, such as another profile's choice. prefers: whether a
-    candidate's packed weights are in the plan already, so that it may be chosen before faster ones.
+    candidate's packed weights are in the plan already, so that it may be chosen before faster ones. optional: there is
+    no choice where every candidate fails its check, which is no error then.
     """
 
     workload: Workload
@@ -54,6 +55,7 @@ class Task:
     name: str
     also: tuple[tuple[Tactic, Params], ...] = ()
     prefers: Callable[[Candidate], bool] | None = None
+    optional: bool = False
 
     @property
     def sizes(self) -> str:
@@ -211,7 +213,7 @@ class Tuner:
     _refused: dict[str, str] = field(default_factory=dict)
 
     def choose(self, tasks: Sequence[Task]) -> dict[str, Choice]:
-        """One choice per distinct `Task.key`. BuildError where no tactic can do a workload."""
+        """One choice per distinct `Task.key`. BuildError where no tactic can do a workload that is not optional."""
         distinct = {t.key: t for t in tasks}
         contests = {key: self._contest(t) for key, t in distinct.items()}
         open_, done = {}, {}
@@ -228,12 +230,14 @@ class Tuner:
                     expected.discard(next(compiled))
                 self.progress("time", i, len(open_))
                 self._run(contest)
-                if not contest.ranking(self.cache):
+                if not contest.ranking(self.cache) and not contest.task.optional:
                     contests[key] = self._wider(contest)
         if open_:
             self.progress("time", len(open_), len(open_))
         shared = self._shared(contests, Counter(t.key for t in tasks))
         for key, contest in contests.items():
+            if contest.task.optional and not contest.ranking(self.cache):
+                continue
             done[key] = contest.result(self.cache, shared.get(key))
             self._tell(contest, done[key])
         return done

@@ -52,6 +52,9 @@ for start in tl.range(0, OC2, BN2, num_stages=STAGES2):
     v0 = tl.dot({codes}, second, out_dtype=tl.int32) + tl.load(bias2 + channel, mask=channel_ok, other=0)[None, :]
 """
 
+#: Steps that every device rounds alike. A code that is off by one between the products would be seen behind them.
+_EXACT = frozenset({"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant"})
+
 #: bm, bk, warps and stages of the first product; results of a step of the second, and the depth of its loop.
 _CHOICES = (
     (128, 64, 4, 3, 64, 2), (128, 64, 8, 3, 64, 2), (128, 64, 8, 3, 128, 2), (128, 64, 4, 4, 64, 1),
@@ -81,6 +84,8 @@ def _shapes(w: Workload) -> tuple[ConvShape, ConvShape] | str:
         return "what lies between are not signed codes"
     if any(o.kind not in ("channel", "scalar") for o in e.operands[1:]):
         return "what follows the first product reads more than a value a channel"
+    if inexact := sorted({i.op for i in e.instrs} - _EXACT):
+        return f"codes behind {', '.join(inexact)} may be off by one, which the second product would spread"
     return first, second
 
 

@@ -101,3 +101,15 @@ def test_declines_with_a_reason() -> None:
         "the second convolution is not 1x1, one pixel for one",
         "what follows the first product reads more than a value a channel",
     }
+
+
+def test_declines_codes_that_another_device_may_round_otherwise() -> None:
+    net = Net(6)
+    x = net("Relu", net.conv(net.input(1, 3, 9, 9), 32, 3))
+    x = net("Silu", net.conv(x, 32, 3))
+    net.graph.set_outputs([net.conv(net("Relu", net.conv(x, 16, 1)), 8, 1)], ["y"])
+    run_passes(net.graph, FLOAT)
+    recipe = recipe_of(net.graph, {"x": net.rng.standard_normal((1, 3, 9, 9)).astype(np.float32)})
+    run_passes(net.graph, for_gpus(quantizing(recipe.apply)))
+    reasons = [TACTIC.accepts(workload(c, "sm_90", 1)) for c, _ in chains(net.graph, partition(net.graph, Log()))]
+    assert "codes behind Silu may be off by one, which the second product would spread" in reasons
