@@ -18,7 +18,7 @@ import numpy as np
 from temper.dtypes import storage
 from temper.errors import InputError
 from temper.plan.container import unpack_strings
-from temper.plan.format import Launch, Native, Plan, Profile, Ref, SubProgram, TypedRef
+from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, SubProgram, TypedRef
 from temper.runtime.binding import Sized, shape_text
 from temper.runtime.cuda.driver import Memory, Stream
 from temper.runtime.cuda.launch import Functions, LaunchCall
@@ -33,10 +33,14 @@ _ALIGN = 256
 
 
 def is_late(plan: Plan) -> bool:
-    """The plan needs what this module does."""
+    """The plan needs what this module does: late sizes, programs inside nodes, or elements that are no plain bytes."""
     known = {s for p in plan.profiles for s in p.symbols}
     sized = Sized(plan, plan.profiles[0], dict.fromkeys(known, 1))
-    return bool(plan.slots or plan.subs) or any(shape is None for shape, _ in sized.outputs)
+    if plan.slots or plan.subs or any(shape is None for shape, _ in sized.outputs):
+        return True
+    hosted = [t for p in plan.programs for s in p if isinstance(s, HostStep) for t in (*s.inputs, *s.outputs)]
+    bound = [b.dtype for b in (*plan.inputs, *plan.outputs)]
+    return any(kind in ("string", "sequence") for kind in (*bound, *(t.dtype for t in hosted if t is not None)))
 
 
 class Block:

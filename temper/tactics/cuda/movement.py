@@ -14,7 +14,7 @@ from temper.tactics.cuda.running import Running
 from temper.tactics.cuda.sampling import GridSample, MaxRoiPool, RoiAlign
 from temper.tactics.cuda.scatter import ScatterElements, ScatterND
 from temper.tactics.cuda.sums import ColumnsToImage, DeformConv, Einsum, FourierSums, Hardmax
-from temper.tactics.cuda.top_k import TopK
+from temper.tactics.cuda.top_k import TopK, TopKWide
 
 
 def movement_tactics() -> tuple[Tactic, ...]:
@@ -33,6 +33,7 @@ def movement_tactics() -> tuple[Tactic, ...]:
         Filled(),
         Running(),
         TopK(),
+        TopKWide(),
         Positions(),
         BoxesKept(),
         Histogram(),

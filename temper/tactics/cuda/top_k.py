@@ -1,7 +1,8 @@
-"""TopK of elements of at most 32 bits along any axis on a CUDA GPU.
+"""TopK along any axis on a CUDA GPU.
 
-Elements become integers that order as (element, position) do: equal ones keep their order, and NaN is above all
-numbers. A block sorts its lines a piece at a time and keeps the best of what it had and the piece.
+Elements of at most 32 bits become integers that order as (element, position) do: equal ones keep their order, and NaN
+is above all numbers. A block sorts its lines a piece at a time and keeps the best of what it had and the piece. Of
+wider elements a block looks for the best, then for the best of those that come after it, and so on.
 """
 
 from __future__ import annotations
@@ -101,3 +102,74 @@ class TopK(Direct):
         body = _BODY if 0 not in y.shape else "pass"
         pointers = [pointer(w, "input", 0, "x"), pointer(w, "output", 0, "y"), pointer(w, "output", 1, "index")]
         return pointers, [Stage(body, ceil_div(count, lines), sizes, 8, _FUNCTIONS)], 0
+
+
+_WIDE_FUNCTIONS = """
+
+@triton.jit
+def wide_order(x, FLOATS: tl.constexpr, UNSIGNED: tl.constexpr, LARGEST: tl.constexpr):
+    if FLOATS:
+        f = x + 0.0  # one zero
+        b = f.to(tl.int64, bitcast=True)
+        rank = tl.where(f != f, 9223372036854775807, b ^ ((b >> 63) & 9223372036854775807))
+    elif UNSIGNED:
+        rank = x.to(tl.int64, bitcast=True) ^ (-9223372036854775807 - 1)
+    else:
+        rank = x
+    return rank if LARGEST else -1 - rank
+"""
+
+_WIDE_BODY = """
+line = tl.program_id(0).to(tl.int64)
+base = line // INNER * LENGTH * INNER + line % INNER
+last = tl.full((), 9223372036854775807, tl.int64)
+after = tl.full((), -1, tl.int64)
+for k in range(K):
+    best = tl.full((), -9223372036854775807 - 1, tl.int64)
+    first = tl.full((), LENGTH, tl.int64)
+    for start in range(0, LENGTH, PIECE):
+        i = start + tl.arange(0, PIECE).to(tl.int64)
+        live = i < LENGTH
+        rank = wide_order(tl.load(x + base + i * INNER, mask=live, other=0), FLOATS, UNSIGNED, LARGEST)
+        left = live & ((rank < last) | ((rank == last) & (i > after)))
+        top = tl.max(tl.where(left, rank, -9223372036854775807 - 1))
+        place = tl.min(tl.where(left & (rank == top), i, LENGTH))
+        better = (place < LENGTH) & ((first == LENGTH) | (top > best))
+        best = tl.where(better, top, best)
+        first = tl.where(better, place, first)
+    to = line // INNER * K * INNER + line % INNER + k * INNER
+    tl.store(y + to, tl.load(x + base + first * INNER))
+    tl.store(index + to, first)
+    last = best
+    after = first
+"""
+
+
+class TopKWide(Direct):
+    """Of 64-bit elements: as many looks at a line as elements are asked for."""
+
+    name = "cuda.top_k_wide"
+    ops = frozenset({"TopK"})
+    seconds = 2e-8
+
+    def declines(self, w: Workload) -> str | None:
+        dtype = w.outputs[0].type.dtype
+        return None if dtype in ("int64", "uint64", "float64") else f"orders elements of 64 bits, not {dtype}"
+
+    def stages(self, w: Workload) -> tuple[Sequence[Parameter], Sequence[Stage], DimLike]:
+        x, y = w.inputs[0], w.outputs[0].type
+        assert x is not None
+        axis = int(str(w.attr("axis"))) % y.rank
+        length, inner = x.type.shape[axis], product(y.shape[axis + 1 :])
+        sizes: dict[str, DimLike] = {
+            "LENGTH": length,
+            "INNER": inner,
+            "K": y.shape[axis],
+            "PIECE": _PIECE if isinstance(length, Dim) else min(_PIECE, 1 << max(1, length - 1).bit_length()),
+            "FLOATS": int(y.dtype == "float64"),
+            "UNSIGNED": int(y.dtype == "uint64"),
+            "LARGEST": int(str(w.attr("largest", 1))),
+        }
+        body = _WIDE_BODY if 0 not in y.shape else "pass"
+        pointers = [pointer(w, "input", 0, "x"), pointer(w, "output", 0, "y"), pointer(w, "output", 1, "index")]
+        return pointers, [Stage(body, product(y.shape[:axis]) * inner, sizes, 4, _WIDE_FUNCTIONS)], 0

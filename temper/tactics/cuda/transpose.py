@@ -29,8 +29,6 @@ class Transpose:
         x = w.inputs[0]
         if x is None or x.type.dtype not in POINTER_TYPES:
             return f"moves {', '.join(POINTER_TYPES)}"
-        if 0 in x.type.shape or not x.type.shape:
-            return "it moves no element, or one"
         return epilogue_declines(w.epilogue, x.type.dtype)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
@@ -46,6 +44,8 @@ class Transpose:
         strides = strides_of(shape, (True,) * len(shape), x.row_stride)
         order = [int(a) for a in perm]
         offset = offset_text([shape[a] for a in order], [strides[a] for a in order])
+        if not shape:
+            offset = "tl.zeros((1, 1), tl.int32)"
         truth = " != 0" if x.type.dtype == "bool" else ""
         body = f"v0 = tl.load(x + ({offset}), mask=live){truth}"
         inputs = [Parameter("x", POINTER_TYPES[x.type.dtype], ("input", 0))]

@@ -425,7 +425,7 @@ def late_sizes(plan: Plan) -> str:
     for name, (graph, feeds) in nets.NETS.items():
         data = nets.model(graph)
         profiles = (Profile.of(N=(1, 2, 4)),) if name == "mixed" else ()
-        engine = Engine(build_plan(data, BuildConfig(device="cuda", effort=1, profiles=profiles)).plan)
+        engine = Engine(build_plan(data, BuildConfig(device="cuda", effort=1, profiles=profiles, tf32=False)).plan)
         peer = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
         for x in feeds:
             for a, b in zip(engine.run(x), peer.run(None, x), strict=True):
