@@ -31,6 +31,9 @@ _REPEATS = 20
 #: Timed graphs of a candidate; the first look takes as many, finalists five times more.
 _LAPS = 5
 
+#: What a first look finds where memory is short.
+_NO_ROOM = "no room"
+
 
 @dataclass(frozen=True)
 class Entrant:
@@ -91,22 +94,23 @@ def _judged(
         bench = DeviceBench(gpu, stream, task.workload, problem, cold_bytes)
     except DeviceMemoryError as e:
         for i in range(len(entrants)):
-            yield i, Record(None, f"the layer's own tensors do not fit: {e}")
+            yield i, Record(None, f"the layer's own tensors do not fit: {e}", passing=True)
         return
     running: dict[int, DeviceWatch] = {}
     for i, (x, packed) in enumerate(zip(entrants, prepared, strict=True)):
         yield Began(i)
         try:
-            wrong = _first_look(bench, x, packed, running, i, timed)
-        except DeviceMemoryError:
-            # room for one at a time: what was timed so far is settled
-            for k, w in running.items():
-                yield k, Record(w.seconds)
-            running.clear()
             try:
+                wrong: str | None = _first_look(bench, x, packed, running, i, timed)
+            except DeviceMemoryError:
+                wrong = _NO_ROOM
+            if wrong == _NO_ROOM:  # for one at a time there may be: what was timed so far is settled
+                yield from [(k, Record(settled.seconds)) for k, settled in running.items()]
+                running.clear()
                 wrong = _first_look(bench, x, packed, running, i, timed)
-            except DeviceMemoryError as e:
-                wrong = f"does not run: {e}"
+        except DeviceMemoryError as e:
+            yield i, Record(None, f"does not fit: {e}", passing=True)
+            continue
         except DeviceError as e:  # such as more shared memory than this chip has: the candidate is out
             if gpu.driver.fault:
                 raise

@@ -20,10 +20,13 @@ _SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Record:
-    """A candidate's outcome: median seconds, or the reason it is out (wrong result, compile error)."""
+    """A candidate's outcome: median seconds, or the reason it is out (wrong result, compile error). passing: a reason
+    that may not hold tomorrow, such as memory that another program uses, and is not kept beyond this build.
+    """
 
     seconds: float | None
     failure: str = ""
+    passing: bool = False
 
 
 def digest(*parts: str) -> str:
@@ -62,13 +65,19 @@ class TimingCache:
                 f"the timing cache {self.path} cannot be used ({e}); set TEMPER_CACHE to another file or delete it"
             ) from e
         self.hits = self.misses = 0
+        self._passing: dict[str, Record] = {}
 
     def time(self, key: str) -> Record | None:
+        if key in self._passing:
+            return self._passing[key]
         row = self._db.execute(f"SELECT seconds, failure FROM {self._times} WHERE key = ?", (key,)).fetchone()
         self.hits, self.misses = self.hits + (row is not None), self.misses + (row is None)
         return None if row is None else Record(row[0], row[1])
 
     def put_time(self, key: str, record: Record) -> None:
+        if record.passing:
+            self._passing[key] = record
+            return
         self._write(f"INSERT OR REPLACE INTO {self._times} VALUES (?, ?, ?)", (key, record.seconds, record.failure))
 
     def code(self, key: str) -> bytes | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
-from temper.errors import BuildError
+from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.sources import cuda_tactics
+from temper.tune import cuda_bench
 from temper.tune.cuda_judge import Judge
 from temper.tune.timing_cache import Record
 
@@ -93,3 +95,39 @@ def test_a_process_that_fails_by_itself_ends_the_build() -> None:
 def test_tactics_travel_to_the_process() -> None:
     again = pickle.loads(pickle.dumps(cuda_tactics()))
     assert [t.name for t in again] == [t.name for t in cuda_tactics()]
+
+
+def test_a_gpu_without_room_for_all_times_fewer_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Room for one candidate's buffers: each is settled before the next; one that never fits is out for now."""
+    alive: list[str] = []
+
+    class Watch:
+        def __init__(self, name: str) -> None:
+            if alive or name == "huge":
+                raise DeviceMemoryError("no room")
+            alive.append(name)
+            self.seconds = {"slow": 3.0, "quick": 1.0}[name]
+
+        def lap(self, count: int) -> None:
+            pass
+
+        def __del__(self) -> None:
+            alive.clear()
+
+    def look(bench: Any, x: str, packed: Any, running: dict[int, Watch], i: int, timed: bool) -> None:
+        running[i] = Watch(x)
+
+    monkeypatch.setattr(cuda_bench, "DeviceBench", lambda *a: None)
+    monkeypatch.setattr(cuda_bench, "_first_look", look)
+    words = ["slow", "quick", "huge"]
+    answers = cuda_bench._judged(*[MagicMock()] * 4, words, [()] * 3, 0, True)  # type: ignore[arg-type]
+    got = dict(a for a in answers if isinstance(a, tuple))
+    assert got[0] == Record(3.0) and got[1] == Record(1.0)
+    assert got[2].passing and "does not fit: no room" in got[2].failure
+
+    def full(*a: Any) -> None:
+        raise DeviceMemoryError("all taken")
+
+    monkeypatch.setattr(cuda_bench, "DeviceBench", full)
+    answers = cuda_bench._judged(*[MagicMock()] * 4, words, [()] * 3, 0, True)  # type: ignore[arg-type]
+    assert all(isinstance(a, tuple) and a[1].passing and "all taken" in a[1].failure for a in answers)

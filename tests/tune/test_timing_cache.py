@@ -64,3 +64,14 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(BuildError, match="TEMPER_CACHE"):
         TimingCache(tmp_path / "file" / "cache.sqlite")
+
+
+def test_reasons_that_pass_are_not_kept(tmp_path: Path) -> None:
+    cache = TimingCache(tmp_path / "t.sqlite")
+    cache.put_time("a", Record(None, "no room", passing=True))
+    cache.put_time("b", Record(None, "wrong result"))
+    assert cache.time("a") == Record(None, "no room", passing=True)
+    cache.close()
+    again = TimingCache(tmp_path / "t.sqlite")
+    assert again.time("a") is None and again.time("b") == Record(None, "wrong result")
+    again.close()

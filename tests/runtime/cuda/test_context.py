@@ -360,7 +360,7 @@ def test_drivers_too_old_are_refused() -> None:
         Gpu(3, FakeDriver(devices=2))
 
 
-@pytest.mark.parametrize("nbytes", [1, staging._CHUNK, 40 * staging._CHUNK + 12345])
+@pytest.mark.parametrize("nbytes", [1, staging._CHUNK, 14 * staging._CHUNK + 12345])
 def test_big_arrays_come_over_whole(driver: FakeDriver, nbytes: int) -> None:
     gpu = Gpu(0, driver)
     stream, chunks = Stream(gpu), staging.Staging(gpu)
