@@ -96,7 +96,7 @@ inside = (y >= 0) & (y < IH) & (x0 >= 0) & (x0 < IW)
 live = known[:, None] & (sub < STRIDE_Y * STRIDE_X)[None, :]
 at = ((image.to(tl.int64) * IH)[:, None] + y) * IW + x0
 value = tl.load(x + at * X_STRIDE + (place % IC)[None, :], mask=inside & live, other={outside})
-tl.store(folded + spot.to(tl.int64)[:, None] * DEPTH + place[None, :], {value}, mask=known[:, None])
+{negative}tl.store(folded + spot.to(tl.int64)[:, None] * DEPTH + place[None, :], {value}, mask=known[:, None])
 """
 
 _RUNS = """\
@@ -207,7 +207,10 @@ class ConvFewChannels:
         }  # fmt: skip
         value = "(value ^ 128).to(tl.int8, bitcast=True)" if data == "uint8" else "value"
         outside = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
-        fold = _FOLD.format(outside=outside, value=value)
+        negative = ""
+        if outside < 0:  # Triton 3.6 extends its sign over the other bytes of a vector
+            negative, outside = f"value = tl.where(inside & live, value, {outside})\n", 0
+        fold = _FOLD.format(outside=outside, value=value, negative=negative)
         about = f"Folds strides of {s.strides[0]}x{s.strides[1]} into {f.depth} channels."
         first = module_text(about, f"{entry}_fold", names, sizes, fold)
         body = _RUNS.format(sums="tl.int32" if codes else "tl.float32", first=constants_added(s, names))
