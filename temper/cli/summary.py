@@ -151,12 +151,13 @@ def _change(ms: float) -> str:
 
 
 def int8_rows(s: Mapping[str, Any]) -> list[tuple[str, object]]:
-    """What is in INT8, what was kept in float and why, and what that costs."""
+    """What is in INT8 or FP8, what was kept in float and why, and what that costs."""
     speed = ""
     if s["ms"] and s["float_ms"]:
         quick, slow = span(s["ms"] / 1e3), span(s["float_ms"] / 1e3)
         speed = f"; {quick}, {s['float_ms'] / s['ms']:.2f}x as fast as FP32 ({slow})"
-    rows: list[tuple[str, object]] = [("INT8", f"{s['int8']} of {s['sites']} layers{speed}")]
+    word = "FP8" if s.get("form") == "float8" else "INT8"
+    rows: list[tuple[str, object]] = [(word, f"{s['int8']} of {s['sites']} layers{speed}")]
     if s["kept"]:
         if s["ms"] and s["all_int8_ms"]:
             count = s["sites"] - s["int8"]

@@ -165,6 +165,8 @@ def _made(trials: Trials, floats: frozenset[str], account: Account, start: float
     feeds = trials.feeds()
     if feeds is not None and not trials.subject.absent:
         wanted = dict.fromkeys((trials.everything, trials.naive, floats))
+        if trials.subject.target.widens:
+            wanted.pop(trials.everything, None)  # it is not tuned there
         plans = {k: trials.build(k).plan for k in wanted}
         config = trials.subject.config
         for k, seconds in timed(plans, feeds, _SECONDS.get(config.effort, 1.0), config.device).items():

@@ -131,7 +131,8 @@ class _OnGpu:
 
     def load(self, feeds: Mapping[str, np.ndarray]) -> None:
         plan = self._plan
-        arrays = [np.ascontiguousarray(feeds[b.name], storage(b.dtype)) for b in plan.inputs]
+        # as they are where they can be: what changes in them is copied again
+        arrays = [np.require(feeds[b.name], storage(b.dtype), "C") for b in plan.inputs]
         shapes = tuple(a.shape for a in arrays)
         if shapes != self._shapes:
             self._bind(shapes)

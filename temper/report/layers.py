@@ -62,22 +62,27 @@ _FIGURES = (
 )
 
 
+#: What layers are in that stay in no higher precision.
+_LOW = ("int8", "float8")
+
+
 def layers_section(outcome: Outcome, tensors: dict[str, int]) -> Markup | None:
     """One row a layer, those in float first. tensors: number of each tensor's histogram by name."""
-    sites = sorted(outcome.sites, key=lambda s: s.precision == "int8")
+    sites = sorted(outcome.sites, key=lambda s: s.precision in _LOW)
     if not sites:
         return None
     short = max((s.float_ms or s.int8_ms or 0.0 for s in sites), default=0.0) < 1
     measured = (*(_times("µs", 1e3) if short else _times("ms", 1.0)), *_FIGURES)
     columns = [c for c in (*_WORDS, *measured) if any(c.key(s) is not None for s in sites)]
     missing = [c.title for c in measured if c not in columns]
-    kept = [s for s in sites if s.precision != "int8"]
+    kept = [s for s in sites if s.precision not in _LOW]
+    word = "FP8" if any(s.precision == "float8" for s in sites) else "INT8"
     return section(
         "layers",
         "Layers",
         tag(
             "p",
-            f"{plural(len(sites) - len(kept), 'layer')} in INT8, {len(kept)} in higher precision. ",
+            f"{plural(len(sites) - len(kept), 'layer')} in {word}, {len(kept)} in higher precision. ",
             "A heading sorts the table.",
         ),
         tag(
@@ -120,7 +125,7 @@ def _row(site: Site, columns: list[Column], tensors: dict[str, int]) -> Markup:
         "tr",
         tag("th", name, scope="row", data_v=site.name),
         *(_cell(c, site) for c in columns),
-        class_="kept" if site.precision != "int8" else None,
+        class_="kept" if site.precision not in _LOW else None,
     )
 
 
