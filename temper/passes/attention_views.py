@@ -225,10 +225,13 @@ def _fit(graph: Graph, view: View, strides: tuple[DimLike, ...], sizes: tuple[Di
     return None
 
 
+_ORIGIN = ("rule:attention-view",)
+
+
 def reshaped(graph: Graph, v: Value, shape: Sequence[DimLike]) -> Value:
     if v.type.shape == tuple(shape):
         return v
-    return make(graph, "Reshape", [v], {"shape": tuple(shape)}).output
+    return make(graph, "Reshape", [v], {"shape": tuple(shape)}, origin=_ORIGIN).output
 
 
 def _cut(graph: Graph, source: Value, shape: tuple[DimLike, DimLike, int], offset: int, width: int) -> Value:
@@ -238,7 +241,7 @@ def _cut(graph: Graph, source: Value, shape: tuple[DimLike, DimLike, int], offse
     if ld == width:
         return rows
     if ld % width == 0 and offset % width == 0:
-        pieces = make(graph, "Split", [rows], {"axis": 2, "sizes": (width,) * (ld // width)}).outputs
+        pieces = make(graph, "Split", [rows], {"axis": 2, "sizes": (width,) * (ld // width)}, origin=_ORIGIN).outputs
         return pieces[offset // width]
     sizes = [n for n in (offset, width, ld - offset - width) if n]
-    return make(graph, "Split", [rows], {"axis": 2, "sizes": tuple(sizes)}).outputs[int(offset > 0)]
+    return make(graph, "Split", [rows], {"axis": 2, "sizes": tuple(sizes)}, origin=_ORIGIN).outputs[int(offset > 0)]

@@ -20,6 +20,7 @@ from temper.passes.layout import CLASSIFIER_ROWS, LAYOUT
 from temper.passes.lower import LOWER, LOWER_FOR_GPUS
 from temper.passes.manager import Log, Pass
 from temper.passes.merge_products import MERGE_PRODUCTS
+from temper.passes.names import NAMES
 from temper.passes.normalization import NORMALIZATION
 from temper.passes.recurrent import RECURRENT
 from temper.passes.recurrent_cells import RECURRENT_CELLS
@@ -67,7 +68,7 @@ PIPELINE: tuple[Pass, ...] = (
 _INTEGER_AT = PIPELINE.index(CODES_EARLY)
 
 #: What leads to the float graph whose sites may become integer.
-FLOAT: tuple[Pass, ...] = PIPELINE[:_INTEGER_AT]
+FLOAT: tuple[Pass, ...] = (*PIPELINE[:_INTEGER_AT], NAMES)
 
 
 def quantizing(apply: Callable[[Graph, Log], None]) -> tuple[Pass, ...]:

@@ -113,7 +113,8 @@ class Site:
     """One unit of choice and what was found out about it.
 
     shape: of its output, e.g. "1x64x56x56". precision: "int8" or "float8", or "bfloat16", "float16" or "float32"; why:
-    the reason, for a float site always. int8_ms, float_ms: its region's time in each; reformat_ms: converting what it reads, where that
+    the reason, for a float site always. int8_ms, float_ms: its region's time in each; reformat_ms: converting what it
+    reads, where that
     comes from sites of the other kind. sensitivity: divergence of the outputs with this site alone in INT8;
     weights_part: how much of that comes of its weights, the rest of its data. sqnr: of its data as codes, which is what
     this site adds; sqnr_cumulative: of its output in the chosen engine, simulated. clip_rate: fraction of its data
