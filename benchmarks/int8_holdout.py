@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--only", default="", help="names of cases, or beginnings of them, with commas")
     parser.add_argument("--seconds", type=float, default=0.2, help="time each engine, about so long")
     parser.add_argument("--again", action="store_true")
+    parser.add_argument("--known", action="store_true", help="report what FOLDER holds, measure nothing")
     parser.add_argument("--json", type=Path, help="write results here")
     args = parser.parse_args()
     src = sources(args.folder / "sources.npz")
@@ -153,10 +154,12 @@ def main() -> None:
     for case in cases(range(*map(int, args.seeds.split(":"))), hard=True):
         if not any(case.name.startswith(o) for o in args.only.split(",")):
             continue
-        if not (args.folder / f"{case.name}.onnx").exists():
+        if not args.known and not (args.folder / f"{case.name}.onnx").exists():
             print(f"{case.name}: not trained", flush=True)
             continue
         note = args.folder / f"{case.name}.json"
+        if args.known and not note.exists():
+            continue
         if args.again or not note.exists():
             note.write_text(json.dumps(measure(case, args.folder, src, args.seconds)))
         rows.append(json.loads(note.read_text()))

@@ -24,12 +24,15 @@ _TRIES = 12
 #: at; the share that predictions are held to; and what may be spent where the choice already costs more than that.
 _SPEND, _SPEND_PREDICTED, _LITTLE = 0.08, 0.06, 0.02
 
+#: Share of its own time that may be spent on accuracy where a choice is accepted but all INT8 is spoiled.
+_SPEND_SPOILED = 0.15
+
 #: A search for what is just accepted stays this far below it, since it is simulated and few samples judge.
 _MARGIN = 0.8
 
-#: All INT8 that is this many times further off than is accepted is spoiled: its speed cannot be had, and what is aimed
-#: at is searched for. Nearer to the bound it may well do, so that the cheapest choice within is taken. Times decide
-#: nothing here: they vary from build to build.
+#: All INT8 that is this many times further off than is accepted is spoiled: its speed cannot be had, and more may be
+#: spent on what is aimed at. Nearer to the bound it may well do, so that most of its speed is kept. Times do not decide
+#: which it is: they vary from build to build.
 _SPOILED = 2.0
 
 #: Searches after the real engine turned out to be worse than its simulation.
@@ -157,16 +160,12 @@ class Unlabelled:
     problem: Problem = field(init=False)
 
     def run(self) -> Found:
-        """The cheapest choice that is accepted, improved for little time; where all INT8 is spoiled the cheapest that
-        reaches what is aimed at. No more passes are made than there may be: where they do not suffice to find one that
-        a real engine confirms, everything that may be stays in float."""
+        """The cheapest choice that is accepted, improved for little time. No more passes are made than there may be:
+        where they do not suffice to find one that a real engine confirms, everything that may be stays in float."""
         evidence, trials = self.evidence, self.evidence.trials
         self.problem = problem = evidence.problem()
-        spoiled = worst(trials.divergence(trials.naive), evidence.request.bounds) >= _SPOILED
         for _ in range(_ROUNDS):
-            found = self._search(self.problem, aim=spoiled)
-            if spoiled and not found.met and evidence.left >= 2:
-                found = self._search(self.problem, aim=False)
+            found = self._search(self.problem)
             chosen = found.best.high
             if chosen >= trials.recipe.sites:
                 return found
@@ -201,7 +200,9 @@ class Unlabelled:
         problem = evidence.problem()
         now, least = problem.evaluate(accepted), problem.evaluate(trials.naive)
         corners = [c for c in problem.front() if c.high > accepted and c.loss < now.loss]
-        limit = max((1 + _SPEND_PREDICTED) * least.seconds, (1 + _LITTLE) * now.seconds)
+        spoiled = worst(trials.divergence(trials.naive), bounds) >= _SPOILED
+        more = _SPEND_SPOILED if spoiled else _LITTLE
+        limit = max((1 + _SPEND_PREDICTED) * least.seconds, (1 + more) * now.seconds)
         able = [c for c in corners if c.seconds <= limit]
         if not able:
             return None
@@ -212,13 +213,12 @@ class Unlabelled:
             return chosen
         plans = {k: trials.build(k).plan for k in dict.fromkeys((trials.naive, accepted, chosen))}
         seconds = costs.timed(plans, evidence.held[0], device=trials.subject.config.device)
-        limit = max((1 + _SPEND) * seconds[trials.naive], (1 + _LITTLE) * seconds[accepted])
+        limit = max((1 + _SPEND) * seconds[trials.naive], (1 + more) * seconds[accepted])
         return chosen if seconds[chosen] <= limit else None
 
-    def _search(self, problem: Problem, aim: bool) -> Found:
+    def _search(self, problem: Problem) -> Found:
         def measure(floats: frozenset[str]) -> float:
-            seen = self.evidence.look(floats)
-            return self.ratio * (seen.short if aim else seen.over / _MARGIN)
+            return self.ratio * self.evidence.look(floats).over / _MARGIN
 
         known = {self.evidence.trials.naive, *self.evidence.seen}
 
@@ -234,9 +234,9 @@ class Unlabelled:
         for floats in known:
             if floats in self.evidence.seen:
                 search.tried[floats] = Tried(floats, measure(floats), problem.evaluate(floats).seconds, "known")
-        start = worst(self.evidence.trials.divergence(self.evidence.trials.naive), self.evidence.request.bounds, aim)
+        start = worst(self.evidence.trials.divergence(self.evidence.trials.naive), self.evidence.request.bounds)
         naive, everything = self.evidence.trials.naive, self.evidence.request.everything
-        search.tried[naive] = Tried(naive, start / (1 if aim else _MARGIN), problem.evaluate(naive).seconds, everything)
+        search.tried[naive] = Tried(naive, start / _MARGIN, problem.evaluate(naive).seconds, everything)
         found = search.run()
         self.problem = search.problem
         return found
