@@ -10,20 +10,18 @@ from temper.ir.types import TensorType
 
 def input_types(source: ModelSource, shapes: Mapping[str, Sequence[int | str]] | None = None) -> dict[str, TensorType]:
     """Types of the model's inputs by name, as `import_onnx` gives them. Errors as for `import_onnx`."""
-    import onnx
-
-    from temper.frontends.onnx.importer import Importer
+    from temper.frontends.onnx.context import Builder
+    from temper.frontends.onnx.declared import Declared
     from temper.frontends.onnx.order import Scope
+    from temper.ir.graph import Graph
 
-    model, folder, label = load_model(source)
+    model, _, label = load_model(source)
     constants = {t.name for t in model.graph.initializer} | {t.values.name for t in model.graph.sparse_initializer}
-    alone = onnx.ModelProto(ir_version=model.ir_version)
-    alone.opset_import.extend(model.opset_import)
-    alone.graph.input.extend(i for i in model.graph.input if i.name not in constants)
+    inputs = [i for i in model.graph.input if i.name not in constants]
     given = {k: v for k, v in (shapes or {}).items() if k not in constants}
-    importer = Importer(alone, folder, label, given, {}, False)
-    importer._inputs(alone.graph, Scope())
-    return {v.name: v.type for v in importer.builder.graph.inputs}
+    graph = Graph(model.graph.name)
+    Declared(Builder(graph, dynamic=True), label, given, {}, {}, {}).declare(inputs, Scope())
+    return {v.name: v.type for v in graph.inputs}
 
 
 def tensor_names(source: ModelSource) -> frozenset[str]:
