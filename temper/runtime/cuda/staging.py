@@ -14,7 +14,7 @@ import numpy as np
 from temper.runtime.cuda.driver import Event, Gpu, Pinned, Stream
 
 #: Arrays of fewer bytes are left to the driver.
-LEAST = 1 << 20
+LEAST = 4 << 20
 _CHUNK = 2 << 20
 _CHUNKS = 12
 _THREADS = 6
