@@ -58,9 +58,9 @@ def saved(name: str, folder: Path) -> Path:
     return path
 
 
-def built(name: str, precision: str, batches: Sequence[int], folder: Path) -> Row:
+def built(name: str, precision: str, batches: Sequence[int], folder: Path, ranges: Path | None) -> Row:
     """Builds a plan of one profile a batch, twice: seconds of the first build and of the second, which finds every time
-    and kernel in the cache. kept: the cache was there before."""
+    and kernel in the cache. kept: the cache was there before. ranges: folder of calibration caches."""
     import temper
 
     model = saved(name, folder)
@@ -68,8 +68,11 @@ def built(name: str, precision: str, batches: Sequence[int], folder: Path) -> Ro
     kept = cache.exists()
     options: dict[str, Any] = {"device": "cuda", "precision": precision, "batch": list(batches), "cache": cache}
     if precision == "int8":
-        shots = [random_inputs(model, seed=i) for i in range(_SAMPLES)]
-        options |= {"calibration": shots, "pure_int8": True, "compensate": False}
+        options |= {"pure_int8": True, "compensate": False}
+        if ranges is not None:
+            options["calibration_cache"] = ranges / f"{name}.cache"
+        else:
+            options["calibration"] = [random_inputs(model, seed=i) for i in range(_SAMPLES)]
     seconds = []
     for _ in range(1 if kept else 2):
         start = time.perf_counter()
@@ -245,6 +248,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write results here")
     parser.add_argument("--plans", type=Path, help="keep models and plans in this folder, and use those that are there")
     parser.add_argument("--build", action="store_true", help="with --plans: build only")
+    parser.add_argument("--ranges", type=Path, help="folder of calibration caches (MODEL.cache, of temper calibrate)")
     parser.add_argument("--jobs", type=int, default=4, help="builds, and compilations of PyTorch's, at once")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -258,7 +262,7 @@ def main() -> None:
             what = args.one
             name = args.models
             if what == "build":
-                print(json.dumps(built(name, precisions[0], batches, folder)))
+                print(json.dumps(built(name, precisions[0], batches, folder, args.ranges)))
             else:
                 print(json.dumps(measure(name, batches[0], precisions, kinds, folder, what == "warm", args.layers)))
             return
@@ -274,6 +278,7 @@ def main() -> None:
         def one(what: str, name: str, batch: Sequence[int], which: Sequence[str]) -> Row:
             options = ["--one", what, "--models", name, "--batches", ",".join(map(str, batch)), "--plans", folder]
             options += ["--precisions", ",".join(which), "--peers", ",".join(kinds)]
+            options += ["--ranges", args.ranges] if args.ranges else []
             try:
                 return dict(fresh("benchmarks.gpu", *options, *(["--layers"] if args.layers else [])))
             except SystemExit as e:  # the others go on
