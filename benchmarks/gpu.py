@@ -34,7 +34,7 @@ Row = dict[str, Any]
 
 #: Batches of each model by precision, as goals are stated for them.
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
-    "resnet50": {"fp16": (1, 128), "int8": (1, 32, 128)},
+    "resnet50": {"fp16": (1, 128), "int8": (1, 128)},
     "bert_large_s128": {"fp16": (1, 32, 128), "int8": (1, 128)},
     "vit_b16": {"fp16": (1, 128), "int8": (1, 128)},
     "mobilenetv2": {"fp16": (1,), "int8": (1,)},
