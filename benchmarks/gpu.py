@@ -17,7 +17,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -47,6 +47,12 @@ _TURNS, _SECONDS = 11, 0.03
 
 #: Samples that INT8 is calibrated with: times do not depend on what they say.
 _SAMPLES = 4
+
+
+def batches_of(name: str, precision: str, chosen: Sequence[int]) -> list[int]:
+    """Batches that a model is built for in a precision: those chosen, or its own that are stated."""
+    own = SIZES.get(name, {}).get(precision, (1,))
+    return list(chosen or own)
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -107,60 +113,67 @@ def _turn(launch: Callable[[], Any], stream: Any, count: int) -> float:
 
 
 def measure(
-    name: str, batch: int, precisions: Sequence[str], kinds: Sequence[str], folder: Path, warm: bool, layers: bool
-) -> Row:
-    """Medians in ms by contender, in this process. warm: only let PyTorch compile, so that its cache is filled."""
+    name: str, sizes: Mapping[int, Sequence[str]], kinds: Sequence[str], folder: Path, warm: bool, layers: bool
+) -> list[Row]:
+    """Medians in ms by contender, in this process, a row a batch. sizes: precisions by batch. warm: only let PyTorch
+    compile, so that its cache is filled."""
     import torch
 
     import temper
 
     stream = torch.cuda.Stream()
-    model = saved(name, folder)
-    feeds = random_inputs(model, sizes={"N": batch})
-    given = {k: torch.from_numpy(np.ascontiguousarray(v)).cuda() for k, v in feeds.items()}
-    runs: dict[str, Callable[[], Any]] = {}
-    row: Row = {"model": name, "batch": batch, "ms": {}, "missing": [], "apart": {}, "enqueue_us": {}, "layers": {}}
-    for precision in () if warm else precisions:
+    engines, words = {}, []
+    for precision in () if warm else dict.fromkeys(p for each in sizes.values() for p in each):
         plan = folder / f"{name}.{precision}.plan"
-        if not plan.exists():
-            row["missing"].append(f"temper {precision}: no plan")
-            continue
-        engine = temper.load(plan)
-        context = engine.context(stream=stream)
-        for k, array in given.items():
-            context.set_input(k, array)
-        context.enqueue()
-        context.synchronize()
-        row["apart"][precision] = _apart(engine, feeds, folder / f"{name}.b{batch}.npz")
-        runs[f"temper {precision}"] = context.enqueue
-        row["enqueue_us"][precision] = _enqueue(context.enqueue, stream)
-        if layers:
-            times = engine.profile_layers(feeds)
-            row["layers"][precision] = [{"name": t.name, "us": t.seconds * 1e6, **t.report} for t in times]
+        if plan.exists():
+            engines[precision] = temper.load(plan)
+        else:
+            words.append(f"temper {precision}: no plan")
     try:
-        net = module(name, saved(name, folder)).cuda().half()
-        inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
-        if inputs[0].dim() == 4:
-            net, inputs = (
-                net.to(memory_format=torch.channels_last),
-                [t.contiguous(memory_format=torch.channels_last) for t in inputs],
-            )
-        for kind in kinds:
-            runs[f"torch {kind}"] = prepared(net, kind, inputs, stream)
+        net = module(name, saved(name, folder)).cuda().half() if kinds else None
     except MissingPeer as e:
-        row["missing"].append(str(e))
-    if warm:
-        return row
-    counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
-    times: dict[str, list[float]] = {k: [] for k in runs}
-    for _ in range(_TURNS):
-        for k, run in runs.items():
-            times[k].append(_turn(run, stream, counts[k]))
-    row["ms"] = {k: statistics.median(t) for k, t in times.items()}
-    row["spread"] = {k: max(t) / min(t) - 1 for k, t in times.items()}
-    row["device"] = torch.cuda.get_device_name()
-    row["versions"] = {"torch": torch.__version__, "temper": temper.__version__, "triton": _version("triton")}
-    return row
+        net = None
+        words.append(str(e))
+    rows = []
+    for batch, precisions in sizes.items():
+        feeds = random_inputs(saved(name, folder), sizes={"N": batch})
+        given = {k: torch.from_numpy(np.ascontiguousarray(v)).cuda() for k, v in feeds.items()}
+        row: Row = {"model": name, "batch": batch, "ms": {}, "missing": list(words)}
+        row |= {"apart": {}, "enqueue_us": {}, "layers": {}}
+        runs: dict[str, Callable[[], Any]] = {}
+        for precision in precisions:
+            if (engine := engines.get(precision)) is None:
+                continue
+            context = engine.context(stream=stream)
+            for k, array in given.items():
+                context.set_input(k, array)
+            context.enqueue()
+            context.synchronize()
+            row["apart"][precision] = _apart(engine, feeds, folder / f"{name}.b{batch}.npz")
+            runs[f"temper {precision}"] = context.enqueue
+            row["enqueue_us"][precision] = _enqueue(context.enqueue, stream)
+            if layers:
+                times = engine.profile_layers(feeds)
+                row["layers"][precision] = [{"name": t.name, "us": round(t.seconds * 1e6, 2)} for t in times]
+        if net is not None:
+            inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
+            if inputs[0].dim() == 4:
+                net = net.to(memory_format=torch.channels_last)
+                inputs = [t.contiguous(memory_format=torch.channels_last) for t in inputs]
+            for kind in kinds:
+                runs[f"torch {kind}"] = prepared(net, kind, inputs, stream)
+        if not warm:
+            counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
+            times_of: dict[str, list[float]] = {k: [] for k in runs}
+            for _ in range(_TURNS):
+                for k, run in runs.items():
+                    times_of[k].append(_turn(run, stream, counts[k]))
+            row["ms"] = {k: statistics.median(t) for k, t in times_of.items()}
+            row["spread"] = {k: max(t) / min(t) - 1 for k, t in times_of.items()}
+            row["device"] = torch.cuda.get_device_name()
+            row["versions"] = {"torch": torch.__version__, "temper": temper.__version__, "triton": _version("triton")}
+        rows.append(row)
+    return rows
 
 
 def _enqueue(launch: Callable[[], Any], stream: Any) -> float:
@@ -251,6 +264,7 @@ def main() -> None:
     parser.add_argument("--ranges", type=Path, help="folder of calibration caches (MODEL.cache, of temper calibrate)")
     parser.add_argument("--jobs", type=int, default=4, help="builds, and compilations of PyTorch's, at once")
     parser.add_argument("--one", default="", help=argparse.SUPPRESS)
+    parser.add_argument("--members", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
     precisions, kinds, batches = ([x for x in a.split(",") if x] for a in (args.precisions, args.peers, args.batches))
     batches = list(map(int, batches))
@@ -264,19 +278,18 @@ def main() -> None:
             if what == "build":
                 print(json.dumps(built(name, precisions[0], batches, folder, args.ranges)))
             else:
-                print(json.dumps(measure(name, batches[0], precisions, kinds, folder, what == "warm", args.layers)))
+                members = {int(b): p.split("+") for b, p in (x.split("=") for x in args.members.split(",") if x)}
+                print(json.dumps({"rows": measure(name, members, kinds, folder, what == "warm", args.layers)}))
             return
         names = args.models.split(",")
-        sizes = {
-            n: {p: tuple(batches) or SIZES.get(n, {}).get(p, (1,)) for p in precisions} if precisions else {"": (1,)}
-            for n in names
-        }
-        every = {n: sorted({b for sizes_of in sizes[n].values() for b in sizes_of}) for n in names}
+        every = {n: sorted({b for p in precisions or [""] for b in batches_of(n, p, batches)}) for n in names}
         for n in names:
             saved(n, folder)
 
         def one(what: str, name: str, batch: Sequence[int], which: Sequence[str]) -> Row:
+            members = (f"{b}={'+'.join(p for p in which if b in batches_of(name, p, batches))}" for b in batch)
             options = ["--one", what, "--models", name, "--batches", ",".join(map(str, batch)), "--plans", folder]
+            options += ["--members", ",".join(members)]
             options += ["--precisions", ",".join(which), "--peers", ",".join(kinds)]
             options += ["--ranges", args.ranges] if args.ranges else []
             try:
@@ -289,7 +302,7 @@ def main() -> None:
             made = []
             for p in precisions:
                 if not (folder / f"{name}.{p}.plan").exists():
-                    made.append({"model": name, "precision": p} | one("build", name, sizes[name][p], [p]))
+                    made.append({"model": name, "precision": p} | one("build", name, batches_of(name, p, batches), [p]))
                     print(f"{name} {p}: seconds of builds {made[-1].get('seconds')}", flush=True)
             return made
 
@@ -302,16 +315,19 @@ def main() -> None:
             builds = [row for f in built_rows for row in f.result()]
             for f in done:
                 f.result()
-        rows = []
-        for n in names:
-            for b in [] if args.build else every[n]:
-                found = one("measure", n, [b], [p for p in precisions if b in sizes[n][p]])
-                rows.append({"model": n, "batch": b, "ms": {}, "missing": [found.get("failed")]} | found)
-                times = "  ".join(f"{k} {t:.3f}" for k, t in rows[-1]["ms"].items())
-                print(f"{n:18s} {b:4d}  {times}  {rows[-1]['missing'] or ''}", flush=True)
+        rows: list[Row] = []
+        for n in [] if args.build else names:
+            found = one("measure", n, every[n], precisions)
+            empty = {"model": n, "batch": 0, "ms": {}, "missing": [found.get("failed")]}
+            for row in found.get("rows", [empty]):
+                rows.append(row)
+                times = "  ".join(f"{k} {t:.3f}" for k, t in row["ms"].items())
+                print(f"{n:18s} {row['batch']:4d}  {times}  {row['missing'] or ''}", flush=True)
+            if args.json:
+                record(args.json, rows, builds)
     if rows:
         print("\n" + table(rows))
-    if args.json:
+    if args.json and args.build:
         record(args.json, rows, builds)
 
 
