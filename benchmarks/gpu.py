@@ -123,7 +123,7 @@ def measure(
 
     stream = torch.cuda.Stream()
     engines, words = {}, []
-    for precision in () if warm else dict.fromkeys(p for each in sizes.values() for p in each):
+    for precision in () if warm else dict.fromkeys(p for each in sizes.values() for p in each if p):
         plan = folder / f"{name}.{precision}.plan"
         if plan.exists():
             engines[precision] = temper.load(plan)
