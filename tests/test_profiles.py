@@ -270,3 +270,17 @@ def test_a_row_of_a_constant_chosen_by_a_size(cache: Path) -> None:
     assert not [r for r in engine.report["regions"] if r["tactic"] == "host"]
     for size in (1, 7, 30, 63):
         agree(engine, model, {"x": np.ones((size, 4), np.float32)})
+
+
+def test_layers_normalised_over_a_sequence_of_any_length(cache: Path) -> None:
+    nodes = [n("LayerNormalization", ["x", "g"], ["a"], axis=-1), n("Mul", ["a", "z"], ["y"])]
+    gain = onnx.numpy_helper.from_array(np.linspace(0.5, 2, 24, dtype=np.float32), "g")
+    model = model_of(nodes, {"x": ["N", "T", 24], "z": ["N", 1, 1]}, "y", [gain])
+    sizes = (Profile.of(N=(1, 2, 3), T=(1, 5, 9)),)
+    engine = temper.build(model, profiles=sizes, threads=1, effort=1, cache=cache)
+    rng = np.random.default_rng(3)
+    for batch, length in ((1, 1), (2, 5), (3, 8)):
+        x, z = rng.standard_normal((batch, length, 24), np.float32), rng.standard_normal((batch, 1, 1), np.float32)
+        mean, var = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        want = (x - mean) / np.sqrt(var + 1e-5) * np.linspace(0.5, 2, 24, dtype=np.float32) * z
+        np.testing.assert_allclose(engine(x=x, z=z), want, rtol=1e-5, atol=1e-5)

@@ -33,7 +33,9 @@ INLINE vf result(const norm_t *q, const float *x, int64_t i, vf mean, vf factor,
   return y;
 }
 
-INLINE void rows(const norm_t *q, const float *x, int64_t pix, const int count) {
+/* v: sizes known at run time only, which XLD, OLD and PIXELS may be. */
+INLINE void rows(const norm_t *q, const float *x, const int64_t *v, int64_t pix, const int count) {
+  (void)v;
   vf mean[TOGETHER], factor[TOGETHER], s[TOGETHER][4];
   UNROLL for (int r = 0; r < count; r++) mean[r] = (vf){};
   int64_t i;
@@ -68,13 +70,12 @@ INLINE void rows(const norm_t *q, const float *x, int64_t pix, const int count) 
 }
 
 EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts) {
-  (void)v;
   epi_t e;
   epi_init(&e, p);
   const norm_t q = {p[1], BIAS ? p[P_BIAS] : 0, p[P_OUT], &e};
   const float *x = p[0];
   int64_t lo, hi;
   share((int64_t)(ROWS), part, parts, &lo, &hi);
-  for (; lo + TOGETHER <= hi; lo += TOGETHER) rows(&q, x + lo * (XLD), lo, TOGETHER);
-  for (; lo < hi; lo++) rows(&q, x + lo * (XLD), lo, 1);
+  for (; lo + TOGETHER <= hi; lo += TOGETHER) rows(&q, x + lo * (XLD), v, lo, TOGETHER);
+  for (; lo < hi; lo++) rows(&q, x + lo * (XLD), v, lo, 1);
 }
