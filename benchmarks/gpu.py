@@ -2,11 +2,12 @@
 
     python -m benchmarks.gpu                                         # the models and sizes of the project's goals
     python -m benchmarks.gpu --models resnet50 --batches 1,128 --precisions int8,fp16 --peers graph,compiled
-    python -m benchmarks.gpu --layers                                # also every layer beside its limit
+    python -m benchmarks.gpu --layers                                # also time every layer alone
 
-One process a model and batch holds all contenders: inputs on the device, everybody enqueues on one stream and is timed
+One process a model holds all contenders: inputs on the device, everybody enqueues on one stream and is timed
 by CUDA events in turns, medians over the turns. PyTorch runs in float16. Writes JSON with device, date and versions to
---json, where rows of other models, batches and precisions stay. --plans keeps plans: a second run needs no build.
+--json, where rows of other models and batches stay. Nothing is measured before everything is built; --plans keeps
+plans, so that a second run, perhaps after one with --build, only measures.
 """
 
 from __future__ import annotations

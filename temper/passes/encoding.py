@@ -47,10 +47,10 @@ def _shifted(graph: Graph, old: Value, new: Value) -> None:
             _shifted(graph, node.output, y)
         else:
             graph.replace_uses(node.output, y)
-        _replaced(graph, node, y)
+        supplant(graph, node, y)
 
 
-def _replaced(graph: Graph, node: Node, y: Value) -> None:
+def supplant(graph: Graph, node: Node, y: Value) -> None:
     """Removes a node; `y`, which stands for its result, gets that one's name."""
     name = node.output.name
     graph.remove_node(node)
@@ -68,7 +68,7 @@ def _run(graph: Graph, log: Log) -> None:
         attrs = {**node.attrs, "to": "uint8", "zero_point": int(str(node.attrs["zero_point"])) + 128}
         y = make(graph, "Saturate", node.inputs, attrs, name=node.name, origin=node.origin).output
         _shifted(graph, node.output, y)
-        _replaced(graph, node, y)
+        supplant(graph, node, y)
         log.did(_NAME, node.name)
 
 

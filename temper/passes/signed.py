@@ -10,6 +10,7 @@ import numpy as np
 
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
+from temper.passes.encoding import supplant
 from temper.passes.integer import MOVES
 from temper.passes.manager import Log, Pass
 
@@ -54,14 +55,7 @@ def _shift(graph: Graph, old: Value, new: Value) -> None:
             _shift(graph, node.output, y)
         else:
             graph.replace_uses(node.output, y)
-        _replace(graph, node, y)
-
-
-def _replace(graph: Graph, node: Node, y: Value) -> None:
-    """Removes a node; `y`, which stands for its result, gets that one's name."""
-    name = node.output.name
-    graph.remove_node(node)
-    graph.rename(y, name)
+        supplant(graph, node, y)
 
 
 def _run(graph: Graph, log: Log) -> None:
@@ -77,7 +71,7 @@ def _run(graph: Graph, log: Log) -> None:
         inputs = [*node.inputs[:2], _zero(graph, zero)]
         y = make(graph, node.op, inputs, {**node.attrs, "to": "int8"}, name=node.name, origin=node.origin).output
         _shift(graph, node.output, y)
-        _replace(graph, node, y)
+        supplant(graph, node, y)
         log.did(_NAME, node.name)
     graph.prune()
 

@@ -19,6 +19,7 @@ from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.ops.attention import by_heads
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Slot, Workload
+from temper.tactics.cpu.attention import integer_attr
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import dim_text
@@ -88,12 +89,6 @@ def operands_of(w: Workload) -> list[Heads] | str:
     # all rooms of a matrix product are alike
     wide = max(out[0].room, out[1].room)
     return [Heads(**{**vars(t), "room": wide if i < 2 else max(out[2].room, out[3].room)}) for i, t in enumerate(out)]
-
-
-def integer_attr(w: Workload, name: str) -> int:
-    value = w.attr(name)
-    assert isinstance(value, int)
-    return value
 
 
 def mask_text(slot: Slot) -> str:

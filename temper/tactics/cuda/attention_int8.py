@@ -16,13 +16,13 @@ import numpy as np
 from temper.ir.dims import Dim
 from temper.reference.attention import LOG2E, P1, P2, P3
 from temper.tactics.base import Kernel, Params, Workload
+from temper.tactics.cpu.attention import integer_attr
 from temper.tactics.cuda.attention import (
     CAUSAL,
     Heads,
     Tile,
     attention_kernel,
     head_text,
-    integer_attr,
     mask_text,
     operands_of,
     predicted,

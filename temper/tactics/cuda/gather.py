@@ -33,6 +33,18 @@ def _axis(w: Workload) -> int:
     return int(str(w.attr("axis", 0))) % w.inputs[0].type.rank
 
 
+def _picked(w: Workload, index: str, offset: str) -> list[str]:
+    """Statements that read the element which an index names along the axis. offset: of the other axes."""
+    x, axis = w.inputs[0], _axis(w)
+    assert x is not None
+    return [
+        f"j = position({index}, {dim_text(x.type.shape[axis])})",
+        "kept = live & (j >= 0)",
+        f"offset = {offset} + j * ({dim_text(dense(w, 0)[axis])})",
+        f"v0 = tl.where(kept, {loaded(w, 'x', 'offset', 'kept')}, {outside(w)})",
+    ]
+
+
 class GatherRows(Tiled):
     """Gather along any axis with indices of any shape."""
 
@@ -56,10 +68,7 @@ class GatherRows(Tiled):
         return Body(
             [
                 *index.statements,
-                f"j = position(tl.load(indices + ({at}), mask={mask}, other=0), {dim_text(x.type.shape[axis])})",
-                "kept = live & (j >= 0)",
-                f"offset = {index.offset(kept)} + j * ({dim_text(strides[axis])})",
-                f"v0 = tl.where(kept, {loaded(w, 'x', 'offset', 'kept')}, {outside(w)})",
+                *_picked(w, f"tl.load(indices + ({at}), mask={mask}, other=0)", index.offset(kept)),
             ],
             [input_pointer(w, 0, "x"), input_pointer(w, 1, "indices")],
             f"Rows of axis {axis} by index.",
@@ -87,10 +96,7 @@ class GatherElements(Tiled):
         return Body(
             [
                 *index.statements,
-                f"j = position(tl.load(indices + ({at}), mask=live, other=0), {dim_text(x.type.shape[axis])})",
-                "kept = live & (j >= 0)",
-                f"offset = {index.offset(others)} + j * ({dim_text(strides[axis])})",
-                f"v0 = tl.where(kept, {loaded(w, 'x', 'offset', 'kept')}, {outside(w)})",
+                *_picked(w, f"tl.load(indices + ({at}), mask=live, other=0)", index.offset(others)),
             ],
             [input_pointer(w, 0, "x"), input_pointer(w, 1, "indices")],
             f"Elements along axis {axis} by index.",
