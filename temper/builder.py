@@ -267,7 +267,8 @@ class _Cutter:
 
     def general(self, r: Region, strides: Mapping[int, int] | None = None) -> tuple[Workload, Mapping[str, DimLike]]:
         tf32 = self.config.tf32 and self.target.widens
-        return canonical(workload(r, self.target.isa, self.config.threads, strides, tf32))
+        threads = self.target.threads(self.config.threads)
+        return canonical(workload(r, self.target.isa, threads, strides, tf32))
 
     def refuses(self, region: Region, strides: Mapping[int, int] | None = None) -> str | None:
         """Why no tactic takes a region; None if one does."""

@@ -45,6 +45,9 @@ class Target(Protocol):
     def multiplies(self, dtype: str) -> bool:
         """Its arithmetic on this type is faster than on float32."""
 
+    def threads(self, asked: int) -> int:
+        """How many of the `asked` threads of the host share a kernel's work: what its times depend on."""
+
     @property
     def present(self) -> bool:
         """It is in this machine."""
@@ -91,6 +94,9 @@ class CpuTarget:
     def cache_bytes(self) -> int:
         return max(machine.cache_sizes().values(), default=1 << 25)
 
+    def threads(self, asked: int) -> int:
+        return asked
+
     def multiplies(self, dtype: str) -> bool:
         return dtype == "int8" or (dtype == "bfloat16" and "avx512_bf16" in ISAS[self.isa].needs)
 
@@ -133,6 +139,9 @@ class CudaTarget:
     @property
     def cache_bytes(self) -> int:
         return 1 << 25 if self.gpu is None else self.gpu.cache
+
+    def threads(self, asked: int) -> int:
+        return 1  # the host launches kernels and computes nothing in them
 
     def multiplies(self, dtype: str) -> bool:
         return dtype in ("int8", "float16", "bfloat16") or (dtype in FLOATS8 and self.isa in FLOATS8_ISAS)

@@ -85,3 +85,10 @@ def test_what_is_not_integer_is_half_precision(
     assert {"int8", "float16"} <= stored(build)
     for a, b in zip(want, run(build, feeds, tmp_path), strict=True):
         assert np.abs(a - b).max() <= 0.05 * np.abs(a).max()
+
+
+def test_times_of_gpu_kernels_are_found_again_by_hosts_with_other_cores(gpu: BuildConfig, model: bytes) -> None:
+    first = build_plan(model, replace(gpu, threads=2))
+    again = build_plan(model, replace(gpu, threads=16))
+    assert first.seconds["cache_misses"] and not again.seconds["cache_misses"]
+    assert [p.workload for p in again.parts] == [p.workload for p in first.parts]
