@@ -15,16 +15,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import temper
+from benchmarks.provenance import stamp, system
 from benchmarks.quantized_peers import PeerFailed, nncf_quantized, ort_static
 from benchmarks.zoo_cases import NAMES, Recorder, ZooCase, default_zoo, load_case, load_zoo
 from temper.errors import TemperError
@@ -108,7 +107,8 @@ def measure(case: ZooCase, method: str, args: argparse.Namespace) -> Found:
         return {"error": str(e).splitlines()[0][:300]}
     except OnnxRuntime().errors as e:
         return {"error": f"the model it made does not run: {str(e).splitlines()[0][:160]}"}
-    return {**about, "score": score, "answers": [a.hex() for a in recorders[0].seen]}
+    how: Found = {**stamp(), **({"effort": args.effort} if method in OURS else {})}
+    return {**how, **about, "score": score, "answers": [a.hex() for a in recorders[0].seen]}
 
 
 def judged(case: ZooCase, fp32: Found, found: Found) -> Found:
@@ -139,7 +139,7 @@ def timed(case: ZooCase, folder: Path, threads: int, seconds: float) -> Found:
         for m, t in timings.items():
             total[m] = total.get(m, 0.0) + t.median
             others = max(others, t.others)
-    result: Found = {"ms": total, "others": others}
+    result: Found = {**stamp(), "threads": threads, "ms": total, "others": others}
     if all(m in total for m in _TIMED):
         slow, quick, chosen = (total[m] for m in _TIMED)
         result |= {"speedup_all": slow / quick, "speedup": slow / chosen, "kept": quick / chosen}
@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="make what --methods names anew")
     parser.add_argument("--nncf-python", type=Path, help="interpreter of an environment with nncf and openvino")
     parser.add_argument("--seconds", type=float, default=0.0, help="time engines, about so long each")
-    parser.add_argument("--json", type=Path, help="write results here; cases not run keep their rows")
+    parser.add_argument("--json", type=Path, help="write results here; what was not run keeps its place")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     zoo = load_zoo(args.zoo)
@@ -230,28 +230,27 @@ def main() -> None:
             result["timing"] = json.loads(timing.read_text())
         cases.append(result)
     if args.json:
-        cases = merged(args.json, cases, args)
+        cases = merged(args.json, cases)
     print("\n" + table(cases))
 
 
-def merged(path: Path, cases: Sequence[Found], args: argparse.Namespace) -> list[Found]:
-    """Writes the results with machine, date and versions; cases that were not run keep theirs."""
-    from temper.runtime.machine import cpu_name
-
+def merged(path: Path, cases: Sequence[Found]) -> list[Found]:
+    """Writes the results; cases, methods and times that were not measured keep what the file has of them. Every method
+    of a case says which commit it was measured at, on which day and with which effort."""
     old = json.loads(path.read_text())["cases"] if path.exists() else []
-    rows = {c["case"]: c for c in (*old, *cases)}
+    rows = {c["case"]: c for c in old}
+    for c in cases:
+        before = rows.get(c["case"], {})
+        methods = {**before.get("methods", {}), **c["methods"]}
+        timing = c.get("timing", before.get("timing"))
+        rows[c["case"]] = {
+            **c,
+            "methods": {m: methods[m] for m in METHODS if m in methods},
+            **({"timing": timing} if timing is not None else {}),
+        }
     every = [rows[n] for n in NAMES if n in rows]
-    result = {
-        "date": date.today().isoformat(),
-        "cpu": cpu_name(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "threads": args.threads,
-        "effort": args.effort,
-        "versions": {"temper": temper.__version__, **{p.name: p.version for p in (OnnxRuntime(), OpenVino())}},
-        "cases": every,
-    }
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    versions = {"temper": temper.__version__, **{p.name: p.version for p in (OnnxRuntime(), OpenVino())}}
+    path.write_text(json.dumps({**system(), "versions": versions, "cases": every}, indent=1) + "\n")
     return every
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.holdout.train --folder FOLDER --seeds 0:3         # needs torch; --scale 0.1 for a quick look
     python -m benchmarks.holdout.train --folder FOLDER --seeds 0:3 --export
-    python -m benchmarks.int8_holdout --folder FOLDER --seeds 0:3 [--json FILE]
+    python -m benchmarks.int8_holdout --folder FOLDER --seeds 0:3 [--json FILE --round NAME]
 
 Every model is built in FP32, in INT8 with min-max thresholds, in INT8 throughout with everything that Temper does, and
 by default (`temper.build(precision="int8", calibration=)`, which decides what stays in float). Builds see 300 samples
@@ -16,10 +16,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,7 @@ import temper
 from benchmarks.holdout.cases import Case, cases
 from benchmarks.holdout.sources import Sources, sources
 from benchmarks.holdout.tasks import TASKS, Task
+from benchmarks.provenance import stamp, system
 from temper.builder import float_graph
 from temper.config import BuildConfig
 from temper.peers import interleaved
@@ -63,7 +62,8 @@ def measure(case: Case, folder: Path, src: Sources, seconds: float) -> Found:
     dense = task.kind in ("pixels", "image", "steps")
     x, y = task.make(src, "test", _SCORED_DENSE if dense else _SCORED, np.random.default_rng([2, case.seed]))
     batches = [{"x": seen[i : i + 1]} for i in range(len(seen))]
-    found: Found = {"case": case.name, "hard": case.hard, "kind": task.kind, "scored": len(x), "methods": {}}
+    found: Found = {"case": case.name, **stamp(), "seed": case.seed, "hard": case.hard, "kind": task.kind}
+    found |= {"scored": len(x), "methods": {}}
     engines: dict[str, temper.Engine] = {}
     for method, options in METHODS.items():
         more = {**options, "calibration": batches, "work": folder / "work"} if options else {}
@@ -95,7 +95,9 @@ def measure(case: Case, folder: Path, src: Sources, seconds: float) -> Found:
     runs: dict[str, Callable[[], object]] = {
         m: partial(engines[m].run, {"x": x[:1]}) for m in ("fp32", "all", "default")
     }
-    found["us"] = {m: 1e6 * t.median for m, t in interleaved(runs, seconds).items()}
+    timings = interleaved(runs, seconds)
+    found["us"] = {m: 1e6 * t.median for m, t in timings.items()}
+    found["others"] = max(t.others for t in timings.values())
     return found
 
 
@@ -147,7 +149,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.2, help="time each engine, about so long")
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--known", action="store_true", help="report what FOLDER holds, measure nothing")
-    parser.add_argument("--json", type=Path, help="write results here")
+    parser.add_argument("--json", type=Path, help="write results here; other rounds keep theirs")
+    parser.add_argument("--round", default="", help="name of these results in that file")
     args = parser.parse_args()
     src = sources(args.folder / "sources.npz")
     rows: list[Found] = []
@@ -167,10 +170,17 @@ def main() -> None:
     found = rates(rows)
     print("\n" + table(rows) + "\n\n" + json.dumps(found, indent=1))
     if args.json:
-        from temper.runtime.machine import cpu_name
+        merged(args.json, args.round, rows)
 
-        head = {"date": date.today().isoformat(), "cpu": cpu_name(), "system": platform.platform()}
-        args.json.write_text(json.dumps({**head, "rates": found, "cases": rows}, indent=1) + "\n")
+
+def merged(path: Path, name: str, rows: Sequence[Found]) -> None:
+    """Writes the results, a round each time that models were measured: cases of the round that were not measured, and
+    other rounds, stay. Every case says which commit it was measured at, and on which day."""
+    rounds = json.loads(path.read_text())["rounds"] if path.exists() else {}
+    cases = {c["case"]: c for c in (*rounds.get(name, {}).get("cases", ()), *rows)}
+    rounds[name] = {"cases": list(cases.values())}
+    told = {n: {"rates": rates(r["cases"]), "cases": r["cases"]} for n, r in rounds.items()}
+    path.write_text(json.dumps({**system(), "rounds": told}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
