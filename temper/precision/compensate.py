@@ -62,13 +62,15 @@ class Step:
 class Data:
     """What compensation works with. calibration: batches that statistics are taken from, few will do. held: batches to
     judge by. spare: more to judge by, calibration data which statistics are not taken from. spans, alternatives: by
-    tensor, least and greatest value, and thresholds by calibrator."""
+    tensor, least and greatest value, and thresholds by calibrator. ranged: of codes that have a zero point, thresholds
+    by tensor, where they are not those of symmetric codes."""
 
     calibration: Sequence[Batch]
     held: Sequence[Batch]
     spare: Sequence[Batch] = ()
     spans: Mapping[str, Range] = field(default_factory=dict)
     alternatives: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    ranged: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +202,7 @@ class Compensation:
     def zero_points(self) -> None:
         """Ranges for tensors that reach further to one side."""
         found = lopsided(self.data.spans, self.recipe.amax)
+        found |= lopsided(self.data.spans, {t: self.data.ranged[t] for t in found if t in self.data.ranged})
         found = {t: r for t, r in found.items() if t in self._read}
         recipe = replace(self.recipe, ranges={**self.recipe.ranges, **found})
         self.propose("zero points", recipe, found, likely=True)
@@ -240,11 +243,11 @@ class Compensation:
         tried: dict[tuple[str, ...], dict[str, Recipe]] = {}
         for tensors in groups:
             options: dict[str, Recipe] = {"": kept}
-            seen = [max(kept.amax.get(t, 0.0) for t in tensors)]
+            seen = [max(_limit(t, kept.amax, kept.ranges) for t in tensors)]
             for name in dict.fromkeys(a for t in tensors for a in self.data.alternatives.get(t, ())):
                 amax, ranges = dict(kept.amax), dict(kept.ranges)
                 self._set(amax, ranges, tensors, name)
-                limit = max(amax.get(t, 0.0) for t in tensors)
+                limit = max(_limit(t, amax, ranges) for t in tensors)
                 if limit > 0 and all(abs(limit - other) > _SAME * other for other in seen):
                     options[name] = replace(kept, amax=amax, ranges=ranges)
                     seen.append(limit)
@@ -277,7 +280,7 @@ class Compensation:
                 assert v is not None and v.const is not None
                 operands.setdefault((key, i), v.const)
             x = statistics[place.tensor]
-            present = max(amax.get(t, 0.0) for t in place.tensors)
+            present = max(_limit(t, amax, ranges) for t in place.tensors)
             levels = migrate.levels_of(self.graph, place.tensor)
             m = migrate.migration(place, x, operands, levels, min(present, float(x.amax.max())))
             if m is None:
@@ -352,6 +355,11 @@ class Compensation:
     def done(self) -> Compensated:
         self.simulator.recipe = self.recipe
         return Compensated(self.recipe, tuple(self.steps), self.simulator, self._worked, self.calibrating)
+
+
+def _limit(tensor: str, amax: Mapping[str, float], ranges: Mapping[str, Range]) -> float:
+    """Largest value that a tensor's codes stand for; 0 of one without a threshold."""
+    return max(map(abs, ranges[tensor])) if tensor in ranges else amax.get(tensor, 0.0)
 
 
 def _spread(batches: Sequence[Batch], count: int) -> list[Batch]:

@@ -20,6 +20,7 @@ from temper.precision.request import Request
 from temper.precision.simulate import Simulator
 from temper.precision.subject import Subject
 from temper.precision.trials import recipe_digest
+from temper.quantize.auto import choose_ranged, clipping_weight
 from temper.quantize.recipe import Recipe
 
 #: Batches that compensation takes statistics from, held-back ones that it is judged by, at most and as a share of them,
@@ -27,7 +28,7 @@ from temper.quantize.recipe import Recipe
 _STATISTICS, _JUDGES, _SHARE, _SPARE = 24, 16, 4, 32
 
 #: Rises when compensation does something else, so that what an earlier version made is not taken for it.
-_FORMAT = 2
+_FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +77,7 @@ def compensated(
         [part[rest[i]] for i in _few(len(rest), _SPARE)],
         {t: (h.low, h.high) for t, h in calibration.histograms.items()},
         alternatives,
+        _ranged(subject, calibration) if request.calibrator == "auto" and "zero_points" in steps else {},
     )
     try:
         found = compensate(subject.graph, recipe, subject.plain, data, steps, lambda step: _told(account, step))
@@ -86,6 +88,17 @@ def compensated(
     if path is not None:
         recipe_file.write(path, found.recipe, {"steps": [dataclasses.asdict(s) for s in found.steps]})
     return Compensated(found.recipe, found.work / max(1, held.count), found.simulator)
+
+
+def _ranged(subject: Subject, calibration: Calibration) -> dict[str, float]:
+    """Thresholds of tensors whose codes get a zero point, chosen for the steps that such codes have."""
+    values = {v.name: v for v in subject.graph.values}
+    held = calibration.held.histograms
+    return {
+        t: choose_ranged(h, held.get(t, h), clipping_weight(values[t])).amax
+        for t, h in calibration.histograms.items()
+        if h.low < 0 < h.high
+    }
 
 
 def _told(account: Account, step: Step) -> None:

@@ -79,6 +79,22 @@ def choose(
     return Chosen(found[best], best, found, errors)
 
 
+def choose_ranged(seen: Histogram, held: Histogram, clipping: float = 1.0) -> Chosen:
+    """As `choose`, for uint8 codes with a zero point, which have steps for as much of either side as there are values:
+    of 255 * t / (t + the lesser side) below a threshold t. A tensor that hardly reaches to one side has nearly twice
+    the steps of a symmetric one, so that clipping gains less."""
+
+    def levels(amax: float) -> int:
+        low, high = max(min(seen.low, 0.0), -amax), min(max(seen.high, 0.0), amax)
+        return max(127, round(255 * max(-low, high) / (high - low))) if high > low else 127
+
+    found = {name: algorithm(name)(seen, levels(seen.amax)) for name in CANDIDATES}
+    judge = held if held.total else seen
+    errors = {name: noise(judge, amax, levels(amax), clipping) for name, amax in found.items()}
+    best = min(found, key=lambda name: errors[name])
+    return Chosen(found[best], best, found, errors)
+
+
 def thresholds(
     graph: Graph, seen: Mapping[str, Histogram], held: Mapping[str, Histogram], calibrator: str = "auto"
 ) -> dict[str, Chosen]:

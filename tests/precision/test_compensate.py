@@ -115,6 +115,17 @@ def test_thresholds_are_chosen_by_what_they_do_to_the_outputs(config: BuildConfi
         assert a in (recipe.amax[t], *data.alternatives[t].values())
 
 
+def test_codes_with_a_zero_point_take_thresholds_of_their_own(config: BuildConfig) -> None:
+    graph, recipe, data = task()
+    gated = [t for t in recipe.amax if "Silu" in t]
+    own = {t: recipe.amax[t] / 1.3 for t in gated}  # all that there is
+    made = compensate(graph, recipe, config, replace(data, ranged=own), ("zero_points",))
+    assert made.steps[0].accepted and set(made.recipe.ranges) == set(gated)
+    for t, (low, high) in made.recipe.ranges.items():
+        assert (low, high) == (data.spans[t][0], own[t])
+    assert made.recipe.amax == recipe.amax
+
+
 def test_bias_correction_brings_means_back(config: BuildConfig) -> None:
     net = Net(4)
     net.graph.set_outputs([net.conv(net("Relu", net.conv(net.input(2, 3, 12, 12), 8, 3)), 6, 3)], ["y"])

@@ -9,7 +9,7 @@ from temper.errors import ConfigError
 from temper.ir.graph import Graph
 from temper.ir.ops import make
 from temper.ir.types import TensorType
-from temper.quantize.auto import CANDIDATES, Chosen, choose, clipping_weight, noise, thresholds
+from temper.quantize.auto import CANDIDATES, Chosen, choose, choose_ranged, clipping_weight, noise, thresholds
 from temper.quantize.histogram import EMPTY, observe
 from temper.quantize.thresholds import ALGORITHMS, algorithm
 
@@ -65,6 +65,28 @@ def test_large_values_that_held_back_data_have_too_are_kept() -> None:
 def test_without_held_back_data_the_same_data_judge() -> None:
     h = observe(NORMAL)
     assert choose(h, EMPTY, 127) == choose(h, h, 127)
+
+
+def test_a_zero_point_has_twice_the_steps_so_that_less_is_clipped() -> None:
+    x = np.random.default_rng(3).laplace(size=200_000).astype(np.float32) * 2
+    x = x / (1 + np.exp(-x))  # SiLU: down to -0.28
+    h = observe(x)
+    symmetric, ranged = choose(h, h, 127), choose_ranged(h, h)
+    assert symmetric.amax < ranged.amax <= h.amax
+
+    def error(t: float) -> float:
+        low = max(float(x.min()), -t)
+        scale = (min(float(x.max()), t) - low) / 255
+        codes = np.clip(np.rint(x / scale), np.rint(low / scale), np.rint(low / scale) + 255)
+        return float(((codes * scale - x) ** 2).mean())
+
+    assert error(ranged.amax) < error(symmetric.amax)
+    assert ranged.errors[ranged.calibrator] * float((x**2).mean()) == pytest.approx(error(ranged.amax), rel=0.05)
+
+
+def test_ranges_of_equal_sides_are_as_symmetric_codes() -> None:
+    h = observe(NORMAL)
+    assert choose_ranged(h, h).amax == pytest.approx(choose(h, h, 127).amax, rel=0.02)
 
 
 def test_equal_errors_take_the_first() -> None:
