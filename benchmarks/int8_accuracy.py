@@ -3,12 +3,13 @@
     python -m benchmarks.int8_accuracy --nncf-python OTHER_ENVIRONMENT/bin/python --folder FOLDER
     python -m benchmarks.int8_accuracy --cases lprnet,magika --methods minmax,search --folder FOLDER --again
     python -m benchmarks.int8_accuracy --folder FOLDER --seconds 3 --json FILE    # times what FOLDER holds
+    python -m benchmarks.int8_accuracy --device cuda --methods compensated,search,fp8 --folder FOLDER --effort 0
 
 A result in FOLDER is used again, engines and other tools' models too; --again makes those asked for anew. The
 calibration samples are all a method sees; the scored samples decide nothing. A case passes where the net loss against
 FP32 is at most 0.3 % of the scored samples or one sample, or 0.3 dB. `search` is the default of
 `temper.build(precision="int8")`; the other methods of Temper compute all they can in INT8. --seconds times FP32, all in
-INT8, and the search, taking turns.
+INT8, and the search, taking turns. On a GPU (--device cuda) FP32 is without TF32, and there are `fp16` and `fp8` too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,13 +29,15 @@ from benchmarks.provenance import stamp, system
 from benchmarks.quantized_peers import PeerFailed, nncf_quantized, ort_static
 from benchmarks.zoo_cases import NAMES, Recorder, ZooCase, default_zoo, load_case, load_zoo
 from temper.errors import TemperError
-from temper.peers import OnnxRuntime, OpenVino, Runner, interleaved
+from temper.peers import MissingPeer, OnnxRuntime, OpenVino, Runner, interleaved
+from temper.plan.file import read
+from temper.precision import costs
 
 Found = dict[str, Any]
 
 #: Methods of Temper: options of `temper.build`.
 OURS: Mapping[str, Mapping[str, Any]] = {
-    "fp32": {},
+    "fp32": {"tf32": False},
     "minmax": {"calibrator": "minmax", "pure_int8": True, "compensate": False},
     "entropy": {"calibrator": "entropy", "pure_int8": True, "compensate": False},
     "percentile": {"calibrator": "percentile:99.99", "pure_int8": True, "compensate": False},
@@ -41,26 +45,33 @@ OURS: Mapping[str, Mapping[str, Any]] = {
     "auto": {"calibrator": "auto", "pure_int8": True, "compensate": False},
     "compensated": {"pure_int8": True},
     "search": {},
+    "fp16": {"precision": "fp16"},
+    "fp8": {"precision": "fp8"},
 }
 METHODS = (*OURS, "onnxruntime", "nncf")
+
+#: What only a GPU has, and what needs no calibration.
+_GPU, _FLOAT = ("fp16", "fp8"), ("fp32", "fp16")
 
 #: What is timed, the float engine first and the chosen one last.
 _TIMED = ("fp32", "compensated", "search")
 
 
-def engine_runners(case: ZooCase, method: str, threads: int, effort: int, folder: Path) -> tuple[list[Runner], Found]:
+def engine_runners(case: ZooCase, method: str, args: argparse.Namespace) -> tuple[list[Runner], Found]:
     """Temper's engines of a case, their plans left in the folder; and what the builds say of themselves."""
     runs: list[Runner] = []
     about: list[Any] = []
     start = time.perf_counter()
     for model, batches, options in zip(case.models, case.batches, case.options, strict=True):
-        more: dict[str, Any] = {} if method == "fp32" else {"precision": "int8", "calibration": batches, **OURS[method]}
-        engine = temper.build(model, threads=threads, effort=effort, **options, **more)
-        temper.save(engine, plan_of(folder, case.name, method, len(runs)))
+        more: dict[str, Any] = {"device": args.device}
+        if method not in _FLOAT:
+            more |= {"precision": "int8", "calibration": batches}
+        engine = temper.build(model, threads=args.threads, effort=args.effort, **options, **(more | OURS[method]))
+        temper.save(engine, plan_of(args.folder, case.name, method, len(runs)))
         runs.append(lambda feeds, engine=engine: engine.run(feeds))  # type: ignore[misc]
         about.append(engine.report.get("int8"))
     found: Found = {"build_seconds": time.perf_counter() - start}
-    if method != "fp32":
+    if method not in _FLOAT:
         found["sites"] = sum(a["sites"] for a in about)
         found["int8"] = sum(a["int8"] for a in about)
         found["kept"] = [k["name"] for a in about for k in a["kept"]]
@@ -98,7 +109,7 @@ def measure(case: ZooCase, method: str, args: argparse.Namespace) -> Found:
     about: Found = {}
     try:
         if method in OURS:
-            runs, about = engine_runners(case, method, args.threads, args.effort, args.folder)
+            runs, about = engine_runners(case, method, args)
         else:
             runs = peer_runners(case, method, args.threads, args.folder, args.nncf_python)
         recorders = [Recorder(run, case.answers) for run in runs]
@@ -126,14 +137,18 @@ def judged(case: ZooCase, fp32: Found, found: Found) -> Found:
     return row
 
 
-def timed(case: ZooCase, folder: Path, threads: int, seconds: float) -> Found:
+def timed(case: ZooCase, folder: Path, threads: int, seconds: float, device: str) -> Found:
     """Milliseconds of one run of every model of the case, summed, by method, and how much speed-up the search keeps."""
     total: dict[str, float] = {}
     others = 0.0
     for number, batches in enumerate(case.batches):
         plans = {m: plan_of(folder, case.name, m, number) for m in _TIMED}
-        engines = {m: temper.load(p, threads=threads) for m, p in plans.items() if p.exists()}
         feeds = dict(batches[0])
+        if device != "cpu":  # inputs and outputs stay there
+            found = costs.timed({m: read(p) for m, p in plans.items() if p.exists()}, feeds, seconds, device)
+            total = {m: total.get(m, 0.0) + 1e3 * s for m, s in found.items()}
+            continue
+        engines = {m: temper.load(p, threads=threads) for m, p in plans.items() if p.exists()}
         runs: dict[str, Callable[[], object]] = {m: partial(e.run, feeds) for m, e in engines.items()}
         timings = interleaved(runs, seconds)
         for m, t in timings.items():
@@ -189,7 +204,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--zoo", type=Path, default=default_zoo(), help="folder of zoo.py")
     parser.add_argument("--cases", default=",".join(NAMES))
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", default=",".join(m for m in METHODS if m not in _GPU))
+    parser.add_argument("--device", default="cpu", help="of Temper's engines: cpu or cuda")
     parser.add_argument("--samples", type=int, default=500, help="calibration samples, at most")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--effort", type=int, default=2)
@@ -225,16 +241,16 @@ def main() -> None:
         }
         timing = args.folder / f"{name}.timing.json"
         if args.seconds:
-            timing.write_text(json.dumps(timed(case, args.folder, args.threads, args.seconds)))
+            timing.write_text(json.dumps(timed(case, args.folder, args.threads, args.seconds, args.device)))
         if timing.exists():
             result["timing"] = json.loads(timing.read_text())
         cases.append(result)
     if args.json:
-        cases = merged(args.json, cases)
+        cases = merged(args.json, cases, args.device)
     print("\n" + table(cases))
 
 
-def merged(path: Path, cases: Sequence[Found]) -> list[Found]:
+def merged(path: Path, cases: Sequence[Found], device: str) -> list[Found]:
     """Writes the results; cases, methods and times that were not measured keep what the file has of them. Every method
     of a case says which commit it was measured at, on which day and with which effort."""
     old = json.loads(path.read_text())["cases"] if path.exists() else []
@@ -249,9 +265,23 @@ def merged(path: Path, cases: Sequence[Found]) -> list[Found]:
             **({"timing": timing} if timing is not None else {}),
         }
     every = [rows[n] for n in NAMES if n in rows]
-    versions = {"temper": temper.__version__, **{p.name: p.version for p in (OnnxRuntime(), OpenVino())}}
-    path.write_text(json.dumps({**system(), "versions": versions, "cases": every}, indent=1) + "\n")
+    about = system() if device == "cpu" else {**system(), "device": gpu_name(device)}
+    path.write_text(json.dumps({**about, "versions": _versions(), "cases": every}, indent=1) + "\n")
     return every
+
+
+def gpu_name(device: str) -> str:
+    from temper.runtime.cuda.driver import Gpu
+
+    return Gpu(int(device.partition(":")[2] or 0)).name
+
+
+def _versions() -> dict[str, str]:
+    found = {"temper": temper.__version__}
+    for peer in (OnnxRuntime(), OpenVino()):
+        with suppress(MissingPeer):
+            found[peer.name] = peer.version
+    return found
 
 
 if __name__ == "__main__":

@@ -26,8 +26,18 @@ from temper.tune.select import Choice, Task, Tuner
 from temper.tune.verify import widened_inputs
 from tests.runtime.cuda.fake import FakeDriver, Launch
 
-#: What is known of a kernel, by the function of its last launch.
-Known = dict[str, tuple[Workload, TritonKernel, Mapping[int, np.ndarray]]]
+@dataclass(frozen=True)
+class Use:
+    """A kernel's use for one layer. packed: what its tactic makes of the constants."""
+
+    workload: Workload
+    kernel: TritonKernel
+    constants: Mapping[int, np.ndarray]
+    packed: tuple[np.ndarray, ...]
+
+
+#: The uses of a kernel, by the function of its last launch: layers of one shape differ by their constants.
+Known = dict[str, list[Use]]
 
 
 @contextmanager
@@ -39,17 +49,19 @@ def recording() -> Iterator[Known]:
     def recorded(self: Tuner, tasks: Any) -> dict[str, Choice]:
         chosen = choose(self, tasks)
         for t in tasks:
-            known.update(_of(t, chosen[t.key]))
+            if t.key in chosen:
+                use = _of(t, chosen[t.key])
+                known.setdefault(use.kernel.entries[-1], []).append(use)
         return chosen
 
     with patch.object(Tuner, "choose", recorded):
         yield known
 
 
-def _of(task: Task, choice: Choice) -> Known:
-    kernel = choice.candidate.kernel
-    assert isinstance(kernel, TritonKernel)
-    return {kernel.entries[-1]: (task.workload, kernel, task.constants)}
+def _of(task: Task, choice: Choice) -> Use:
+    c = choice.candidate
+    assert isinstance(c.kernel, TritonKernel)
+    return Use(task.workload, c.kernel, task.constants, tuple(c.tactic.prepack(task.workload, c.params, task.constants)))
 
 
 @dataclass
@@ -72,7 +84,8 @@ class Emulator(FakeDriver):
     def _compute(self, x: Launch) -> None:
         if x.function not in self.known:
             return
-        w, k, constants = self.known[x.function]
+        use = next((u for u in self.known[x.function] if _reads(u, x)), self.known[x.function][-1])
+        w, k, constants = use.workload, use.kernel, use.constants
         n = len(k.args)
         env = dict(zip(k.symbols, x.values[n : n + len(k.symbols)], strict=True))
         at = dict(zip(k.args, x.values, strict=False))
@@ -100,6 +113,15 @@ class Emulator(FakeDriver):
                 made = epilogue_reference(w.epilogue, [made[0], *operands[1:]])
         for i, (y, s) in enumerate(zip(made, w.outputs, strict=True)):
             _tensor(at["output", i], s, env)[...] = y
+
+
+def _reads(use: Use, x: Launch) -> bool:
+    """Whether the constants that a launch points to are those of this use."""
+    for (kind, i), place in zip(use.kernel.args, x.values, strict=False):
+        array = use.packed[i] if kind == "packed" else use.constants.get(i) if kind == "input" else None
+        if array is not None and array.nbytes and ctypes.string_at(place, array.nbytes) != array.tobytes():
+            return False
+    return True
 
 
 def _tensor(address: int, s: Slot, env: Mapping[str, int]) -> np.ndarray:
