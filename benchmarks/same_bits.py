@@ -100,7 +100,7 @@ def make(name: str, model: Path, batches: Sequence[Batch], options: Mapping[str,
         kept[f"names {inside}"] = np.array(json.dumps(names))
         for i, feed in enumerate(feeds):
             outputs = engine.run(dict(feed))
-            kept[f"sums {inside} {i}"] = np.array([zlib.crc32(np.ascontiguousarray(y)) for y in outputs], np.uint32)
+            kept[f"sums {inside} {i}"] = np.array([zlib.crc32(y.tobytes()) for y in outputs], np.uint32)
             if i == 0:
                 kept |= {f"first {inside} {k}": y for k, y in enumerate(outputs)}
             else:  # of other samples only what is float can be apart by little
@@ -128,7 +128,7 @@ def check(name: str, folder: Path, inside: bool, config: BuildConfig) -> Row:
         i = row["samples"]
         feeds = {k.split(" ", 2)[2]: x for k, x in kept.items() if k.startswith(f"feed {i} ")}
         for k, (n, y) in enumerate(zip(names, engine.run(feeds), strict=True)):
-            same = zlib.crc32(np.ascontiguousarray(y)) == int(kept[f"sums {inside} {i}"][k])
+            same = zlib.crc32(y.tobytes()) == int(kept[f"sums {inside} {i}"][k])
             want = kept.get(f"first {inside} {k}") if i == 0 else kept.get(f"float {inside} {i} {k}")
             if n.startswith("codes:"):
                 row["elements"] += y.size
@@ -152,7 +152,8 @@ def told(row: Row) -> str:
     equal = f"{row['codes'] - len(row['apart'])} of {row['codes']} tensors of codes the same"
     outputs = "outputs the same" if row["outputs_same"] else f"outputs apart by {row['outputs']:.1e}"
     first = next((f"; first apart: {k} ({v})" for k, v in row["apart"].items()), "")
-    return f"{equal} ({row['elements']:,} codes of {row['samples']} samples), {outputs}, {row['kernels']} kernels{first}"
+    compared = f"{row['elements']:,} codes of {row['samples']} samples"
+    return f"{equal} ({compared}), {outputs}, {row['kernels']} kernels{first}"
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from temper.tune.select import Choice, Task, Tuner
 from temper.tune.verify import widened_inputs
 from tests.runtime.cuda.fake import FakeDriver, Launch
 
+
 @dataclass(frozen=True)
 class Use:
     """A kernel's use for one layer. packed: what its tactic makes of the constants."""
@@ -61,7 +62,7 @@ def recording() -> Iterator[Known]:
 def _of(task: Task, choice: Choice) -> Use:
     c = choice.candidate
     assert isinstance(c.kernel, TritonKernel)
-    return Use(task.workload, c.kernel, task.constants, tuple(c.tactic.prepack(task.workload, c.params, task.constants)))
+    return Use(task.workload, c.kernel, task.constants, c.tactic.prepack(task.workload, c.params, task.constants))
 
 
 @dataclass
