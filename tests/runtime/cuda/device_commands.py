@@ -1,0 +1,99 @@
+"""Checked on a real GPU: the command line from build to bench, and copies of big host arrays. See device.py."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from typer.testing import CliRunner
+
+from temper.cli.app import app
+from temper.plan.format import Plan
+from tests.runtime.cuda.checks import check, model, same
+
+
+def _run(*args: object) -> str:
+    done = CliRunner().invoke(app, [str(a) for a in args])
+    assert done.exit_code == 0, f"temper {' '.join(map(str, args))}: {done.output}\n{done.exception!r}"
+    return done.stdout
+
+
+@check
+def commands(plan: Plan) -> str:
+    """build, inspect, bench, run, and a plan made for a GPU that is not there, rebuilt here."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx, made, away, here = (Path(folder) / n for n in ("small.onnx", "a.plan", "b.plan", "c.plan"))
+        onnx.write_bytes(model())
+        _run("build", onnx, "-o", made, "--device", "cuda", "--fp16", "--batch", "1,64", "--effort", 1, "-q")
+        rows = json.loads(_run("inspect", made, "--layers", "--json"))["layers"]
+        kernels = [k for r in rows for k in r["kernels"]]
+        assert kernels and all(k["registers"] > 0 and k["threads"] % 32 == 0 for k in kernels), kernels
+        assert all(r["of_floor"] > 0 and r["bound"] in ("memory", "arithmetic") for r in rows), rows
+        shown = _run("inspect", made, "--layers")
+        assert all(w in shown for w in ("x floor", "regs", "shared", "tactic", "share %", "MFLOP", "bytes")), shown
+        text = _run("bench", made, "--batch", "1,64", "--streams", "1,2", "--duration", 0.1, "--json")
+        done = json.loads(text)["runs"]
+        assert [(r["inputs"]["x"][0], r["streams"]) for r in done] == [(1, 1), (1, 2), (64, 1), (64, 2)], done
+        assert all(r["latency_ms"]["median"] > 0 and r["to_device_ms"] > 0 for r in done), done
+        _run("build", onnx, "-o", away, "--device", "cuda:sm_90", "--no-timing", "-q", "--batch", 2)
+        _run("rebuild", away, "-o", here, "--effort", 1, "-q")
+        rebuilt = json.loads(_run("inspect", here, "--layers", "--json"))["layers"]
+        assert all(r["of_floor"] is not None for r in rebuilt), rebuilt
+        _run("compare", onnx, here)
+        x = Path(folder) / "x.npy"
+        np.save(x, np.ones((2, 8, 16, 16), np.float32))
+        _run("run", here, "--input", f"x={x}", "--save", Path(folder) / "y.npz")
+        assert np.load(Path(folder) / "y.npz")["y"].shape == (2, 16)
+    one, many = done[0]["latency_ms"]["median"], done[1]["throughput_qps"] / done[0]["throughput_qps"]
+    return f"batch 1: {one * 1e3:.1f} us; two streams do {many:.2f} times as many; {len(kernels)} kernels inspected"
+
+
+@check
+def staging(plan: Plan) -> str:
+    """Gigabytes a second of host arrays by the driver alone and through pinned chunks (for a machine that is idle)."""
+    from temper.runtime.cuda.driver import Gpu, Stream
+    from temper.runtime.cuda.staging import Staging
+
+    gpu = Gpu()
+    stream, chunks = Stream(gpu), Staging(gpu)
+    lines = []
+    for megabytes in (1, 2, 4, 8, 16, 64, 256):
+        n = megabytes << 20
+        source, back = np.random.default_rng(0).integers(0, 256, n, np.uint8), np.ones(n, np.uint8)
+        block = gpu.allocate(n, "a check")
+
+        def up() -> None:
+            gpu.driver("cuMemcpyHtoDAsync", block.address, source.ctypes.data, n, stream.handle)  # noqa: B023
+            stream.wait()
+
+        def up_chunks() -> None:
+            chunks.upload(block.address, source, stream)  # noqa: B023
+            stream.wait()
+
+        def down() -> None:
+            gpu.driver("cuMemcpyDtoHAsync", back.ctypes.data, block.address, n, stream.handle)  # noqa: B023
+            stream.wait()
+
+        def down_chunks() -> None:
+            chunks.download(back, block.address, stream)  # noqa: B023
+
+        rates = [_rate(f, n) for f in (up, up_chunks, down, down_chunks)]
+        same(back, source)
+        each = [f"{x:.1f}" for x in rates]
+        lines.append(f"{megabytes} MiB: to the GPU {' / '.join(each[:2])}, back {' / '.join(each[2:])}")
+    return "GB/s, driver / chunks\n  " + "\n  ".join(lines)
+
+
+def _rate(copy: Any, nbytes: int) -> float:
+    """Gigabytes a second, the median of some copies."""
+    copy()
+    times = []
+    for _ in range(9):
+        start = time.perf_counter()
+        copy()
+        times.append(time.perf_counter() - start)
+    return nbytes / sorted(times)[4] / 1e9

@@ -1,0 +1,188 @@
+"""Checked on a real GPU: kernels that fault or hang, memory that is short, GPUs that are not there. See device.py."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from temper.config import BuildConfig
+from temper.errors import ConfigError, DeviceError, DeviceMemoryError, InputError, PlanError
+from temper.plan.format import Plan
+from temper.runtime.cuda.driver import Gpu, Memory, Stream
+from temper.runtime.engine import Engine
+from tests.runtime.cuda.checks import check, inputs, model, same
+
+
+class Small(Gpu):
+    """The GPU, as if it had room for blocks of at most so many bytes."""
+
+    most = 1 << 40
+
+    def allocate(self, nbytes: int, what: str) -> Memory:
+        if nbytes > self.most:
+            raise DeviceMemoryError(f"no room for {nbytes} bytes for {what}")
+        return super().allocate(nbytes, what)
+
+
+FAULT = """
+import numpy as np
+from temper.runtime.cuda.driver import Gpu, Stream
+from temper.runtime.cuda.launch import Functions, LaunchCall, Graph
+from temper.compile.triton import TritonSource, compile_cubin
+from temper.plan.cubins import DeviceFunction
+from temper.errors import DeviceError
+text = '''import triton
+import triton.language as tl
+
+@triton.jit
+def wild(y):
+    tl.store(y + tl.arange(0, 128), 1.0)
+'''
+gpu = Gpu()
+stream = Stream(gpu)
+made = compile_cubin(TritonSource(text, "wild", (("y", "*fp32"),)), gpu.isa)
+code = DeviceFunction("wild", made.data, made.threads, scratch=made.scratch)
+Graph(gpu, [LaunchCall(Functions(gpu, {"wild": code}), "wild", [1 << 20], [], 4, "wild layer")]).launch(stream)
+for again in (False, True):
+    try:
+        stream.wait("running 'a model'")
+    except DeviceError as e:
+        print("caught:", e)
+"""
+
+
+@check
+def faults(plan: Plan) -> str:
+    done = subprocess.run([sys.executable, "-c", FAULT], capture_output=True, text=True, check=False)
+    lines = [x for x in done.stdout.splitlines() if x.startswith("caught:")]
+    assert done.returncode == 0 and len(lines) == 2, done.stdout + done.stderr
+    assert "running 'a model': CUDA_ERROR" in lines[0] and "since a kernel faulted before" in lines[1], lines
+    return lines[0][8:80]
+
+
+def _first_convolution() -> Any:
+    """The tuning task of a layer, as a build makes it."""
+    import temper.builder as builder
+    from temper.tune import select
+
+    tasks: list[select.Task] = []
+
+    class Done(Exception):
+        pass
+
+    class Listening(select.Tuner):
+        def choose(self, given: Any) -> Any:
+            tasks.extend(given)
+            raise Done
+
+    builder.Tuner, kept = Listening, builder.Tuner  # type: ignore[misc]
+    try:
+        builder.build_plan(model(layers=1), BuildConfig(device="cuda", effort=1))
+    except Done:
+        pass
+    finally:
+        builder.Tuner = kept  # type: ignore[misc]
+    return next(t for t in tasks if t.workload.op == "Conv")
+
+
+@check
+def tuning(plan: Plan) -> str:
+    """Of three candidates for a layer one faults and one never ends: they are out, with reasons; the third is timed."""
+    from temper.compile.triton import TritonSource, compile_cubin, triton_version
+    from temper.tactics.cuda.kernel import TritonKernel
+    from temper.target import target_of
+    from temper.tune import select
+    from temper.tune.cuda import from_bytes, to_bytes
+    from temper.tune.cuda_bench import Entrant
+    from temper.tune.cuda_judge import Judge
+
+    task = _first_convolution()
+    tactics = target_of(BuildConfig(device="cuda", effort=1)).tactics()
+    (chosen, *_), _ = select.candidates_for(tactics, task.workload, 1, triton_version(), task.env)
+    kernel = chosen.kernel
+    assert isinstance(kernel, TritonKernel)
+    first = kernel.triton.signature[0][0]
+    bad = {
+        "sound": "",
+        "faults": f"    tl.store({first} + (1 << 44), tl.load({first}))\n",
+        "hangs": f"    n = 0\n    while tl.load({first}, volatile=True) < 3.0e38:\n        n += 1\n",
+    }
+    entrants = []
+    for line in bad.values():
+        text = kernel.triton.text
+        at = text.index(":\n", text.index(")", text.index(f"def {kernel.entries[0]}("))) + 2
+        source = TritonSource(**{**vars(kernel.triton), "text": text[:at] + line + text[at:]})
+        cubins = [compile_cubin(x, Gpu().isa) for x in (source, *kernel.then)]
+        entrants.append(Entrant(chosen.tactic, chosen.params, kernel, from_bytes(to_bytes(cubins))))
+    judge = Judge(0, limit=3.0)
+    start = time.perf_counter()
+    got = dict(judge.outcomes(task, [entrants[1], entrants[2], entrants[0]], 1 << 20, True))
+    judge.close()
+    assert got[2].seconds and not got[2].failure, got
+    assert got[0].seconds is None and "ILLEGAL" in got[0].failure, got
+    assert got[1].seconds is None and "do not end within 3 s" in got[1].failure, got
+    seconds = time.perf_counter() - start
+    return f"{got[2].seconds * 1e6:.1f} us; {got[0].failure[:90]}; {got[1].failure}; {seconds:.1f} s"
+
+
+@check
+def memory(plan: Plan) -> str:
+    """A context and a build that the GPU has no room for say so, and take nothing with them."""
+    from temper.tune import cuda_bench
+    from temper.tune.verify import make_problem
+
+    huge = tuple(replace(p, arena_bytes=1 << 42) for p in plan.profiles)
+    engine = Engine(Plan(**{**vars(plan), "profiles": huge}))
+    try:
+        engine(inputs(1))
+    except DeviceMemoryError as e:
+        words = str(e)
+    assert "has no room for 41943" in words and "for a context's arena" in words and "are free" in words, words
+    same(Engine(plan)(inputs(1)), Engine(plan)(inputs(1)))
+    task = _first_convolution()
+    gpu = Small(0)
+    gpu.most = 1 << 16
+    problem = make_problem(task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=3e8)
+    entrants: list[Any] = [None, None]
+    stream: Any = Stream(gpu)
+    found = list(cuda_bench._judged(gpu, stream, task, problem, entrants, [(), ()], 0, True))
+    assert len(found) == 2 and all(isinstance(a, tuple) and a[1].passing for a in found), found
+    return words[:90]
+
+
+@check
+def other_gpus(plan: Plan) -> str:
+    """`cuda:N`, arrays and streams of another GPU, and plans for other chips."""
+    import torch
+
+    other = Plan(**{**vars(plan), "isa": "sm_80"})
+    _refused(lambda: Engine(other), PlanError, "the plan was built for sm_80, this GPU")
+    _refused(lambda: Engine(plan, device="cuda:x"), ConfigError, "cannot run on 'cuda:x'")
+    count = torch.cuda.device_count()
+    _refused(lambda: Engine(plan, device=f"cuda:{count}"), DeviceError, f"no GPU {count}: the driver sees {count}")
+    if count == 1:
+        return "one GPU: cuda:1 is refused; chips and names of devices too"
+    want = Engine(plan)(inputs(3))
+    second = Engine(plan, device="cuda:1")
+    same(second(inputs(3)), want)
+    x = torch.from_numpy(inputs(3)).to("cuda:1")
+    y = torch.from_dlpack(second(x))
+    assert y.device.index == 1
+    same(y.cpu(), want)
+    _refused(lambda: second(x.to("cuda:0")), InputError, "input 'x' is on GPU 0, the engine on GPU 1")
+    stream = torch.cuda.Stream("cuda:0")
+    _refused(lambda: second.context(stream=stream), DeviceError, "is not one of GPU 1")
+    return f"{count} GPUs: the same results on two, arrays and streams of the other one are refused"
+
+
+def _refused(call: Callable[[], object], kind: type[Exception], words: str) -> None:
+    try:
+        call()
+    except kind as e:
+        assert words in str(e), e
+    else:
+        raise AssertionError(f"not refused: {words}")
