@@ -1,6 +1,6 @@
 """The GPU runtime on a real GPU: arrays of PyTorch, CuPy and JAX, streams, captures, faults, and what a call costs.
 
-    python -m tests.runtime.cuda.device
+    python -m tests.runtime.cuda.device [CHECK ...]
 
 builds a small model on this machine's GPU, runs every check and prints a line each; status 1 if one fails.
 """
