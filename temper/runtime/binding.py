@@ -213,6 +213,11 @@ class Sized:
         """None if the shape depends on data, or if it is a sequence."""
         return None if b.dtype == "sequence" or self.unknown(b.shape) else tuple(self.value(d) for d in b.shape)
 
+    def extent(self, r: Ref) -> tuple[int, int]:
+        """The first byte, and the last one + 1, of the arena's buffer that an argument lies in."""
+        at = self._profile.offsets[r.index]
+        return at, at + self.value(self._plan.buffers[r.index].bytes)
+
     def output_shape(self, i: int) -> tuple[DimText, ...]:
         return self._plan.outputs[i].shape
 

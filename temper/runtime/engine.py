@@ -202,7 +202,7 @@ class Engine:
         if self._shared is not None and self._shared.late:
             from temper.runtime.cuda.late_context import LateContext
 
-            return LateContext(self, self._shared, stream)
+            return LateContext(self, self._shared, stream, ranges)
         if self._shared is not None:
             from temper.runtime.cuda.context import CudaContext
 
@@ -327,17 +327,16 @@ class Context:
 
     def _checked(self, arrays: Sequence[Any]) -> list[np.ndarray]:
         """Arrays as they can be used: the same where possible, contiguous copies otherwise."""
-        out = []
-        for b, dtype, a in zip(self._engine.plan.inputs, self._dtypes, arrays, strict=True):
-            if b.dtype == "sequence":
-                out.append(_wrapped(b, a))
-                continue
-            out.append(self._checked_one(b, dtype, a))
-        return out
+        return [
+            self._checked_one(b, dtype, a)
+            for b, dtype, a in zip(self._engine.plan.inputs, self._dtypes, arrays, strict=True)
+        ]
 
     @staticmethod
     def _checked_one(b: Binding, dtype: np.dtype, a: Any) -> np.ndarray:
-        """One array as it can be used."""
+        """One array, or a sequence of them, as it can be used."""
+        if b.dtype == "sequence":
+            return _wrapped(b, a)
         if isinstance(a, np.generic):
             a = np.asarray(a)
         if not isinstance(a, np.ndarray) and hasattr(a, "__dlpack__"):

@@ -20,7 +20,7 @@ from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, Typ
 from temper.runtime.binding import Sized
 from temper.runtime.cuda.driver import Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
-from temper.runtime.cuda.order import Span, dependencies
+from temper.runtime.cuda.order import dependencies, span_of
 from temper.runtime.memory import allocate, view
 from temper.runtime.steps import HostCall, Run
 
@@ -110,7 +110,7 @@ class CudaBound(Sized):
         live = [(x, made) for x, made in planned_made if made.grid]
         before = None
         if self.branches:
-            before = dependencies([x for x, _ in live], [[self._span(r) for r in x.args] for x, _ in live])
+            before = dependencies([x for x, _ in live], [[span_of(self, r) for r in x.args] for x, _ in live])
         call = DeviceCall(self, [made for _, made in planned_made], [made for _, made in live], before)
         for planned, made in live:
             for i, r in enumerate(planned.args):
@@ -123,13 +123,6 @@ class CudaBound(Sized):
         pointers = [self.address(a) for a in x.args]
         sizes = [self.value(s) for s in x.symbols]
         return LaunchCall(self.functions, x.entries[0], pointers, sizes, self.value(x.grid), x.name)
-
-    def _span(self, r: Ref) -> Span | None:
-        """The memory that others may write which an argument is in."""
-        if r.kind == "arena":
-            at = self._profile.offsets[r.index]
-            return ("arena", r.index), at, at + self.value(self.plan.buffers[r.index].bytes)
-        return ((r.kind, r.index), 0, 0) if r.kind in ("output", "shared") else None
 
     def _binding(self, r: Ref) -> int:
         return r.index + (len(self.plan.inputs) if r.kind == "output" else 0)

@@ -65,6 +65,23 @@ def stream_handle(stream: Any) -> int:
     )
 
 
+def watch_of(plan: Plan, stream: Stream, ranges: bool) -> Watch | None:
+    """What launches are put between: NVTX ranges, or, with TEMPER_SYNC, waits for each. None where they may be graphs.
+    """
+    if ranges:
+        from temper.runtime.cuda.ranges import ranges_of
+
+        return ranges_of(plan)
+
+    @contextmanager
+    def waiting(launch: LaunchCall) -> Iterator[None]:
+        yield
+        if stream.owned or not stream.capturing:
+            stream.wait(f"running '{launch.label}'")
+
+    return waiting if knob("TEMPER_SYNC") not in ("", "0") else None
+
+
 class CudaContext(Context):
     """An execution context with device memory of its own, on a stream of its own or the caller's.
 
@@ -83,13 +100,7 @@ class CudaContext(Context):
         self.gpu = shared.gpu
         self.stream = Stream(shared.gpu, None if stream is None else stream_handle(stream))
         self._caller = stream  # its owner
-        self._watch: Watch | None = None
-        if ranges:
-            from temper.runtime.cuda.ranges import ranges_of
-
-            self._watch = ranges_of(engine.plan)
-        elif knob("TEMPER_SYNC") not in ("", "0"):
-            self._watch = self._waiting
+        self._watch = watch_of(engine.plan, self.stream, ranges)
         self._block: Memory | None = None
         self._moves = Transfers(engine.plan, self.stream)
         self._on_device: dict[Shapes, CudaBound] = {}
@@ -99,12 +110,6 @@ class CudaContext(Context):
         self._own_outputs: list[DeviceArray | None] = [None] * len(engine.plan.outputs)
         self._ready: CudaBound | None = None
         self.warm_up()
-
-    @contextmanager
-    def _waiting(self, launch: LaunchCall) -> Iterator[None]:
-        yield
-        if self.stream.owned or not self.stream.capturing:
-            self.stream.wait(f"running '{launch.label}'")
 
     def prepare(self, *args: Any, **named: Any) -> tuple[CudaBound, list[np.ndarray], list[Any]]:  # type: ignore[override]
         """As Context.prepare: the plan bound to these inputs, which are on the device with room for outputs; the host's

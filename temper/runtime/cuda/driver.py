@@ -186,10 +186,12 @@ class Memory:
             self.gpu.driver.module.cuMemFree(self.address)
 
     def write(self, array: np.ndarray, offset: int = 0) -> None:
-        """Copies an array's bytes to the device."""
+        """Copies an array's bytes to the device; they are there for every stream when this returns."""
         source = np.ascontiguousarray(array)
         if source.nbytes:
             self.gpu.driver("cuMemcpyHtoD", self.address + offset, source.ctypes.data, source.nbytes)
+            # the last of it may still be on the way from the driver's own buffer
+            self.gpu.driver("cuStreamSynchronize", self.gpu.driver.module.CUstream(0))
 
     def read(self, into: np.ndarray, offset: int = 0) -> None:
         """Fills a contiguous array with bytes from the device."""

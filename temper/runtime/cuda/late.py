@@ -1,7 +1,7 @@
 """GPU plans whose sizes depend on data, or whose nodes hold programs: run step by step, with host and device copies.
 
-Kernels get their sizes when the run reaches them, so there are no graphs but of launches that nothing late touches.
-Every input, output and slot may be on the host, on the device or on both: a host step's results go to the device when a
+Kernels whose sizes depend on data get them when the run reaches them; all others are graphs (late_launches.py). Every
+input, output and slot may be on the host, on the device or on both: a host step's results go to the device when a
 kernel reads them, and what kernels wrote comes back when a host step does. If and Loop are host steps that run
 sub-programs, each bound in the same way.
 """
@@ -18,10 +18,15 @@ import numpy as np
 from temper.dtypes import storage
 from temper.errors import InputError
 from temper.plan.container import unpack_strings
-from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, SubProgram, TypedRef
+from temper.plan.format import HostStep, Native, Plan, Profile, Ref, SubProgram, TypedRef
 from temper.runtime.binding import Sized, shape_text
+from temper.runtime.cuda.arrays import Block as Pooled
+from temper.runtime.cuda.arrays import DeviceArray, Pool
+from temper.runtime.cuda.bound import Watch
 from temper.runtime.cuda.driver import Memory, Stream
-from temper.runtime.cuda.launch import Functions, LaunchCall
+from temper.runtime.cuda.inputs import Given, wrong_shape
+from temper.runtime.cuda.late_launches import LateLaunches, prepared
+from temper.runtime.cuda.launch import Functions
 from temper.runtime.flow import FlowCall
 from temper.runtime.memory import allocate, view
 from temper.runtime.steps import HostCall, Run, sizes_of
@@ -75,11 +80,13 @@ class LateBound(Sized):
         profile: Profile,
         env: Mapping[str, int],
         unit: SubProgram | None = None,
+        watch: Watch | None = None,
     ) -> None:
-        """block: memory to share with other bindings of the program; None for its own."""
+        """block: memory to share with other bindings of the program; None for its own. watch: launches one by one
+        instead of as graphs, each within what this returns."""
         super().__init__(plan, profile, env, unit)
         self.functions, self._constants, self.stream = functions, constants, stream
-        self.gpu, self.profile = functions.gpu, profile
+        self.gpu, self.profile, self.watch = functions.gpu, profile, watch
         self.memory = block or Block(functions, profile)
         self.first_slot = len(self._plan.inputs) + len(self._plan.outputs)
         #: host addresses that nobody reads: what the CPU's kernels get
@@ -88,8 +95,14 @@ class LateBound(Sized):
         self._mirror = allocate(profile.arena_bytes)
         self._blocks: dict[Key, Memory] = {}
         self._copies = _Copies()
+        #: of a run: callers' arrays on the device, where results go that stay there, and the memory taken for them
+        self._given: dict[Key, Given] = {}
+        self._pool: Pool | None = None
+        self._made: dict[Key, Pooled] = {}
+        #: where arrays are on the device
+        self._at: dict[Key, int] = {}
         self._scratch: Memory | None = None
-        self.steps = [_Launches(s, self) if isinstance(s, Native) else _Host(s, self) for s in self.program]
+        self.steps = [LateLaunches(s, self) if isinstance(s, Native) else _Host(s, self) for s in self.program]
 
     # ---- as flow.py uses it
 
@@ -102,7 +115,9 @@ class LateBound(Sized):
                 own.update(
                     (d, n) for d, n in zip(b.shape, a.shape, strict=True) if isinstance(d, str) and d.isidentifier()
                 )
-        return LateBound(self.plan, self.functions, self._constants, self.stream, memory, unit.profile, own, unit)
+        return LateBound(
+            self.plan, self.functions, self._constants, self.stream, memory, unit.profile, own, unit, self.watch
+        )
 
     def keeps(self, first: int, shapes: Sequence[tuple[int, ...] | None]) -> bool:
         """Its outputs from number `first` on have these shapes, whatever the data are. None: a sequence."""
@@ -128,6 +143,42 @@ class LateBound(Sized):
         for i in range(len(run.outputs)):
             self.to_host(("output", i), run)
         return run.outputs
+
+    def run_on_device(
+        self, arrays: Sequence[Any], targets: Sequence[Given | np.ndarray | None], pool: Pool
+    ) -> list[Any]:
+        """Results on the device, in `targets` where given, those of no element type of the device on the host.
+
+        arrays: on the host or, as `Given`, on the device. pool: where the memory of results comes from.
+        """
+        host = [np.empty(x.shape, storage(b.dtype)) if isinstance(x, Given) else x
+                for b, x in zip(self._plan.inputs, arrays, strict=True)]  # fmt: skip
+        self._given = {("input", i): x for i, x in enumerate(arrays) if isinstance(x, Given)}
+        self._given |= {("output", i): x for i, x in enumerate(targets) if isinstance(x, Given)}
+        self._pool = pool
+        try:
+            run = self.fresh_run(host, [None if isinstance(x, Given) else x for x in targets])
+            for key in [k for k in self._given if k[0] == "input"]:
+                self._copies.host.discard(key)
+                self._copies.device.add(key)
+                self._at[key] = self._given[key].address
+            for step in self.steps:
+                step.run(run)
+            self._finish(run)
+            return [self._kept_on_device(i, t, run) for i, t in enumerate(targets)]
+        finally:
+            self._given, self._pool, self._made = {}, None, {}
+
+    def _kept_on_device(self, i: int, target: Given | np.ndarray | None, run: Run) -> Any:
+        """A result of `run_on_device`."""
+        key, b = ("output", i), self._plan.outputs[i]
+        if isinstance(target, np.ndarray) or b.dtype in ("string", "sequence"):
+            self.to_host(key, run)
+            return run.outputs[i]
+        self.to_device(key, run)
+        if target is not None:
+            return target.source
+        return DeviceArray(self._made[key], self._size_of(key, run)[0], b.dtype, self.stream)
 
     def fresh_run(
         self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None, kept: set[Key] | None = None
@@ -169,25 +220,44 @@ class LateBound(Sized):
             raise InputError(f"out for '{b.name}' has shape {shape_text(a.shape)}, the result {shape_text(shape)}")
         self.stream.wait("waiting for what kernels made")
         if a.nbytes:
-            self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, self._blocks[key].address, a.nbytes)
+            self.gpu.driver("cuMemcpyDtoH", a.ctypes.data, self._at[key], a.nbytes)
         self._copies.host.add(key)
 
     def to_device(self, key: Key, run: Run) -> int:
         """The device's address of an array, with what the host wrote last; room for it where nobody wrote yet."""
         shape, dtype = self._size_of(key, run)
         nbytes = prod(shape) * dtype.itemsize
-        block = self._blocks.get(key)
-        if block is None or block.nbytes < nbytes:
+        at = self._room(key, shape, nbytes)
+        if at != self._at.get(key):
             self._copies.device.discard(key)
-            self.stream.wait("waiting for room")
-            block = self._blocks[key] = self.gpu.allocate(max(nbytes, 1), "an array made during the run")
+            self._at[key] = at
         if key not in self._copies.device:
             a = self._array(key, run)
             if key in self._copies.host and a is not None and nbytes:
-                whole = np.ascontiguousarray(a)
-                self.gpu.driver("cuMemcpyHtoD", block.address, whole.ctypes.data, nbytes)
+                self._upload(at, a)
             self._copies.device.add(key)
+        return at
+
+    def _room(self, key: Key, shape: tuple[int, ...], nbytes: int) -> int:
+        """The address of device memory for an array of the run."""
+        if (given := self._given.get(key)) is not None and given.aligned:
+            if given.shape != shape:
+                raise wrong_shape(self._plan.outputs[key[1]], "out for", given.shape, shape)
+            return given.address
+        if self._pool is not None and key[0] == "output":
+            if key not in self._made:
+                self._made[key] = self._pool.take(nbytes, f"'{self._plan.outputs[key[1]].name}'")
+            return self._made[key].memory.address
+        block = self._blocks.get(key)
+        if block is None or block.nbytes < nbytes:
+            self.stream.wait("waiting for room")
+            block = self._blocks[key] = self.gpu.allocate(max(nbytes, 1), "an array made during the run")
         return block.address
+
+    def _upload(self, address: int, a: np.ndarray) -> None:
+        """Puts a copy of a host array on the stream; the array has been read when this returns."""
+        whole = np.ascontiguousarray(a)
+        self.gpu.driver("cuMemcpyHtoDAsync", address, whole.ctypes.data, whole.nbytes, self.stream.handle)
 
     def wrote_on_host(self, key: Key) -> None:
         self._copies.host.add(key)
@@ -240,13 +310,20 @@ class LateBound(Sized):
         elif t.ref.kind == "arena":
             a = self.view(t, run.env)
             if a.nbytes:
-                self.gpu.driver("cuMemcpyHtoD", self.place(t.ref, run.env), a.ctypes.data, a.nbytes)
+                self._upload(self.place(t.ref, run.env), a)
 
     def _finish(self, run: Run) -> None:
         """Fills the outputs that are copies."""
         for c in self.copies:
-            r, target = c.source, run.outputs[c.output]
-            self.wrote_on_host(("output", c.output))
+            r, target, key = c.source, run.outputs[c.output], ("output", c.output)
+            if r.kind == "arena" and self._pool is not None:
+                shape, dtype = self._size_of(key, run)
+                at, nbytes = self.to_device(key, run), prod(shape) * dtype.itemsize
+                if nbytes:
+                    self.gpu.driver("cuMemcpyDtoDAsync", at, self.place(r, run.env), nbytes, self.stream.handle)
+                self.wrote_on_device(key)
+                continue
+            self.wrote_on_host(key)
             if r.kind in ("input", "output", "host"):
                 self.to_host((r.kind, r.index), run)
                 source = self._array((r.kind, r.index), run)
@@ -268,42 +345,6 @@ class LateBound(Sized):
             elif target.nbytes:
                 self.stream.wait("waiting for an output")
                 self.gpu.driver("cuMemcpyDtoH", target.ctypes.data, self.place(r, run.env), target.nbytes)
-
-
-class _Launches:
-    """A native segment: its launches, made when the run reaches them."""
-
-    def __init__(self, segment: Native, bound: LateBound) -> None:
-        self.segment, self.bound = segment, bound
-
-    def run(self, run: Run) -> None:
-        for x in self.segment.launches:
-            self.launch(x, run)
-
-    def launch(self, x: Launch, run: Run) -> LaunchCall | None:
-        """Puts one launch on the stream; None where it has nothing to do."""
-        bound, env = self.bound, run.env
-        grid = bound.value(x.grid, env) if bound.value(x.work, env) > 0 else 0
-        touched = [(r.kind, r.index) for r in x.args if r.kind in ("input", "output", "host")]
-        at = {key: bound.to_device(key, run) for key in dict.fromkeys(touched)}
-        scratch = bound.value(x.scratch[1], env)
-        pointers = []
-        for r in x.args:
-            if (r.kind, r.index) in at:
-                pointers.append(at[r.kind, r.index] + bound.value(r.offset, env))
-            elif r.kind == "shared" and scratch:
-                pointers.append(bound.shared(scratch))
-            else:
-                pointers.append(bound.place(r, env))
-        for k in x.writes:
-            if (x.args[k].kind, x.args[k].index) in at:
-                bound.wrote_on_device((x.args[k].kind, x.args[k].index))
-        if not grid:
-            return None
-        sizes = [bound.value(s, env) for s in x.symbols]
-        call = LaunchCall(bound.functions, x.entries[0], pointers, sizes, grid, x.name)
-        call.run(bound.stream.handle)
-        return call
 
 
 class _Host:
@@ -340,8 +381,9 @@ def step_times(bound: LateBound, arrays: Sequence[Any], repeats: int) -> list[tu
             parts = segment.launches if isinstance(segment, Native) else (None,)
             for x in parts:
                 start = time.perf_counter()
-                if x is not None and isinstance(step, _Launches):
-                    step.launch(x, run)
+                if x is not None:
+                    if (call := prepared(x, bound, run)) is not None:
+                        call.run(bound.stream.handle)
                     rows.append((x.name, x.report, False))
                 else:
                     step.run(run)

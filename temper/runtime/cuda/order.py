@@ -10,10 +10,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from temper.plan.format import Launch
+from temper.plan.format import Launch, Ref
+from temper.runtime.binding import Sized
 
 #: A stretch of memory: a key, and its first and last byte + 1 within the context's block (0, 0: nobody else's bytes).
 Span = tuple[tuple[str, int], int, int]
+
+
+def span_of(bound: Sized, r: Ref) -> Span | None:
+    """The memory that others may write which an argument is in."""
+    if r.kind == "arena":
+        return ("arena", r.index), *bound.extent(r)
+    return ((r.kind, r.index), 0, 0) if r.kind in ("output", "host", "shared") else None
 
 
 @dataclass

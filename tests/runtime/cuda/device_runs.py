@@ -283,6 +283,7 @@ def nvtx_ranges(plan: Plan) -> str:
 def late_sizes(plan: Plan) -> str:
     """Nets whose sizes or steps depend on data, and host steps between kernels, against ONNX Runtime."""
     import onnxruntime
+    import torch
 
     from tests.runtime.cuda import nets
 
@@ -291,8 +292,11 @@ def late_sizes(plan: Plan) -> str:
         profiles = (Profile.of(N=(1, 2, 4)),) if name == "mixed" else ()
         engine = Engine(build_plan(data, BuildConfig(device="cuda", effort=0, profiles=profiles, tf32=False)).plan)
         peer = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-        for x in feeds:
-            for a, b in zip(engine.run(x), peer.run(None, x), strict=True):
+        for x in (*feeds, *feeds):
+            want = peer.run(None, x)
+            there = engine.run({k: torch.from_numpy(np.array(v)).cuda() for k, v in x.items()})
+            for a, b, c in zip(engine.run(x), want, there, strict=True):
                 assert a.dtype == b.dtype and a.shape == b.shape, name
                 np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
-    return f"{len(nets.NETS)} nets equal to ONNX Runtime"
+                np.testing.assert_allclose(torch.from_dlpack(c).cpu(), b, rtol=2e-5, atol=1e-6)
+    return f"{len(nets.NETS)} nets equal to ONNX Runtime, arrays on the host and on the GPU"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from temper.compile.cubin import read_cubin
+from temper.runtime.cuda import dlpack
 
 
 class CUresult(enum.Enum):
@@ -329,3 +330,30 @@ def _arguments(f: Function, address: int) -> tuple[int, ...]:
     each = (ctypes.c_void_p * max(1, len(f.params))).from_address(address)
     kinds = {4: ctypes.c_int32, 8: ctypes.c_uint64}
     return tuple(kinds[n].from_address(at).value for n, at in zip(f.params, each, strict=False))
+
+
+class Interface:
+    """An array of the fake GPU, as CuPy shows one."""
+
+    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], typestr: str = "<f4", **more: Any) -> None:
+        nbytes = int(np.prod(shape)) * np.dtype(typestr).itemsize + 64
+        self.address = driver.cuMemAlloc(nbytes)[1] + more.pop("skew", 0)
+        facts = {"shape": shape, "typestr": typestr, "data": (self.address, False), "version": 3, "stream": None}
+        self.__cuda_array_interface__ = {**facts, **more}
+
+
+class Tensor:
+    """An array of the fake GPU, as PyTorch hands one over. streams: those its reader named."""
+
+    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], dtype: str = "float32", device: int = 0) -> None:
+        self.address = driver.cuMemAlloc(4096)[1]
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.kind = dlpack.CUDA
+        self.streams: list[int] = []
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.kind, self.device
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        self.streams.append(stream)
+        return dlpack.write(self.address, self.device, self.dtype, self.shape, self)

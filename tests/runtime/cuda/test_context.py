@@ -18,34 +18,7 @@ from temper.runtime.cuda.arrays import DeviceArray, Pool
 from temper.runtime.cuda.context import CudaContext, stream_handle
 from temper.runtime.cuda.driver import Gpu, Stream
 from temper.runtime.engine import Engine
-from tests.runtime.cuda.fake import CUresult, FakeDriver
-
-
-class Interface:
-    """An array of the fake GPU, as CuPy shows one."""
-
-    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], typestr: str = "<f4", **more: Any) -> None:
-        nbytes = int(np.prod(shape)) * np.dtype(typestr).itemsize + 64
-        self.address = driver.cuMemAlloc(nbytes)[1] + more.pop("skew", 0)
-        facts = {"shape": shape, "typestr": typestr, "data": (self.address, False), "version": 3, "stream": None}
-        self.__cuda_array_interface__ = {**facts, **more}
-
-
-class Tensor:
-    """An array of the fake GPU, as PyTorch hands one over. streams: those its reader named."""
-
-    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], dtype: str = "float32", device: int = 0) -> None:
-        self.address = driver.cuMemAlloc(4096)[1]
-        self.shape, self.dtype, self.device = shape, dtype, device
-        self.kind = dlpack.CUDA
-        self.streams: list[int] = []
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.kind, self.device
-
-    def __dlpack__(self, *, stream: int) -> Any:
-        self.streams.append(stream)
-        return dlpack.write(self.address, self.device, self.dtype, self.shape, self)
+from tests.runtime.cuda.fake import CUresult, FakeDriver, Interface, Tensor
 
 
 @pytest.fixture
