@@ -33,8 +33,8 @@ _LEAST = 3
 
 
 def picked_rows(w: Workload, inputs: Arrays, env: Mapping[str, int], terms: int, most: float) -> np.ndarray | None:
-    """Sorted indices of the first axis for about `most` multiplications; None for all of them. terms: that one element
-    of the result sums."""
+    """Sorted indices of the first axis for about `most` multiplications; None for all of them. terms: how many one
+    element of the result takes."""
     out = tuple(evaluate(d, env) for d in w.outputs[0].type.shape)
     if len(out) < 2 or w.op not in _ALONG:
         return None

@@ -139,15 +139,29 @@ def _regions(w: Workload, i: int, t: TensorType, env: Mapping[str, int], rng: np
 
 def reduction_length(w: Workload, env: Mapping[str, int]) -> int:
     """How many terms one output element sums."""
-    if w.op in ("Conv", "ConvTranspose", "ConvBfloat16") and w.inputs[1] is not None:
+    if w.op in ("Conv", "ConvInt8", "ConvTranspose", "ConvBfloat16") and w.inputs[1] is not None:
         count = evaluate(w.inputs[1].type.count, env)
         out = w.inputs[1].type.shape[-1] if w.attr("channels_last", 0) else w.inputs[1].type.shape[0]
         return max(1, count // max(1, evaluate(out, env)))
-    if w.op in ("MatMul", "MatMulBfloat16") and w.inputs[0] is not None:
+    if w.op in ("MatMul", "MatMulInt8", "MatMulBfloat16") and w.inputs[0] is not None:
         return evaluate(w.inputs[0].type.shape[-2 if w.attr("transA", 0) else -1], env)
+    if w.links:
+        return sum(reduction_length(link, env) for link in w.links)
     if w.inputs and w.inputs[0] is not None:
         return max(1, evaluate(w.inputs[0].type.count, env) // max(1, evaluate(w.outputs[0].type.count, env)))
     return 1
+
+
+#: What a step of a program costs the reference for an element, in multiplications of a product of matrices.
+_STEP = 16
+
+
+def _effort(w: Workload, env: Mapping[str, int]) -> int:
+    """Multiplications, or steps worth as many, that the reference takes for an element of the result."""
+    programs = [w.epilogue, *(link.epilogue for link in w.links[:-1])]
+    steps = sum(1 + len(p.instrs) for p in programs)
+    seen = sum(i.dtype.startswith(("float", "bfloat")) for i in w.epilogue.instrs)  # each is moved to see what it moves
+    return reduction_length(w, env) + _STEP * steps * (1 + seen)
 
 
 def make_problem(
@@ -185,7 +199,7 @@ def make_problem(
         else:
             shape = tuple(d if m else 1 for d, m in zip(out_shape, o.mask, strict=True))
             operands.append(sample(TensorType(o.dtype, shape), env, rng))
-    rows = picked_rows(w, inputs, env, reduction_length(w, env), most)
+    rows = picked_rows(w, inputs, env, _effort(w, env), most)
     if rows is None:
         return _answered(w, env, inputs, operands)
     cut = cut_operands(operands, rows, out_shape[0], len(out_shape))
@@ -364,6 +378,8 @@ def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -
     for k, instr in enumerate(w.epilogue.instrs):
         used = any(first + k in later.args for later in w.epilogue.instrs[k + 1 :])
         if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or not used:
+            continue
+        if not _inexact(instr.op) and all(y.dtype.kind not in "fc" for y in want):
             continue
         for delta in (4 * _EPS, -4 * _EPS):
             moved = epilogue_reference(w.epilogue, operands, (first + k, delta))

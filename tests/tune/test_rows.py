@@ -93,3 +93,19 @@ def test_long_random_arrays_repeat_a_prime_number_of_elements() -> None:
     flat = x.reshape(-1)
     assert np.array_equal(flat[4_000_037:], flat[: flat.size - 4_000_037])
     assert 0.99 < flat.std() < 1.01
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvInt8", "MatMul", "MatMulInt8"])
+def test_products_of_codes_are_cut_as_products_of_floats_are(op: str) -> None:
+    """640 indices of 200 sums each of 576 terms: 74 million multiplications."""
+    conv, codes = op.startswith("Conv"), op.endswith("Int8")
+    shapes = [(640, 5, 5, 64), (3, 3, 64, 8)] if conv else [(640, 576), (576, 200)]
+    attrs = {**(_CONV if conv else {}), **({"zero_point": -128} if codes else {})}
+    g = Graph("codes")
+    x = g.add_input("x", TensorType("int8" if codes else "float32", shapes[0]))
+    weights = g.add_constant(np.ones(shapes[1], np.int8 if codes else np.float32), "w")
+    g.set_outputs([make(g, op, [x, weights], attrs).output])
+    (region,) = partition(g, Log())
+    w = workload(region, "sm_90", 1)
+    rows = make_problem(w, {1: np.asarray(weights.const)}, {}, most=8e6).rows
+    assert rows is not None and 50 <= len(rows) <= 70
