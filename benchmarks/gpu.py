@@ -5,9 +5,10 @@
     python -m benchmarks.gpu --layers                                # also time every layer alone
 
 One process a model holds all contenders: inputs on the device, everybody enqueues on one stream and is timed
-by CUDA events in turns, medians over the turns. PyTorch runs in float16. Writes JSON with device, date and versions to
---json, where rows of other models and batches stay. Nothing is measured before everything is built; --plans keeps
-plans, so that a second run, perhaps after one with --build, only measures.
+by CUDA events in turns, medians over the turns. PyTorch runs in float16. Models are measured in the order given, each
+when its plans are built, while those of later models are still compiled (they use the GPU only between models). Writes
+JSON with device, date and versions to --json after every model; rows of other models and batches stay. --plans keeps
+models, plans, times and kernels in a folder, and uses those that are there.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def built(name: str, precision: str, batches: Sequence[int], folder: Path, range
     import temper
 
     model = saved(name, folder)
-    plan, cache = folder / f"{name}.{precision}.plan", folder / f"{name}.sqlite"
+    plan, cache = folder / f"{name}.{precision}.plan", folder / f"{name}.{precision}.sqlite"
     kept = cache.exists()
     options: dict[str, Any] = {"device": "cuda", "precision": precision, "batch": list(batches), "cache": cache}
     if precision == "int8":
@@ -121,6 +122,8 @@ def measure(
     import torch
 
     import temper
+    from temper.runtime.cuda.driver import Gpu
+    from temper.tune.cuda_bench import turn
 
     stream = torch.cuda.Stream()
     engines, words = {}, []
@@ -154,8 +157,12 @@ def measure(
             runs[f"temper {precision}"] = context.enqueue
             row["enqueue_us"][precision] = _enqueue(context.enqueue, stream)
             if layers:
-                times = engine.profile_layers(feeds)
-                row["layers"][precision] = [{"name": t.name, "us": round(t.seconds * 1e6, 2)} for t in times]
+                with turn(Gpu(0)):
+                    times = engine.profile_layers(feeds)
+                of = engine.report["regions"]
+                row["layers"][precision] = [
+                    {"name": t.name, "us": round(t.seconds * 1e6, 2), "tactic": of[t.report]["tactic"]} for t in times
+                ]
         if net is not None:
             inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
             if inputs[0].dim() == 4:
@@ -164,11 +171,12 @@ def measure(
             for kind in kinds:
                 runs[f"torch {kind}"] = prepared(net, kind, inputs, stream)
         if not warm:
-            counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
-            times_of: dict[str, list[float]] = {k: [] for k in runs}
-            for _ in range(_TURNS):
-                for k, run in runs.items():
-                    times_of[k].append(_turn(run, stream, counts[k]))
+            with turn(Gpu(0)):
+                counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
+                times_of: dict[str, list[float]] = {k: [] for k in runs}
+                for _ in range(_TURNS):
+                    for k, run in runs.items():
+                        times_of[k].append(_turn(run, stream, counts[k]))
             row["ms"] = {k: statistics.median(t) for k, t in times_of.items()}
             row["spread"] = {k: max(t) / min(t) - 1 for k, t in times_of.items()}
             row["device"] = torch.cuda.get_device_name()
@@ -276,7 +284,9 @@ def main() -> None:
         if args.one:
             what = args.one
             name = args.models
-            if what == "build":
+            if what == "save":
+                print(json.dumps({"path": str(saved(name, folder))}))
+            elif what == "build":
                 print(json.dumps(built(name, precisions[0], batches, folder, args.ranges)))
             else:
                 members = {int(b): p.split("+") for b, p in (x.split("=") for x in args.members.split(",") if x)}
@@ -284,9 +294,6 @@ def main() -> None:
             return
         names = args.models.split(",")
         every = {n: sorted({b for p in precisions or [""] for b in batches_of(n, p, batches)}) for n in names}
-        for n in names:
-            saved(n, folder)
-
         def one(what: str, name: str, batch: Sequence[int], which: Sequence[str]) -> Row:
             members = (f"{b}={'+'.join(p for p in which if b in batches_of(name, p, batches))}" for b in batch)
             options = ["--one", what, "--models", name, "--batches", ",".join(map(str, batch)), "--plans", folder]
@@ -299,37 +306,40 @@ def main() -> None:
                 print(f"{name} {what}: {e}", flush=True)
                 return {"failed": str(e)[-400:]}
 
-        def plans_of(name: str) -> list[Row]:
-            made = []
-            for p in precisions:
-                if not (folder / f"{name}.{p}.plan").exists():
-                    made.append({"model": name, "precision": p} | one("build", name, batches_of(name, p, batches), [p]))
-                    print(f"{name} {p}: seconds of builds {made[-1].get('seconds')}", flush=True)
+        def plan_of(name: str, p: str) -> Row:
+            made = {"model": name, "precision": p} | one("build", name, batches_of(name, p, batches), [p])
+            print(f"{name} {p}: seconds of builds {made.get('seconds')}", flush=True)
             return made
 
-        # builds take turns at timing; what PyTorch compiles is not timed yet
-        with ThreadPoolExecutor(args.jobs) as pool:
-            built_rows = [pool.submit(plans_of, n) for n in names]
-            done: list[Future[Any]] = [pool.submit(references, n, every[n], folder) for n in names]
-            if "compiled" in kinds and not args.build:
-                done += [pool.submit(one, "warm", n, [b], precisions) for n in names for b in every[n]]
-            builds = [row for f in built_rows for row in f.result()]
-            for f in done:
-                f.result()
         rows: list[Row] = []
-        for n in [] if args.build else names:
-            found = one("measure", n, every[n], precisions)
-            empty = {"model": n, "batch": 0, "ms": {}, "missing": [found.get("failed")]}
-            for row in found.get("rows", [empty]):
-                rows.append(row)
-                times = "  ".join(f"{k} {t:.3f}" for k, t in row["ms"].items())
-                print(f"{n:18s} {row['batch']:4d}  {times}  {row['missing'] or ''}", flush=True)
-            if args.json:
-                record(args.json, rows, builds)
+        with ThreadPoolExecutor(args.jobs) as pool:
+            list(pool.map(lambda n: one("save", n, [], []), names))
+            plans: dict[str, list[Future[Row]]] = {}
+            peers: list[Future[Any]] = []
+            for n in names:
+                missing = [p for p in precisions if not (folder / f"{n}.{p}.plan").exists()]
+                plans[n] = [pool.submit(plan_of, n, p) for p in missing]
+                peers.append(pool.submit(references, n, every[n], folder))
+                if "compiled" in kinds and not args.build:
+                    peers += [pool.submit(one, "warm", n, [b], precisions) for b in every[n]]
+            for n in names:
+                builds = [f.result() for f in plans[n]]
+                if args.build:
+                    found: Row = {"rows": []}
+                else:
+                    for f in peers:  # what PyTorch tries out while it compiles would disturb
+                        f.result()
+                    found = one("measure", n, every[n], precisions)
+                empty = {"model": n, "batch": 0, "ms": {}, "missing": [found.get("failed")]}
+                own = found.get("rows", [empty])
+                rows += own
+                for row in own:
+                    times = "  ".join(f"{k} {t:.3f}" for k, t in row["ms"].items())
+                    print(f"{n:18s} {row['batch']:4d}  {times}  {row['missing'] or ''}", flush=True)
+                if args.json:
+                    record(args.json, own, builds)
     if rows:
         print("\n" + table(rows))
-    if args.json and args.build:
-        record(args.json, rows, builds)
 
 
 if __name__ == "__main__":

@@ -112,45 +112,46 @@ def OnnxNet(path: Path) -> Any:
         "Div": lambda a, b: a / b,
         "Sigmoid": torch.sigmoid,
         "Concat": lambda *xs, axis: torch.cat(xs, axis),
-        "Split": lambda x, sizes, axis=0: torch.split(x, sizes.tolist(), axis),
-        "Reshape": lambda x, s: x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(s.tolist())]),
+        "Split": lambda x, sizes, axis=0: torch.split(x, sizes, axis),
+        "Reshape": lambda x, s: x.reshape([x.shape[i] if n == 0 else n for i, n in enumerate(s)]),
         "Transpose": lambda x, perm: x.permute(perm),
         "Softmax": lambda x, axis=-1: torch.softmax(x, axis),
-        "Resize": lambda x, *_, **__: F.interpolate(x, scale_factor=2.0, mode="nearest"),
+        "Resize": lambda x, **_: F.interpolate(x, scale_factor=2.0, mode="nearest"),
     }
 
     class Net(torch.nn.Module):
+        """Everything that is not arithmetic on tensors is settled here, so that PyTorch can compile `forward` whole."""
+
         def __init__(self) -> None:
             super().__init__()
-            self.fixed: dict[str, Any] = {}  # sizes: read on the host
-            self.names: dict[str, str] = {}
             given = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-            given |= {
-                n.output[0]: numpy_helper.to_array(n.attribute[0].t)
-                for n in model.graph.node
-                if n.op_type == "Constant"
-            }
+            self.input, self.outputs = model.graph.input[0].name, [o.name for o in model.graph.output]
+            self.names: dict[str, str] = {}
+            self.steps: list[tuple[Callable[..., Any], list[Any], dict[str, Any], list[str]]] = []
+            for n in model.graph.node:
+                attrs = {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}
+                if n.op_type == "Constant":
+                    given[n.output[0]] = numpy_helper.to_array(attrs["value"])
+                else:
+                    arguments = list(n.input if n.op_type != "Resize" else n.input[:1])
+                    while not arguments[-1]:
+                        arguments.pop()
+                    self.steps.append((ops[n.op_type], arguments, attrs, list(n.output)))
             for name, array in given.items():
                 if array.dtype.kind == "f":
                     self.names[name] = f"w{len(self.names)}"
                     self.register_buffer(self.names[name], torch.from_numpy(np.array(array)))
-                else:
-                    self.fixed[name] = array
+            # sizes are read on the host: as lists
+            sizes = {name: array.tolist() for name, array in given.items() if array.dtype.kind != "f"}
+            for _, arguments, _, _ in self.steps:
+                arguments[:] = [sizes.get(a, a) for a in arguments]
 
         def forward(self, x: Any) -> Any:
-            values = {model.graph.input[0].name: x} | self.fixed
-            values |= {name: getattr(self, own) for name, own in self.names.items()}
-            for n in model.graph.node:
-                if n.op_type == "Constant":
-                    continue
-                attrs = {a.name: onnx.helper.get_attribute_value(a) for a in n.attribute}
-                arguments = [values.get(i) for i in n.input]
-                if n.op_type != "Resize":
-                    while arguments and arguments[-1] is None:
-                        arguments.pop()
-                made = ops[n.op_type](*arguments, **attrs)
+            values = {self.input: x} | {name: getattr(self, own) for name, own in self.names.items()}
+            for op, arguments, attrs, outputs in self.steps:
+                made = op(*(values[a] if isinstance(a, str) else a for a in arguments), **attrs)
                 made = made if isinstance(made, (tuple, list)) else (made,)
-                values.update(zip(n.output, made, strict=True))
-            return [values[o.name] for o in model.graph.output]
+                values.update(zip(outputs, made, strict=True))
+            return [values[name] for name in self.outputs]
 
     return Net()
