@@ -5,7 +5,7 @@
     python -m benchmarks.gpu --layers                                # also time every layer alone
 
 One process a model holds all contenders: inputs on the device, everybody enqueues on one stream and is timed
-by CUDA events in turns, medians over the turns. PyTorch runs in float16. Models are measured in the order given, each
+by CUDA events in turns, medians over the turns. PyTorch runs in float16. Models are measured one at a time, each
 when its plans are built, while those of later models are still compiled (they use the GPU only between models). Writes
 JSON with device, date and versions to --json after every model; rows of other models and batches stay. --plans keeps
 models, plans, times and kernels in a folder, and uses those that are there.
@@ -19,8 +19,8 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -220,6 +220,18 @@ def references(name: str, batches: Sequence[int], folder: Path) -> None:
         np.savez(folder / f"{name}.b{batch}.npz", **{f"y{i}": y for i, y in enumerate(made)})
 
 
+def _as_ready(work: Mapping[str, Sequence[Future[Row]]]) -> Iterator[str]:
+    """The keys, each as soon as all its futures are done."""
+    left = dict(work)
+    while left:
+        ready = [n for n, futures in left.items() if all(f.done() for f in futures)]
+        for n in ready:
+            del left[n]
+            yield n
+        if not ready:
+            wait([f for futures in left.values() for f in futures if not f.done()], return_when=FIRST_COMPLETED)
+
+
 def _version(package: str) -> str:
     from importlib import metadata
 
@@ -322,11 +334,10 @@ def main() -> None:
                 peers.append(pool.submit(references, n, every[n], folder))
                 if "compiled" in kinds and not args.build:
                     peers += [pool.submit(one, "warm", n, [b], precisions) for b in every[n]]
-            for n in names:
+            for n in _as_ready(plans):
                 builds = [f.result() for f in plans[n]]
-                if args.build:
-                    found: Row = {"rows": []}
-                else:
+                found: Row = {"rows": []}
+                if not args.build:
                     for f in peers:  # what PyTorch tries out while it compiles would disturb
                         f.result()
                     found = one("measure", n, every[n], precisions)
