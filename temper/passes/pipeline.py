@@ -11,6 +11,7 @@ from temper.passes.codes import CODES_EARLY
 from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
 from temper.passes.encoding import ENCODING
+from temper.passes.fake_quantize import FAKE_QUANTIZE
 from temper.passes.fold import FOLD
 from temper.passes.halves import HALVES
 from temper.passes.idioms import IDIOMS
@@ -34,6 +35,7 @@ from temper.passes.volumes import PLANES
 from temper.passes.widen import WIDEN
 
 PIPELINE: tuple[Pass, ...] = (
+    FAKE_QUANTIZE,    # before constants are folded: weights get codes
     CLEANUP_BUT_CODES,
     WIDEN,            # before all that knows float32 only
     RECURRENT_LOOPS,
