@@ -367,9 +367,9 @@ class Context:
         return bound
 
     @staticmethod
-    def _make_room(kept: dict[Shapes, Any]) -> None:
-        if len(kept) >= _KEPT_SHAPES:
-            del kept[next(iter(kept))]
+    def _make_room(kept: dict[Shapes, Any]) -> Any:
+        """Drops what was kept first if there is too much, and returns it."""
+        return kept.pop(next(iter(kept))) if len(kept) >= _KEPT_SHAPES else None
 
     def _execute(self, arrays: Sequence[Any], targets: Sequence[np.ndarray | None] | None) -> list[np.ndarray]:
         if not self._lock.acquire(False):

@@ -172,6 +172,12 @@ class CudaBound(Sized):
             if isinstance(s, DeviceCall) and self.watch is None:
                 s.prepare()
 
+    def forget(self) -> None:
+        """Gives the graphs back now, rather than when the interpreter looks for cycles."""
+        for s in self.steps:
+            if isinstance(s, DeviceCall):
+                s.graph = None
+
     def start(self, run: Run, direct: bool = False) -> None:
         """Puts every step on the stream, then the outputs that are copies; waits only where a host step does.
 

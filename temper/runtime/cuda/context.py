@@ -151,7 +151,9 @@ class CudaContext(Context):
             env = solve(plan.inputs, shapes)
             profile = plan.profiles[choose_profile(plan.profiles, env)]
             block = self._memory_of(arena_bytes(profile))
-            self._make_room(self._on_device)
+            if (dropped := self._make_room(self._on_device)) is not None:
+                dropped.forget()
+                self._ready = None
             place = Place.of(block, profile)
             found = CudaBound(
                 plan, self._shared.functions, self._shared.constants, place, self.stream, profile, env, shapes,

@@ -15,7 +15,7 @@ from temper.runtime.cuda.driver import Event, Gpu, Pinned, Stream
 
 #: Arrays of fewer bytes are left to the driver.
 LEAST = 4 << 20
-_CHUNK = 2 << 20
+CHUNK = 2 << 20
 _CHUNKS = 12
 _THREADS = 6
 
@@ -23,8 +23,8 @@ _THREADS = 6
 class _Slot:
     """A pinned chunk: its last copy on the GPU's side, and on the host's."""
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.memory, self.event = Pinned(gpu, _CHUNK), Event(gpu)
+    def __init__(self, gpu: Gpu, nbytes: int) -> None:
+        self.memory, self.event = Pinned(gpu, nbytes), Event(gpu)
         self.work: Future[None] | None = None
 
     def settle(self) -> None:
@@ -37,9 +37,10 @@ class _Slot:
 class Staging:
     """Pinned chunks of one context and the threads that work on them."""
 
-    def __init__(self, gpu: Gpu) -> None:
-        self.gpu = gpu
-        self._slots = [_Slot(gpu) for _ in range(_CHUNKS)]
+    def __init__(self, gpu: Gpu, chunk: int = CHUNK) -> None:
+        """chunk: bytes of each."""
+        self.gpu, self.chunk = gpu, chunk
+        self._slots = [_Slot(gpu, chunk) for _ in range(_CHUNKS)]
         self._pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1), thread_name_prefix="temper-copy")
 
     def __del__(self) -> None:
@@ -49,26 +50,26 @@ class Staging:
     def upload(self, address: int, source: np.ndarray, stream: Stream) -> None:
         """Copies a contiguous array; it has been read when this returns, and is there when the stream is that far."""
         flat = source.reshape(-1).view(np.uint8)
-        parts = range(0, flat.nbytes, _CHUNK)
+        parts = range(0, flat.nbytes, self.chunk)
         for at, slot in zip(parts, self._slots, strict=False):
-            slot.work = self._pool.submit(self._fill, slot, flat[at : at + _CHUNK])
+            slot.work = self._pool.submit(self._fill, slot, flat[at : at + self.chunk])
         for i, at in enumerate(parts):
             slot = self._slots[i % _CHUNKS]
             slot.settle()
-            n = min(_CHUNK, flat.nbytes - at)
+            n = min(self.chunk, flat.nbytes - at)
             self.gpu.driver("cuMemcpyHtoDAsync", address + at, slot.memory.address, n, stream.handle)
             slot.event.record(stream.handle)
-            if (later := at + _CHUNKS * _CHUNK) < flat.nbytes:
-                slot.work = self._pool.submit(self._fill, slot, flat[later : later + _CHUNK])
+            if (later := at + _CHUNKS * self.chunk) < flat.nbytes:
+                slot.work = self._pool.submit(self._fill, slot, flat[later : later + self.chunk])
 
     def download(self, target: np.ndarray, address: int, stream: Stream) -> None:
         """Fills a contiguous array with what the stream has made by then; it is there when this returns."""
         flat = target.reshape(-1).view(np.uint8)
-        for i, at in enumerate(range(0, flat.nbytes, _CHUNK)):
+        for i, at in enumerate(range(0, flat.nbytes, self.chunk)):
             slot = self._slots[i % _CHUNKS]
             slot.settle()
             slot.event.wait()
-            part = flat[at : at + _CHUNK]
+            part = flat[at : at + self.chunk]
             self.gpu.driver("cuMemcpyDtoHAsync", slot.memory.address, address + at, part.nbytes, stream.handle)
             slot.event.record(stream.handle)
             slot.work = self._pool.submit(self._empty, slot, part)

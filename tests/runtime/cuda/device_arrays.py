@@ -20,7 +20,8 @@ def numpy_arrays(plan: Plan) -> str:
     engine = Engine(plan)
     for batch in (1, 3):
         want = peer.run(None, {"x": inputs(batch)})[0]
-        np.testing.assert_allclose(engine(inputs(batch)), want, atol=float(abs(want).max()) * 2**-9)  # TF32
+        # six products in a row, of operands that drop bits after the 10th (TF32)
+        np.testing.assert_allclose(engine(inputs(batch)), want, atol=float(abs(want).max()) * 6 * 2**-10)
     turned = np.asfortranarray(inputs(3))
     same(engine(turned), engine(inputs(3)))  # host arrays are made contiguous
     return "equal to ONNX Runtime within TF32"

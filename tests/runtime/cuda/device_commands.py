@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 import time
@@ -59,9 +60,10 @@ def staging(plan: Plan) -> str:
     from temper.runtime.cuda.staging import Staging
 
     gpu = Gpu()
-    stream, chunks = Stream(gpu), Staging(gpu)
+    stream = Stream(gpu)
     lines = []
-    for megabytes in (1, 2, 4, 8, 16, 64, 256):
+    for megabytes, kib in itertools.product((2, 4, 8, 16, 32, 64), (512, 1024, 2048)):
+        chunks = Staging(gpu, kib << 10)
         n = megabytes << 20
         source, back = np.random.default_rng(0).integers(0, 256, n, np.uint8), np.ones(n, np.uint8)
         block = gpu.allocate(n, "a check")
@@ -84,7 +86,8 @@ def staging(plan: Plan) -> str:
         rates = [_rate(f, n) for f in (up, up_chunks, down, down_chunks)]
         same(back, source)
         each = [f"{x:.1f}" for x in rates]
-        lines.append(f"{megabytes} MiB: to the GPU {' / '.join(each[:2])}, back {' / '.join(each[2:])}")
+        to, back_ = " / ".join(each[:2]), " / ".join(each[2:])
+        lines.append(f"{megabytes} MiB in chunks of {kib} KiB: to the GPU {to}, back {back_}")
     return "GB/s, driver / chunks\n  " + "\n  ".join(lines)
 
 

@@ -145,7 +145,7 @@ def memory(plan: Plan) -> str:
     same(Engine(plan)(inputs(1)), Engine(plan)(inputs(1)))
     task = _first_convolution()
     gpu = Small(0)
-    gpu.most = 1 << 16
+    gpu.most = 1 << 12
     problem = make_problem(task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=3e8)
     entrants: list[Any] = [None, None]
     stream: Any = Stream(gpu)
