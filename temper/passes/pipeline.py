@@ -30,6 +30,7 @@ from temper.passes.rows import ROWS
 from temper.passes.signed import SIGNED
 from temper.passes.squeeze_excite import SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
+from temper.passes.turn_inputs import TURN_INPUTS
 from temper.passes.views import SINK_VIEWS
 from temper.passes.volumes import PLANES
 from temper.passes.widen import WIDEN
@@ -80,7 +81,7 @@ def quantizing(apply: Callable[[Graph, Log], None]) -> tuple[Pass, ...]:
 
 def for_gpus(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     """The pass list for GPUs: their tensor cores multiply signed codes, and halves as they are stored; some ops that
-    CPUs compute in parts have kernels."""
+    CPUs compute in parts have kernels; a Transpose's kernel has a program behind it, none before."""
     left = [LOWER_FOR_GPUS if p is LOWER else p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
     at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
-    return (*left[:at], SIGNED, *left[at:])
+    return (*left[:at], SIGNED, *left[at:], TURN_INPUTS)

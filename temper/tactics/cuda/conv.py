@@ -195,7 +195,8 @@ class ConvImplicitGemm(ImplicitGemm):
     ops = frozenset({"Conv", "ConvInt8"})
 
     def shape(self, w: Workload) -> ConvShape | str:
-        return conv_shape(w)
+        s = conv_shape(w)
+        return s if isinstance(s, str) else _patches(s)
 
 
 class GemmTiles(ImplicitGemm):
@@ -214,6 +215,17 @@ class GemmTiles(ImplicitGemm):
         if static(b.type.shape[0]) is None or static(b.type.shape[1]) is None or 0 in (*a.type.shape, *b.type.shape):
             return "a packed operand has a static shape and is not empty"
         return row_image(w)
+
+
+def _patches(s: ConvShape) -> ConvShape:
+    """The same convolution where windows lie side by side, as those that cut a picture into patches do: the pixels of a
+    window's row follow each other in memory, and so are the channels of one pixel of a picture as much narrower."""
+    width = s.kernel[1]
+    beside = width == s.strides[1] > 1 and s.dilations[1] == 1 and not s.padded and s.xld == s.icg and s.groups == 1
+    if not beside or s.iw != s.ow * width:
+        return s
+    channels = width * s.icg
+    return replace(s, iw=s.ow, icg=channels, xld=channels, kernel=(s.kernel[0], 1), strides=(s.strides[0], 1))
 
 
 def work_of(w: Workload) -> Work:
