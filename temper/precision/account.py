@@ -83,7 +83,10 @@ class Account:
         name = str(given) if isinstance(given, (str, os.PathLike)) else type(given).__name__
         source = record.Source(name, every.digest, f"{len(every)} batches, {every.count} samples")
         self.data = record.Data(source, calibration.count, held.count, every.synthetic)
-        for remark in dict.fromkeys((*every.remarks, *held.remarks)):
+        remarks = (*every.remarks, *held.remarks)
+        if every.synthetic and self.request.cache is not None:
+            remarks = ("ranges are the cache's, but layers are judged on random numbers, not on data",)
+        for remark in dict.fromkeys(remarks):
             self.warn(remark)
 
     # ---- points ----

@@ -94,7 +94,10 @@ def build_int8(
     apart = narrow_parts(subject.graph, reach) if request.form == "int8" else frozenset()
     recipe = Recipe(subject.on, amax, apart=apart, form=request.form)
     made = Compensated(recipe)
-    if data is not None and request.compensate and request.form == "int8":
+    noise = data is not None and data.samples.synthetic and request.cache is not None
+    if noise:
+        account.say("no compensation: the cache's thresholds are of data, the inputs given are random")
+    if data is not None and request.compensate and request.form == "int8" and not noise:
         alternatives = {t: c.alternatives for t, c in found.chosen.items()}
         made = compensated(
             subject, recipe, request, account, data.part, data.held, data.calibration, alternatives

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from temper.precision import costs
+from temper.precision import outcome as record
 from temper.precision.account import Account, layers
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence, share, worst
 from temper.precision.evidence import Evidence
+from temper.precision.overheard import overheard
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
 from temper.precision.simulate import Simulator
@@ -56,7 +58,9 @@ def decide(
         return trials.naive
     if trials.held is None and budget.metric is None:
         account.warn(
-            f"there is no data to judge by: everything is {request.word}, and what that costs in accuracy is not known"
+            f"a calibration cache holds ranges, and no data to judge by: everything is {request.word}, and what that "
+            "costs in accuracy is not known. Give inputs too (--calib), or a score (--eval), and what loses too much "
+            "stays in float; --pure-int8 says that this is what you want"
         )
         account.verdict = "not known: there was no data to judge by"
         return trials.naive
@@ -67,7 +71,9 @@ def decide(
         if excess > 1.0 and (better := Unlabelled(evidence, budget).improved(trials.naive)):
             chosen = better
     else:
-        if budget.metric is not None:
+        if budget.metric is not None and trials.held is None and not _listened(trials, budget.metric, account):
+            found = budget.safe()
+        elif budget.metric is not None:
             problem = evidence.problem()
             search = Search(problem, budget.excess, _TRIES, evidence.again)
             search.tried[chosen] = Tried(chosen, excess, problem.evaluate(chosen).seconds, request.everything)
@@ -79,9 +85,29 @@ def decide(
     evidence.reasons(chosen - trials.naive)
     account.verdict = budget.verdict(chosen)
     if not account.met:
-        account.verdict += f"; most to blame: {', '.join(found.blame)}"
-        account.warn(f"the accuracy budget is not met; most to blame: {', '.join(found.blame)}")
+        blame = f"; most to blame: {', '.join(found.blame)}" if found.blame else ""
+        account.verdict += blame
+        account.warn(f"the accuracy budget is not met{blame}")
     return chosen
+
+
+def _listened(trials: Trials, metric: Metric, account: Account) -> bool:
+    """Without calibration data, layers are ranked by what the evaluation runs; False if that is not to be had."""
+    found = overheard(trials.subject, trials.build(trials.everything).plan, metric)
+    if found is None:
+        account.warn(
+            f"there is no data to search with: {metric.name} ran no engine(...) or engine.run(...) that could be "
+            "listened to. Everything that may be is in float; give inputs beside the calibration cache (--calib)"
+        )
+        return False
+    source = record.Source(f"inputs of {metric.name}", found.digest, f"{len(found)} batches, {found.count} samples")
+    account.data = record.Data(source, 0, found.count)
+    account.warn(
+        f"layers were ranked by {found.count:,} inputs that {metric.name} runs, since there is no calibration data; "
+        "its score decided"
+    )
+    trials.held, trials.memory = found, trials.memory.beside(found.digest)
+    return True
 
 
 @dataclass
@@ -145,6 +171,12 @@ class Budget:
         score = self.scores.get(floats, self.score)
         change = f"{score - self.score:+.4g}; it may drop by {self.drop:.4g}"
         return f"{kept}{self.metric.name} {score:.6g} where FP32 has {self.score:.6g} ({change})"
+
+    def safe(self) -> Found:
+        """Everything that may be in float."""
+        chosen = self.trials.everything - self.trials.subject.pins.low
+        excess = 0.0 if chosen >= self.trials.recipe.sites else self.excess(chosen)
+        return Found(Tried(chosen, excess, 0.0, "everything that may be in float"), ())
 
     def _what(self, floats: frozenset[str]) -> str:
         return layers(len(self.trials.everything - floats), len(floats), self.request.word)

@@ -52,7 +52,7 @@ class Evidence:
     @property
     def held(self) -> Samples:
         if self.trials.held is None:
-            raise ConfigError("the search needs calibration data beside the calibration cache: give --calib too")
+            raise ConfigError("a search needs inputs beside the calibration cache: give --calib too")
         return self.trials.held
 
     @property

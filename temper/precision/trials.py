@@ -57,6 +57,10 @@ class Memory:
             found = {}
         return Memory(path, found if isinstance(found, dict) else {})
 
+    def beside(self, about: str) -> Memory:
+        """Another memory, of a search that depends on this too."""
+        return Memory() if self.path is None else Memory.at(self.path.parent, self.path.name, about)
+
     def get(self, key: str, make: Callable[[], Any]) -> Any:
         """The value, made and kept if there is none."""
         if key not in self.values:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import temper
+from temper.builder import build_plan
 from temper.config import BuildConfig
 from temper.errors import DataError
 from temper.ir.graph import Graph
-from temper.precision.build import build_int8
+from temper.precision.build import Made, build_int8
 from temper.precision.calibration import Calibration, calibrate
 from temper.precision.calibrators import algorithm_of, read_cache, write_cache
 from temper.precision.data import samples_of, split
@@ -187,3 +188,67 @@ def test_a_build_from_a_cache_alone(quick: BuildConfig, tmp_path: Path, calibrat
     path.write_text("TRT-8600-EntropyCalibration2\nimage: 3f800000\n")
     with pytest.raises(DataError, match="model.cache has no entry for"):
         build_int8(small_model(), quick, Request(cache=path))
+
+
+@pytest.fixture
+def narrow(tmp_path: Path, calibrated: Calibrated) -> Path:
+    """A cache that clips most of one tensor away."""
+    graph, tensors, seen = calibrated
+    amax = resolve(graph, tensors, "auto", seen).amax
+    cache = to_cache(graph, amax)
+    path = tmp_path / "narrow.cache"
+    path.write_text(to_text(CalibrationCache({**cache.amax, "relu0a": 0.05 * cache.amax["relu0a"]})))
+    return path
+
+
+def _int8(made: Made) -> int:
+    return sum(s.precision == "int8" for s in made.outcome.sites)
+
+
+def _sites(made: Made) -> int:
+    return len(made.outcome.sites)
+
+
+def _likeness(quick: BuildConfig, contexts: bool) -> Callable[[temper.Engine], float]:
+    """A score: 1 less what the outputs are off by, of inputs run by the engine itself or in a context."""
+    inputs = pictures(6)
+    exact = temper.Engine(build_plan(small_model(), quick).plan)
+    want = np.concatenate([np.asarray(exact(x[None])) for x in inputs])
+
+    def score(engine: temper.Engine) -> float:
+        run = engine.context() if contexts else engine
+        got = np.concatenate([np.asarray(run(x[None])) for x in inputs])
+        return 1 - float(np.square(got - want).mean() / np.square(want).mean())
+
+    return score
+
+
+def test_a_cache_and_a_score_search_by_what_the_score_runs(quick: BuildConfig, narrow: Path) -> None:
+    score = _likeness(quick, contexts=False)
+    made = build_int8(small_model(), quick, Request(cache=narrow, evaluate=score, max_drop=0.003))
+    assert made.outcome.met and 0 < _int8(made) < _sites(made)
+    assert score(temper.Engine(made.build.plan)) >= 0.997
+    assert any("ranked by 6 inputs that " in w for w in made.outcome.warnings)
+    assert {t.calibrator for t in made.outcome.tensors} == {"cache"}
+
+
+def test_a_score_that_cannot_be_listened_to_leaves_everything_in_float(quick: BuildConfig, narrow: Path) -> None:
+    score = _likeness(quick, contexts=True)
+    made = build_int8(small_model(), quick, Request(cache=narrow, evaluate=score, max_drop=0.003))
+    assert made.outcome.met and made.recipe is None
+    assert any("give inputs beside the calibration cache (--calib)" in w for w in made.outcome.warnings)
+
+
+def test_a_cache_alone_says_what_is_not_known(quick: BuildConfig, narrow: Path) -> None:
+    made = build_int8(small_model(), quick, Request(cache=narrow))
+    assert _int8(made) == _sites(made)
+    assert any("Give inputs too (--calib), or a score (--eval)" in w for w in made.outcome.warnings)
+    assert build_int8(small_model(), quick, Request(cache=narrow, pure_int8=True)).outcome.warnings == ()
+
+
+def test_random_inputs_beside_a_cache_judge_but_change_no_threshold(quick: BuildConfig, narrow: Path) -> None:
+    made = build_int8(small_model(), quick, Request(cache=narrow, calibration="random:12"))
+    assert made.outcome.data is not None and made.outcome.data.synthetic
+    assert any("the cache's, but layers are judged on random numbers" in w for w in made.outcome.warnings)
+    assert {t.calibrator for t in made.outcome.tensors} == {"cache"}
+    assert _int8(made) < _sites(made)
