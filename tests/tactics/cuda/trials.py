@@ -1,9 +1,11 @@
 """Kernels of the GPU's tactics for the op library's cases: what the interpreter and a real GPU both run.
 
-    python -m tests.tactics.cuda.trials [--record FILE] [OP ...]
+    python -m tests.tactics.cuda.trials [--record FILE] [--code FILE] [OP ...]
+    python -m tests.tactics.cuda.trials --compile --code FILE [--record FILE] [OP ...]
 
-runs them on this machine's GPU, between guard bytes, in several processes, and prints what is wrong and how many there
-were of each tactic.
+The first runs them on this machine's GPU, between guard bytes, in several processes, and prints what is wrong and how
+many there were of each tactic. Kernels that the record has as right, with the same text, are not run again, so that
+several runs together cover the library. The second compiles on a machine without a GPU what the first then need not.
 """
 
 from __future__ import annotations
@@ -16,10 +18,11 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from zipfile import ZIP_DEFLATED, ZipFile
 
 from temper.compile.processes import at_once
 from temper.compile.triton import Cubin, triton_version
@@ -34,6 +37,7 @@ from temper.tactics.sources import cuda_tactics
 from temper.tune.cuda import from_bytes, to_bytes
 from temper.tune.cuda_bench import DeviceBench
 from tests.ops.cases import CASES, cases_of
+from tests.tactics.cuda.record import Record
 from tests.tactics.regions import Subject, Variant, subjects, variants
 
 #: Ops whose layout adds no transposes of interest.
@@ -61,6 +65,13 @@ class Trial:
     def name(self) -> str:
         parameters = " ".join(f"{k}={v}" for k, v in self.params)
         return f"{self.subject.name}: {self.tactic.name} {parameters}"
+
+    @property
+    def digest(self) -> str:
+        """Of all that the machine code is made from, but the compiler."""
+        each = (f"{x.text}|{x.signature}|{x.warps}|{x.stages}|{sorted(x.aligned)}" for x in self.kernel.sources)
+        text = "\n".join(each).encode()
+        return f"{zlib.crc32(text):08x}"
 
 
 def ops() -> list[str]:
@@ -103,40 +114,61 @@ def _of(s: Subject, number: int) -> Iterator[Trial]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trial on a GPU: wrong is None where all is right."""
+    """What became of a trial on a GPU: wrong is None where all is right. ran: False if an earlier run found so."""
 
     op: str
     tactic: str
     name: str
     wrong: str | None
+    subject: str = ""
+    digest: str = ""
+    ran: bool = True
 
 
-def distinct(names: Sequence[str], isa: str) -> list[tuple[str, Trial]]:
-    """The trials of these ops, with their ops; of equal workloads the first. One of each op and tactic comes before
-    the second of any, so that a run cut short has seen all."""
+def distinct(names: Sequence[str], isa: str, record: Record) -> tuple[list[tuple[str, Trial]], list[tuple[str, Trial]]]:
+    """The trials of these ops, with their ops: those to run, and those recorded as right; of equal workloads the first.
+
+    One of each op and tactic comes before the second of any, so that a run cut short has seen all."""
     seen: dict[tuple[str, str], tuple[str, Trial]] = {}
     for op in names:
         for t in trials(op, isa):
             seen.setdefault((t.subject.workload.key, t.tactic.name), (op, t))
     turn: Counter[tuple[str, str]] = Counter()
-    ranked = []
+    ranked, known = [], []
     for op, t in seen.values():
+        if record.has(t.tactic.name, t.subject.name, t.digest):
+            known.append((op, t))
+            continue
         ranked.append((turn[op, t.tactic.name], len(ranked), op, t))
         turn[op, t.tactic.name] += 1
-    return [(op, t) for _, _, op, t in sorted(ranked, key=lambda r: r[:2])]
+    return [(op, t) for _, _, op, t in sorted(ranked, key=lambda r: r[:2])], known
 
 
-def _compiled(chosen: Sequence[Trial], isa: str, jobs: int) -> Iterator[dict[str, DeviceFunction] | str]:
-    """The code of every trial's kernel, or why it does not compile, in order."""
+def _compiled(
+    chosen: Sequence[Trial], isa: str, jobs: int, code: Path | None
+) -> Iterator[dict[str, DeviceFunction] | str]:
+    """The code of every trial's kernel, or why it does not compile, in order. code: a file with some of them."""
+    known = _stored(code)
+    made = _made([t for t in chosen if t.digest not in known], isa, jobs)
+    try:
+        for t in chosen:
+            found = known[t.digest] if t.digest in known else next(made)
+            yield found if isinstance(found, str) else from_bytes(found)
+    finally:  # whoever asks may have enough
+        made.close()
+
+
+def _made(chosen: Sequence[Trial], isa: str, jobs: int) -> Generator[bytes | str, None, None]:
+    """As `_compiled`, by worker processes, in bytes."""
     with at_once(jobs) as (pool, processes):
 
-        def batch(part: Sequence[Trial]) -> list[dict[str, DeviceFunction] | str]:
+        def batch(part: Sequence[Trial]) -> list[bytes | str]:
             made = iter(compile_all([s for t in part for s in t.kernel.sources], isa, processes))
-            out: list[dict[str, DeviceFunction] | str] = []
+            out: list[bytes | str] = []
             for t in part:
                 own = [next(made) for _ in t.kernel.sources]
                 words = [c for c in own if isinstance(c, str)]
-                code = from_bytes(to_bytes([c for c in own if isinstance(c, Cubin)]))
+                code = to_bytes([c for c in own if isinstance(c, Cubin)])
                 out.append(f"does not compile: {words[0][:600]}" if words else code)
             return out
 
@@ -145,45 +177,69 @@ def _compiled(chosen: Sequence[Trial], isa: str, jobs: int) -> Iterator[dict[str
         try:
             for made in futures:
                 yield from made.result()
-        finally:  # whoever asks may have enough
+        finally:
             for made in futures:
                 made.cancel()
 
 
-def on_device(names: Sequence[str], jobs: int, seconds: float) -> Iterator[Outcome]:
+def _stored(code: Path | None) -> dict[str, bytes]:
+    """Compiled kernels by digest."""
+    if code is None or not code.exists():
+        return {}
+    with ZipFile(code) as file:
+        return {name: file.read(name) for name in file.namelist()}
+
+
+def compile_ahead(names: Sequence[str], isa: str, jobs: int, seconds: float, record: Record, code: Path) -> int:
+    """Adds kernels to a file of compiled ones, until the time is up; how many there are."""
+    end, known = time.monotonic() + seconds, _stored(code)
+    chosen = [t for _, t in distinct(names, isa, record)[0] if t.digest not in known]
+    count = len(known)
+    made = _made(chosen, isa, jobs)
+    for t, data in zip(chosen, made, strict=False):
+        if isinstance(data, bytes):
+            with ZipFile(code, "a", ZIP_DEFLATED) as file:
+                file.writestr(t.digest, data)
+            count += 1
+        if time.monotonic() > end:
+            break
+    made.close()
+    return count
+
+
+def on_device(
+    names: Sequence[str], jobs: int, seconds: float, record: Record, code: Path | None
+) -> Iterator[Outcome]:
     """Checks the kernels of these ops on this machine's GPU, until the time is up. Ends early where a kernel takes the
     context with it."""
     gpu, end = Gpu(), time.monotonic() + seconds
     stream = Stream(gpu)
-    chosen = distinct(names, gpu.isa)
-    codes = _compiled([t for _, t in chosen], gpu.isa, jobs)
-    for k, ((op, t), code) in enumerate(zip(chosen, codes, strict=True)):
+    chosen, known = distinct(names, gpu.isa, record)
+    for op, t in known:
+        yield Outcome(op, t.tactic.name, t.name, None, t.subject.name, t.digest, ran=False)
+    codes = _compiled([t for _, t in chosen], gpu.isa, jobs, code)
+    for k, ((op, t), functions) in enumerate(zip(chosen, codes, strict=True)):
         if time.monotonic() > end:
             yield Outcome(op, _LEFT, f"{len(chosen) - k} kernels were not reached", None)
             break
         try:
-            if isinstance(code, str):
-                wrong: str | None = code
+            if isinstance(functions, str):
+                wrong: str | None = functions
             else:
                 bench = DeviceBench(gpu, stream, t.subject.workload, t.subject.problem(), 1)
                 packed = t.tactic.prepack(t.subject.workload, t.params, t.subject.constants())
-                wrong = bench.verify(t.kernel, Functions(gpu, code), packed)
+                wrong = bench.verify(t.kernel, Functions(gpu, functions), packed)
         except TemperError as e:
             wrong = str(e)
-        yield Outcome(op, t.tactic.name, t.name, None if wrong is None else f"{wrong}\n    {t.subject.workload.key}")
+        words = None if wrong is None else f"{wrong}\n    {t.subject.workload.key}"
+        yield Outcome(op, t.tactic.name, t.name, words, t.subject.name, t.digest)
         if wrong is not None and ("ILLEGAL" in wrong or "MISALIGNED" in wrong):
             break
 
 
-def _share(names: Sequence[str], jobs: int, seconds: float) -> None:
-    """A process of its own: one line of JSON for every outcome."""
-    for outcome in on_device(names, jobs, seconds):
-        print(json.dumps(asdict(outcome)), flush=True)
-
-
-def _shared_out(names: Sequence[str], shares: int, jobs: int, seconds: float) -> Iterator[Outcome]:
+def _shared_out(names: Sequence[str], shares: int, options: Sequence[str]) -> Iterator[Outcome]:
     """Outcomes of all shares, each run by a process with a context of its own."""
-    command = [sys.executable, "-m", "tests.tactics.cuda.trials", f"--jobs={jobs}", f"--seconds={seconds}", "--share"]
+    command = [sys.executable, "-m", "tests.tactics.cuda.trials", "--share", *options]
     running = [
         subprocess.Popen([*command, *names[i::shares]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for i in range(shares)
@@ -202,15 +258,27 @@ def main() -> None:
     parser.add_argument("--share", action="store_true", help="one process: print outcomes as JSON")
     parser.add_argument("--jobs", type=int, default=0, help="compilers of a process at once")
     parser.add_argument("--seconds", type=float, default=1e6, help="stop after so long, and say what is left")
-    parser.add_argument("--record", type=Path, help="write what was run to this file")
+    parser.add_argument("--record", type=Path, help="what was run before, and where this run is added")
+    parser.add_argument("--commit", default="", help="what the record is told of the source")
+    parser.add_argument("--code", type=Path, help="file of kernels compiled before")
+    parser.add_argument("--compile", action="store_true", help="only compile, to that file")
+    parser.add_argument("--isa", default="sm_90", help="the level to compile for")
     given = parser.parse_args()
     names, cores = given.ops or ops(), os.cpu_count() or 1
+    record = Record.read(given.record)
+    if given.compile:
+        print(compile_ahead(names, given.isa, given.jobs or cores, given.seconds, record, given.code), "kernels")
+        return
     if given.share:
-        _share(names, given.jobs or cores, given.seconds)
+        for outcome in on_device(names, given.jobs or cores, given.seconds, record, given.code):
+            print(json.dumps(asdict(outcome)), flush=True)
         return
     start = time.perf_counter()
     shares = max(1, min(8, cores // 2, len(names)))
-    outcomes = list(_shared_out(names, shares, given.jobs or max(1, cores // shares), given.seconds))
+    options = [f"--jobs={given.jobs or max(1, cores // shares)}", f"--seconds={given.seconds}"]
+    options += [f"--{k}={v}" for k, v in (("record", given.record), ("code", given.code)) if v]
+    outcomes = list(_shared_out(names, shares, options))
+    known, outcomes = [o for o in outcomes if not o.ran], [o for o in outcomes if o.ran]
     found, left = [o for o in outcomes if o.tactic != _LEFT], [o for o in outcomes if o.tactic == _LEFT]
     wrong = [o for o in found if o.wrong is not None]
     count, bad = Counter(o.tactic for o in found), Counter(o.tactic for o in wrong)
@@ -220,22 +288,25 @@ def main() -> None:
         print(f"{tactic:26s} {count[tactic]:5d} kernels {bad[tactic]:4d} wrong, of {', '.join(covered)[:150]}")
     seconds = time.perf_counter() - start
     print("\n".join(o.name for o in left))
-    print(f"{len(found)} kernels of {len({o.op for o in found})} ops, {len(wrong)} wrong, {seconds:.0f} s")
+    ran = {o.op for o in found}
+    print(f"{len(found)} kernels of {len(ran)} ops, {len(wrong)} wrong, {seconds:.0f} s; {len(known)} ran before")
     if given.record:
         gpu = Gpu()
-        record = {
-            "date": time.strftime("%Y-%m-%d", time.gmtime()),
-            "device": gpu.name,
-            **gpu.fingerprint,
-            "compiler": triton_version(),
-            "kernels": len(found),
-            "ops": sorted({o.op for o in found}),
-            "by_tactic": dict(sorted(count.items())),
-            "left": [o.name for o in left],
-            "wrong": [f"{o.name}: {o.wrong}" for o in wrong],
-            "seconds": round(seconds),
-        }
-        given.record.write_text(json.dumps(record, indent=1) + "\n")
+        if not given.ops:
+            record.keep((o.tactic, o.subject, o.digest) for o in known)
+        record.add(
+            {
+                "date": time.strftime("%Y-%m-%d", time.gmtime()),
+                "commit": given.commit,
+                "device": gpu.name,
+                **gpu.fingerprint,
+                "compiler": triton_version(),
+                "kernels": len(found),
+                "seconds": round(seconds),
+            },
+            ((o.tactic, o.subject, o.digest) for o in found if o.wrong is None),
+        )
+        record.write(given.record, [o.name for o in left], [f"{o.name}: {o.wrong}" for o in wrong])
     sys.exit(bool(wrong))
 
 
