@@ -162,7 +162,8 @@ def int8_rows(s: Mapping[str, Any]) -> list[tuple[str, object]]:
         if s["ms"] and s["all_int8_ms"]:
             count = s["sites"] - s["int8"]
             cost = _change(s["ms"] - s["all_int8_ms"])
-            rows.append(("kept in float", f"{count} layer{'s' * (count > 1)}, {cost}"))
+            eights = f", {s['eights']} of them 8-bit (E4M3)" if s.get("eights") else ""
+            rows.append(("kept in float", f"{count} layer{'s' * (count > 1)}{eights}, {cost}"))
         for k in s["kept"][:12]:
             cost = "" if k["ms"] is None else f" ({_change(k['ms'])})"
             rows.append(("", f"{k['name']}{cost}: {k['why']}"))

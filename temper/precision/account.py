@@ -38,9 +38,9 @@ MEANING = (
 _LISTED = 50
 
 
-def layers(quick: int, slow: int, word: str = "INT8") -> str:
+def layers(quick: int, slow: int, word: str = "INT8", eights: int = 0) -> str:
     """How many are in which precision, for people."""
-    return f"{quick:,} layer{'s' * (quick != 1)} in {word}, {slow:,} in float"
+    return f"{quick:,} layer{'s' * (quick != 1)} in {word}, {f'{eights:,} in FP8, ' * (eights > 0)}{slow:,} in float"
 
 
 @dataclass
@@ -105,7 +105,7 @@ class Account:
         old = self.points.get(floats)
         ratio = worst(divergence, self.request.bounds) if divergence else None
         new = record.Point(
-            (label or f"{len(floats)} in float") if old is None else old.label,
+            (label or _label(trials, floats)) if old is None else old.label,
             kind if old is None else old.kind,
             len(trials.everything - floats),
             len(trials.everything),
@@ -152,7 +152,7 @@ class Account:
             config_digest=hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest(),
             steps=(*self.steps, *self._back_in_float(trials, floats)),
             sites=tuple(
-                self._site(s, floats, trials.halves(floats), known, names, converting) for s in self.subject.sites
+                self._site(s, floats, self._kinds(trials, floats), known, names, converting) for s in self.subject.sites
             ),
             tensors=self.tensors,
             heads=self.heads,
@@ -191,7 +191,7 @@ class Account:
         before, after = self.points.get(trials.naive), self.points.get(floats)
         if before is None or after is None or floats <= trials.naive:
             return []
-        count = len(floats - trials.naive)
+        count = len((floats & trials.everything) - trials.naive)
         return [
             record.Step(
                 f"{count} layer{'s' * (count > 1)} back in float",
@@ -206,11 +206,15 @@ class Account:
             )
         ]
 
+    def _kinds(self, trials: Trials, floats: frozenset[str]) -> dict[str, str]:
+        """The precision of sites that are not on, float32 apart."""
+        return dict.fromkeys(trials.halves(floats), self.subject.half) | dict.fromkeys(trials.eights(floats), "float8")
+
     def _site(
         self,
         site: Site,
         floats: frozenset[str],
-        halves: frozenset[str],
+        kinds: Mapping[str, str],
         known: Mapping[str, Figures],
         names: Mapping[str, tuple[str, ...]],
         converting: Mapping[str, float],
@@ -229,7 +233,7 @@ class Account:
             name,
             site.op,
             "x".join(map(str, node.outputs[0].type.shape)),
-            self.request.form if not is_float else self.subject.half if name in halves else "float32",
+            self.request.form if not is_float else kinds.get(name, "float32"),
             why,
             pinned=name in pins.every,
             origin=site.origin,
@@ -256,6 +260,7 @@ class Account:
             "form": self.request.form,
             "sites": len(outcome.sites),
             "int8": len(outcome.sites) - len(kept),
+            "eights": sum(s.precision == "float8" for s in kept),
             "kept": [
                 {"name": s.name, "op": s.op, "precision": s.precision, "why": s.why, "ms": _difference(s)}
                 for s in kept[:_LISTED]
@@ -273,6 +278,11 @@ class Account:
             "passes": None if outcome.work is None else outcome.work.passes,
             "warnings": list(outcome.warnings),
         }
+
+
+def _label(trials: Trials, floats: frozenset[str]) -> str:
+    eights, every = len(trials.eights(floats)), len(floats & trials.everything)
+    return f"{every - eights} in float" + (f", {eights} in FP8" if eights else "")
 
 
 def _difference(site: record.Site) -> float | None:

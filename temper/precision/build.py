@@ -74,6 +74,10 @@ def build_int8(
             f"{config.device} is not in this machine: nothing was timed, layers were chosen by the cost model's times, "
             "and the CPU's engines computed what was looked at"
         )
+    if subject.pins.fp8 and not subject.target.multiplies(DTYPE):
+        raise ConfigError(f"--keep ...=fp8: {config.device} does not multiply 8-bit floats; pin to fp32 or a half type")
+    if idle := sorted(subject.pins.fp8 - subject.eights):
+        account.warn(f"--keep ...=fp8: {', '.join(idle[:3])}{' ...' * (len(idle) > 3)} cannot be in 8-bit floats")
     for pattern in subject.pins.idle:
         account.warn(f"--keep '{pattern}' pins nothing: what it matches is float anyway")
     if idle := sorted(subject.pins.bf16 - subject.halves):
@@ -106,7 +110,7 @@ def build_int8(
     about = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
     about += [str(config.isa), str(request.bounds.as_dict())]
     about += [config.device, config.precision] if subject.target.widens else []
-    trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes)
+    trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes, reach)
     chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
     if request.answers:
         details(trials, request, account, data.calibration if data is not None else None, made.simulator, chosen)

@@ -11,6 +11,7 @@ from temper.precision import outcome as record
 from temper.precision.account import Account, layers
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence, share, worst
+from temper.precision.eights import Eights
 from temper.precision.evidence import Evidence
 from temper.precision.overheard import overheard
 from temper.precision.request import DROP, Metric, Request, name_of
@@ -83,6 +84,8 @@ def decide(
         chosen = found.best.high
         account.met = budget.accepts(chosen)
     evidence.reasons(chosen - trials.naive)
+    if account.met:
+        chosen = Eights(evidence, budget.excess, budget.accepts).lowered(chosen)
     account.verdict = budget.verdict(chosen)
     if not account.met:
         blame = f"; most to blame: {', '.join(found.blame)}" if found.blame else ""
@@ -179,7 +182,9 @@ class Budget:
         return Found(Tried(chosen, excess, 0.0, "everything that may be in float"), ())
 
     def _what(self, floats: frozenset[str]) -> str:
-        return layers(len(self.trials.everything - floats), len(floats), self.request.word)
+        eights = len(self.trials.eights(floats))
+        on = len(self.trials.everything - floats)
+        return layers(on, len(self.trials.everything) - on - eights, self.request.word, eights)
 
 
 @dataclass

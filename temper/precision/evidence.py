@@ -77,7 +77,7 @@ class Evidence:
         if self._times is None:
             # in turn, so that what disturbs one disturbs the other
             builds = [trials.quick(), trials.higher()]
-            first, second = ([self._timed(b) for b in builds] for _ in range(2))
+            first, second = ([self.timed(b) for b in builds] for _ in range(2))
             fast, slow = (a.least(b) for a, b in zip(first, second, strict=True))
             self._times = fast, slow
             self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
@@ -87,7 +87,8 @@ class Evidence:
             self.account.links = tuple(edges)
         return self._times
 
-    def _timed(self, build: Build) -> costs.Times:
+    def timed(self, build: Build) -> costs.Times:
+        """Of the target's engine, measured, or predicted where the target is not here."""
         if self.trials.subject.absent:
             return costs.predicted_times(build, self.trials.subject.sites)
         return costs.site_times(build.plan, self.trials.subject.sites, self.held[0])

@@ -33,6 +33,7 @@ def write(path: Path, recipe: Recipe, notes: Mapping[str, Any]) -> None:
     plain = {
         "sites": sorted(recipe.sites),
         "amax": dict(recipe.amax),
+        "eights": dict(recipe.eights),
         "ranges": {t: list(r) for t, r in recipe.ranges.items()},
         **{field: sorted(getattr(recipe, field)) for field in _NAMES},
         "keys": keys,
@@ -72,6 +73,7 @@ def read(path: Path) -> tuple[Recipe, dict[str, Any]] | None:
             biases=found["biases"],
             signed=frozenset(plain["signed"]),
             halves=frozenset(plain["halves"]),
+            eights=plain["eights"],
             apart=frozenset(plain["apart"]),
         )
         return recipe, plain["notes"]

@@ -14,7 +14,7 @@ from temper.passes.halves import roundable
 from temper.passes.integer import MOVES
 from temper.passes.narrow import STORED
 from temper.profiles import Model, resolve_sizes
-from temper.quantize.float8 import float8_sites
+from temper.quantize.float8 import DTYPE, declines, float8_sites
 from temper.quantize.placement import Site, quantizable, sites_of
 from temper.quantize.recipe import Pins, pinned
 from temper.target import Target, target_of
@@ -42,7 +42,7 @@ class Subject:
         symbols = frozenset().union(*(v.type.symbols for v in graph.inputs))
         ranges = tuple({s: r for s, r in sizes.ranges[i].items() if s in symbols} for i in members)
         sites = sites_of(graph) if form == "int8" else float8_sites(graph)
-        found = Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites))
+        found = Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites, form))
         return replace(found, ranges=ranges[:1]) if found.several else found
 
     @property
@@ -145,6 +145,14 @@ class Subject:
         nodes = {n.outputs[0].name: n for n in self.graph.nodes}
         able = (s.name for s in self.sites if s.product and roundable(nodes[s.key]) is None)
         return frozenset(able) - self.pins.fp32
+
+    @cached_property
+    def eights(self) -> frozenset[str]:
+        """Sites that can be products of 8-bit floats (E4M3) where they are not on."""
+        if not self.target.multiplies(DTYPE):
+            return frozenset()
+        nodes = {n.outputs[0].name: n for n in self.graph.nodes}
+        return frozenset(s.name for s in self.sites if s.product and declines(nodes[s.key]) is None) - self.pins.fp32
 
     @property
     def optimum(self) -> dict[str, int]:

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ from temper.tune.select import Progress
 
 #: Rises when what is measured changes, so that values of earlier versions are not taken for it.
 _FORMAT = 7
+
+#: Begins the second name of a site in 8-bit floats.
+_MARK = "\0float8 "
 
 #: Builds kept in memory: the float one, the best and the one in hand. Others are made again, from the timing cache.
 _KEPT = 3
@@ -101,11 +104,23 @@ def recipe_digest(recipe: Recipe) -> str:
     return h.hexdigest()
 
 
+def with_eights(floats: frozenset[str], names: Collection[str]) -> frozenset[str]:
+    """The choice, with these of its sites in float computed in 8-bit floats."""
+    return frozenset(n for n in floats if not n.startswith(_MARK)) | {_MARK + n for n in names}
+
+
+def marked(floats: frozenset[str]) -> frozenset[str]:
+    """The sites that a choice computes in 8-bit floats, but for those pinned to it."""
+    return frozenset(n.removeprefix(_MARK) for n in floats if n.startswith(_MARK))
+
+
 @dataclass
 class Trials:
-    """Engines by the sites that are in float. recipe: with every site on that is not pinned to float.
+    """Engines by the sites that are not on. recipe: with every site on that is not pinned to another precision.
 
-    passes: of the model over the held-back samples that were run so far. scores: what the evaluation told of samples.
+    A choice is a set of names of sites; those in 8-bit floats instead of float are in it a second time, marked
+    (`with_eights`). reach: largest magnitude of tensors, for these. passes: of the model over the held-back samples
+    that were run so far. scores: what the evaluation told of samples.
     """
 
     subject: Subject
@@ -114,6 +129,7 @@ class Trials:
     memory: Memory
     progress: Progress | None = None
     passes: float = 0.0
+    reach: Mapping[str, float] = field(default_factory=dict)
     scores: dict[frozenset[str], Score] = field(default_factory=dict)
     _builds: OrderedDict[frozenset[str], Build] = field(default_factory=OrderedDict)
     _float: Build | None = None
@@ -137,6 +153,15 @@ class Trials:
             return able & self.subject.pins.halves
         return able
 
+    def eights(self, floats: frozenset[str]) -> dict[str, float]:
+        """Of the sites that are not on, those in 8-bit floats, with the largest magnitude of their data. A scale that
+        is too large costs E4M3 nothing, one that is too small clips."""
+        chosen = ((self.subject.pins.fp8 | marked(floats)) & floats) & self.subject.eights
+        data = {s.name: s.tensors[0] for s in self.subject.sites if s.name in chosen and s.tensors}
+        known = (self.reach, self.recipe.amax)
+        found = {n: [m[t] for m in known if t in m] for n, t in data.items()}
+        return {n: max(x) for n, x in found.items() if x}
+
     def final(self, floats: frozenset[str]) -> Build:
         """The engine that a search ends with: `build`, but with what is in a half type although nothing is INT8, and
         for the target where that is not here."""
@@ -149,15 +174,15 @@ class Trials:
     def _recipe(self, floats: frozenset[str]) -> Recipe | None:
         """What is left of the recipe. A GPU's passes know themselves what is in a half type."""
         halves = frozenset() if self.subject.target.widens else self.halves(floats)
-        recipe = replace(self.recipe.without(floats), halves=halves)
-        return recipe if recipe.sites or recipe.halves else None
+        recipe = replace(self.recipe.without(floats), halves=halves, eights=self.eights(floats))
+        return recipe if recipe.sites or recipe.halves or recipe.eights else None
 
     def _made(self, config: BuildConfig, recipe: Recipe | None) -> Build:
         return build_plan(self.subject.model, config, progress=self.progress, quantize=recipe)
 
     def build(self, floats: frozenset[str]) -> Build:
         """The engine with these sites in float, on this machine; with all of them the float32 one."""
-        if floats >= self.recipe.sites:
+        if floats >= self.recipe.sites and not marked(floats):
             if self._float is None:
                 self._float = self._made(self.subject.exact, None)
             return self._float
@@ -170,9 +195,13 @@ class Trials:
 
     def quick(self) -> Build:
         """The target's engine with all that may be in INT8."""
+        return self.aimed(self.naive)
+
+    def aimed(self, floats: frozenset[str]) -> Build:
+        """The target's engine of a choice, of one profile."""
         if self.subject.absent:
-            return self._made(self.subject.one, self._recipe(self.naive))
-        return self.build(self.naive)
+            return self._made(self.subject.one, self._recipe(floats))
+        return self.build(floats)
 
     def higher(self) -> Build:
         """The target's engine with every site in the precision it has where it is not INT8."""
@@ -206,7 +235,7 @@ class Trials:
         """Of the engine from the float one, by head; none without held-back samples."""
         if self.held is None or not self.reference.heads:
             return ()
-        if floats >= self.recipe.sites:
+        if floats >= self.recipe.sites and not marked(floats):
             return self.reference.compare(self.reference.outputs)
 
         def measure() -> list[dict[str, Any]]:

@@ -74,13 +74,27 @@ def rounded(x: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def insert(graph: Graph, sites: Sequence[Site], amax: Mapping[str, float]) -> None:
     """Makes these sites products of 8-bit floats. amax: threshold by tensor; ConfigError names one without."""
     nodes = {n.outputs[0].name: n for n in graph.nodes}
-    made: dict[int, tuple[Value, float]] = {}
+    largest = {}
     for site in sites:
-        node = nodes[site.key]
+        x = nodes[site.key].inputs[0]
+        assert x is not None
+        largest[site.key] = threshold(x, amax)
+    narrow(graph, largest)
+
+
+def narrow(graph: Graph, largest: Mapping[str, float]) -> None:
+    """Makes products, by the name of their result, ones of 8-bit floats. largest: magnitude of the data they read."""
+    nodes = {n.outputs[0].name: n for n in graph.nodes if n.outputs[0].name in largest}
+    reach: dict[int, float] = {}
+    for key, node in nodes.items():
+        assert node.inputs[0] is not None
+        reach[node.inputs[0].id] = max(reach.get(node.inputs[0].id, 0.0), largest[key])
+    made: dict[int, tuple[Value, float]] = {}
+    for node in nodes.values():
         x = node.inputs[0]
         assert x is not None
         if x.id not in made:
-            made[x.id] = _narrowed(graph, x, float(scale_of(threshold(x, amax))))
+            made[x.id] = _narrowed(graph, x, float(scale_of(reach[x.id])))
         half, scale = made[x.id]
         wide = make(graph, "Cast", [half], {"to": "float32"}, name=f"{node.name}.float32", origin=_ORIGIN).output
         _product(graph, node, wide, scale)

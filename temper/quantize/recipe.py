@@ -15,7 +15,7 @@ from temper.ir.ops import make
 from temper.passes.halves import roundable, rounded
 from temper.passes.manager import Log
 from temper.quantize.codes import Range, insert
-from temper.quantize.float8 import float8_sites
+from temper.quantize.float8 import declines, float8_sites, narrow
 from temper.quantize.float8 import insert as insert_float8
 from temper.quantize.placement import Placement, Site, place_sites, sites_of
 
@@ -33,8 +33,9 @@ class Recipe:
     of a node, by (name of the node's first result, input index), whether sites are on or off: what equalisation and
     SmoothQuant rescale. biases: added to a product's result, float32 per output channel, where it is on. signed:
     tensors coded as int8 although they cannot be negative. apart: tensors with codes of their own though they are parts
-    of others, see `narrow_parts`. halves: products
-    that are off and computed in bfloat16. form: "int8", or "float8" where sites are products of 8-bit floats (E4M3).
+    of others, see `narrow_parts`. halves: products that are off and computed in bfloat16. form: "int8", or "float8"
+    where sites are products of 8-bit floats (E4M3). eights: products that are off and computed in 8-bit floats, with
+    the largest magnitude of their data.
     """
 
     sites: frozenset[str]
@@ -47,6 +48,7 @@ class Recipe:
     halves: frozenset[str] = frozenset()
     apart: frozenset[str] = frozenset()
     form: str = "int8"
+    eights: Mapping[str, float] = field(default_factory=dict)
 
     def sites_in(self, graph: Graph) -> tuple[Site, ...]:
         """All sites of a float graph, on or off."""
@@ -108,6 +110,8 @@ class Recipe:
             if s.name in self.halves and s.name not in self.sites and roundable(nodes[s.key]) is None:
                 rounded(graph, nodes[s.key])
                 log.did("round", s.name)
+        eights = {s.key: self.eights[s.name] for s in sites if s.name in self.eights and s.name not in self.sites}
+        narrow(graph, {key: x for key, x in eights.items() if declines(nodes[key]) is None})
 
     def check(self, log: Log) -> None:
         """ConfigError if a site was in none of the graphs that were quantized."""
@@ -147,19 +151,20 @@ def add_to_result(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Pins:
-    """Sites that patterns pin. fp32, bf16, fp16: off, and computed so. low: on (int8, fp8), whatever they cost. idle:
-    patterns that match only nodes which are float anyway."""
+    """Sites that patterns pin. fp32, bf16, fp16, fp8: off, and computed so. low: on, whatever they cost. idle: patterns
+    that match only nodes which are float anyway."""
 
     fp32: frozenset[str]
     bf16: frozenset[str]
     fp16: frozenset[str]
     low: frozenset[str]
     idle: tuple[str, ...]
+    fp8: frozenset[str] = frozenset()
 
     @property
     def off(self) -> frozenset[str]:
-        """Sites that are not INT8 whatever that costs."""
-        return self.fp32 | self.halves
+        """Sites that are not on whatever that costs."""
+        return self.fp32 | self.halves | self.fp8
 
     @property
     def halves(self) -> frozenset[str]:
@@ -171,9 +176,11 @@ class Pins:
         return self.off | self.low
 
 
-def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None = None) -> Pins:
+def pinned(
+    graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None = None, form: str = "int8"
+) -> Pins:
     """Sites of a float graph by patterns such as '/head/*=fp32', with the wildcards of a shell; the last that matches a
-    site decides.
+    site decides. form: of what is on, as a recipe has it.
 
     ConfigError: a precision there is not, or a pattern that matches no node; the message lists names near it.
     """
@@ -197,7 +204,9 @@ def pinned(graph: Graph, patterns: Iterable[str], sites: Iterable[Site] | None =
         if not matched:
             idle.append(text)
     fp32, bf16, fp16, int8, fp8 = (frozenset(s for s, p in decided.items() if p == which) for which in PRECISIONS)
-    return Pins(fp32, bf16, fp16, int8 | fp8, tuple(idle))
+    if form == "float8":
+        return Pins(fp32, bf16, fp16, int8 | fp8, tuple(idle))
+    return Pins(fp32, bf16, fp16, int8, tuple(idle), fp8)
 
 
 def _near(pattern: str, names: list[str]) -> str:

@@ -76,13 +76,14 @@ def layers_section(outcome: Outcome, tensors: dict[str, int]) -> Markup | None:
     columns = [c for c in (*_WORDS, *measured) if any(c.key(s) is not None for s in sites)]
     missing = [c.title for c in measured if c not in columns]
     kept = [s for s in sites if s.precision not in _LOW]
-    word = "FP8" if any(s.precision == "float8" for s in sites) else "INT8"
+    counts = [(w, sum(s.precision == p for s in sites)) for w, p in (("INT8", "int8"), ("FP8", "float8"))]
+    words = [f"{plural(n, 'layer')} in {w}" for w, n in counts if n] or ["no layer in INT8"]
     return section(
         "layers",
         "Layers",
         tag(
             "p",
-            f"{plural(len(sites) - len(kept), 'layer')} in {word}, {len(kept)} in higher precision. ",
+            f"{', '.join(words)}, {len(kept)} in higher precision. ",
             "A heading sorts the table.",
         ),
         tag(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from temper.builder import Build, build_plan
 from temper.config import BuildConfig
+from temper.precision import costs
 from temper.precision.build import Made, build_int8
 from temper.precision.request import Request
 from temper.precision.subject import Subject
+from temper.quantize.placement import Site
 from temper.runtime.engine import Engine
 from tests.conftest import small_model
 from tests.precision.conftest import pictures
+from tests.precision.test_decide import SIZE, planted
 from tests.runtime.cuda.whole import run
 
 if importlib.util.find_spec("triton") is None:
@@ -65,3 +70,35 @@ def test_configurations_of_a_gpu_that_is_not_here(gpu: BuildConfig) -> None:
     assert (subject.here.device, subject.here.precision) == ("cpu", "fp32")
     assert subject.chosen.precision == "fp16" and len(subject.chosen.wide) == 1
     assert "conv0a" not in subject.halves and "conv0b" in subject.halves
+
+
+def _operations(build: Build, sites: Sequence[Site]) -> costs.Times:
+    """Times by operations: a quarter of float16's in integers, half of them in 8-bit floats."""
+    rows = build.plan.report["regions"]
+    owner = costs.owners(rows, sites)
+    found = {s.name: 0.0 for s in sites}
+    for k, r in enumerate(rows):
+        factor = 1 if "Int8" in r["op"] else 2 if "(float8" in r["workload"] else 4
+        if k in owner:
+            found[owner[k]] += factor * 1e-9 * (r["operations"] + 1)
+    return costs.Times(found, 0.0)
+
+
+def test_a_layer_that_int8_ruins_is_in_8_bit_floats(
+    gpu: BuildConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costs, "predicted_times", _operations)
+    model = planted().SerializeToString()
+    lines: list[str] = []
+    made = build_int8(model, gpu, Request(calibration=pictures(64, SIZE), compensate=False), say=lines.append)
+    precision = {s.name: s.precision for s in made.outcome.sites}
+    assert precision["b"] == "float8" and "int8" in precision.values(), lines
+    assert made.outcome.met and made.build.plan.report["int8"]["eights"] >= 1
+    products = [r["workload"] for r in made.build.plan.report["regions"] if "float8e4m3fn" in r["workload"]]
+    assert products
+    half = build_int8(model, gpu, Request(calibration=pictures(64, SIZE), compensate=False, keep=("b=fp16",)))
+    assert next(s.precision for s in half.outcome.sites if s.name == "b") == "float16"
+    x = {"image": pictures(1, SIZE)}
+    exact = Engine(build_plan(model, replace(gpu, device="cpu", precision="fp32")).plan)
+    (got,), (want,) = run(made.build, x, tmp_path), exact.run(x)
+    assert np.abs(got - want).max() <= 0.05 * np.abs(want).max()

@@ -20,6 +20,7 @@ RECIPE = Recipe(
     frozenset({"x"}),
     frozenset({"c"}),
     frozenset({"y"}),
+    eights={"d": 2.5},
 )
 
 
