@@ -175,6 +175,8 @@ class Evidence:
             quick, slow = self.account.int8_seconds.get(name, 0.0), self.account.float_seconds.get(name, 0.0)
             if share >= 0.01:
                 self.account.why[name] = f"makes {share:.0%} of what all layers lose in {word}"
+            elif not quick and not slow:
+                self.account.why[name] = "computed together with a layer in float"
             elif quick >= slow:
                 self.account.why[name] = f"no faster in {word}"
             else:
