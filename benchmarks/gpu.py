@@ -37,12 +37,15 @@ Row = dict[str, Any]
 #: Batches of each model by precision, as goals are stated for them.
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
     "resnet50": {"fp16": (1, 128), "int8": (1, 128)},
-    "bert_large_s128": {"fp16": (1, 32, 128), "int8": (1, 128)},
-    "vit_b16": {"fp16": (1, 128), "int8": (1, 128)},
+    "bert_large_s128": {"fp16": (1, 32, 128), "int8": (1, 128), "fp8": (128,)},
+    "vit_b16": {"fp16": (1, 128), "int8": (1, 128), "fp8": (128,)},
     "mobilenetv2": {"fp16": (1,), "int8": (1,)},
     "efficientnet_b0": {"fp16": (1,), "int8": (1,)},
     "yolo": {"fp16": (1,), "int8": (1,)},
 }
+
+#: Precisions whose thresholds are calibrated; everything that can be is built in them, whatever it costs accuracy.
+_SEARCHED = ("int8", "fp8")
 
 #: Turns that contenders take, and about how long one lasts.
 _TURNS, _SECONDS = 11, 0.03
@@ -52,9 +55,10 @@ _SAMPLES = 4
 
 
 def batches_of(name: str, precision: str, chosen: Sequence[int]) -> list[int]:
-    """Batches that a model is built for in a precision: those chosen, or its own that are stated."""
-    own = SIZES.get(name, {}).get(precision, (1,))
-    return list(chosen or own)
+    """Batches that a model is built for in a precision: those chosen, or its own that are stated; none where the goals
+    name no such precision."""
+    known = SIZES.get(name, dict.fromkeys(("fp16", "int8"), (1,)))
+    return list(chosen or known[precision]) if precision in known else []
 
 
 def saved(name: str, folder: Path) -> Path:
@@ -75,7 +79,7 @@ def built(name: str, precision: str, batches: Sequence[int], folder: Path, range
     plan, cache = folder / f"{name}.{precision}.plan", folder / f"{name}.{precision}.sqlite"
     kept = cache.exists()
     options: dict[str, Any] = {"device": "cuda", "precision": precision, "batch": list(batches), "cache": cache}
-    if precision == "int8":
+    if precision in _SEARCHED:
         options |= {"pure_int8": True, "compensate": False}
         if ranges is not None:
             options["calibration_cache"] = ranges / f"{name}.cache"
@@ -276,7 +280,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", default=",".join(SIZES))
     parser.add_argument("--batches", default="", help="instead of each model's own")
-    parser.add_argument("--precisions", default="fp16,int8")
+    parser.add_argument("--precisions", default="fp16,int8,fp8")
     parser.add_argument("--peers", default=",".join(KINDS), help="which ways to run PyTorch; empty: none")
     parser.add_argument("--layers", action="store_true", help="also time every layer alone")
     parser.add_argument("--json", type=Path, help="write results here")
@@ -329,7 +333,8 @@ def main() -> None:
             plans: dict[str, list[Future[Row]]] = {}
             peers: list[Future[Any]] = []
             for n in names:
-                missing = [p for p in precisions if not (folder / f"{n}.{p}.plan").exists()]
+                wanted = [p for p in precisions if batches_of(n, p, batches)]
+                missing = [p for p in wanted if not (folder / f"{n}.{p}.plan").exists()]
                 plans[n] = [pool.submit(plan_of, n, p) for p in missing]
                 peers.append(pool.submit(references, n, every[n], folder))
                 if "compiled" in kinds and not args.build:

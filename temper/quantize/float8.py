@@ -112,15 +112,10 @@ def _product(graph: Graph, node: Node, x: Value, scale: float) -> None:
     of = channel_scales(w.const)
     total = (of.astype(np.float64) * scale).astype(np.float32)
     weights = graph.add_constant(rounded(w.const, of), f"{node.name}.weights")
-    inputs: list[Value | None] = [x, weights]
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = node.inputs[2]
-        if bias.const is not None:  # exact, as the scales are powers of two
-            inputs.append(graph.add_constant((bias.const / total).astype(np.float32), f"{node.name}.bias"))
-    y = make(graph, node.op, inputs, node.attrs, name=node.name, origin=(*node.origin, *_ORIGIN)).output
+    y = make(graph, node.op, [x, weights], node.attrs, name=node.name, origin=(*node.origin, *_ORIGIN)).output
     factor = graph.add_constant(total, f"{node.name}.scale")
     y = make(graph, "Mul", [y, factor], {}, name=f"{node.name}.descaled", origin=_ORIGIN).output
-    if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].const is None:
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
         y = make(graph, "Add", [y, node.inputs[2]], {}, name=f"{node.name}.biased", origin=_ORIGIN).output
     name = node.output.name
     graph.replace_uses(node.output, y)
