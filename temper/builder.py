@@ -97,6 +97,7 @@ def build_plan(
             dump,
         )
         maker = _Maker(tuner, cutter, pool, watch, share)
+        found: dict[int, tuple[Graph, _Parts, Log, int]] = {}
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
@@ -113,9 +114,13 @@ def build_plan(
             parts = cutter.parts(own, log, target.alignment)
             watch.lap("partition")
             for i in members:
-                ranges = sizes.ranges[i]
-                variants[i] = maker.variant(own, parts, ranges, log, imported, variants)
-                watch.lap("plan")
+                found[i] = own, parts, log, imported
+                # compilers are at work while other profiles' graphs are made, and while others are timed
+                tuner.ahead(_tasks(parts, _optimum(sizes.ranges[i]), pool, {}, tuner.effort))
+            watch.lap("tune")
+        for i, (own, parts, log, imported) in found.items():
+            variants[i] = maker.variant(own, parts, sizes.ranges[i], log, imported, variants)
+            watch.lap("plan")
         hits = (cache.hits, cache.misses)
     finally:
         cache.close()
@@ -175,7 +180,7 @@ class _Maker:
     def _tuned(
         self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
     ) -> _Tuned:
-        chosen, choices = _tune(self.tuner, parts, {s: r[1] for s, r in ranges.items()}, self.pool, others, log)
+        chosen, choices = _tune(self.tuner, parts, _optimum(ranges), self.pool, others, log)
         first_row, self.rows = self.rows, self.rows + len(chosen)
         steps = [_step(part, choice, log) for part, choice in zip(chosen, choices, strict=True)]
         self.watch.lap("tune")
@@ -290,12 +295,28 @@ def _tune(
 
     What other profiles chose for a region of the same name takes part, and is preferred where it is nearly as fast.
     """
-    env = {**data_sizes(p.region for p in parts.parts), **env}
     taken: dict[str, list[Candidate]] = {}
     for v in others.values():
         for part, choice in zip(v.parts, v.choices, strict=True):
             if choice is not None:
                 taken.setdefault(part.region.name, []).append(choice.candidate)
+    tasks = _tasks(parts, env, pool, taken, tuner.effort)
+    chosen = tuner.choose(tasks)
+    found = iter([chosen.get(t.key) for t in tasks])
+    choices = [None if p.reason is not None else next(found) for p in parts.parts]
+    together = list(found)
+    for (chain, _), choice in zip(parts.chains, together, strict=True):
+        if choice is None:
+            log.did_not("chain", chain.region.name, "every candidate kernel failed its check")
+    return _with_chains(parts, choices, together)
+
+
+def _tasks(
+    parts: _Parts, env: Mapping[str, int], pool: ConstantPool, taken: Mapping[str, Sequence[Candidate]], effort: int
+) -> list[Task]:
+    """What is to be tuned at the sizes `env`: the parts that are not the host's, then the chains. taken: candidates
+    that other profiles chose, by the region's name."""
+    env = {**data_sizes(p.region for p in parts.parts), **env}
 
     def task(part: Part, optional: bool = False) -> Task:
         def shares(c: Candidate) -> bool:
@@ -307,7 +328,7 @@ def _tune(
             for i, v in enumerate(part.region.operands)
             if v.const is not None
         }
-        also = [c for c in taken.get(part.region.name, []) if part.workload.op in c.tactic.ops] if tuner.effort else []
+        also = [c for c in taken.get(part.region.name, []) if part.workload.op in c.tactic.ops] if effort else []
         sizes = {s: evaluate(part.sizes.get(s, Dim.symbol(s)), env) for s in part.workload.symbols}
         return Task(
             part.workload,
@@ -320,14 +341,12 @@ def _tune(
             optional,
         )
 
-    tasks = [task(p) if p.reason is None else None for p in parts.parts]
-    together = [task(p, True) for p, _ in parts.chains]
-    chosen = tuner.choose([t for t in (*tasks, *together) if t is not None])
-    choices = [None if t is None else chosen[t.key] for t in tasks]
-    for t in together:
-        if t.key not in chosen:
-            log.did_not("chain", t.name, "every candidate kernel failed its check")
-    return _with_chains(parts, choices, [chosen.get(t.key) for t in together])
+    return [*(task(p) for p in parts.parts if p.reason is None), *(task(p, True) for p, _ in parts.chains)]
+
+
+def _optimum(ranges: Ranges) -> dict[str, int]:
+    """The sizes that a profile is tuned at."""
+    return {symbol: best for symbol, (_, best, _) in ranges.items()}
 
 
 def _with_chains(

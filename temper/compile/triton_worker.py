@@ -1,40 +1,128 @@
-"""A process that compiles Triton kernels: sources as JSON on standard input, cubins as JSON on standard output.
+"""Processes that compile Triton kernels: sources as lines of JSON on standard input, cubins on standard output.
 
-Triton's settings are per process, and a process of its own needs nothing of the caller's program.
+Triton's settings are per process, and a process of its own needs nothing of the caller's program. Triton takes a second
+to import, so a process compiles one kernel after another for as long as there are any.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import os
+import signal
+import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from temper.compile.processes import Processes
 from temper.compile.triton import Cubin, TritonSource, compile_cubin
 from temper.errors import BuildError
 
+#: Compilers give way to the process that times kernels and to what prepares its data.
+_NICE = 5
 
-def compile_all(sources: Sequence[TritonSource], isa: str, processes: Processes) -> list[Cubin | str]:
-    """Cubins of the sources, in order, made by one process; the compiler's words for one that it refuses, or
-    ends of. BuildError if the build was interrupted."""
-    order = {"isa": isa, "sources": [{**asdict(s), "aligned": sorted(s.aligned)} for s in sources]}
-    # the package is where this file is, wherever the caller found it
-    root = str(Path(__file__).parents[2])
-    program = f"import sys; sys.path.insert(0, {root!r}); from temper.compile.triton_worker import main; main()"
-    done = processes.run([sys.executable, "-c", program], input=json.dumps(order))
-    lines = done.stdout.splitlines()
-    if done.returncode or not lines:
-        words = f"the process that compiles GPU kernels ended with status {done.returncode}: {done.stderr[-2000:]}"
-        if len(sources) == 1:
-            return [words]
-        half = len(sources) // 2  # some source ended it: the others are not to blame
-        return compile_all(sources[:half], isa, processes) + compile_all(sources[half:], isa, processes)
-    made = json.loads(lines[-1])  # what comes before, a library may have printed
-    return [c if isinstance(c, str) else _cubin(c) for c in made["cubins"]]
+
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and where it writes what it has to say."""
+
+    process: subprocess.Popen[bytes]
+    errors: IO[bytes]
+
+
+class Compilers:
+    """At most so many processes that compile, started as they are needed; `close` ends them all."""
+
+    def __init__(self, count: int) -> None:
+        self._pool = ThreadPoolExecutor(count)
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._running: dict[int, _Worker] = {}
+        self._closed = False
+        # what an ended compiler leaves behind goes with this folder
+        self._folder = tempfile.TemporaryDirectory(prefix="temper-compilers-")
+
+    def submit(self, sources: Sequence[TritonSource], isa: str) -> Future[list[Cubin | str]]:
+        """The cubins of the sources, in order, once they are made; the compiler's words for one that it refuses, or
+        ends of. BuildError if the build was interrupted."""
+        return self._pool.submit(lambda: [self._made(s, isa) for s in sources])
+
+    def close(self) -> None:
+        """Ends every process and refuses what is submitted."""
+        with self._lock:
+            self._closed = True
+            workers = list(self._running.values())
+        for w in workers:
+            with suppress(ProcessLookupError):
+                os.killpg(w.process.pid, signal.SIGKILL)
+        self._pool.shutdown(cancel_futures=True)
+        for w in workers:
+            self._ended(w)
+        self._folder.cleanup()
+
+    def _made(self, source: TritonSource, isa: str) -> Cubin | str:
+        worker = self._worker()
+        order = {"isa": isa, "source": {**asdict(source), "aligned": sorted(source.aligned)}}
+        process = worker.process
+        assert process.stdin is not None and process.stdout is not None
+        try:
+            process.stdin.write(json.dumps(order).encode() + b"\n")
+            process.stdin.flush()
+            line = process.stdout.readline()
+        except OSError:
+            line = b""
+        if line:
+            answer = json.loads(line)
+            return answer if isinstance(answer, str) else _cubin(answer)
+        self._own.worker = None
+        words = self._ended(worker)
+        if self._closed:
+            raise BuildError("the build was interrupted")
+        return f"the process that compiles GPU kernels ended with status {process.returncode}: {words}"
+
+    def _worker(self) -> _Worker:
+        """The process of this thread."""
+        found: _Worker | None = getattr(self._own, "worker", None)
+        if found is not None:
+            return found
+        # the package is where this file is, wherever the caller found it
+        root = str(Path(__file__).parents[2])
+        program = f"import sys; sys.path.insert(0, {root!r}); from temper.compile.triton_worker import main; main()"
+        with self._lock:
+            if self._closed:
+                raise BuildError("the build was interrupted")
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 (open while the process runs)
+            process = subprocess.Popen(
+                [sys.executable, "-c", program],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, "TMPDIR": self._folder.name},
+                start_new_session=True,
+            )
+            self._own.worker = self._running[process.pid] = _Worker(process, errors)
+        return self._running[process.pid]
+
+    def _ended(self, worker: _Worker) -> str:
+        """Waits for a process to end; its last words."""
+        process = worker.process
+        process.wait()
+        with self._lock:
+            if self._running.pop(process.pid, None) is None:
+                return ""
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):
+                pipe.close()  # type: ignore[union-attr]
+        worker.errors.seek(0)
+        words = worker.errors.read()[-2000:].decode(errors="replace").strip()
+        worker.errors.close()
+        return words
 
 
 def _cubin(fields: Mapping[str, Any]) -> Cubin:
@@ -48,8 +136,14 @@ def _source(fields: Mapping[str, Any]) -> TritonSource:
 
 
 def main() -> None:
-    order = json.load(sys.stdin)
-    print("\n" + json.dumps({"cubins": [_made(_source(s), order["isa"]) for s in order["sources"]]}))
+    """The process: whatever libraries print goes to standard error."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    os.nice(_NICE)
+    for line in sys.stdin:
+        order = json.loads(line)
+        answers.write(json.dumps(_made(_source(order["source"]), order["isa"])) + "\n")
+        answers.flush()
 
 
 def _made(source: TritonSource, isa: str) -> dict[str, Any] | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
@@ -70,7 +71,7 @@ class Workload:
                 names |= {s for s in d.symbols if not from_data(s)} if isinstance(d, Dim) else set()
         return tuple(sorted(names))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Canonical text of everything above."""
         ins = ",".join(

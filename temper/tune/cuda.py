@@ -6,17 +6,17 @@ Without a GPU (`Cuda(None)`) kernels are compiled for a level and left unverifie
 from __future__ import annotations
 
 import json
-import os
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
 
-from temper.compile.processes import at_once
 from temper.compile.triton import Cubin, triton_version
-from temper.compile.triton_worker import compile_all
+from temper.compile.triton_worker import Compilers
 from temper.errors import BuildError
 from temper.plan.cubins import DeviceFunction
+from temper.runtime import machine
 from temper.runtime.cuda.driver import Gpu
 from temper.tactics.base import Kernel
 from temper.tactics.cuda.kernel import TritonKernel
@@ -24,9 +24,6 @@ from temper.tune.cuda_bench import Entrant
 from temper.tune.cuda_judge import Judge
 from temper.tune.select import Candidate, Task
 from temper.tune.timing_cache import Record
-
-#: Kernels a compiler process gets at once, at most.
-_BATCH = 16
 
 _LENGTH = struct.Struct("<I")
 
@@ -67,29 +64,21 @@ class Cuda:
     def __init__(self, gpu: Gpu | None) -> None:
         self.gpu = gpu
         self._judge: Judge | None = None
+        self._compilers: Compilers | None = None
 
     @cached_property
     def compiler(self) -> str:
         return f"{triton_version()}, kernels that wait"  # what is added to the sources changes the code
 
     def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes | str]]:
-        """Cubins by key, or why there is none. jobs: worker processes, 0 for one per core; Triton's settings are per
-        process."""
+        """Cubins by key, or why there is none; the work begins at once. jobs: worker processes, 0 for one per core."""
         sources = {key: k.sources for key, k in kernels.items() if isinstance(k, TritonKernel)}
         if len(sources) != len(kernels):
             raise BuildError("a kernel without Triton source cannot be compiled for a GPU")
-        keys, workers = list(sources), jobs or os.cpu_count() or 1
-        # a process takes a second to start; several turns each even out how long kernels take
-        size = max(1, min(_BATCH, -(-len(keys) // (2 * workers))))
-        batches = [keys[i : i + size] for i in range(0, len(keys), size)]
-        with at_once(workers) as (pool, processes):
-            futures = [pool.submit(compile_all, [s for k in b for s in sources[k]], isa, processes) for b in batches]
-            for batch, f in zip(batches, futures, strict=True):
-                made = iter(f.result())
-                for key in batch:
-                    own = [next(made) for _ in sources[key]]
-                    failed = [m for m in own if isinstance(m, str)]
-                    yield key, failed[0] if failed else to_bytes([m for m in own if isinstance(m, Cubin)])
+        if self._compilers is None:
+            self._compilers = Compilers(jobs or machine.cores())
+        made = {key: self._compilers.submit(each, isa) for key, each in sources.items()}
+        return ((key, _code(f)) for key, f in made.items())
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
@@ -109,7 +98,17 @@ class Cuda:
             yield codes[i][0], record
 
     def close(self) -> None:
-        """Ends the process that judges."""
+        """Ends the processes that compile and the one that judges."""
         if self._judge is not None:
             self._judge.close()
             self._judge = None
+        if self._compilers is not None:
+            self._compilers.close()
+            self._compilers = None
+
+
+def _code(made: Future[list[Cubin | str]]) -> bytes | str:
+    """What the timing cache keeps of a kernel, or why one of its functions does not compile."""
+    cubins = made.result()
+    failed = [c for c in cubins if isinstance(c, str)]
+    return failed[0] if failed else to_bytes([c for c in cubins if isinstance(c, Cubin)])

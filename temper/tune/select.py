@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -132,7 +131,7 @@ class Device(Protocol):
 
     def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes | str]]:
         """Machine code by the keys given, as each is ready, in that order; or why there is none. BuildError where that
-        is a bug."""
+        is a bug. Where it `overlaps`, the work begins at once, behind what was asked for before."""
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
@@ -150,10 +149,12 @@ def candidates_for(
     compiler: str,
     env: Mapping[str, int] | None = None,
     also: Sequence[tuple[Tactic, Params]] = (),
+    made: MutableMapping[tuple[str, str, Params], Candidate] | None = None,
 ) -> tuple[list[Candidate], list[Trial]]:
     """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons.
 
     env: sizes of the variables to predict at; also: candidates to add, and the best that share their packed weights.
+    made: candidates by workload, tactic and parameters, to be used again; new ones are added.
     """
     ranked: list[tuple[float, int, Tactic, Params]] = []
     declined = []
@@ -185,9 +186,14 @@ def candidates_for(
             alike = [p for _, _, t, p in ranked if t is tactic and packing(t, p) == packing(t, params)]
             contestants |= {(tactic.name, p): tactic for p in alike[:2]}
     candidates = []
-    for (_, params), tactic in contestants.items():
-        entry = "k" + digest(w.key, tactic.name, repr(params))[:16]
-        candidates.append(Candidate(tactic, params, tactic.generate(w, params, entry), w.isa, compiler))
+    for (name, params), tactic in contestants.items():
+        found = None if made is None else made.get((w.key, name, params))
+        if found is None:
+            entry = "k" + digest(w.key, name, repr(params))[:16]
+            found = Candidate(tactic, params, tactic.generate(w, params, entry), w.isa, compiler)
+            if made is not None:
+                made[w.key, name, params] = found
+        candidates.append(found)
     return candidates, declined
 
 
@@ -211,6 +217,17 @@ class Tuner:
     dump: Path | None = None
     #: by code key: the compiler's words for candidates it refused
     _refused: dict[str, str] = field(default_factory=dict)
+    #: by code key: what the compiler will give, in order, for this candidate among others
+    _awaited: dict[str, Iterator[tuple[str, bytes | str]]] = field(default_factory=dict)
+    _sent: int = 0
+    #: by workload, tactic and parameters
+    _candidates: dict[tuple[str, str, Params], Candidate] = field(default_factory=dict)
+
+    def ahead(self, tasks: Sequence[Task]) -> None:
+        """Sends candidates of tasks that will be chosen for later to the compiler, if that does not disturb."""
+        if self.device.overlaps:
+            contests = [self._contest(t) for t in {t.key: t for t in tasks}.values()]
+            self._send([c for x in contests for c in x.missing(self.cache)])
 
     def choose(self, tasks: Sequence[Task]) -> dict[str, Choice]:
         """One choice per distinct `Task.key`. BuildError where no tactic can do a workload that is not optional."""
@@ -218,20 +235,17 @@ class Tuner:
         contests = {key: self._contest(t) for key, t in distinct.items()}
         open_, done = {}, {}
         for key, contest in contests.items():
-            if contest.missing(self.cache) or contest.code(self.cache) is None:
+            if contest.wanted(self.cache) or not contest.ranking(self.cache):
                 open_[key] = contest
-        todo = self._uncompiled([c for x in open_.values() for c in x.missing(self.cache)])
-        expected = set(todo)
-        with closing(self._compiled(todo)) as compiled:
-            if not self.device.overlaps:
-                expected -= set(compiled)
-            for i, (key, contest) in enumerate(open_.items()):
-                while any(c.code_key in expected for c in contest.candidates):
-                    expected.discard(next(compiled))
-                self.progress("time", i, len(open_))
-                self._run(contest)
-                if not contest.ranking(self.cache) and not contest.task.optional:
-                    contests[key] = self._wider(contest)
+        self._send([c for x in open_.values() for c in x.wanted(self.cache)])
+        if not self.device.overlaps:
+            self._receive([c for x in open_.values() for c in x.candidates])
+        for i, (key, contest) in enumerate(open_.items()):
+            self._receive(contest.candidates)
+            self.progress("time", i, len(open_))
+            self._run(contest)
+            if not contest.ranking(self.cache) and not contest.task.optional:
+                contests[key] = self._wider(contest)
         if open_:
             self.progress("time", len(open_), len(open_))
         shared = self._shared(contests, Counter(t.key for t in tasks))
@@ -245,7 +259,8 @@ class Tuner:
     def _wider(self, contest: Contest) -> Contest:
         """A contest none of whose candidates is right, with more of them."""
         more = self._contest(contest.task, max(self.effort, _RESCUE))
-        deque(self._compiled(self._uncompiled(more.missing(self.cache))), maxlen=0)
+        self._send(more.missing(self.cache))
+        self._receive(more.candidates)
         self._run(more)
         return more
 
@@ -297,31 +312,36 @@ class Tuner:
     def _contest(self, task: Task, effort: int | None = None) -> Contest:
         candidates, declined = candidates_for(
             self.tactics, task.workload, self.effort if effort is None else effort, self.device.compiler, task.env,
-            task.also,
+            task.also, self._candidates,
         )
         if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
             raise BuildError(f"'{task.name}': no tactic can compute {task.workload.key}: {reasons}")
         return Contest(task, candidates, declined, f"{self.machine} cold {self.cold_bytes}", self.effort)
 
-    def _uncompiled(self, candidates: Sequence[Candidate]) -> dict[str, Candidate]:
-        """Those whose code the cache lacks, by code key."""
-        return {c.code_key: c for c in candidates if self.cache.code(c.code_key) is None}
+    def _send(self, candidates: Sequence[Candidate]) -> None:
+        """Asks the compiler for code that the cache lacks and nobody has asked for."""
+        known = {*self._awaited, *self._refused}
+        todo = {c.code_key: c for c in candidates if c.code_key not in known}
+        todo = {key: c for key, c in todo.items() if self.cache.code(key) is None}
+        if todo:
+            isa = next(iter(todo.values())).isa
+            made = self.device.compile({key: c.kernel for key, c in todo.items()}, isa, self.jobs)
+            self._awaited |= dict.fromkeys(todo, made)
+            self._sent += len(todo)
+            self.progress("compile", self._sent - len(self._awaited), self._sent)
 
-    def _compiled(self, todo: Mapping[str, Candidate]) -> Generator[str, None, None]:
-        """Compiles candidates by their code keys; the keys in order, as each is done."""
-        if not todo:
-            return
-        isa = next(iter(todo.values())).isa
-        self.progress("compile", 0, len(todo))
-        made = self.device.compile({key: c.kernel for key, c in todo.items()}, isa, self.jobs)
-        for i, (key, code) in enumerate(made, 1):
-            if isinstance(code, str):
-                self._refused[key] = code
-            else:
-                self.cache.put_code(key, code)
-            self.progress("compile", i, len(todo))
-            yield key
+    def _receive(self, candidates: Sequence[Candidate]) -> None:
+        """Waits until these are compiled, if they were sent."""
+        for key in (c.code_key for c in candidates):
+            while key in self._awaited:
+                done, code = next(self._awaited[key])
+                del self._awaited[done]
+                if isinstance(code, str):
+                    self._refused[done] = code
+                else:
+                    self.cache.put_code(done, code)
+                self.progress("compile", self._sent - len(self._awaited), self._sent)
 
     def _run(self, contest: Contest) -> None:
         """Verifies and times what the cache does not know about one contest."""
@@ -368,10 +388,10 @@ class Contest:
         ok = [(r.seconds, c) for c, r in records if r is not None and r.seconds is not None]
         return sorted(ok, key=lambda x: (x[0], x[1].label))
 
-    def code(self, cache: TimingCache) -> bytes | None:
-        """Code of the fastest; None if it is not known."""
-        ranking = self.ranking(cache)
-        return cache.code(ranking[0][1].code_key) if ranking else None
+    def wanted(self, cache: TimingCache) -> list[Candidate]:
+        """Candidates to be compiled if the cache lacks their code: those not known, and the fastest of the others."""
+        fastest = [c for _, c in self.ranking(cache)[:1] if cache.code(c.code_key) is None]
+        return [*self.missing(cache), *fastest]
 
     def result(self, cache: TimingCache, shared: Candidate | None = None) -> Choice:
         """The choice: the fastest, or `shared`. BuildError if no candidate is right."""

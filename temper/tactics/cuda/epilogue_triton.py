@@ -134,13 +134,13 @@ def epilogue_helpers(e: Epilogue, body: str = "") -> str:
     todo.append(body)
     while todo:
         text = todo.pop()
-        called = {name for name in _HELPERS if _calls(text, name)} - needed
+        called = (_called(text) & _HELPERS.keys()) - needed
         needed |= called
         todo += [_HELPERS[name] for name in sorted(called)]
     text = "".join(f"\n\n@triton.jit{_HELPERS[name]}" for name in _HELPERS if name in needed)
     return f"\nfrom triton.language.extra.cuda import libdevice\n{text}" if "libdevice." in text else text
 
 
-def _calls(text: str, name: str) -> bool:
-    """True if the code of `text` calls the helper `name`."""
-    return re.search(rf"(?<![\w.]){name}\(", re.sub(r"#.*", "", text)) is not None
+def _called(text: str) -> set[str]:
+    """Names that the code of `text` calls, but for those behind a dot."""
+    return set(re.findall(r"(?<![\w.])(\w+)\(", re.sub(r"#.*", "", text)))

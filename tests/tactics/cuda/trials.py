@@ -24,9 +24,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
-from temper.compile.processes import at_once
 from temper.compile.triton import Cubin, triton_version
-from temper.compile.triton_worker import compile_all
+from temper.compile.triton_worker import Compilers
 from temper.errors import TemperError
 from temper.plan.cubins import DeviceFunction
 from temper.runtime.cuda.driver import Gpu, Stream
@@ -46,8 +45,6 @@ _MOVING = ("Transpose", "DepthToSpace", "SpaceToDepth", "ConvTranspose")
 #: Ops whose kernels take the interpreter long, of which it runs one case in so many.
 _LONG = {"Recurrence": 5}
 
-#: Kernels a compiler process gets at once.
-_BATCH = 12
 #: In place of a tactic's name: what a run had no time for.
 _LEFT = "left"
 
@@ -160,26 +157,15 @@ def _compiled(
 
 def _made(chosen: Sequence[Trial], isa: str, jobs: int) -> Generator[bytes | str, None, None]:
     """As `_compiled`, by worker processes, in bytes."""
-    with at_once(jobs) as (pool, processes):
-
-        def batch(part: Sequence[Trial]) -> list[bytes | str]:
-            made = iter(compile_all([s for t in part for s in t.kernel.sources], isa, processes))
-            out: list[bytes | str] = []
-            for t in part:
-                own = [next(made) for _ in t.kernel.sources]
-                words = [c for c in own if isinstance(c, str)]
-                code = to_bytes([c for c in own if isinstance(c, Cubin)])
-                out.append(f"does not compile: {words[0][:600]}" if words else code)
-            return out
-
-        parts = [chosen[i : i + _BATCH] for i in range(0, len(chosen), _BATCH)]
-        futures = [pool.submit(batch, part) for part in parts]
-        try:
-            for made in futures:
-                yield from made.result()
-        finally:
-            for made in futures:
-                made.cancel()
+    compilers = Compilers(jobs)
+    try:
+        for future in [compilers.submit(t.kernel.sources, isa) for t in chosen]:
+            made = future.result()
+            words = [c for c in made if isinstance(c, str)]
+            code = to_bytes([c for c in made if isinstance(c, Cubin)])
+            yield f"does not compile: {words[0][:600]}" if words else code
+    finally:
+        compilers.close()
 
 
 def _stored(code: Path | None) -> dict[str, bytes]:

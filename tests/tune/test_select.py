@@ -1,0 +1,140 @@
+"""Which kernels are sent to the compiler when, and what becomes of those it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from temper.errors import BuildError
+from temper.ir.graph import Graph
+from temper.ir.ops import make
+from temper.ir.types import TensorType
+from temper.passes.manager import Log
+from temper.passes.partition import partition
+from temper.tactics.base import Kernel, Workload
+from temper.tactics.sources import cuda_tactics
+from temper.tactics.workload import workload
+from temper.tune.select import Candidate, Task, Tuner
+from temper.tune.timing_cache import Record, TimingCache
+
+
+class Fake:
+    """A device that notes what happens, refuses some kernels and finds others wrong."""
+
+    comment, suffix, compiler = "#", ".py", "none"
+
+    def __init__(self, overlaps: bool = True) -> None:
+        self.overlaps = overlaps
+        self.events: list[tuple[str, int]] = []
+        self.refuses: set[str] = set()
+        self.wrong: set[str] = set()
+
+    def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes | str]]:
+        self.events.append(("sent", len(kernels)))
+        return ((key, "no" if k.entries[0] in self.refuses else b"code") for key, k in kernels.items())
+
+    def judge(
+        self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
+    ) -> Iterator[tuple[Candidate, Record]]:
+        self.events.append((task.name, len(codes)))
+        for i, (c, _) in enumerate(codes):
+            yield c, Record(None, "wrong") if c.label in self.wrong else Record(1e-3 * (i + 1))
+
+    def close(self) -> None:
+        pass
+
+
+def task(rows: int, optional: bool = False) -> Task:
+    g = Graph("product")
+    x = g.add_input("x", TensorType("float32", (rows, 64)))
+    weights = g.add_constant(np.ones((64, 48), np.float32), "w")
+    g.set_outputs([make(g, "MatMul", [x, weights], {}).output])
+    (region,) = partition(g, Log())
+    w: Workload = workload(region, "sm_90", 1)
+    return Task(w, {1: np.asarray(weights.const)}, {}, {}, f"rows{rows}", optional=optional)
+
+
+@pytest.fixture
+def device() -> Fake:
+    return Fake()
+
+
+@pytest.fixture
+def tuner(device: Fake, tmp_path: Path) -> Iterator[Tuner]:
+    cache = TimingCache(tmp_path / "c.sqlite")
+    yield Tuner(cuda_tactics(), device, "here", cache)
+    cache.close()
+
+
+def test_what_was_sent_ahead_is_compiled_once_and_before_it_is_timed(tuner: Tuner, device: Fake) -> None:
+    first, second = task(32), task(512)
+    tuner.ahead([first])
+    tuner.ahead([second])
+    sent = [n for what, n in device.events]
+    assert [what for what, _ in device.events] == ["sent", "sent"] and min(sent) > 1
+    tuner.choose([first])
+    assert device.events[2:] == [("rows32", sent[0])]
+    tuner.choose([second])
+    assert device.events[3:] == [("rows512", sent[1])]
+    tuner.ahead([first, second])
+    tuner.choose([first, second])
+    assert len(device.events) == 4, "all is known"
+
+
+def test_nothing_is_sent_ahead_where_compilers_disturb_what_is_timed(tuner: Tuner, device: Fake) -> None:
+    device.overlaps = False
+    tuner.ahead([task(32)])
+    assert not device.events
+    tuner.choose([task(32)])
+    assert [what for what, _ in device.events] == ["sent", "rows32"]
+
+
+def test_a_refused_kernel_is_out_and_is_not_sent_again(tuner: Tuner, device: Fake) -> None:
+    (key,) = tuner.choose([task(32)])
+    best = tuner.choose([task(32)])[key].candidate
+    again = Tuner(tuner.tactics, device, "elsewhere", TimingCache(tuner.cache.path.with_name("d.sqlite")))
+    device.refuses = {best.kernel.entries[0]}
+    device.events.clear()
+    choice = again.choose([task(32)])[key]
+    assert choice.candidate.label != best.label
+    assert [t.note for t in choice.trials if t.label == best.label] == ["does not compile: no"]
+    again.choose([task(32)])
+    assert len(device.events) == 2
+    again.cache.close()
+
+
+def test_where_no_candidate_is_right_more_are_looked_at(tuner: Tuner, device: Fake) -> None:
+    (key,) = tuner.choose([task(512)])
+    device.wrong = {t.label for t in tuner.choose([task(512)])[key].trials if t.seconds is not None}
+    other = Tuner(tuner.tactics, device, "elsewhere", tuner.cache)
+    choice = other.choose([task(512)])[key]
+    assert choice.candidate.label not in device.wrong
+    device.events.clear()
+    assert other.choose([task(512)])[key].candidate.label == choice.candidate.label
+    assert not device.events, "what was found is known"
+
+    class Everything(set[str]):
+        def __contains__(self, label: object) -> bool:
+            return True
+
+    device.wrong = Everything()
+    third = Tuner(tuner.tactics, device, "nowhere", tuner.cache)
+    assert third.choose([task(512, optional=True)]) == {}
+    with pytest.raises(BuildError, match="'rows512': every candidate kernel failed its check"):
+        third.choose([task(512)])
+
+
+def test_code_that_was_lost_is_made_again(tuner: Tuner, device: Fake) -> None:
+    (key,) = tuner.choose([task(32)])
+    elsewhere = TimingCache(tuner.cache.path.with_name("d.sqlite"))
+    for line in tuner.cache._db.iterdump():
+        if "times_v" in line and line.startswith("INSERT"):
+            elsewhere._db.execute(line)
+    again = Tuner(tuner.tactics, device, "here", elsewhere)
+    device.events.clear()
+    assert again.choose([task(32)])[key].candidate.label == tuner.choose([task(32)])[key].candidate.label
+    assert device.events == [("sent", 1)]
+    elsewhere.close()
