@@ -13,7 +13,6 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.ops.attention import by_heads
@@ -23,6 +22,7 @@ from temper.tactics.cpu.attention import integer_attr
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import dim_text
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.source import kernel_of, stores
 
@@ -75,8 +75,8 @@ def heads_of(slot: Slot | None, heads: int, letter: str) -> Heads | str:
 
 def operands_of(w: Workload) -> list[Heads] | str:
     """q, k, v and the output of any attention, or the reason there is no kernel."""
-    if w.isa not in CUDA_ISAS:
-        return f"no such GPU level: {w.isa}"
+    if (reason := level_declines(w)) is not None:
+        return reason
     heads, groups, layout = integer_attr(w, "heads"), integer_attr(w, "kv_heads"), str(w.attr("layout"))
     out: list[Heads] = []
     for slot, n, letter in zip((*w.inputs[:3], w.outputs[0]), (heads, groups, groups, heads), layout, strict=True):

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.compile.triton import TritonSource
 from temper.ir.dims import ceil_div, product
 from temper.ir.types import itemsize
 from temper.reference.formats import numbers
@@ -29,6 +29,7 @@ from temper.tactics.cuda.epilogue_triton import (
     epilogue_parameters,
 )
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS
 from temper.tactics.cuda.product_model import Work, blockings, seconds
 from temper.tactics.cuda.product_text import Blocking, Border, blocks, one_launch, row_length, two_launches
@@ -53,8 +54,8 @@ class ImplicitGemm:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         s = self.shape(w)
         if isinstance(s, str):
             return s

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.compile.triton import TritonSource
 from temper.tactics.base import Params, Workload, chained
 from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
 from temper.tactics.cpu.conv import conv_shape
@@ -26,6 +26,7 @@ from temper.tactics.cuda.epilogue_triton import (
     epilogue_statements,
 )
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.product_text import (
     Blocking,
     blocks,
@@ -100,8 +101,8 @@ class ConvPair:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Chain":
             return f"computes chains, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         found = _shapes(w)
         return found if isinstance(found, str) else None
 

@@ -9,12 +9,12 @@ from math import prod
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import DimLike
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.conv_transpose import TransposedShape, transposed_shape
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.tiles import tile_kernel
 
@@ -51,8 +51,8 @@ class ConvTransposeDirect:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "ConvTranspose":
             return f"computes ConvTranspose, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         if any(s is not None and s.type.dtype not in FLOATS for s in w.inputs):
             return f"computes {', '.join(FLOATS)}"
         if 0 in w.outputs[0].type.shape:

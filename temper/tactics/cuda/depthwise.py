@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Slot, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS, HALVES
 from temper.tactics.cuda.windows import Blocking, Body, Window, blockings, seconds, unrolled, window_kernel, window_of
 
@@ -36,8 +36,8 @@ class _Direct:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         g = self.window(w)
         if isinstance(g, str):
             return g

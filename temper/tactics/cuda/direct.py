@@ -9,13 +9,14 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.compile.triton import TritonSource
 from temper.ir.dims import DimLike
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
 from temper.tactics.cuda.instructions import POINTER_TYPES
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import constants_text
 from temper.tactics.epilogue import Epilogue
 
@@ -51,8 +52,8 @@ class Direct:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         if w.epilogue.instrs or len(w.epilogue.operands) > 1 or w.widened:
             return "it computes nothing before or after"
         if any(s is not None and s.row_stride is not None for s in (*w.inputs, *w.outputs)):

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import Dim, symbols_of
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.epilogue_triton import epilogue_declines
 from temper.tactics.cuda.instructions import POINTER_TYPES, TRITON_TYPES
 from temper.tactics.cuda.kernel import dim_text
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import tile_kernel
 
 
@@ -24,8 +24,8 @@ class Filled:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes Range and ConstantOfShape, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         dtype = w.epilogue.operands[0].dtype
         if dtype not in POINTER_TYPES or not dtype.startswith(("int", "uint", "float", "bool")):
             return f"elements of type {dtype} have no Triton form"

@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.instructions import literal
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.source import Stage, kernel_of, stores
 
@@ -99,8 +99,8 @@ class GroupNorm:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes GroupNormalization and InstanceNormalization, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         x = w.inputs[0]
         if x is None or not w.attr("channels_last", 0) or isinstance(x.type.shape[-1], Dim):
             return "normalises channels-last data of a known number of channels"

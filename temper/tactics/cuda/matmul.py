@@ -12,7 +12,6 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Slot, Workload
@@ -20,6 +19,7 @@ from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import dim_text
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.source import kernel_of, stores
 
@@ -115,8 +115,8 @@ class MatMulBatched:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes MatMul and MatMulInt8, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         a, b = w.inputs[0], w.inputs[1]
         if a is None or b is None or a.type.rank < 2 or b.type.rank < 2:
             return "a matrix product needs two operands of rank 2 or more"

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import DimLike, product
 from temper.ir.types import TensorType, itemsize
 from temper.reference.formats import number
@@ -21,6 +20,7 @@ from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_declines
 from temper.tactics.cuda.instructions import BIT_TYPES, POINTER_TYPES, literal
 from temper.tactics.cuda.kernel import dim_text
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import widened
 from temper.tactics.cuda.tiles import tile_kernel
 from temper.tactics.epilogue import Epilogue
@@ -61,8 +61,8 @@ class Tiled:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         dtype = w.epilogue.operands[0].dtype
         if self.moves and is_plain(w):
             if itemsize(dtype) not in _BITS or dtype in ("string", "sequence"):

@@ -9,13 +9,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.instructions import literal
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.rows import Pass, row_blockings, row_kernel
 
@@ -34,8 +34,8 @@ class LayerNorm:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes LayerNormalization and RMSNormalization, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         x, out = w.inputs[0], w.outputs[0]
         if x is None or x.type.rank == 0:
             return "normalisation needs an input with axes"

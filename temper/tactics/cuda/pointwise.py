@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, program_declines
 from temper.tactics.cuda.instructions import POINTER_TYPES
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import offset_text, tile_kernel
 
 
@@ -25,8 +25,8 @@ class Pointwise:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Pointwise":
             return f"computes Pointwise, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         shape = w.outputs[0].type.shape
         for k, slot in enumerate(w.outputs):
             if slot.type.shape != shape:

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, TRITON_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES
 from temper.tactics.cuda.windows import Blocking, Body, Window, blockings, seconds, window_kernel, window_of
 
@@ -26,8 +26,8 @@ class Pool:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes MaxPool and AveragePool, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         g = window_of(w)
         if isinstance(g, str):
             return g

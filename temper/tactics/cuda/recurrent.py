@@ -13,12 +13,12 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div
 from temper.ir.ops.recurrent import CELLS, DIRECTIONS
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_helpers, program_declines
 from temper.tactics.cuda.instructions import expression, literal
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.source import kernel_of
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
@@ -109,8 +109,8 @@ class Recurrent:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Recurrence":
             return f"computes Recurrence, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         if w.epilogue.instrs:
             return "it has several results and no epilogue"
         layer = _layer(w)

@@ -13,7 +13,6 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.reference.reduction import highest, lowest
@@ -24,6 +23,7 @@ from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, program_declines
 from temper.tactics.cuda.instructions import POINTER_TYPES, TRITON_TYPES
 from temper.tactics.cuda.kernel import dim_text
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.source import Stage, kernel_of, stores
 
@@ -234,8 +234,8 @@ class Reduce:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in _KINDS:
             return f"computes {', '.join(_KINDS)}, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         x = w.inputs[0] if w.inputs else None
         if x is None or x.type.rank == 0:
             return "a reduction needs an input with axes"
@@ -369,8 +369,8 @@ class ArgExtreme:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes ArgMax and ArgMin, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         x = w.inputs[0] if w.inputs else None
         if x is None or x.type.rank == 0:
             return "the input must have axes"

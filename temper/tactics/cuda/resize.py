@@ -11,12 +11,12 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import DimLike
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.resize import ResizeShape, last_axis, resize_shape
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.tiles import tile_kernel
 
@@ -41,8 +41,8 @@ class Resize:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Resize":
             return f"resizes, and does not compute {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         if w.attr("mode") == "nearest":
             return "mode nearest is a copy"
         x = w.inputs[0]

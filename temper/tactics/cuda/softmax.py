@@ -10,12 +10,12 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.dims import DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.rows import Pass, row_blockings, row_kernel
 from temper.tactics.cuda.source import kernel_of, stores
@@ -63,8 +63,8 @@ class Softmax:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes Softmax and LogSoftmax, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         x = w.inputs[0] if w.inputs else None
         if x is None or x.type.rank == 0:
             return "softmax needs an input with axes"

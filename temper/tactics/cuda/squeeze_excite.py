@@ -14,7 +14,7 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Params, Workload
@@ -29,6 +29,7 @@ from temper.tactics.cuda.epilogue_triton import (
     program_function,
 )
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.tiles import constants_text
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
@@ -152,8 +153,8 @@ class SqueezeExcite:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "SqueezeExcite":
             return f"computes SqueezeExcite, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         s = _shape(w)
         if isinstance(s, str):
             return s

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.compile.triton import TritonSource
 from temper.ir.dims import DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.reference.formats import numbers
@@ -29,6 +29,7 @@ from temper.tactics.cuda.epilogue_triton import (
     epilogue_parameters,
 )
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES, tile_seconds
 from temper.tactics.cuda.product_text import Blocking, constants_added, finished, module_text, product_text
@@ -134,8 +135,8 @@ class ConvFewChannels:
     def accepts(self, w: Workload) -> str | None:
         if w.op not in self.ops:
             return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         s = conv_shape(w)
         if isinstance(s, str):
             return s

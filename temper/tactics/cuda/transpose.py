@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import offset_text, tile_kernel
 
 
@@ -24,8 +24,8 @@ class Transpose:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Transpose":
             return f"transposes, and does not compute {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         x = w.inputs[0]
         if x is None or x.type.dtype not in POINTER_TYPES:
             return f"moves {', '.join(POINTER_TYPES)}"
