@@ -25,6 +25,8 @@ _ALONG: Mapping[str, frozenset[int]] = {
     **dict.fromkeys(("Softmax", "LogSoftmax", "ReduceMax", "ReduceMin", "ReduceMean", "ReduceSum"), frozenset({0})),
     **dict.fromkeys(("MatMul", "MatMulInt8", "MatMulBfloat16"), frozenset({0, 1})),
     **dict.fromkeys(("Attention", "AttentionInt8"), frozenset({0, 1, 2, 3})),
+    "Transpose": frozenset({0}),
+    "Concat": frozenset(range(64)),
     "Pointwise": frozenset(),
 }
 
@@ -59,6 +61,11 @@ def _mixes(w: Workload, inputs: Arrays, out: tuple[int, ...]) -> bool:
     x = inputs[0]
     if x is None or x.shape[:1] != out[:1]:
         return True
+    if w.op == "Transpose":
+        perm = w.attr("perm")
+        return not isinstance(perm, tuple) or perm[0] != 0
+    if w.op == "Concat":
+        return len(inputs) > len(_ALONG["Concat"]) or int(str(w.attr("axis"))) % x.ndim == 0
     if w.op.startswith("Reduce"):
         axes = w.attr("axes")
         return not isinstance(axes, tuple) or any(int(a) % x.ndim == 0 for a in axes)

@@ -32,12 +32,16 @@ _SEPARABLE = {
     "pool": ("MaxPool", [(9, 6, 5, 4)], (), _POOL),
     "softmax": ("Softmax", [(9, 6)], (), {"axis": 1}),
     "mean": ("ReduceMean", [(9, 6, 5)], (), {"axes": (1,), "keepdims": 1}),
+    "turned": ("Transpose", [(9, 6, 5)], (), {"perm": (0, 2, 1)}),
+    "joined": ("Concat", [(9, 6, 5), (9, 2, 5)], (), {"axis": 1}),
 }
 _MIXED = {
     "softmax": ("Softmax", [(9, 6)], (), {"axis": 0}),
     "transposed": ("MatMul", [(6, 9), (6, 5)], (), {"transA": 1}),
     "left factor": ("MatMul", [(3, 6), (9, 6, 5)], (), {}),
     "few": ("MatMul", [(3, 6), (6, 5)], (), {}),
+    "turned": ("Transpose", [(6, 5, 9)], (), {"perm": (2, 0, 1)}),
+    "joined": ("Concat", [(9, 6), (3, 6)], (), {"axis": 0}),
 }
 
 
@@ -52,10 +56,12 @@ def _workload(op: str, shapes: list[tuple[int, ...]], constant: tuple[int, ...],
         for i, s in enumerate(shapes)
     ]
     y = make(g, op, inputs, attrs).output
-    y = make(g, "Add", [y, g.add_input("r", y.type)]).output
-    y = make(g, "Mul", [y, g.add_constant(rng.standard_normal(y.type.shape[-1:]).astype(np.float32), "m")]).output
+    if op != "Transpose":  # whose program has numbers only
+        y = make(g, "Add", [y, g.add_input("r", y.type)]).output
+    shape = y.type.shape[-1:] if op != "Transpose" else ()
+    y = make(g, "Mul", [y, g.add_constant(rng.standard_normal(shape).astype(np.float32), "m")]).output
     g.set_outputs([y])
-    (region,) = partition(g, Log())
+    region = next(r for r in partition(g, Log(), prologues=True) if r.op == op)
     return workload(region, "sm_90", 1)
 
 
