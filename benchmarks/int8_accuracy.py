@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -125,6 +126,8 @@ def measure(case: ZooCase, method: str, args: argparse.Namespace) -> Found:
 def judged(case: ZooCase, fp32: Found, found: Found) -> Found:
     """What is reported of a result: loss against FP32, whether it keeps to the bar, answers that changed."""
     row = {k: v for k, v in found.items() if k != "answers"}
+    if "error" in row:
+        row["error"] = re.sub(r"(/[^\s/]+)+/", "", row["error"])  # folders of this machine
     if "score" not in found or "score" not in fp32:
         return row
     row["loss"] = fp32["score"] - found["score"]
@@ -252,7 +255,8 @@ def main() -> None:
 
 def merged(path: Path, cases: Sequence[Found], device: str) -> list[Found]:
     """Writes the results; cases, methods and times that were not measured keep what the file has of them. Every method
-    of a case says which commit it was measured at, on which day and with which effort."""
+    of a case says which commit it was measured at, on which day and with which effort; those without were measured
+    before that was recorded."""
     old = json.loads(path.read_text())["cases"] if path.exists() else []
     rows = {c["case"]: c for c in old}
     for c in cases:
