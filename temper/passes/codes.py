@@ -18,8 +18,8 @@ from temper.ir.ops import TABLE, make
 from temper.passes.integer import MOVES
 from temper.passes.integer_reading import CODES
 from temper.passes.integer_weights import dequantized_weights
-from temper.passes.lower import interleaved, phase_channels, phase_weights, phases_of
 from temper.passes.manager import Log, Pass
+from temper.passes.phases import interleaved, phase_channels, phase_weights, phases_of
 from temper.reference import run
 
 #: Steps that integer regions compute exactly on the way: no reason for a table.

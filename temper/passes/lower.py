@@ -8,15 +8,15 @@ what they cannot express; a general kernel or the reference then runs the op as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
 from temper.ir.dims import DimLike, product
-from temper.ir.graph import Graph, Node, Value
-from temper.ir.opdef import Attrs, AttrValue
-from temper.ir.ops import make
+from temper.ir.graph import Graph, Value
+from temper.passes.building import Builder, integers_of, node_of, number_of
+from temper.passes.phases import can_phase, conv_transpose
 from temper.passes.rewrite import Any_, Match, Rule, op, rules_pass
 from temper.passes.volumes import VOLUME_RULES
 
@@ -26,55 +26,8 @@ _X = Any_("x")
 _MAX_LRN_CHANNELS = 1024
 
 
-def _node(m: Match) -> Node:
-    node = m["y"].producer
-    assert node is not None
-    return node
-
-
-def _number(node: Node, name: str) -> float:
-    value = node.attrs[name]
-    assert isinstance(value, (int, float))
-    return value
-
-
-def _integers(node: Node, name: str) -> tuple[int, ...]:
-    value = node.attrs[name]
-    assert isinstance(value, tuple)
-    return tuple(int(str(i)) for i in value)
-
-
-class _Builder:
-    """Adds nodes that stand for `node`."""
-
-    def __init__(self, graph: Graph, node: Node) -> None:
-        self.graph, self.node = graph, node
-        self.origin = tuple(node.origin or (node.name,))
-
-    def __call__(self, name: str, *inputs: Value | None, label: str = "", **attrs: AttrValue) -> Value:
-        return self.add(name, inputs, attrs, label)
-
-    def add(self, name: str, inputs: Sequence[Value | None], attrs: Attrs, label: str = "") -> Value:
-        label = label or f"{self.node.name}.{name.lower()}"
-        return make(self.graph, name, inputs, attrs, name=label, origin=self.origin).output
-
-    def reshape(self, x: Value, shape: Sequence[DimLike]) -> Value:
-        """`x` renamed; `x` itself where nothing changes."""
-        if x.type.shape == tuple(shape):
-            return x
-        if x.const is not None and not any(not isinstance(d, int) for d in shape):
-            return self.constant(x.const.reshape(tuple(int(str(d)) for d in shape)))
-        return self("Reshape", x, shape=tuple(shape))
-
-    def constant(self, array: np.ndarray) -> Value:
-        return self.graph.add_constant(array, f"{self.node.name}.const")
-
-    def scalar(self, number: float, like: Value) -> Value:
-        return self.constant(np.asarray(number, like.type.dtype))
-
-
 def _floating(graph: Graph, m: Match) -> str | None:
-    dtypes = sorted({v.type.dtype for v in _node(m).inputs if v is not None})
+    dtypes = sorted({v.type.dtype for v in node_of(m).inputs if v is not None})
     if len(dtypes) > 1:
         return f"it mixes {' and '.join(dtypes)}"
     return None if dtypes[0] in ("float32", "float64") else f"{dtypes[0]} would lose accuracy in steps"
@@ -85,8 +38,8 @@ def _floating(graph: Graph, m: Match) -> str | None:
 
 def _depth_to_space(graph: Graph, m: Match) -> Value:
     """Channels [b, b, d] (DCR) or [d, b, b] (CRD) of pixel (h, w) become pixels (h b + i, w b + j) of d channels."""
-    node, x, b = _node(m), m["x"], int(_number(_node(m), "blocksize"))
-    build, first = _Builder(graph, node), node.attrs["mode"] == "DCR"
+    node, x, b = node_of(m), m["x"], int(number_of(node_of(m), "blocksize"))
+    build, first = Builder(graph, node), node.attrs["mode"] == "DCR"
     parts: tuple[DimLike, ...]
     perm: tuple[int, ...]
     if node.attrs["channels_last"]:
@@ -102,8 +55,8 @@ def _depth_to_space(graph: Graph, m: Match) -> Value:
 
 def _space_to_depth(graph: Graph, m: Match) -> Value:
     """Pixels (h b + i, w b + j) of c channels become channels [b, b, c] of pixel (h, w)."""
-    node, x, b = _node(m), m["x"], int(_number(_node(m), "blocksize"))
-    build = _Builder(graph, node)
+    node, x, b = node_of(m), m["x"], int(number_of(node_of(m), "blocksize"))
+    build = Builder(graph, node)
     if node.attrs["channels_last"]:
         n, h, w, c = x.type.shape
         parts: tuple[DimLike, ...] = (n, h // b, b, w // b, b, c)
@@ -112,162 +65,6 @@ def _space_to_depth(graph: Graph, m: Match) -> Value:
         n, c, h, w = x.type.shape
         parts, perm = (n, c, h // b, b, w // b, b), (0, 3, 5, 1, 2, 4)
     return build.reshape(build("Transpose", build.reshape(x, parts), perm=perm), m["y"].type.shape)
-
-
-# ---- transposed convolution ----
-
-
-@dataclass(frozen=True)
-class PhaseAxis:
-    """One spatial axis of a transposed convolution computed as a convolution with stride 1 that gives all phases at
-    once.
-
-    taps: kernel size of that convolution. crop: elements to drop at the front of its interleaved result.
-    """
-
-    stride: int
-    taps: int
-    dilation: int
-    pad_begin: int
-    pad_end: int
-    crop: int
-
-
-def phase_axis(kernel: int, stride: int, dilation: int, begin: int, end: int, extra: int) -> PhaseAxis | str:
-    """Geometry of one axis.
-
-    Input i and tap k meet at f = i stride + k dilation, and output o is at f = o + begin. Write f = q stride + r. With
-    dilation 1 the taps of phase r are k = r + stride j, and they read input q - j: a correlation over j with
-    ceil(kernel / stride) taps, the same for every phase. With stride 1 there is one phase, and dilation is kept.
-    """
-    if stride > 1 and dilation > 1:
-        return f"stride {stride} with dilation {dilation} spreads the taps unevenly over the phases"
-    taps = -(-kernel // stride)
-    reach = (taps - 1) * dilation
-    first = min(max(begin, 0) // stride, reach)  # the smallest q computed
-    # outputs end before f = (size - 1) stride + extra + (kernel - 1) dilation + 1 - end; count q up to there, less size
-    beyond = -(-(extra + (kernel - 1) * dilation + 1 - end - stride) // stride)
-    pad_begin = reach - first
-    pad_end = max(beyond - first - pad_begin + reach, 0)
-    if begin - first * stride < 0:
-        return "its pads are negative"
-    return PhaseAxis(stride, taps, dilation, pad_begin, pad_end, begin - first * stride)
-
-
-def phases_of(node: Node) -> list[PhaseAxis] | str:
-    """The geometry of every spatial axis of a ConvTranspose whose weights have their channels last."""
-    w = node.inputs[1]
-    assert w is not None
-    rank = w.type.rank - 2
-    strides, pads, dilations = _integers(node, "strides"), _integers(node, "pads"), _integers(node, "dilations")
-    extra = _integers(node, "output_padding")
-    out = []
-    for i in range(rank):
-        size = w.type.shape[i]
-        assert isinstance(size, int)
-        axis = phase_axis(size, strides[i], dilations[i], pads[i], pads[rank + i], extra[i])
-        if isinstance(axis, str):
-            return axis
-        out.append(axis)
-    return out
-
-
-def _can_phase(graph: Graph, m: Match) -> str | None:
-    node = _node(m)
-    w = node.inputs[1]
-    if w is None or w.const is None:
-        return "its weights are not constants"
-    if len(node.inputs) > 2 and node.inputs[2] is not None and node.inputs[2].const is None:
-        return "its bias is not a constant"
-    if not node.attrs["channels_last"]:
-        return "it is not channels-last"
-    group = int(_number(node, "group"))
-    if group > 1 and w.const.shape[-2] == group:
-        return "it is depthwise: its phases would be a grouped convolution without a fast kernel"
-    found = phases_of(node)
-    return found if isinstance(found, str) else None
-
-
-def phase_weights(w: np.ndarray, group: int, axes: Sequence[PhaseAxis]) -> np.ndarray:
-    """[kernel.., C, OC/group] to [taps.., C/group, group * phases * OC/group], taps reversed, output channels by
-    (group, phase.., channel)."""
-    rank, kernel = len(axes), w.shape[: len(axes)]
-    room = [a.taps * a.stride for a in axes]
-    padded = np.zeros((*room, *w.shape[rank:]), w.dtype)
-    padded[tuple(slice(k) for k in kernel)] = w
-    # an index of the padded kernel is (tap, phase)
-    split = padded.reshape(*(n for a in axes for n in (a.taps, a.stride)), group, w.shape[-2] // group, w.shape[-1])
-    split = np.flip(split, axis=tuple(range(0, 2 * rank, 2)))
-    order = (*range(0, 2 * rank, 2), 2 * rank + 1, 2 * rank, *range(1, 2 * rank, 2), 2 * rank + 2)
-    moved = split.transpose(order)
-    return np.ascontiguousarray(moved.reshape(*(a.taps for a in axes), w.shape[-2] // group, -1))
-
-
-def _conv_transpose(graph: Graph, m: Match) -> Value:
-    """convtranspose(x, w) = crop(interleave(conv(x, w'))), where w' has every phase of the output as a block of
-    channels.
-
-    With stride 1 in every axis this is conv(x, flip(w)). See `phase_axis` for the derivation; no multiplication is
-    spent on the zeros between inputs, and the padding of a kernel to a multiple of the stride is the only waste.
-    """
-    node, axes = _node(m), phases_of(_node(m))
-    assert not isinstance(axes, str)
-    build, w, group = _Builder(graph, node), node.inputs[1], int(_number(node, "group"))
-    assert w is not None and w.const is not None
-    weights: list[Value | None] = [build.constant(phase_weights(w.const, group, axes))]
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        bias = node.inputs[2].const
-        assert bias is not None
-        weights.append(build.constant(phase_channels(bias, group, axes)))
-    return interleaved(graph, node, m["x"], weights, axes)
-
-
-def phase_channels(a: np.ndarray, group: int, axes: Sequence[PhaseAxis]) -> np.ndarray:
-    """[group * OC/group] to one for each (group, phase.., channel), as `phase_weights` orders them."""
-    return np.tile(a.reshape(group, 1, -1), (1, prod(x.stride for x in axes), 1)).reshape(-1)
-
-
-def interleaved(
-    graph: Graph, node: Node, x: Value, weights: Sequence[Value | None], axes: Sequence[PhaseAxis]
-) -> Value:
-    """The convolution that gives all phases of a ConvTranspose, and the moves that make its result of them. weights:
-    and bias, as `phase_weights` and `phase_channels` order them."""
-    build, group, rank = _Builder(graph, node), int(_number(node, "group")), len(axes)
-    strides = tuple(a.stride for a in axes)
-    first = weights[0]
-    assert first is not None
-    each = int(str(first.type.shape[-1])) // group // prod(strides)
-    conv = build(
-        "Conv",
-        x,
-        *weights,
-        label=node.name,
-        strides=(1,) * rank,
-        dilations=tuple(a.dilation for a in axes),
-        group=group,
-        pads=(*(a.pad_begin for a in axes), *(a.pad_end for a in axes)),
-        channels_last=1,
-    )
-    n, *grid, _ = conv.type.shape
-    # [N, q.., group, r.., OC/group] -> [N, q0, r0, q1, r1, .., group, OC/group]
-    parts = (n, *grid, group, *strides, each)
-    perm = (0, *(i for a in range(rank) for i in (1 + a, 2 + rank + a)), 1 + rank, 2 + 2 * rank)
-    y = conv
-    if any(s > 1 for s in strides):
-        y = build("Transpose", build.reshape(conv, parts), perm=perm)
-    y = build.reshape(y, (n, *(q * s for q, s in zip(grid, strides, strict=True)), group * each))
-    wanted = node.output.type.shape[1:-1]
-    cut = [a for a in range(rank) if axes[a].crop or y.type.shape[1 + a] != wanted[a]]
-    if cut:
-        y = build(
-            "Slice",
-            y,
-            starts=tuple(axes[a].crop for a in cut),
-            ends=tuple(wanted[a] + axes[a].crop for a in cut),
-            axes=tuple(1 + a for a in cut),
-            steps=(1,) * len(cut),
-        )
-    return y
 
 
 # ---- one spatial axis ----
@@ -281,19 +78,19 @@ def _is_line(m: Match) -> bool:
 
 
 def _one_axis(graph: Graph, m: Match) -> str | None:
-    node = _node(m)
+    node = node_of(m)
     return None if node.attrs["channels_last"] else "it is not channels-last"
 
 
 def _as_image(graph: Graph, m: Match) -> Value:
     """op over [N, W, C] = op over [N, 1, W, C] with a window of height 1: kernels are written for images."""
-    node, x = _node(m), m["x"]
-    build = _Builder(graph, node)
+    node, x = node_of(m), m["x"]
+    build = Builder(graph, node)
     attrs = dict(node.attrs)
     for name, neutral in _PER_AXIS.items():
         if name in attrs:
-            attrs[name] = (neutral, *_integers(node, name))
-    begin, end = _integers(node, "pads")
+            attrs[name] = (neutral, *integers_of(node, name))
+    begin, end = integers_of(node, "pads")
     attrs["pads"] = (0, begin, 0, end)
     inputs: list[Value | None] = [build.reshape(x, (x.type.shape[0], 1, *x.type.shape[1:]))]
     if len(node.inputs) > 1:
@@ -308,8 +105,8 @@ def _as_image(graph: Graph, m: Match) -> Value:
 
 def _transpose_left(graph: Graph, m: Match) -> Value:
     """a.T @ b with the transpose as a node of its own: kernels read the left operand by rows."""
-    node, a = _node(m), m["x"]
-    build, rank = _Builder(graph, node), a.type.rank
+    node, a = node_of(m), m["x"]
+    build, rank = Builder(graph, node), a.type.rank
     flipped = build("Transpose", a, perm=(*range(rank - 2), rank - 1, rank - 2)) if rank > 1 else a
     return build.add("MatMul", [flipped, m["w"]], {**node.attrs, "transA": 0}, node.name)
 
@@ -320,36 +117,37 @@ def _transpose_left(graph: Graph, m: Match) -> Value:
 def _channel_shape(m: Match) -> tuple[int, ...]:
     """A vector of channels, shaped to broadcast against the data."""
     rank = m["x"].type.rank
-    return (-1,) if _node(m).attrs["channels_last"] or rank < 3 else (-1, *(1,) * (rank - 2))
+    return (-1,) if node_of(m).attrs["channels_last"] or rank < 3 else (-1, *(1,) * (rank - 2))
 
 
-def _by_channel(build: _Builder, m: Match, v: Value) -> Value:
+def _by_channel(build: Builder, m: Match, v: Value) -> Value:
     shape = tuple(v.type.shape[0] if d == -1 else d for d in _channel_shape(m))
     return build.reshape(v, shape)
 
 
 def _batch_norm(graph: Graph, m: Match) -> Value:
     """batchnorm(x) = x s + t with s = scale / sqrt(var + eps) and t = bias - mean s; s and t are per channel."""
-    node = _node(m)
-    build = _Builder(graph, node)
-    spread = build("Sqrt", build("Add", m["var"], build.scalar(_number(node, "epsilon"), m["var"])))
+    node = node_of(m)
+    build = Builder(graph, node)
+    spread = build("Sqrt", build("Add", m["var"], build.scalar(number_of(node, "epsilon"), m["var"])))
     s = build("Div", m["scale"], spread)
     t = build("Sub", m["bias"], build("Mul", m["mean"], s))
     return build("Add", build("Mul", m["x"], _by_channel(build, m, s)), _by_channel(build, m, t), label=node.name)
 
 
-def _inverse_spread(build: _Builder, variance: Value, epsilon: float) -> Value:
+def _inverse_spread(build: Builder, variance: Value, epsilon: float) -> Value:
     return build("Reciprocal", build("Sqrt", build("Add", variance, build.scalar(epsilon, variance))))
 
 
 def _instance_norm(graph: Graph, m: Match) -> Value:
     """d = x - mean(x); y = d (scale / sqrt(mean(d d) + eps)) + bias, means over the spatial axes of each image."""
-    node, x = _node(m), m["x"]
-    build, rank = _Builder(graph, node), m["x"].type.rank
+    node, x = node_of(m), m["x"]
+    build, rank = Builder(graph, node), m["x"].type.rank
     axes = tuple(range(1, rank - 1)) if node.attrs["channels_last"] else tuple(range(2, rank))
     d = build("Sub", x, build("ReduceMean", x, axes=axes, keepdims=1))
     variance = build("ReduceMean", build("Mul", d, d), axes=axes, keepdims=1)
-    factor = build("Mul", _inverse_spread(build, variance, _number(node, "epsilon")), _by_channel(build, m, m["scale"]))
+    spread = _inverse_spread(build, variance, number_of(node, "epsilon"))
+    factor = build("Mul", spread, _by_channel(build, m, m["scale"]))
     return build("Add", build("Mul", d, factor), _by_channel(build, m, m["bias"]), label=node.name)
 
 
@@ -358,8 +156,8 @@ def _group_norm(graph: Graph, m: Match) -> Value:
 
     The mean of equally many means is the mean of all; in two steps each runs along contiguous rows.
     """
-    node, x = _node(m), m["x"]
-    build, shape, groups = _Builder(graph, node), m["x"].type.shape, int(_number(node, "num_groups"))
+    node, x = node_of(m), m["x"]
+    build, shape, groups = Builder(graph, node), m["x"].type.shape, int(number_of(node, "num_groups"))
     last = bool(node.attrs["channels_last"]) or len(shape) < 3
     channels = shape[-1] if last else shape[1]
     spatial = product(shape[1:-1] if last else shape[2:])
@@ -373,7 +171,7 @@ def _group_norm(graph: Graph, m: Match) -> Value:
 
     parts = build.reshape(x, split)
     d = build("Sub", parts, mean(parts))
-    inverse = _inverse_spread(build, mean(build("Mul", d, d)), _number(node, "epsilon"))
+    inverse = _inverse_spread(build, mean(build("Mul", d, d)), number_of(node, "epsilon"))
     factor = build("Mul", inverse, build.reshape(m["scale"], vector))
     return build.reshape(
         build("Add", build("Mul", d, factor), build.reshape(m["bias"], vector), label=node.name), shape
@@ -381,7 +179,7 @@ def _group_norm(graph: Graph, m: Match) -> Value:
 
 
 def _lrn_check(graph: Graph, m: Match) -> str | None:
-    if m["x"].type.rank > 2 and not _node(m).attrs["channels_last"]:
+    if m["x"].type.rank > 2 and not node_of(m).attrs["channels_last"]:
         return "it is not channels-last"
     channels = m["x"].type.shape[-1]
     if not isinstance(channels, int) or channels > _MAX_LRN_CHANNELS:
@@ -395,19 +193,19 @@ def _lrn(graph: Graph, m: Match) -> Value:
     Channel c sees c - floor((size - 1) / 2) .. c + ceil((size - 1) / 2). The product costs C multiplications an element
     instead of `size`, in the fastest kernel there is; a non-finite square reaches all channels of its pixel.
     """
-    node, x = _node(m), m["x"]
-    build, size = _Builder(graph, node), int(_number(node, "size"))
+    node, x = node_of(m), m["x"]
+    build, size = Builder(graph, node), int(number_of(node, "size"))
     channels = int(str(x.type.shape[-1]))
     c = np.arange(channels)
     ahead = c[:, None] - c[None, :]  # source channel less output channel
     near = (ahead >= -((size - 1) // 2)) & (ahead <= -(-(size - 1) // 2))
-    band = build.constant((near * (_number(node, "alpha") / size)).astype(x.type.dtype))
-    total = build("Add", build("MatMul", build("Mul", x, x), band), build.scalar(_number(node, "bias"), x))
-    return build("Div", x, build("Pow", total, build.scalar(_number(node, "beta"), x)), label=node.name)
+    band = build.constant((near * (number_of(node, "alpha") / size)).astype(x.type.dtype))
+    total = build("Add", build("MatMul", build("Mul", x, x), band), build.scalar(number_of(node, "bias"), x))
+    return build("Div", x, build("Pow", total, build.scalar(number_of(node, "beta"), x)), label=node.name)
 
 
 def _lp_check(graph: Graph, m: Match) -> str | None:
-    node = _node(m)
+    node = node_of(m)
     if node.attrs["ceil_mode"]:
         return "with ceil_mode the average of the last window counts fewer elements"
     return _floating(graph, m)
@@ -415,8 +213,8 @@ def _lp_check(graph: Graph, m: Match) -> str | None:
 
 def _lp_pool(graph: Graph, m: Match) -> Value:
     """lppool(x) = (K averagepool(|x| ** p)) ** (1 / p), K elements a window, padding counted."""
-    node, x = _node(m), m["x"]
-    build, p = _Builder(graph, node), _number(node, "p")
+    node, x = node_of(m), m["x"]
+    build, p = Builder(graph, node), number_of(node, "p")
     power = build("Abs", x)
     if p == 2:
         power = build("Mul", x, x)
@@ -424,7 +222,7 @@ def _lp_pool(graph: Graph, m: Match) -> Value:
         power = build("Pow", power, build.scalar(p, x))
     attrs = {k: v for k, v in node.attrs.items() if k != "p"}
     mean = build.add("AveragePool", [power], {**attrs, "count_include_pad": 1})
-    total = build("Mul", mean, build.scalar(prod(_integers(node, "kernel_shape")), x))
+    total = build("Mul", mean, build.scalar(prod(integers_of(node, "kernel_shape")), x))
     if p == 1:
         return total
     return build("Sqrt", total) if p == 2 else build("Pow", total, build.scalar(1.0 / p, x))
@@ -447,8 +245,8 @@ LOWER_RULES: Sequence[Rule] = (
     *VOLUME_RULES,
     Rule("depth-to-space", op("DepthToSpace", _X, bind="y"), _depth_to_space),
     Rule("space-to-depth", op("SpaceToDepth", _X, bind="y"), _space_to_depth),
-    Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), bind="y"), _conv_transpose, _can_phase),
-    Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), Any_("b"), bind="y"), _conv_transpose, _can_phase),
+    Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), bind="y"), conv_transpose, can_phase),
+    Rule("conv-transpose", op("ConvTranspose", _X, Any_("w"), Any_("b"), bind="y"), conv_transpose, can_phase),
     Rule("transposed-left", op("MatMul", _X, Any_("w"), bind="y", transA=1), _transpose_left),
     Rule(
         "batch-norm",
@@ -474,7 +272,7 @@ LOWER = rules_pass("lower", LOWER_RULES)
 def _no_group_kernel(graph: Graph, m: Match) -> str | None:
     """None where no GPU kernel computes a normalisation over pixels as it is."""
     x = m["x"]
-    if _node(m).attrs["channels_last"] and x.type.dtype == "float32" and isinstance(x.type.shape[-1], int):
+    if node_of(m).attrs["channels_last"] and x.type.dtype == "float32" and isinstance(x.type.shape[-1], int):
         return "a kernel computes it"
     return _floating(graph, m)
 

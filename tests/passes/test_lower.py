@@ -11,7 +11,8 @@ import pytest
 from temper.ir.dims import Dim
 from temper.ir.graph import Graph
 from temper.passes.layout import LAYOUT
-from temper.passes.lower import LOWER, phase_axis
+from temper.passes.lower import LOWER
+from temper.passes.phases import phase_axis
 from tests.passes.nets import Net, applied, assert_text, check, ops, text_graph
 
 N, H = Dim.symbol("N"), Dim.symbol("H")

@@ -32,6 +32,7 @@ from temper.ir.ops import (
     random,
     recurrent,
     reduction,
+    resampling,
     sequences,
     strings,
     transforms,
@@ -44,6 +45,7 @@ TABLE: Mapping[str, OpDef] = MappingProxyType(
         for family in (
             elementwise,
             movement,
+            resampling,
             reduction,
             contraction,
             blocks,
