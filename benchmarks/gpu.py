@@ -36,7 +36,7 @@ Row = dict[str, Any]
 
 #: Batches of each model by precision, as goals are stated for them.
 SIZES: dict[str, dict[str, tuple[int, ...]]] = {
-    "resnet50": {"fp16": (1, 128), "int8": (1, 128)},
+    "resnet50": {"fp16": (1, 128), "int8": (1, 32, 128)},
     "bert_large_s128": {"fp16": (1, 32, 128), "int8": (1, 128), "fp8": (128,)},
     "vit_b16": {"fp16": (1, 128), "int8": (1, 128), "fp8": (128,)},
     "mobilenetv2": {"fp16": (1,), "int8": (1,)},
@@ -224,7 +224,7 @@ def references(name: str, batches: Sequence[int], folder: Path) -> None:
         np.savez(folder / f"{name}.b{batch}.npz", **{f"y{i}": y for i, y in enumerate(made)})
 
 
-def _as_ready(work: Mapping[str, Sequence[Future[Row]]]) -> Iterator[str]:
+def _as_ready(work: Mapping[str, Sequence[Future[Any]]]) -> Iterator[str]:
     """The keys, each as soon as all its futures are done."""
     left = dict(work)
     while left:
@@ -331,21 +331,19 @@ def main() -> None:
         with ThreadPoolExecutor(args.jobs) as pool:
             list(pool.map(lambda n: one("save", n, [], []), names))
             plans: dict[str, list[Future[Row]]] = {}
-            peers: list[Future[Any]] = []
+            peers: dict[str, list[Future[Any]]] = {}
             for n in names:
                 wanted = [p for p in precisions if batches_of(n, p, batches)]
                 missing = [p for p in wanted if not (folder / f"{n}.{p}.plan").exists()]
                 plans[n] = [pool.submit(plan_of, n, p) for p in missing]
-                peers.append(pool.submit(references, n, every[n], folder))
+                peers[n] = [pool.submit(references, n, every[n], folder)]
                 if "compiled" in kinds and not args.build:
-                    peers += [pool.submit(one, "warm", n, [b], precisions) for b in every[n]]
-            for n in _as_ready(plans):
+                    peers[n] += [pool.submit(one, "warm", n, [b], precisions) for b in every[n]]
+            for n in _as_ready({n: [*plans[n], *peers[n]] for n in names}):
                 builds = [f.result() for f in plans[n]]
-                found: Row = {"rows": []}
-                if not args.build:
-                    for f in peers:  # what PyTorch tries out while it compiles would disturb
-                        f.result()
-                    found = one("measure", n, every[n], precisions)
+                for f in peers[n]:
+                    f.result()
+                found: Row = {"rows": []} if args.build else one("measure", n, every[n], precisions)
                 empty = {"model": n, "batch": 0, "ms": {}, "missing": [found.get("failed")]}
                 own = found.get("rows", [empty])
                 rows += own
