@@ -1,31 +1,28 @@
-"""Control flow, sequences and optionals of ONNX, resolved while importing where their course is known.
+"""Control flow of ONNX, resolved while importing where its course is known, and what else is resolved then.
 
-A sequence is a list of values of known length, an optional a value or nothing; short loops whose trip count is known
-are unrolled. Of an If on data both branches are computed if they are a few pointwise operations, which is sound because
-ONNX's operators have no side effects. Other loops and branches become steps with graphs of their own (subgraphs.py).
+Short loops whose trip count is known are unrolled. Of an If on data both branches are computed if they are a few
+pointwise operations, which is sound because ONNX's operators have no side effects. Other loops and branches become
+steps with graphs of their own (subgraphs.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from temper.errors import ModelError, ShapeError
-from temper.frontends.onnx.context import Context, Refusal, unknown
-from temper.frontends.onnx.lists import as_listed, element, inserted, joined, split_on_data
+from temper.frontends.onnx.context import Refusal, unknown
+from temper.frontends.onnx.held import Held, Items, Listed, Nothing, Site
+from temper.frontends.onnx.sequences import SEQUENCES, axis_of, identity, part_of, stack_of, static_size, without_axis
 from temper.frontends.onnx.subgraphs import branches, loop, scan
 from temper.frontends.onnx.tensors import dtype_of
-from temper.ir.dims import Dim, DimLike
+from temper.ir.dims import Dim
 from temper.ir.graph import Value
 from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
-
-if TYPE_CHECKING:
-    from temper.frontends.onnx.importer import Body, Importer
 
 #: iterations of one loop that are unrolled where nothing may depend on data
 _STEPS = 4096
@@ -37,241 +34,6 @@ _UNROLLED = 1024
 _POINTWISE = 8
 
 _FAR = 2**63 - 1
-
-
-@dataclass(frozen=True)
-class Items:
-    """A sequence: its values, first to last. dtype: of its elements."""
-
-    values: tuple[Value, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Nothing:
-    """An optional without a value."""
-
-
-@dataclass(frozen=True)
-class Listed:
-    """A sequence whose length depends on data: one value of dtype "sequence".
-
-    dtype: of its elements, "" as long as it is not known. shape: of its elements, None for a size in which they differ;
-    None if nothing is known of it.
-    """
-
-    value: Value
-    dtype: str
-    shape: tuple[DimLike | None, ...] | None
-
-
-#: What a name may stand for; None depends on an unsupported node
-Held = Value | Items | Listed | Nothing | None
-
-
-@dataclass
-class Site:
-    """A node that is resolved here: how it reaches its operands and emits others."""
-
-    importer: Importer
-    node: Any
-    inputs: list[Held]
-    attrs: Mapping[str, Any]
-    body: Body
-    label: str
-    opset: int
-    c: Context
-
-    def value(self, i: int) -> Value:
-        """Operand i, a tensor."""
-        v = self.inputs[i] if i < len(self.inputs) else None
-        if not isinstance(v, Value):
-            raise ModelError(f"{self.c}: input {i} must be a tensor")
-        return v
-
-    def items(self, i: int) -> Items:
-        v = self.inputs[i] if i < len(self.inputs) else None
-        if not isinstance(v, Items):
-            raise ModelError(f"{self.c}: input {i} must be a sequence")
-        return v
-
-    def listed(self, i: int) -> bool:
-        """Operand i is a sequence whose length depends on data."""
-        return i < len(self.inputs) and isinstance(self.inputs[i], Listed)
-
-    def has(self, i: int) -> bool:
-        return i < len(self.inputs) and self.inputs[i] is not None
-
-    def number(self, v: Value, what: str) -> int:
-        """The known value of a scalar."""
-        found = self.c.known(v)
-        if found is None and v.const is not None:
-            found = v.const
-        if found is None:
-            raise unknown(f"{what} ('{v.name}') is computed from the data", v)
-        if found.size != 1 or found.dtype == object:
-            raise Refusal(f"{what} ('{v.name}') depends on a symbolic size, or is no scalar")
-        return int(found.reshape(-1)[0])
-
-    def run(self, graph: Any, values: Sequence[Held], step: str = "") -> list[Held]:
-        """The outputs of a sub-graph with its inputs bound."""
-        if len(values) != len(graph.input):
-            raise ModelError(f"{self.c}: the sub-graph has {len(graph.input)} inputs, not {len(values)}")
-        return self.importer.subgraph(graph, values, self.body, f"{self.label}/{step}")
-
-    def branch(self, name: str, count: int) -> list[Held]:
-        results = self.run(self.attrs[name], [], "" if name == "then_branch" else "else/")
-        if len(results) != count:
-            raise ModelError(f"{self.c}: the branch has {len(results)} outputs, not {count}")
-        return results
-
-
-def _position(s: Site, i: int, length: int, past: int) -> int:
-    """Operand i as an index into a sequence; `past`: 1 where the end is legal too."""
-    at = s.number(s.value(i), "the position")
-    if not -length <= at < length + past:
-        raise ShapeError(f"{s.c}: position {at} is out of range for a sequence of {length}")
-    return at + length if at < 0 else at
-
-
-def _construct(s: Site) -> list[Held]:
-    values = tuple(s.value(i) for i in range(len(s.inputs)))
-    return [Items(values, values[0].type.dtype)]
-
-
-def _empty(s: Site) -> list[Held]:
-    return [Items((), dtype_of(s.attrs.get("dtype", 1), f"{s.c}: attribute 'dtype'"))]
-
-
-def _on_data(s: Site, position: int) -> bool:
-    """The sequence's length, or the position in it, depends on data."""
-    if s.listed(0):
-        return True
-    known = s.c.known(s.value(position)) if s.has(position) else np.zeros(())
-    return s.c.dynamic and (known is None or known.dtype == object)
-
-
-def _at(s: Site) -> list[Held]:
-    if _on_data(s, 1):
-        return [element(s.c, as_listed(s.c, s.inputs[0]), s.value(1))]
-    items = s.items(0)
-    return [items.values[_position(s, 1, len(items.values), 0)]]
-
-
-def _insert(s: Site) -> list[Held]:
-    if _on_data(s, 2):
-        return [inserted(s.c, as_listed(s.c, s.inputs[0]), s.value(1), s.value(2) if s.has(2) else None)]
-    items, v = s.items(0), s.value(1)
-    at = _position(s, 2, len(items.values), 1) if s.has(2) else len(items.values)
-    return [Items((*items.values[:at], v, *items.values[at:]), v.type.dtype)]
-
-
-def _erase(s: Site) -> list[Held]:
-    if _on_data(s, 1):
-        held = as_listed(s.c, s.inputs[0])
-        made = s.c.emit("SequenceErase", held.value, *([s.value(1)] if s.has(1) else []))
-        return [Listed(made, held.dtype, held.shape)]
-    items = s.items(0)
-    at = _position(s, 1, len(items.values), 0) if s.has(1) else len(items.values) - 1
-    if at < 0:
-        raise ShapeError(f"{s.c}: the sequence is empty")
-    return [Items(items.values[:at] + items.values[at + 1 :], items.dtype)]
-
-
-def _length(s: Site) -> list[Held]:
-    held = s.inputs[0]
-    if isinstance(held, Listed):
-        return [s.c.emit("SequenceLength", held.value)]
-    return [s.c.constant(np.array(len(s.items(0).values), np.int64))]
-
-
-def _part(s: Site, x: Value, axis: int, start: int, end: int) -> Value:
-    if (start, end) == (0, x.type.shape[axis]):
-        return x
-    return s.c.emit("Slice", x, starts=(start,), ends=(end,), axes=(axis,), steps=(1,))
-
-
-def _without_axis(s: Site, x: Value, axis: int) -> Value:
-    return s.c.reshape(x, (*x.type.shape[:axis], *x.type.shape[axis + 1 :]))
-
-
-def _axis(s: Site, axis: int, rank: int) -> int:
-    if not -rank <= axis < rank:
-        raise ShapeError(f"{s.c}: axis {axis} is out of range for rank {rank}")
-    return axis % rank
-
-
-def _static(s: Site, x: Value, axis: int) -> int:
-    size = x.type.shape[axis]
-    if isinstance(size, Dim):
-        raise Refusal(f"the length {size} of axis {axis} of '{x.name}' is symbolic; fix it with shapes= or dims=")
-    return size
-
-
-def _split(s: Site) -> list[Held]:
-    x = s.value(0)
-    axis = _axis(s, s.attrs.get("axis", 0), x.type.rank)
-    if s.c.dynamic and isinstance(x.type.shape[axis], Dim):
-        return [split_on_data(s.c, x, s.value(1) if s.has(1) else None, axis, s.attrs)]
-    size = _static(s, x, axis)
-    if not s.has(1):
-        parts = [1] * size
-    else:
-        split = s.c.known(s.value(1))
-        if s.c.dynamic and (split is None or split.dtype == object):
-            return [split_on_data(s.c, x, s.value(1), axis, s.attrs)]
-        if split is None or split.dtype == object:
-            raise unknown(f"the split ('{s.value(1).name}') is computed from the data", s.value(1))
-        chunk = int(split.reshape(-1)[0]) if split.size else 0
-        if split.ndim == 0 and chunk < 1:
-            raise ShapeError(f"{s.c}: parts of {chunk} elements")
-        parts = [min(chunk, size - k) for k in range(0, size, chunk)] if split.ndim == 0 else split.tolist()
-    if sum(parts) != size:
-        raise ShapeError(f"{s.c}: parts {parts} of an axis of {size}")
-    ends = np.cumsum(parts).tolist()
-    values = [_part(s, x, axis, e - p, e) for p, e in zip(parts, ends, strict=True)]
-    if not s.has(1) and not s.attrs.get("keepdims", 1):
-        values = [_without_axis(s, v, axis) for v in values]
-    return [Items(tuple(values), x.type.dtype)]
-
-
-def _stack(s: Site, values: Sequence[Value], axis: int) -> Value:
-    """Values joined along a new axis."""
-    rank = values[0].type.rank + 1
-    axis = _axis(s, axis, rank)
-    shaped = [s.c.reshape(v, (*v.type.shape[:axis], 1, *v.type.shape[axis:])) for v in values]
-    return s.c.emit("Concat", *shaped, axis=axis) if len(shaped) > 1 else shaped[0]
-
-
-def _concat(s: Site) -> list[Held]:
-    held = s.inputs[0]
-    if isinstance(held, Listed):
-        return [joined(s.c, held, s.attrs["axis"], bool(s.attrs.get("new_axis", 0)))]
-    values, axis = s.items(0).values, s.attrs["axis"]
-    if not values:
-        raise ShapeError(f"{s.c}: the sequence is empty")
-    if s.attrs.get("new_axis", 0):
-        return [_stack(s, values, axis)]
-    axis = _axis(s, axis, values[0].type.rank)
-    return [s.c.emit("Concat", *values, axis=axis) if len(values) > 1 else values[0]]
-
-
-def _optional(s: Site) -> list[Held]:
-    return [s.inputs[0] if s.has(0) else Nothing()]
-
-
-def _get_element(s: Site) -> list[Held]:
-    if isinstance(s.inputs[0], Nothing):
-        raise ShapeError(f"{s.c}: the optional is empty")
-    return [s.inputs[0]]
-
-
-def _has_element(s: Site) -> list[Held]:
-    return [s.c.constant(np.array(s.has(0) and not isinstance(s.inputs[0], Nothing)))]
-
-
-def _identity(s: Site) -> list[Held]:
-    return [s.inputs[0]]
 
 
 def _if(s: Site) -> list[Held]:
@@ -331,7 +93,7 @@ def _scanned(s: Site, graph: Any, index: int, values: Sequence[Held], axis: int,
     if len(tensors) < len(values):
         raise Refusal("a result of every iteration is a sequence")
     if tensors:
-        return _stack(s, tensors[::-1] if reverse else tensors, axis)
+        return stack_of(s, tensors[::-1] if reverse else tensors, axis)
     stated = graph.output[index].type.tensor_type
     if any(not d.HasField("dim_value") for d in stated.shape.dim):
         raise Refusal("the loop makes no step, and its body does not state the shapes of its results")
@@ -389,7 +151,7 @@ def _joined(s: Site, values: Sequence[Held], states: int) -> list[Held]:
     for v, axis, reverse in zip(values[states:], axes, back, strict=True):
         if isinstance(v, Value) and reverse:
             v = s.c.emit("Slice", v, starts=(-1,), ends=(-_FAR,), axes=(0,), steps=(-1,))
-        if isinstance(v, Value) and (to := _axis(s, axis, v.type.rank)):
+        if isinstance(v, Value) and (to := axis_of(s, axis, v.type.rank)):
             v = s.c.emit("Transpose", v, perm=(*range(1, to + 1), 0, *range(to + 1, v.type.rank)))
         out.append(v)
     return out
@@ -401,7 +163,7 @@ def _scan(s: Site) -> list[Held]:
     graph, n = s.attrs["body"], s.attrs["num_scan_inputs"]
     states = len(s.inputs) - n
     data = [s.value(i) for i in range(states, len(s.inputs))]
-    axes = [_axis(s, a, x.type.rank) for a, x in zip(s.attrs.get("scan_input_axes") or (0,) * n, data, strict=True)]
+    axes = [axis_of(s, a, x.type.rank) for a, x in zip(s.attrs.get("scan_input_axes") or (0,) * n, data, strict=True)]
     backward = s.attrs.get("scan_input_directions") or (0,) * n
     lengths = {x.type.shape[a] for x, a in zip(data, axes, strict=True)}
     if len(lengths) != 1 and not any(isinstance(d, Dim) for d in lengths):
@@ -410,7 +172,7 @@ def _scan(s: Site) -> list[Held]:
     if s.c.dynamic and (isinstance(length, Dim) or length > _few(s, graph)):
         scanned = zip(data, axes, map(bool, backward), strict=True)
         return _joined(s, scan(s, graph, s.inputs[:states], list(scanned)), states)
-    length = _static(s, data[0], axes[0])
+    length = static_size(s, data[0], axes[0])
     if length > _STEPS:
         raise Refusal(f"a scan of more than {_STEPS} steps is not unrolled")
     given = list(zip(data, axes, map(bool, backward), strict=True))
@@ -431,7 +193,7 @@ def _steps(
         now = []
         for x, axis, back in data:
             at = length - 1 - step if back else step
-            now.append(_without_axis(s, _part(s, x, axis, at, at + 1), axis))
+            now.append(without_axis(s, part_of(s, x, axis, at, at + 1), axis))
         results = s.run(graph, [*carried, *now], f"{where}{step}/")
         carried = results[: len(states)]
         for column, v in zip(stacked, results[len(states) :], strict=True):
@@ -445,7 +207,7 @@ def _scan_of_batches(s: Site) -> list[Held]:
     graph, n = s.attrs["body"], s.attrs["num_scan_inputs"]
     states = len(s.inputs) - 1 - n
     values = [s.value(i) for i in range(1, len(s.inputs))]
-    batch, length = _static(s, values[0], 0), _static(s, values[states], 1)
+    batch, length = static_size(s, values[0], 0), static_size(s, values[states], 1)
     lengths = [length] * batch
     if s.has(0):
         found = s.c.known(s.value(0))
@@ -457,15 +219,15 @@ def _scan_of_batches(s: Site) -> list[Held]:
     back = s.attrs.get("directions") or (0,) * n
     samples: list[list[Held]] = []
     for b in range(batch):
-        own = [_without_axis(s, _part(s, v, 0, b, b + 1), 0) for v in values]
-        given = [(_part(s, v, 0, 0, lengths[b]), 0, bool(r)) for v, r in zip(own[states:], back, strict=True)]
+        own = [without_axis(s, part_of(s, v, 0, b, b + 1), 0) for v in values]
+        given = [(part_of(s, v, 0, 0, lengths[b]), 0, bool(r)) for v, r in zip(own[states:], back, strict=True)]
         carried, stacked = _steps(s, graph, own[:states], given, lengths[b], f"{b}/")
         rows = [_scanned(s, graph, states + k, column, 0) for k, column in enumerate(stacked)]
         samples.append([*carried, *(_filled(s, r, length) for r in rows)])
     out: list[Held] = []
     for column in zip(*samples, strict=True):
         tensors = [v for v in column if isinstance(v, Value)]
-        out.append(_stack(s, tensors, 0) if len(tensors) == batch else None)
+        out.append(stack_of(s, tensors, 0) if len(tensors) == batch else None)
     return out
 
 
@@ -482,17 +244,7 @@ def _filled(s: Site, v: Held, length: int) -> Held:
 
 RESOLVED: Mapping[str, Callable[[Site], list[Held]]] = MappingProxyType(
     {
-        "SequenceConstruct": _construct,
-        "SequenceEmpty": _empty,
-        "SequenceAt": _at,
-        "SequenceInsert": _insert,
-        "SequenceErase": _erase,
-        "SequenceLength": _length,
-        "SplitToSequence": _split,
-        "ConcatFromSequence": _concat,
-        "Optional": _optional,
-        "OptionalGetElement": _get_element,
-        "OptionalHasElement": _has_element,
+        **SEQUENCES,
         "If": _if,
         "Loop": _loop,
         "Scan": _scan,
@@ -503,5 +255,5 @@ RESOLVED: Mapping[str, Callable[[Site], list[Held]]] = MappingProxyType(
 def resolver(op: str, inputs: Sequence[Held]) -> Callable[[Site], list[Held]] | None:
     """What resolves a node of the default domain, if it is resolved here."""
     if op == "Identity" and inputs and isinstance(inputs[0], (Items, Listed, Nothing)):
-        return _identity
+        return identity
     return RESOLVED.get(op)

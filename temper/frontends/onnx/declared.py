@@ -13,7 +13,7 @@ import numpy as np
 from temper.dtypes import storage
 from temper.errors import ModelError, UnsupportedError
 from temper.frontends.onnx.context import Builder
-from temper.frontends.onnx.control_flow import Held, Items, Listed, Nothing
+from temper.frontends.onnx.held import Held, Items, Listed, Nothing
 from temper.frontends.onnx.order import Scope
 from temper.frontends.onnx.tensors import dtype_of
 from temper.ir.dims import Dim, DimLike, parse_dim, symbols_of

@@ -13,7 +13,7 @@ import numpy as np
 
 from temper.errors import ModelError
 from temper.frontends.onnx.context import Context, Refusal
-from temper.frontends.onnx.control_flow import Held, Site
+from temper.frontends.onnx.held import Held, Site
 from temper.frontends.onnx.table_values import filled
 from temper.ir.graph import Node, Value
 

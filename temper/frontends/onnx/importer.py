@@ -12,8 +12,9 @@ import numpy as np
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx import gradient
 from temper.frontends.onnx.context import Builder, Context, Refusal, Row
-from temper.frontends.onnx.control_flow import Held, Items, Listed, Nothing, Site, resolver
+from temper.frontends.onnx.control_flow import resolver
 from temper.frontends.onnx.declared import Declared, DimOverride, contradiction
+from temper.frontends.onnx.held import Held, Items, Listed, Nothing, Site
 from temper.frontends.onnx.load import opsets
 from temper.frontends.onnx.order import Scope, free_names, label_of, ordered
 from temper.frontends.onnx.problems import Problem, UnsupportedNodesError

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from temper.errors import ModelError, ShapeError
 from temper.frontends.onnx.context import Context, Refusal
+from temper.frontends.onnx.held import Held, Items, Listed
 from temper.ir.dims import DimLike
 from temper.ir.graph import Value
-
-if TYPE_CHECKING:
-    from temper.frontends.onnx.control_flow import Held, Listed
 
 Shape = tuple["DimLike | None", ...]
 
@@ -27,8 +25,6 @@ def common(a: Shape | None, b: Shape | None) -> Shape | None:
 
 def as_listed(c: Context, held: Held) -> Listed:
     """A sequence as one value."""
-    from temper.frontends.onnx.control_flow import Items, Listed
-
     if isinstance(held, Listed):
         return held
     if not isinstance(held, Items):
@@ -58,8 +54,6 @@ def element(c: Context, held: Listed, position: Value) -> Value:
 
 
 def inserted(c: Context, held: Listed, v: Value, position: Value | None) -> Listed:
-    from temper.frontends.onnx.control_flow import Listed
-
     made = c.emit("SequenceInsert", held.value, v, *([] if position is None else [position]))
     return Listed(made, v.type.dtype, common(held.shape, v.type.shape))
 
@@ -77,8 +71,6 @@ def joined(c: Context, held: Listed, axis: int, new_axis: bool) -> Value:
 
 
 def split_on_data(c: Context, x: Value, split: Value | None, axis: int, attrs: Mapping[str, Any]) -> Listed:
-    from temper.frontends.onnx.control_flow import Listed
-
     keep = int(split is not None or bool(attrs.get("keepdims", 1)))
     made = c.emit("SplitToSequence", x, *([] if split is None else [split]), axis=axis, keepdims=keep)
     shape: list[DimLike | None] = list(x.type.shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 from temper.errors import ModelError
 from temper.frontends.onnx import gradient
-from temper.frontends.onnx.control_flow import Held
+from temper.frontends.onnx.held import Held
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from temper.errors import ModelError, ShapeError
-from temper.frontends.onnx.control_flow import Held, Items
+from temper.frontends.onnx.held import Held, Items
 from temper.frontends.onnx.tensors import DTYPES
 from temper.ir.graph import Value
 

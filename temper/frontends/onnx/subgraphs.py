@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from temper.errors import ModelError
 from temper.frontends.onnx.context import Builder, Context, Refusal
+from temper.frontends.onnx.held import Held, Items, Listed, Site
 from temper.frontends.onnx.lists import Shape, as_listed, common
 from temper.ir.dims import Dim, DimLike, from_data
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import AttrValue
 from temper.ir.types import TensorType
-
-if TYPE_CHECKING:
-    from temper.frontends.onnx.control_flow import Held, Listed, Site
 
 
 @dataclass
@@ -40,8 +38,6 @@ class SubGraph:
 
     def capture(self, held: Held) -> Held:
         """What a value of the outer graph is called here."""
-        from temper.frontends.onnx.control_flow import Items, Listed
-
         if isinstance(held, Items):
             return Items(tuple(self.value(v) for v in held.values), held.dtype)
         if isinstance(held, Listed):
@@ -90,8 +86,6 @@ def _outside(shape: Shape | None, sub: SubGraph) -> Shape | None:
 
 def _results(c: Context, held: Sequence[Held], sub: SubGraph, lists: Collection[int]) -> list[Value | Listed]:
     """Results of a sub-graph, sequences as one value each. lists: numbers of those that must be sequences."""
-    from temper.frontends.onnx.control_flow import Items, Listed
-
     inner = replace(c, builder=sub.builder, inputs=[])
     out: list[Value | Listed] = []
     for i, h in enumerate(held):
@@ -110,8 +104,6 @@ def _value(h: Value | Listed) -> Value:
 
 def branches(s: Site, condition: Value) -> list[Held]:
     """An If on data: both branches become graphs, of which the run takes one."""
-    from temper.frontends.onnx.control_flow import Listed
-
     made = []
     for name in ("then_branch", "else_branch"):
         label = f"{s.label}/{name.removesuffix('_branch')}/"
@@ -167,8 +159,6 @@ class _Body:
 
 def _carried(s: Site, held: Sequence[Held]) -> list[Value | Listed]:
     """Initial values of what is carried; sequences as one value each."""
-    from temper.frontends.onnx.control_flow import Items, Listed
-
     out: list[Value | Listed] = []
     for h in held:
         if isinstance(h, Items):
@@ -183,8 +173,6 @@ def _carried(s: Site, held: Sequence[Held]) -> list[Value | Listed]:
 def _body(s: Site, graph: Any, carried: Sequence[Value | Listed], given: Inputs, conditional: bool) -> _Body | None:
     """The body, imported until it is known which sizes of the carried values change. None where it cannot be
     imported. conditional: its first result says whether to go on."""
-    from temper.frontends.onnx.control_flow import Listed
-
     changing: set[tuple[int, int]] = set()
     lists = {k: h for k, h in enumerate(carried) if isinstance(h, Listed)}
     while True:
@@ -243,8 +231,6 @@ def _run(
     s: Site, body: _Body, initial: Sequence[Value | Listed], trips: Value | None, going: Value | None
 ) -> list[Held]:
     """The Loop with this body: final values of what is carried, then the steps' results joined along a first axis."""
-    from temper.frontends.onnx.control_flow import Listed
-
     carried = [_value(h) for h in initial]
     count: list[DimLike] = []
 
