@@ -165,7 +165,7 @@ def measure(
                     times = engine.profile_layers(feeds)
                 of = engine.report["regions"]
                 row["layers"][precision] = [
-                    {"name": t.name, "us": round(t.seconds * 1e6, 2), "tactic": of[t.report]["tactic"]} for t in times
+                    f"{t.seconds * 1e6:.2f} us  {t.name}  {of[t.report]['tactic']}" for t in times
                 ]
         if net is not None:
             inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
