@@ -57,8 +57,8 @@ def compare(
     )
     from temper.errors import ConfigError
     from temper.ir.evaluate import evaluate_values
-    from temper.runtime.binding import choose_profile, solve
     from temper.runtime.engine import Engine
+    from temper.runtime.shapes import choose_profile, solve
 
     if not is_plan(plan) or is_plan(model):
         raise ConfigError("give the ONNX file first and the plan second: temper compare MODEL.onnx MODEL.plan")

@@ -15,9 +15,10 @@ import numpy as np
 
 from temper.dtypes import storage
 from temper.plan.format import Launch, Native, Plan, Segment
-from temper.runtime.binding import Bound, choose_profile, solve
+from temper.runtime.binding import Bound
 from temper.runtime.engine import Engine
 from temper.runtime.memory import allocate
+from temper.runtime.shapes import choose_profile, solve
 from temper.runtime.steps import NativeCall, Run
 
 if TYPE_CHECKING:

@@ -17,18 +17,10 @@ from temper.errors import ConfigError, InputError, PlanError, TemperError
 from temper.plan import file as plan_file
 from temper.plan.format import Binding, DimText, Native, Plan, Profile
 from temper.runtime import machine
-from temper.runtime.binding import (
-    Bound,
-    Code,
-    Memory,
-    Shapes,
-    Sized,
-    choose_profile,
-    shape_text,
-    solve,
-)
+from temper.runtime.binding import Bound, Code, Memory, Sized
 from temper.runtime.cpu import Host, Library
 from temper.runtime.memory import address, allocate, data_address
+from temper.runtime.shapes import Shapes, choose_profile, shape_text, solve
 from temper.runtime.steps import NativeCall, Run
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from temper.config import knob
 from temper.errors import InputError, PlanError, TemperError
 from temper.plan.cubins import from_archive
 from temper.plan.format import Binding, Plan, value_of
-from temper.runtime.binding import Shapes, choose_profile, solve
 from temper.runtime.cuda.arrays import DeviceArray, check_open
 from temper.runtime.cuda.bound import CudaBound, Place, Watch, arena_bytes
 from temper.runtime.cuda.driver import Gpu, Memory, Stream, runs_on
@@ -22,6 +21,7 @@ from temper.runtime.cuda.launch import Functions, LaunchCall
 from temper.runtime.cuda.layers import layer_times
 from temper.runtime.cuda.transfer import Transfers
 from temper.runtime.engine import Context, LayerTime
+from temper.runtime.shapes import Shapes, choose_profile, solve
 from temper.runtime.steps import Run
 
 if TYPE_CHECKING:

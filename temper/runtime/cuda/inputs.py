@@ -12,9 +12,9 @@ import numpy as np
 from temper.dtypes import storage
 from temper.errors import InputError
 from temper.plan.format import Binding
-from temper.runtime.binding import shape_text
 from temper.runtime.cuda import dlpack
 from temper.runtime.cuda.driver import Gpu, Stream
+from temper.runtime.shapes import shape_text
 
 #: Kernels read up to so many bytes at once, and are told that every array starts at a multiple of them.
 ALIGNMENT = 16

@@ -19,7 +19,7 @@ from temper.dtypes import storage
 from temper.errors import InputError
 from temper.plan.container import unpack_strings
 from temper.plan.format import HostStep, Native, Plan, Profile, Ref, SubProgram, TypedRef
-from temper.runtime.binding import Sized, shape_text
+from temper.runtime.binding import Sized
 from temper.runtime.cuda.arrays import Block as Pooled
 from temper.runtime.cuda.arrays import DeviceArray, Pool
 from temper.runtime.cuda.bound import Watch
@@ -29,6 +29,7 @@ from temper.runtime.cuda.late_launches import LateLaunches, prepared
 from temper.runtime.cuda.launch import Functions
 from temper.runtime.flow import FlowCall
 from temper.runtime.memory import allocate, view
+from temper.runtime.shapes import shape_text
 from temper.runtime.steps import HostCall, Run, sizes_of
 
 #: An array of a run: ("input" | "output" | "host" for a slot, its number).

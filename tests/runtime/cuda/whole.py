@@ -11,7 +11,7 @@ from temper.builder import Build
 from temper.dtypes import storage
 from temper.ir.types import itemsize
 from temper.plan.format import Launch, Native, Ref, value_of
-from temper.runtime.binding import solve
+from temper.runtime.shapes import solve
 from temper.tactics.cuda.kernel import TritonKernel
 from tests.tactics.cuda.interpret import Job, interpret
 
