@@ -15,8 +15,8 @@ from temper.tactics.epilogue import Epilogue
 #: Links of a chain.
 LENGTHS = (2,)
 
-#: Anchors that chains are made of.
-_LINKS = frozenset({"ConvInt8"})
+#: Anchors that may follow an anchor.
+_FOLLOWS = {"ConvInt8": frozenset({"ConvInt8", "SqueezeExcite"}), "Conv": frozenset({"SqueezeExcite"})}
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Chain(Region):
     @staticmethod
     def of(links: Sequence[Region]) -> Chain:
         nodes = tuple(n for r in links for n in r.nodes)
-        return Chain(links[-1].anchor, nodes, links[-1].outputs, (), tuple(links))
+        prologue = tuple(n for r in links for n in r.prologue)
+        return Chain(links[-1].anchor, nodes, links[-1].outputs, prologue, tuple(links))
 
     @property
     def op(self) -> str:
@@ -70,9 +71,13 @@ def chains(graph: Graph, regions: Sequence[Region]) -> Iterator[tuple[Chain, tup
     first_input = {
         r.anchor_inputs[0].id: i
         for i, r in enumerate(regions)
-        if r.op in _LINKS and not r.prologue and r.anchor_inputs[0] is not None
+        if any(r.op in after for after in _FOLLOWS.values()) and r.anchor_inputs[0] is not None
     }
-    follows = {i: j for i, r in enumerate(regions) if (j := _next(graph, r, first_input)) is not None}
+    follows = {
+        i: j
+        for i, r in enumerate(regions)
+        if (j := _next(graph, r, first_input)) is not None and regions[j].op in _FOLLOWS[r.op]
+    }
     for length in LENGTHS:
         for i in follows:
             members = [i]
@@ -84,7 +89,7 @@ def chains(graph: Graph, regions: Sequence[Region]) -> Iterator[tuple[Chain, tup
 
 def _next(graph: Graph, r: Region, readers: dict[int, int]) -> int | None:
     """Index of the region that alone reads the result of `r`, as its anchor's first input."""
-    if r.op not in _LINKS or r.prologue or len(r.outputs) != 1:
+    if r.op not in _FOLLOWS or len(r.outputs) != 1:
         return None
     v = r.outputs[0]
     if len(v.uses) != 1 or graph.is_output(v) or v.uses[0][1] != 0:

@@ -21,6 +21,7 @@ from temper.passes.rewrite import only_user
 ACTIVATIONS = frozenset({"Relu", "Silu", "HardSwish"})
 GATES = frozenset({"Sigmoid", "HardSigmoid"})
 _NAME = "squeeze-excite"
+_APPLIED = "gates-applied"
 
 
 @dataclass(frozen=True)
@@ -181,4 +182,31 @@ def _origin(gate: Node, x: Value) -> tuple[str, ...]:
     return (*dict.fromkeys(names), f"rule:{_NAME}")
 
 
+def _applied(graph: Graph, log: Log) -> None:
+    for node in graph.nodes:
+        if node.op != "Mul" or not graph.alive(node):
+            continue
+        for x, gates in (node.inputs, node.inputs[::-1]):
+            assert x is not None and gates is not None
+            made = gates.producer
+            if made is None or made.op != "SqueezeExcite" or made.attrs["apply"] or made.inputs[0] is not x:
+                continue
+            if node.output.type != x.type:
+                log.did_not(_APPLIED, node.name, f"{gates!r} is not a gate a channel of {x!r}")
+            elif (reason := only_user(gates, graph)) is not None:
+                log.did_not(_APPLIED, node.name, reason)
+            else:
+                origin = (*(made.origin or (made.name,)), *(node.origin or (node.name,)))
+                attrs = {**made.attrs, "apply": 1}
+                new = make(graph, "SqueezeExcite", made.inputs, attrs, name=made.name, origin=origin).output
+                graph.replace_uses(node.output, new)
+                log.did(_APPLIED, node.name)
+                break
+    graph.prune()
+
+
 SQUEEZE_EXCITE = Pass(_NAME, _run)
+
+#: x * SqueezeExcite(x)  =  SqueezeExcite(x, apply), for devices whose kernels apply what they make. After layout, which
+#: brings both to one order of axes.
+GATES_APPLIED = Pass(_APPLIED, _applied)

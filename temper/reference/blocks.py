@@ -18,7 +18,7 @@ def _apply(op: str, x: np.ndarray, **attrs: float) -> np.ndarray:
 
 
 def _squeeze_excite(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """gate(activation(mean(x) @ w1 + b1) @ w2 + b2), the mean over the spatial axes."""
+    """gate(activation(mean(x) @ w1 + b1) @ w2 + b2), the mean over the spatial axes; times x where they are applied."""
     x, w1, b1, w2, b2 = [*arrays, None][:5]
     assert x is not None and w1 is not None and w2 is not None
     data = widen(to_channels_last(x, attrs))
@@ -29,6 +29,8 @@ def _squeeze_excite(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
         hidden = _apply(attrs["activation"], mean @ widen(w1) + (0.0 if b1 is None else widen(b1)))
         y = _apply(gate, hidden @ widen(w2) + (0.0 if b2 is None else widen(b2)), **more)
     full = y.reshape(y.shape[0], *(1,) * (x.ndim - 2), y.shape[1])
+    if attrs.get("apply"):
+        full = full * data
     return [from_channels_last(full, attrs).astype(x.dtype)]
 
 

@@ -58,6 +58,7 @@ from temper.tactics.cuda.conv_pair import ConvPair
 from temper.tactics.cuda.conv_transpose import ConvTransposeDirect
 from temper.tactics.cuda.depthwise import ConvDirect
 from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
+from temper.tactics.cuda.gates_applied import DepthwiseGated, GatesApplied
 from temper.tactics.cuda.group_norm import GroupNorm
 from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
@@ -152,6 +153,8 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         GroupNorm(),
         cuda_softmax.Softmax(),
         CudaSqueezeExcite(),
+        GatesApplied(),
+        DepthwiseGated(),
         Transpose(),
         *movement_tactics(),
         cuda_pointwise.Pointwise(),

@@ -232,12 +232,15 @@ def _answered(
         coarse = _TF32 * w.tf32 + _SUMS8 * any(s is not None and s.type.dtype.startswith("float8") for s in w.inputs)
         slack = (_EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) + coarse) * size
     elif w.op == "SqueezeExcite":
-        # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
-        # can move
-        plain = {**attrs, "activation": "Relu", "gate": "Identity"}
-        size = _anchor(w, [None if x is None else np.abs(x) for x in wide], plain)[0].astype(np.float64)
-        terms = sum(x.size for x in wide[1:] if x is not None) ** 0.5
-        slack = 1.5 * (_EPS * (2 * np.sqrt(terms) + 16) + 2 * _TF32 * w.tf32) * (size + 1)
+        slack = _gates_slack(wide, attrs, acc, 2 * _TF32 * w.tf32)
+    elif w.links:
+        # of a chain what the last link is off by, and what its data is: rounded to the next narrow float, behind steps
+        # that need not be exact
+        last = w.links[-1]
+        read, given = _last_inputs(w, wide), dict(last.attrs)
+        assert last.inputs[0] is not None
+        slack = _gates_slack(read, given, acc, 2 * _HALVES.get(last.inputs[0].type.dtype, 8 * _EPS))
+        slack = slack + 16 * _EPS * _extent(acc)
     elif w.op == "Attention":
         values = w.inputs[2].type.dtype if 2 in w.widened and w.inputs[2] is not None else "float32"
         slack = attention_slack(wide, attrs, _TF32 * w.tf32, _HALVES.get(values, 0.0))
@@ -271,6 +274,20 @@ def _answered(
         for low, mid, high, own in zip(*ends, inner, strict=True)
     ]
     return Problem(env, inputs, tuple(operands), want, tuple(bounds))
+
+
+def _gates_slack(inputs: Arrays, attrs: Attrs, acc: np.ndarray, coarse: float) -> np.ndarray:
+    """Error bound of squeeze-excite. coarse: relative error of its data or products besides float32's."""
+    # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
+    # can move
+    plain = {**attrs, "activation": "Relu", "gate": "Identity", "apply": 0}
+    size = run("SqueezeExcite", [None if x is None else np.abs(x) for x in inputs], plain)[0].astype(np.float64)
+    terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
+    slack: np.ndarray = 1.5 * (_EPS * (2 * np.sqrt(terms) + 16) + coarse) * (size + 1)
+    if attrs.get("apply"):
+        assert inputs[0] is not None
+        slack = slack * np.abs(inputs[0]) + (4 * _EPS + coarse) * np.abs(acc.astype(np.float64))
+    return slack
 
 
 def _numbers(y: np.ndarray, dtype: str) -> np.ndarray:
@@ -312,7 +329,7 @@ def _integer_problem(
 def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
     """What the anchor alone gives: of a chain, the last one."""
     if w.links:
-        return _linked(w, inputs)
+        return _anchor(w.links[-1], _last_inputs(w, inputs), {k: bind_attr(v, {}) for k, v in w.links[-1].attrs})
     made = [s.type.dtype for s in w.outputs] if not w.epilogue.instrs else [w.epilogue.operands[0].dtype]
     read = [
         None if s is None else "float32" if i in w.widened else s.type.dtype for i, s in enumerate(w.inputs)
@@ -320,14 +337,15 @@ def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
     return run(w.op, inputs, attrs, read, made)
 
 
-def _linked(w: Workload, inputs: Arrays) -> list[np.ndarray]:
-    """What the last anchor of a chain gives."""
-    data = inputs[0]
+def _last_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:
+    """What the last anchor of a chain computes with."""
+    data, given = inputs[0], []
     for link, (own, operands) in zip(w.links, chained(w), strict=True):
-        results = _anchor(link, [data, *(inputs[i] for i in own)], {k: bind_attr(v, {}) for k, v in link.attrs})
-        if operands or link is not w.links[-1]:
-            (data,) = epilogue_reference(link.epilogue, [results[0], *(inputs[i] for i in operands)])
-    return results
+        given = widened_inputs(link, [data, *(inputs[i] for i in own)])
+        if link is not w.links[-1]:
+            (acc,) = _anchor(link, given, {k: bind_attr(v, {}) for k, v in link.attrs})
+            (data,) = epilogue_reference(link.epilogue, [acc, *(inputs[i] for i in operands)])
+    return given
 
 
 def widened_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:

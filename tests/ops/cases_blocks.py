@@ -34,3 +34,6 @@ def cases() -> Iterator[Case]:
                     attrs = {"activation": activation, "gate": gate, "channels_last": last}
                     constants = (1, 2, 3, 4) if bias else (1, 3)
                     yield Case(f"SqueezeExcite_{tag}", "SqueezeExcite", attrs, make, constants)
+                    if shape[1] == f:
+                        more = {**attrs, "apply": 1}
+                        yield Case(f"SqueezeExcite_{tag}_applied", "SqueezeExcite", more, make, constants)

@@ -269,7 +269,13 @@ def _squeeze_excite(e: Export, s: Site) -> None:
         else:
             more = {"alpha": s.attrs["gate_alpha"], "beta": s.attrs["gate_beta"]} if op == "HardSigmoid" else {}
             y = e.emit(op, [y], **more)
-    e.emit("Reshape", [y, e.ints([int(str(d)) for d in s.results[0].shape])], s.outputs)
+    shape = [int(str(d)) for d in s.results[0].shape]
+    if s.attrs["apply"]:
+        ones = [1] * (rank - 2)
+        shape = [shape[0], *ones, shape[-1]] if s.attrs["channels_last"] else [*shape[:2], *ones]
+        e.emit("Mul", [s.inputs[0], e.emit("Reshape", [y, e.ints(shape)])], s.outputs)
+    else:
+        e.emit("Reshape", [y, e.ints(shape)], s.outputs)
 
 
 def _attention(e: Export, s: Site) -> None:

@@ -2,7 +2,8 @@
 
 SqueezeExcite(x, w1 [C, R], b1? [R], w2 [R, F], b2? [F]): gate(activation(mean(x) @ w1 + b1) @ w2 + b2), the mean over
 all spatial
-axes, which stay as 1. activation, gate: unary elementwise ops; gate_alpha and gate_beta are HardSigmoid's.
+axes, which stay as 1. activation, gate: unary elementwise ops; gate_alpha and gate_beta are HardSigmoid's. apply: the
+result is x times these gates, F = C.
 """
 
 from __future__ import annotations
@@ -28,12 +29,15 @@ def _squeeze_excite(types: Types, attrs: Attrs) -> list[TensorType]:
     rules.equal_or_raise(w2.shape[0], w1.shape[1], f"rows of {w2} and columns of {w1}")
     rules.vector(rules.optional(types, 2), w1.shape[1], "the first bias")
     rules.vector(rules.optional(types, 4), w2.shape[1], "the second bias")
+    if attrs["apply"]:
+        rules.equal_or_raise(w2.shape[1], w1.shape[0], f"columns of {w2} and channels of {x}, which they are for")
+        return [x]
     return [activation(x.dtype, x.shape[0], (1,) * len(spatial_of(x, attrs)), w2.shape[1], attrs)]
 
 
 def _cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike:
     x, w1, w2 = need(inputs, 0), need(inputs, 1), need(inputs, 3)
-    return x.count + x.shape[0] * (w1.count + w2.count) * 2
+    return x.count * (2 if attrs["apply"] else 1) + x.shape[0] * (w1.count + w2.count) * 2
 
 
 OPS: tuple[OpDef, ...] = (
@@ -50,6 +54,7 @@ OPS: tuple[OpDef, ...] = (
             "gate_alpha": default(1 / 6),
             "gate_beta": default(0.5),
             "channels_last": default(0),
+            "apply": default(0),
         },
         tolerance=Tolerance(relative=8.0, reduction=True),
     ),

@@ -54,6 +54,8 @@ def _shape(w: Workload) -> _Shape | str:
         return f"no such CPU level: {w.isa}"
     if not w.attr("channels_last", 0):
         return "needs channels-last tensors"
+    if w.attr("apply", 0):
+        return "makes gates and does not apply them"
     x, w1, w2, out = w.inputs[0], w.inputs[1], w.inputs[3], w.outputs[0]
     if x is None or w1 is None or w2 is None:
         return "needs data and both weight matrices"

@@ -72,6 +72,12 @@ class _Direct:
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         g, b = self._window(w), Blocking.of(params)
+        about = f"{g.kernel[0]}x{g.kernel[1]} convolution of {_terms(w)} channels: groups of {b.rows}x{b.cols} pixels."
+        return window_kernel(w, entry, about, g, b, *self.parts(w, b))
+
+    def parts(self, w: Workload, b: Blocking) -> tuple[list[Parameter], Body]:
+        """Pointers besides the epilogue's, and what is done under the window."""
+        g = self._window(w)
         x, k = _operands(w)
         codes, terms = w.op == "ConvInt8", _terms(w)
         bias = w.inputs[2] if len(w.inputs) > 2 else None
@@ -113,7 +119,7 @@ class _Direct:
         each = int(str(oc)) // int(str(w.attr("group", 1)))
         group = f"channel // {each}" if each > 1 else "channel"
         half = f".to({HALVES[made]})" if made in HALVES else ""
-        body = Body(
+        return inputs, Body(
             start=lambda a: f"{a} = {first}\n",
             step=step,
             finish=lambda a, r, c: f"v0 = {a}{half}\n",
@@ -124,8 +130,6 @@ class _Direct:
             terms=terms,
             each=weights,
         )
-        about = f"{g.kernel[0]}x{g.kernel[1]} convolution of {terms} channels: groups of {b.rows}x{b.cols} pixels."
-        return window_kernel(w, entry, about, g, b, inputs, body)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()

@@ -34,18 +34,18 @@ from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.tiles import constants_text
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 
-_TYPICAL_PIXELS = 196
+TYPICAL_PIXELS = 196
 #: Pixels that a block sums, and the channels of which it does.
-_SHARES, _WIDTH = (32, 64, 128, 512), 64
+_SHARES, WIDTH = (32, 64, 128, 512), 64
 #: The most elements of a tile that all are loaded at once, and the most channels of a step.
 _TILE, _STEP = 16384, 2048
 #: Pixels that a block loads at once.
-_DEPTH = 32
+DEPTH = 32
 _SMS = 132
 
 
 @dataclass(frozen=True)
-class _Shape:
+class Shape:
     n: DimLike
     pixels: DimLike
     channels: int
@@ -54,7 +54,7 @@ class _Shape:
     stride: DimLike
 
 
-def _shape(w: Workload) -> _Shape | str:
+def shape_of(w: Workload) -> Shape | str:
     x, w1, w2 = w.inputs[0], w.inputs[1], w.inputs[3]
     if not w.attr("channels_last", 0):
         return "needs channels-last tensors"
@@ -72,20 +72,20 @@ def _shape(w: Workload) -> _Shape | str:
     pixels = product(x.type.shape[1:-1])
     if pixels == 0 or x.type.shape[0] == 0:
         return "the map is empty"
-    return _Shape(x.type.shape[0], pixels, channels, hidden, features, x.row_stride or channels)
+    return Shape(x.type.shape[0], pixels, channels, hidden, features, x.row_stride or channels)
 
 
-def _power(n: int) -> int:
+def power(n: int) -> int:
     """The least power of two that is not below."""
     return 1 << (n - 1).bit_length()
 
 
-def _step(s: _Shape) -> int:
+def _step(s: Shape) -> int:
     """Channels of a step."""
-    return min(_STEP, max(16, _power(s.channels)))
+    return min(_STEP, max(16, power(s.channels)))
 
 
-def _programs(w: Workload) -> dict[str, Epilogue]:
+def programs_of(w: Workload) -> dict[str, Epilogue]:
     """activation and gate as one-instruction programs."""
     attrs: tuple[tuple[str, Attr], ...] = ()
     if w.attr("gate") == "HardSigmoid":
@@ -98,7 +98,7 @@ def _programs(w: Workload) -> dict[str, Epilogue]:
     }
 
 
-_SUMS = """\
+SUMS = """\
 tile = tl.program_id(0)
 channel = tile % COLUMNS * WIDTH + tl.arange(0, WIDTH)
 part = tile // COLUMNS % SPLITS
@@ -142,6 +142,32 @@ v0 = gate(v0){half}
 """
 
 
+def gates_decline(w: Workload) -> str | None:
+    """Why no kernel here makes these gates; None if one does."""
+    s = shape_of(w)
+    if isinstance(s, str):
+        return s
+    if any(slot is not None and not c for slot, c in zip(w.inputs[1:], w.constant[1:], strict=True)):
+        return "weights and biases must be constant to be packed"
+    for name, program in programs_of(w).items():
+        if (reason := program_declines(program)) is not None:
+            return f"{name}: {reason}"
+    return epilogue_declines(w.epilogue)
+
+
+def packed_weights(w: Workload, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """w1 as [hidden, channels], b1, w2 as [hidden, features], b2; float32."""
+    s = accepted(w)
+    b1 = constants.get(2, np.zeros(s.hidden, np.float32)).astype(np.float32)
+    b2 = constants.get(4, np.zeros(s.features, np.float32)).astype(np.float32)
+    return (
+        np.ascontiguousarray(constants[1].astype(np.float32).T),
+        b1,
+        constants[3].astype(np.float32),
+        b2,
+    )
+
+
 class SqueezeExcite:
     """Parameters. split: blocks that share an image's pixels; apart: 1 where hidden units are a launch of their own;
     rows: hidden units at once; bn: gates of a block; warps: of the products."""
@@ -155,22 +181,16 @@ class SqueezeExcite:
             return f"computes SqueezeExcite, not {w.op}"
         if (reason := level_declines(w)) is not None:
             return reason
-        s = _shape(w)
-        if isinstance(s, str):
-            return s
-        if any(slot is not None and not c for slot, c in zip(w.inputs[1:], w.constant[1:], strict=True)):
-            return "weights and biases must be constant to be packed"
-        for name, program in _programs(w).items():
-            if (reason := program_declines(program)) is not None:
-                return f"{name}: {reason}"
-        return epilogue_declines(w.epilogue)
+        if w.attr("apply", 0):
+            return "makes gates and does not apply them"
+        return gates_decline(w)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        s = _accepted(w)
-        pixels = _TYPICAL_PIXELS if isinstance(s.pixels, Dim) else s.pixels
-        step, most = _step(s), _power(s.hidden)
+        s = accepted(w)
+        pixels = TYPICAL_PIXELS if isinstance(s.pixels, Dim) else s.pixels
+        step, most = _step(s), power(s.hidden)
         splits = {-(-pixels // share) for share in _SHARES}
-        splits = {k for k in splits if _power(k) * step <= 2 * _TILE} or {1}
+        splits = {k for k in splits if power(k) * step <= 2 * _TILE} or {1}
         found: dict[Params, None] = {}
         for split in sorted(splits):
             for apart in (0, 1):
@@ -189,21 +209,21 @@ class SqueezeExcite:
 
     def predict(self, w: Workload, params: Params) -> float:
         """A launch takes two microseconds; a step waits for its loads, then passes them at a processor's rate."""
-        s, q = _accepted(w), dict(params)
+        s, q = accepted(w), dict(params)
         assert w.inputs[0] is not None
-        pixels = _TYPICAL_PIXELS if isinstance(s.pixels, Dim) else s.pixels
+        pixels = TYPICAL_PIXELS if isinstance(s.pixels, Dim) else s.pixels
         images = 1 if isinstance(s.n, Dim) else s.n
         size, step = itemsize(w.inputs[0].type.dtype), _step(s)
-        blocks = images * q["split"] * -(-s.channels // _WIDTH)
+        blocks = images * q["split"] * -(-s.channels // WIDTH)
         share = -(-pixels // q["split"])
-        sums = -(-share // _DEPTH) * 0.5e-6 * max(1.0, blocks / (8 * _SMS))
+        sums = -(-share // DEPTH) * 0.5e-6 * max(1.0, blocks / (8 * _SMS))
         sums = max(sums, images * pixels * s.channels * size / 2.5e12)
         rate, wait = 60e9 * min(1.0, q["warps"] / 8), 0.7e-6
-        tile = 4.0 * step * (q["rows"] + _power(q["split"]))
-        spilled = 1.0 + max(0.0, max(q["rows"], _power(q["split"])) * step / (q["warps"] * 2048) - 1.0)
+        tile = 4.0 * step * (q["rows"] + power(q["split"]))
+        spilled = 1.0 + max(0.0, max(q["rows"], power(q["split"])) * step / (q["warps"] * 2048) - 1.0)
         hidden = -(-s.channels // step) * (wait + tile * spilled / rate)
         units, gates = -(-s.hidden // q["rows"]), images * -(-s.features // q["bn"])
-        terms = min(_power(s.hidden), _TILE // q["bn"])
+        terms = min(power(s.hidden), _TILE // q["bn"])
         last = -(-s.hidden // terms) * (wait + 4.0 * terms * q["bn"] / rate)
         full = max(1.0, gates / (2 * _SMS))
         if q["apart"]:
@@ -211,16 +231,16 @@ class SqueezeExcite:
         return 4e-6 + sums + (hidden * units + last) * full
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
-        s, q = _accepted(w), dict(params)
+        s, q = accepted(w), dict(params)
         x = w.inputs[0]
         assert x is not None
-        columns, blocks = -(-s.channels // _WIDTH), -(-s.features // q["bn"])
+        columns, blocks = -(-s.channels // WIDTH), -(-s.features // q["bn"])
         hidden_at = s.n * (q["split"] * s.channels)
         sizes: dict[str, DimLike] = {
             "IMAGES": s.n, "PIXELS": s.pixels, "CHANNELS": s.channels, "HIDDEN": s.hidden, "FEATURES": s.features,
             "X_STRIDE": s.stride, "COLUMNS": columns, "SPLITS": q["split"], "SHARE": ceil_div(s.pixels, q["split"]),
-            "HIDDEN_AT": hidden_at, "DEPTH": _DEPTH, "WIDTH": _WIDTH, "ROWS": q["rows"], "STEP": _step(s),
-            "PARTS": _power(q["split"]), "TERMS": min(_power(s.hidden), _TILE // q["bn"]), "BN": q["bn"],
+            "HIDDEN_AT": hidden_at, "DEPTH": DEPTH, "WIDTH": WIDTH, "ROWS": q["rows"], "STEP": _step(s),
+            "PARTS": power(q["split"]), "TERMS": min(power(s.hidden), _TILE // q["bn"]), "BN": q["bn"],
             "BLOCKS": blocks, "UNITS": -(-s.hidden // q["rows"]),
         }  # fmt: skip
         packed = [Parameter(name, "*fp32", ("packed", i)) for i, name in enumerate(("w1", "b1", "w2", "b2"))]
@@ -242,7 +262,7 @@ class SqueezeExcite:
             "channel = tile % BLOCKS * BN + tl.arange(0, BN)\nimage = tile // BLOCKS + tl.zeros((1,), tl.int32)\n"
             "row = image\n"
         )
-        bodies = {entry: _SUMS.format(value=widened("value", x.type.dtype))}
+        bodies = {entry: SUMS.format(value=widened("value", x.type.dtype))}
         if q["apart"]:
             units = "unit = tile % UNITS * ROWS + tl.arange(0, ROWS)\nimage = tile // UNITS\n"
             bodies[f"{entry}_hidden"] = head + units + hidden
@@ -280,7 +300,7 @@ class SqueezeExcite:
         views |= {("operand", i) for i, o in enumerate(w.epilogue.operands) if o.row_stride is not None}
         views |= {("input", 0)} if w.inputs[0] is not None and w.inputs[0].row_stride is not None else set()
         aligned = frozenset(p.name for p in pointers if p.ref not in views)
-        programs = _programs(w)
+        programs = programs_of(w)
         e = w.epilogue
         every = Epilogue(e.operands, (*e.instrs, *(i for p in programs.values() for i in p.instrs)), e.results)
         helpers = epilogue_helpers(every) + "".join(program_function(name, p) for name, p in programs.items())
@@ -296,20 +316,11 @@ class SqueezeExcite:
         return tuple(found)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """w1 as [hidden, channels], b1, w2 as [hidden, features], b2; float32."""
-        s = _accepted(w)
-        b1 = constants.get(2, np.zeros(s.hidden, np.float32)).astype(np.float32)
-        b2 = constants.get(4, np.zeros(s.features, np.float32)).astype(np.float32)
-        return (
-            np.ascontiguousarray(constants[1].astype(np.float32).T),
-            b1,
-            constants[3].astype(np.float32),
-            b2,
-        )
+        return packed_weights(w, constants)
 
 
-def _accepted(w: Workload) -> _Shape:
-    s = _shape(w)
+def accepted(w: Workload) -> Shape:
+    s = shape_of(w)
     if isinstance(s, str):
         raise ValueError(f"workload was not accepted: {s}")
     return s

@@ -8,7 +8,7 @@ a group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from textwrap import indent
 
@@ -221,34 +221,12 @@ def window_kernel(
     w: Workload, entry: str, about: str, g: Window, b: Blocking, inputs: Sequence[Parameter], body: Body
 ) -> TritonKernel:
     """inputs: pointers besides those of the epilogue, the data first, under the name `x`."""
-    gh, gw = ceil_div(g.oh, b.rows), ceil_div(g.ow, b.cols)
-    groups = product((g.n, gh, gw))
-    columns = ceil_div(g.channels, b.bn)
-    sizes: Mapping[str, DimLike] = {
-        "IH": g.ih, "IW": g.iw, "OH": g.oh, "OW": g.ow, "CHANNELS": g.channels, "GH": gh, "GW": gw, "GROUPS": groups,
-        "R": b.rows, "C": b.cols, "BM": b.bm, "BN": b.bn, "COLUMNS": columns, "TAPS": g.taps, "KW": g.kernel[1],
-        "STRIDE_Y": g.strides[0], "STRIDE_X": g.strides[1], "DILATION_Y": g.dilations[0],
-        "DILATION_X": g.dilations[1], "PAD_TOP": g.pads[0], "PAD_LEFT": g.pads[1], "PAD_BOTTOM": g.pads[2],
-        "PAD_RIGHT": g.pads[3], "X_STRIDE": g.stride,
-    }  # fmt: skip
+    sizes = window_sizes(g, b)
     pointers = [*inputs, *epilogue_parameters(w.epilogue)]
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
     strides = [s.row_stride for s in w.outputs]
-    wide = ".to(tl.int64)" if _wide(w) else ""
-    text = _HEAD.format(wide=wide) + body.before
-    pixels = [(r, c) for r in range(b.rows) for c in range(b.cols)]
-    text += "".join(body.start(f"a{r}_{c}") for r, c in pixels)
-    taps = f"source = {body.source}\n{body.each}" + (_unrolled(g, b, body) if unrolled(g, b) else _looped(b, body))
-    text += taps if body.terms == 1 else f"for term in range({body.terms}):\n" + indent(taps, "    ")
     lines = epilogue_statements(w.epilogue, channels=dim_text(g.channels), row_strides=strides)
-    # what all pixels of a group share; loads are not merged across the stores between pixels
-    shared = [line for line in lines if " = tl.load(" in line and "row" not in line and "image" not in line]
-    text += "".join(f"{line}\n" for line in shared)
-    after = "".join(f"{line}\n" for line in lines if line not in shared)
-    for r, c in pixels:
-        below = f" & (top + {r} < OH)" if _ragged(g.oh, b.rows) else ""
-        beside = f" & (left + {c} < OW)" if _ragged(g.ow, b.cols) else ""
-        text += _PIXEL.format(r=r, c=c, below=below, beside=beside) + body.finish(f"a{r}_{c}", r, c) + after
+    text = window_text(w, g, b, body, lines)
     source = (
         f'"""{about}"""\n\nimport triton\nimport triton.language as tl\n{epilogue_helpers(w.epilogue)}'
         f"\n\n@triton.jit\ndef {entry}({', '.join(name for name, _ in signature)}):\n"
@@ -262,8 +240,42 @@ def window_kernel(
         w.symbols,
         in_place=len(w.epilogue.results) == 1,
         triton=TritonSource(source, entry, signature, aligned, b.warps, 1),
-        grid=ceil_div(groups, b.bm) * columns,
+        grid=ceil_div(sizes["GROUPS"], b.bm) * sizes["COLUMNS"],
     )
+
+
+def window_sizes(g: Window, b: Blocking) -> dict[str, DimLike]:
+    """Constants of the text of a window."""
+    gh, gw = ceil_div(g.oh, b.rows), ceil_div(g.ow, b.cols)
+    return {
+        "IH": g.ih, "IW": g.iw, "OH": g.oh, "OW": g.ow, "CHANNELS": g.channels, "GH": gh, "GW": gw,
+        "GROUPS": product((g.n, gh, gw)), "R": b.rows, "C": b.cols, "BM": b.bm, "BN": b.bn,
+        "COLUMNS": ceil_div(g.channels, b.bn), "TAPS": g.taps, "KW": g.kernel[1],
+        "STRIDE_Y": g.strides[0], "STRIDE_X": g.strides[1], "DILATION_Y": g.dilations[0],
+        "DILATION_X": g.dilations[1], "PAD_TOP": g.pads[0], "PAD_LEFT": g.pads[1], "PAD_BOTTOM": g.pads[2],
+        "PAD_RIGHT": g.pads[3], "X_STRIDE": g.stride,
+    }  # fmt: skip
+
+
+def window_text(
+    w: Workload, g: Window, b: Blocking, body: Body, lines: Sequence[str], head: str = _HEAD
+) -> str:
+    """Statements of a block. lines: what follows each pixel's sums, loads of what all pixels share among them. head:
+    names as `_HEAD` gives them."""
+    text = head.format(wide=".to(tl.int64)" if _wide(w) else "") + body.before
+    pixels = [(r, c) for r in range(b.rows) for c in range(b.cols)]
+    text += "".join(body.start(f"a{r}_{c}") for r, c in pixels)
+    taps = f"source = {body.source}\n{body.each}" + (_unrolled(g, b, body) if unrolled(g, b) else _looped(b, body))
+    text += taps if body.terms == 1 else f"for term in range({body.terms}):\n" + indent(taps, "    ")
+    # what all pixels of a group share; loads are not merged across the stores between pixels
+    shared = [line for line in lines if " = tl.load(" in line and "row" not in line and "image" not in line]
+    text += "".join(f"{line}\n" for line in shared)
+    after = "".join(f"{line}\n" for line in lines if line not in shared)
+    for r, c in pixels:
+        below = f" & (top + {r} < OH)" if _ragged(g.oh, b.rows) else ""
+        beside = f" & (left + {c} < OW)" if _ragged(g.ow, b.cols) else ""
+        text += _PIXEL.format(r=r, c=c, below=below, beside=beside) + body.finish(f"a{r}_{c}", r, c) + after
+    return text
 
 
 def _ragged(size: DimLike, step: int) -> bool:
