@@ -239,7 +239,7 @@ def _answered(
         last = w.links[-1]
         read, given = _last_inputs(w, wide), dict(last.attrs)
         assert last.inputs[0] is not None
-        slack = _gates_slack(read, given, acc, 2 * _HALVES.get(last.inputs[0].type.dtype, 8 * _EPS))
+        slack = _gates_slack(read, given, acc, rounded=2 * _HALVES.get(last.inputs[0].type.dtype, 8 * _EPS))
         slack = slack + 16 * _EPS * _extent(acc)
     elif w.op == "Attention":
         values = w.inputs[2].type.dtype if 2 in w.widened and w.inputs[2] is not None else "float32"
@@ -276,17 +276,22 @@ def _answered(
     return Problem(env, inputs, tuple(operands), want, tuple(bounds))
 
 
-def _gates_slack(inputs: Arrays, attrs: Attrs, acc: np.ndarray, coarse: float) -> np.ndarray:
-    """Error bound of squeeze-excite. coarse: relative error of its data or products besides float32's."""
+def _gates_slack(
+    inputs: Arrays, attrs: Attrs, acc: np.ndarray, coarse: float = 0.0, rounded: float = 0.0
+) -> np.ndarray:
+    """Error bound of squeeze-excite. coarse: relative error of each product besides float32's; rounded: of its data,
+    whose errors are as many as pixels and have either sign."""
     # activations and gates are no steeper than 1.2: the sums of magnitudes bound what rounding in either product
     # can move
     plain = {**attrs, "activation": "Relu", "gate": "Identity", "apply": 0}
-    size = run("SqueezeExcite", [None if x is None else np.abs(x) for x in inputs], plain)[0].astype(np.float64)
+    sizes = [None if x is None else np.abs(x) for x in inputs]
+    size = REFERENCES["SqueezeExcite"](sizes, plain)[0].astype(np.float64)
     terms = sum(x.size for x in inputs[1:] if x is not None) ** 0.5
+    assert inputs[0] is not None
+    coarse += 4 * rounded * (size.size / inputs[0].size) ** 0.5
     slack: np.ndarray = 1.5 * (_EPS * (2 * np.sqrt(terms) + 16) + coarse) * (size + 1)
     if attrs.get("apply"):
-        assert inputs[0] is not None
-        slack = slack * np.abs(inputs[0]) + (4 * _EPS + coarse) * np.abs(acc.astype(np.float64))
+        slack = slack * np.abs(inputs[0]) + (4 * _EPS + rounded) * np.abs(acc.astype(np.float64))
     return slack
 
 

@@ -388,7 +388,7 @@ class DepthwiseGated:
         stage = Stage(text, s.n * splits * sizes["COLUMNS"], b.warps)
         about = f"{g.kernel[0]}x{g.kernel[1]} depthwise convolution, squeeze-excite, and the map times its gates."
         tile = (q["pixels"], q["channels"], q["threads"])
-        map_bytes = s.n * (s.pixels * (s.channels * itemsize(dtype)))
+        map_bytes = ceil_div(s.n * (s.pixels * (s.channels * itemsize(dtype))), 64) * 64
         return _kernel(
             w, second, entry, about, s, inputs, stage, sizes, splits, q["units"], tile, (between, dtype), 64 + map_bytes
         )
