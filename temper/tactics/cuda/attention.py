@@ -211,39 +211,60 @@ class Attention:
         alike = kinds[0] == kinds[1]
         queries, keys = ("{}" if alike else widened("{}", d) for d in kinds[:2])
         halves = alike and kinds[0] in HALVES
-        causal, tail = integer_attr(w, "causal"), ragged(k, t)
-        keys_there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
-        values_there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
-        step = f"""\
-j = first + tl.arange(0, BN)
+        causal = integer_attr(w, "causal")
+        narrow = f".to({HALVES[kinds[2]]})" if kinds[2] in HALVES else ""
+        factor = f"{float(str(w.attr('scale'))) * LOG2E!r}"
+        # without a mask, scores are scaled as they are weighed: where the scale is positive, the largest stays so
+        late = mask is None and not causal and float(str(w.attr("scale"))) > 0
+
+        weighed = "scores - base[:, None]"
+        if late:
+            weighed = f"tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), tl.zeros_like(scores) - base[:, None])"
+
+        def step(tail: bool) -> str:
+            """One block of keys; tail: some of them are not there."""
+            keys_there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
+            values_there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
+            text = f"""\
 keys = {keys.format(f"tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{keys_there})")}
-scores = tl.dot(queries, keys{'' if halves else precision}) * {float(str(w.attr('scale'))) * LOG2E!r}
+scores = tl.dot(queries, keys{'' if halves else precision}){'' if late else f' * {factor}'}
 """
-        if mask is not None:
-            step += f"""\
+            if mask is not None:
+                text += f"""\
 shift = {mask_text(mask)}
 # times log2(e) the lowest of finite numbers would be infinite, and its row would see nothing
 scores += tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), shift)
 """
-        seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if causal else "") if c]
-        if seen:
-            step += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
-        narrow = f".to({HALVES[kinds[2]]})" if kinds[2] in HALVES else ""
-        step += f"""\
-highest = tl.maximum(top, tl.max(scores, axis=1))
+            seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if causal else "") if c]
+            if seen:
+                text += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
+            text += f"""\
+highest = tl.maximum(top, tl.max(scores, axis=1){f' * {factor}' if late else ''})
 base = tl.where(highest == float("-inf"), 0.0, highest)
-weights = tl.exp2(scores - base[:, None])
+weights = tl.exp2({weighed})
 faded = tl.exp2(top - base)
 total = total * faded + tl.sum(weights, axis=1)
 values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_there})
 v0 = tl.dot(weights{narrow}, values, v0 * faded[:, None]{'' if narrow else precision})
 top = highest
 """
+            return text
+
         body = head_text(operands, t, queries)
         body += 'top = tl.full((BM,), float("-inf"), tl.float32)\ntotal = tl.zeros((BM,), tl.float32)\n'
         body += f"v0 = tl.zeros((BM, {v.room}), tl.float32)\n"
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if causal else "KEYS"
-        body += f"for first in range(0, {last}, BN):\n{indent(step, '    ')}"
+        if isinstance(k.s, int) and not causal:
+            # the last block, if it is not whole, is as narrow as products can be
+            whole, left = k.s // t.bn * t.bn, k.s % t.bn
+            if whole:
+                blocks = f"j = first + tl.arange(0, BN)\n{step(False)}"
+                body += f"for first in range(0, {whole}, BN):\n{indent(blocks, '    ')}"
+            if left:
+                body += f"j = {whole} + tl.arange(0, {max(16, 1 << (left - 1).bit_length())})\n{step(True)}"
+        else:
+            blocks = f"j = first + tl.arange(0, BN)\n{step(ragged(k, t))}"
+            body += f"for first in range(0, {last}, BN):\n{indent(blocks, '    ')}"
         body += "v0 = v0 / total[:, None]\n"
         if integer_attr(w, "safe"):
             body += "v0 = tl.where(total[:, None] == 0.0, 0.0, v0)\n"
