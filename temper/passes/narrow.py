@@ -84,7 +84,8 @@ class _Plan:
     def decide(self) -> None:
         """Starts from all values that cross regions and drops, to a fixpoint, those that cannot be narrow."""
         self.narrow = {v.id for v in self.graph.values if v.const is None and v.type.dtype == "float32"}
-        self.narrow &= {v.id for v in self.graph.values if self.readers(v) or self.graph.is_output(v)}
+        # a part that nothing reads does not keep the others from being narrow
+        self.narrow &= {v.id for v in self.graph.values if self.readers(v) or not v.uses}
         changed = True
         while changed:
             changed = False

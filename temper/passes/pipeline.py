@@ -28,6 +28,7 @@ from temper.passes.recurrent_cells import RECURRENT_CELLS
 from temper.passes.recurrent_loops import RECURRENT_LOOPS
 from temper.passes.rows import ROWS
 from temper.passes.signed import SIGNED
+from temper.passes.split_codes import SPLIT_CODES
 from temper.passes.squeeze_excite import GATES_APPLIED, SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
 from temper.passes.turn_inputs import TURN_INPUTS
@@ -84,4 +85,4 @@ def for_gpus(passes: Sequence[Pass]) -> tuple[Pass, ...]:
     CPUs compute in parts have kernels; a Transpose's kernel has a program behind it, none before."""
     left = [LOWER_FOR_GPUS if p is LOWER else p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
     at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
-    return (*left[:at], SIGNED, *left[at:], TURN_INPUTS, GATES_APPLIED)
+    return (*left[:at], SIGNED, *left[at:], TURN_INPUTS, SPLIT_CODES, GATES_APPLIED)

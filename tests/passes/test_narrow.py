@@ -175,3 +175,17 @@ def test_models_in_halves_keep_their_weights() -> None:
     conv = next(r for r in regions if r.op == "Conv")
     assert conv.widened == (0, 1) and not reasons
     assert set(crossing(regions).values()) == {"float16"}
+
+
+def test_parts_that_nothing_reads_keep_no_other_wide() -> None:
+    net = Net()
+    x = net("Relu", net.conv(net.input(1, 8, 16, 16), 32))
+    unused, half = net.many("Split", x, axis=1, sizes=(16, 16))
+    y = net("Relu", net.conv(half, 16, 3))
+    graph = net.done(net.conv(net("Concat", x, y, axis=1), 8))
+    run_passes(graph, (LAYOUT,))
+    assert not unused.uses
+    _, regions, reasons = narrowed(graph)
+    convs = [r for r in regions if r.op == "Conv"]
+    assert [r.outputs[0].type.dtype for r in convs] == ["float16", "float16", "float32"]
+    assert not any("Split" in name or "Concat" in name for name in reasons)

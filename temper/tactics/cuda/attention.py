@@ -219,7 +219,8 @@ class Attention:
 
         weighed = "scores - base[:, None]"
         if late:
-            weighed = f"tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), tl.zeros_like(scores) - base[:, None])"
+            lowered = "tl.zeros_like(scores) - base[:, None]"
+            weighed = f"tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), {lowered})"
 
         def step(tail: bool) -> str:
             """One block of keys; tail: some of them are not there."""
