@@ -14,7 +14,7 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.compile.triton import CUDA_ISAS, TritonSource
+from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, ceil_div
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload, chained
@@ -28,6 +28,7 @@ from temper.tactics.cuda.epilogue_triton import (
     program_function,
 )
 from temper.tactics.cuda.kernel import TritonKernel, dim_text
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import widened
 from temper.tactics.cuda.source import Stage
 from temper.tactics.cuda.squeeze_excite import (
@@ -244,8 +245,8 @@ class GatesApplied:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "SqueezeExcite":
             return f"computes SqueezeExcite, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         return gates_decline(w) if w.attr("apply", 0) else "applies the gates it makes"
 
     def candidates(self, w: Workload) -> Sequence[Params]:
@@ -310,8 +311,8 @@ class DepthwiseGated:
     def accepts(self, w: Workload) -> str | None:
         if w.op != "Chain":
             return f"computes chains, not {w.op}"
-        if w.isa not in CUDA_ISAS:
-            return f"no such GPU level: {w.isa}"
+        if (reason := level_declines(w)) is not None:
+            return reason
         if len(w.links) != 2 or w.links[1].op != "SqueezeExcite" or not w.links[1].attr("apply", 0):
             return "computes a convolution and the gates of its result, applied"
         first, second = w.links

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from temper.builder import _Cutter
+from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
 from temper.ir.dims import evaluate
 from temper.ir.graph import Graph, Value
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.tactics.base import Workload
-from temper.tactics.cuda.gates_applied import DepthwiseGated
+from temper.tactics.cuda.gates_applied import DepthwiseGated, GatesApplied
+from temper.tactics.cuda.squeeze_excite import SqueezeExcite
 from temper.target import target_of
 from temper.tune.measure import Guarded, blank
 from temper.tune.verify import make_problem, mismatch
@@ -102,3 +105,26 @@ def test_agrees_with_the_reference_of_its_parts(
             g.block[:] = results[name].view(np.uint8)
             assert g.intact, name
         assert mismatch(guards["output0"].array, problem.want[0], problem.bounds[0]) is None
+
+
+@pytest.mark.parametrize("isa", CUDA_ISAS)
+def test_compiles_without_spilling(isa: str) -> None:
+    w, _, _ = gated(True, batch=1)
+    kernel = TACTIC.generate(w, TACTIC.candidates(w)[0], "gated")
+    assert [compile_cubin(source, isa).frame for source in kernel.sources] == [0, 0, 0]
+
+
+def test_declines_with_a_reason() -> None:
+    w, _, _ = gated(True)
+    first, second = w.links
+    assert TACTIC.accepts(replace(w, links=(first, first))) == (
+        "computes a convolution and the gates of its result, applied"
+    )
+    assert TACTIC.accepts(replace(w, links=(replace(first, op="MaxPool"), second))) == (
+        "sums what a convolution gives, not MaxPool"
+    )
+    alone = GatesApplied()
+    assert alone.accepts(second) is None and alone.accepts(w) == "computes SqueezeExcite, not Chain"
+    gates = replace(second, attrs=tuple((k, 0 if k == "apply" else v) for k, v in second.attrs))
+    assert alone.accepts(gates) == "applies the gates it makes"
+    assert SqueezeExcite().accepts(second) == "makes gates and does not apply them"
