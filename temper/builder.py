@@ -242,7 +242,8 @@ class _Cutter:
         def cut(graph: Graph) -> list[tuple[Region, bool]]:
             return [(r, self.refuses(r) is not None) for r in self.regions(graph, Log())]
 
-        return (*for_gpus(given), narrowing(STORED[self.config.precision], cut, self.config.wide),)
+        listed = for_gpus(given, self.target.multiplies("float8e4m3fn"))
+        return (*listed, narrowing(STORED[self.config.precision], cut, self.config.wide))
 
     def parts(self, graph: Graph, log: Log, alignment: int = 1) -> _Parts:
         """The regions, and where their values live."""
@@ -280,6 +281,8 @@ class _Cutter:
         return data_reason(region) or self._declines(self.general(region, strides)[0])
 
     def _declines(self, w: Workload) -> str | None:
+        if (lack := self.target.lacks(w)) is not None:
+            return lack
         able = [t for t in self.tactics if w.op in t.ops]
         reasons = [f"{t.name}: {r}" for t in able if (r := t.accepts(w)) is not None]
         if len(reasons) < len(able):

@@ -13,7 +13,7 @@ from temper.errors import ConfigError
 from temper.plan.cubins import to_archive
 from temper.runtime import machine
 from temper.runtime.cuda.driver import Gpu, runs_on
-from temper.tactics.base import Tactic
+from temper.tactics.base import Tactic, Workload
 from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
 from temper.tactics.sources import cpu_tactics, cuda_tactics
 from temper.tune.cpu import Cpu
@@ -60,6 +60,9 @@ class Target(Protocol):
     def alignment(self) -> int:
         """Bytes that dense tensors start at a multiple of."""
 
+    def lacks(self, w: Workload) -> str | None:
+        """What every kernel of a region would need that the chip does not have; None if nothing."""
+
     def tactics(self) -> tuple[Tactic, ...]: ...
 
     def device(self) -> Device: ...
@@ -99,6 +102,9 @@ class CpuTarget:
 
     def multiplies(self, dtype: str) -> bool:
         return dtype == "int8" or (dtype == "bfloat16" and "avx512_bf16" in ISAS[self.isa].needs)
+
+    def lacks(self, w: Workload) -> str | None:
+        return None
 
     def tactics(self) -> tuple[Tactic, ...]:
         return cpu_tactics()
@@ -145,6 +151,14 @@ class CudaTarget:
 
     def multiplies(self, dtype: str) -> bool:
         return dtype in ("int8", "float16", "bfloat16") or (dtype in FLOATS8 and self.isa in FLOATS8_ISAS)
+
+    def lacks(self, w: Workload) -> str | None:
+        if self.isa in FLOATS8_ISAS:
+            return None
+        types = {s.type.dtype for s in (*w.inputs, *w.outputs) if s is not None}
+        types |= {o.dtype for o in w.epilogue.operands} | {i.dtype for i in w.epilogue.instrs}
+        found = sorted(types & FLOATS8.keys())
+        return f"{self.isa} has no {found[0]}" if found else None
 
     def tactics(self) -> tuple[Tactic, ...]:
         return cuda_tactics()

@@ -12,6 +12,7 @@ from temper.passes.decompose import DECOMPOSE
 from temper.passes.einsum import EINSUM
 from temper.passes.encoding import ENCODING
 from temper.passes.fake_quantize import FAKE_QUANTIZE
+from temper.passes.float8 import FLOAT8
 from temper.passes.fold import FOLD
 from temper.passes.halves import HALVES
 from temper.passes.idioms import IDIOMS
@@ -80,9 +81,11 @@ def quantizing(apply: Callable[[Graph, Log], None]) -> tuple[Pass, ...]:
     return (*FLOAT, Pass("quantize", apply), *PIPELINE[_INTEGER_AT:])
 
 
-def for_gpus(passes: Sequence[Pass]) -> tuple[Pass, ...]:
+def for_gpus(passes: Sequence[Pass], float8: bool = True) -> tuple[Pass, ...]:
     """The pass list for GPUs: their tensor cores multiply signed codes, and halves as they are stored; some ops that
-    CPUs compute in parts have kernels; a Transpose's kernel has a program behind it, none before."""
+    CPUs compute in parts have kernels; a Transpose's kernel has a program behind it, none before. float8: they
+    multiply 8-bit floats too."""
     left = [LOWER_FOR_GPUS if p is LOWER else p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
     at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
-    return (*left[:at], SIGNED, *left[at:], TURN_INPUTS, SPLIT_CODES, GATES_APPLIED)
+    early = (FLOAT8, SIGNED) if float8 else (SIGNED,)
+    return (*left[:at], *early, *left[at:], TURN_INPUTS, SPLIT_CODES, GATES_APPLIED)
