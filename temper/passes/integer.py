@@ -3,8 +3,8 @@
 A value x that is read as DequantizeLinear(q, s, z) stands for s (q - z). Between such values and a QuantizeLinear with
 scale t, everything that commutes with a positive factor (add, relu, clip, max, min) is computed in units of t, so that
 the factors s / t are multiplied in once, at the leaves. They are divided in float64 and rounded to float32; those of
-8-bit codes without a zero point then to 16 significant bits, so that the products are exact. What does not commute is
-float arithmetic between a multiplication by s and a division by t.
+8-bit codes, less their zero point, then to 16 significant bits, so that the products are exact. What does not commute
+is float arithmetic between a multiplication by s and a division by t.
 """
 
 from __future__ import annotations
@@ -200,7 +200,7 @@ class Integer:
                 wide = x if x.type.dtype == "int32" else self.emit(at, "Cast", x, to="int32")
                 x = self.emit(at, "Sub", wide, self.constant(at, np.array(source.zero, np.int32)))
             factor = np.asarray(source.scale / unit, np.float32)
-            if x.type.dtype in CODES:
+            if source.codes.type.dtype in CODES:  # whatever the zero point: a GPU's signed codes have another
                 factor = _short(factor)
             wide = x if x.type.dtype == "float32" else self.emit(at, "Cast", x, to="float32")
             return self.emit(at, "Mul", wide, self.constant(at, factor))
@@ -232,8 +232,9 @@ RANGES: Mapping[str, tuple[int, int]] = MappingProxyType({"int8": (-128, 127), "
 
 
 def _short(factor: np.ndarray) -> np.ndarray:
-    """`factor` (normal float32) rounded to 16 significant bits: its products with 8-bit codes are exact then, and one
-    instruction adds them. Relative change: at most 2^-16, 0.004 of a code.
+    """`factor` (normal float32) rounded to 16 significant bits: its products with 8-bit codes, which less their zero
+    point are at most 255, are exact then, and one instruction adds them. Relative change: at most 2^-16, 0.004 of a
+    code.
     """
     bits = np.ascontiguousarray(factor).view(np.uint32)
     rounded: np.ndarray = ((bits + 127 + ((bits >> 8) & 1)) & np.uint32(0xFFFFFF00)).view(np.float32)

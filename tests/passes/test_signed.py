@@ -79,3 +79,18 @@ def test_others_keep_unsigned_codes() -> None:
     joined = net("Concat", codes, codes, axis=0)
     _, log = _same(net.done(_decoded(net, joined, constants)))
     assert "reads them" in log.declined[0][2]
+
+
+@pytest.mark.parametrize("zero", [0, 77])
+def test_sums_of_codes_are_the_same_whatever_their_zero_points(zero: int) -> None:
+    """A residual sum, many of them halfway between codes: factors are rounded on a GPU (signed codes) as on a CPU."""
+    net = Net()
+    inputs = (net.input(400, 64, name=name) for name in "xy")
+    parts = [_decoded(net, *_coded(net, x, zero, s)) for x, s in zip(inputs, (0.01, 0.015), strict=True)]
+    graph = net.done(_coded(net, net("Relu", net("Add", *parts)), 0, 0.03)[0])
+    data = feeds(graph)
+    cpu, gpu = graph.copy(), graph.copy()
+    run_passes(cpu, (INTEGER,))
+    run_passes(gpu, (SIGNED, INTEGER))
+    (want,), (got,) = evaluate(cpu, data), evaluate(gpu, data)
+    assert want.tobytes() == got.tobytes() and len(np.unique(want)) > 50
