@@ -7,6 +7,9 @@ changes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
 from temper.passes.manager import Log, Pass
@@ -35,19 +38,38 @@ def _products(graph: Graph, v: Value) -> list[Node] | str:
     return found or "no product reads it"
 
 
-def _shifted(graph: Graph, old: Value, new: Value) -> None:
-    """Gives the readers of signed codes the unsigned ones."""
+def shift(
+    graph: Graph,
+    old: Value,
+    new: Value,
+    moves: Callable[[Node], bool],
+    suit: Callable[[Node, list[Value | None], dict[str, Any]], None],
+    note: tuple[str, ...] = (),
+) -> None:
+    """Gives the readers of codes others that differ from them by a constant.
+
+    moves: whether a reader only moves codes, so that its own readers get others too. suit: adapts the inputs and
+    attributes of any other reader. note: added to the origin of what is made.
+    """
     for node, i in list(old.uses):
         attrs, inputs = dict(node.attrs), list(node.inputs)
         inputs[i] = new
-        if node.op not in _MOVES:
-            attrs["zero_point"] = int(str(attrs["zero_point"])) + 128
-        y = make(graph, node.op, inputs, attrs, name=node.name, origin=(*node.origin, f"rule:{_NAME}")).output
-        if node.op in _MOVES:
-            _shifted(graph, node.output, y)
+        if not moves(node):
+            suit(node, inputs, attrs)
+        y = make(graph, node.op, inputs, attrs, name=node.name, origin=(*node.origin, *note)).output
+        if moves(node):
+            shift(graph, node.output, y, moves, suit, note)
         else:
             graph.replace_uses(node.output, y)
         supplant(graph, node, y)
+
+
+def _moves(node: Node) -> bool:
+    return node.op in _MOVES
+
+
+def _unsigned(node: Node, inputs: list[Value | None], attrs: dict[str, Any]) -> None:
+    attrs["zero_point"] = int(str(attrs["zero_point"])) + 128
 
 
 def supplant(graph: Graph, node: Node, y: Value) -> None:
@@ -67,7 +89,7 @@ def _run(graph: Graph, log: Log) -> None:
             continue
         attrs = {**node.attrs, "to": "uint8", "zero_point": int(str(node.attrs["zero_point"])) + 128}
         y = make(graph, "Saturate", node.inputs, attrs, name=node.name, origin=node.origin).output
-        _shifted(graph, node.output, y)
+        shift(graph, node.output, y, _moves, _unsigned, (f"rule:{_NAME}",))
         supplant(graph, node, y)
         log.did(_NAME, node.name)
 

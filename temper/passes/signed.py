@@ -6,11 +6,14 @@ changes. The pass works on the Q/DQ form, before arithmetic becomes integer.
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import numpy as np
 
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
-from temper.passes.encoding import supplant
+from temper.passes.encoding import shift, supplant
 from temper.passes.integer import MOVES
 from temper.passes.manager import Log, Pass
 
@@ -41,21 +44,15 @@ def _zero(graph: Graph, v: Value) -> Value:
     return graph.add_constant(np.asarray(v.const.astype(np.int16) - 128, np.int8), f"{v.name}.signed")
 
 
-def _shift(graph: Graph, old: Value, new: Value) -> None:
-    """Gives the readers of unsigned codes the signed ones."""
-    for node, i in list(old.uses):
-        inputs = list(node.inputs)
-        inputs[i] = new
-        if node.op == "DequantizeLinear":
-            zero = inputs[2]
-            assert zero is not None
-            inputs[2] = _zero(graph, zero)
-        y = make(graph, node.op, inputs, node.attrs, name=node.name, origin=node.origin).output
-        if node.op in MOVES and node.op != "DequantizeLinear":
-            _shift(graph, node.output, y)
-        else:
-            graph.replace_uses(node.output, y)
-        supplant(graph, node, y)
+def _moves(node: Node) -> bool:
+    return node.op in MOVES and node.op != "DequantizeLinear"
+
+
+def _suit(graph: Graph, node: Node, inputs: list[Value | None], attrs: dict[str, Any]) -> None:
+    if node.op == "DequantizeLinear":
+        zero = inputs[2]
+        assert zero is not None
+        inputs[2] = _zero(graph, zero)
 
 
 def _run(graph: Graph, log: Log) -> None:
@@ -70,7 +67,7 @@ def _run(graph: Graph, log: Log) -> None:
         assert zero is not None
         inputs = [*node.inputs[:2], _zero(graph, zero)]
         y = make(graph, node.op, inputs, {**node.attrs, "to": "int8"}, name=node.name, origin=node.origin).output
-        _shift(graph, node.output, y)
+        shift(graph, node.output, y, _moves, partial(_suit, graph))
         supplant(graph, node, y)
         log.did(_NAME, node.name)
     graph.prune()

@@ -34,6 +34,21 @@ class MiniFloat:
     nan: int | None
     unsigned_zero: bool = False
 
+    @property
+    def decoding(self) -> tuple[int, ...]:
+        """What kernels need to decode it: bits, mantissa, bias, largest, infinity (-1: none), unsigned_zero."""
+        infinity = -1 if self.infinity is None else self.infinity
+        return self.bits, self.mantissa, self.bias, self.largest, infinity, self.unsigned_zero
+
+    def encoding(self, saturate: bool) -> tuple[int, ...]:
+        """And to encode it: bits, mantissa, bias, largest, what is beyond it, NaN (-1: none), unsigned_zero."""
+        nan = -1 if self.nan is None else self.nan
+        over = self.largest if saturate or self.nan is None else nan if self.infinity is None else self.infinity
+        return self.bits, self.mantissa, self.bias, self.largest, over, nan, self.unsigned_zero
+
+
+#: Of a float8e8m0 scale: bits of a float32's mantissa from which it is rounded up.
+SCALE_ROUNDS: Mapping[str, int] = MappingProxyType({"up": 1, "nearest": 1 << 22, "down": 1 << 23})
 
 MINI_FLOATS: Mapping[str, MiniFloat] = MappingProxyType(
     {

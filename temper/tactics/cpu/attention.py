@@ -12,13 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.errors import ShapeError
-from temper.ir.dims import Dim, DimLike, ceil_div
-from temper.ir.ops.attention import by_heads
+from temper.ir.dims import Dim, ceil_div
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
 from temper.tactics.cpu.instructions import literal
 from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.heads import ByHeads, integer_attr, operands_by_heads
 
 _TYPICAL_KEYS = 128
 _BLOCKS = (16, 32, 64)
@@ -27,16 +26,8 @@ _BLOCKS = (16, 32, 64)
 _KEY_BLOCKS = (256, 512)
 
 
-@dataclass(frozen=True)
-class Heads:
-    """An operand by heads: sizes, and the elements from one row to the next."""
-
-    b: DimLike
-    heads: int
-    s: DimLike
-    d: int
-    letter: str
-    row: DimLike
+class Heads(ByHeads):
+    """An operand in C."""
 
     def at(self, symbols: tuple[str, ...]) -> str:
         """C expression of the place of row (b, h, s), in elements."""
@@ -44,18 +35,6 @@ class Heads:
         if self.letter == "h":
             return f"((((int64_t)(b) * {self.heads} + (h)) * {s} + (s)) * {row})"
         return f"(((int64_t)(b) * {s} + (s)) * {row} + (h) * {self.d})"
-
-
-def heads_of(slot: Slot | None, heads: int, letter: str) -> Heads | str:
-    if slot is None:
-        return "attention needs queries, keys and values"
-    try:
-        b, _, s, d = by_heads(slot.type, heads, letter)
-    except ShapeError as e:
-        return str(e)
-    if isinstance(d, Dim) or d < 1:
-        return f"the width of a head must be known at build time, not {d}"
-    return Heads(b, heads, s, d, letter, slot.row_stride or slot.type.shape[-1])
 
 
 def _operands(w: Workload) -> list[Heads] | str:
@@ -71,22 +50,8 @@ def operands_of(w: Workload) -> list[Heads] | str:
     """q, k, v and the output of any attention, or the reason there is no kernel."""
     if w.isa not in ISAS:
         return f"no such CPU level: {w.isa}"
-    heads, groups, layout = integer_attr(w, "heads"), integer_attr(w, "kv_heads"), str(w.attr("layout"))
-    out: list[Heads] = []
-    for slot, n, letter in zip((*w.inputs[:3], w.outputs[0]), (heads, groups, groups, heads), layout, strict=True):
-        t = heads_of(slot, n, letter)
-        if isinstance(t, str):
-            return t
-        out.append(t)
-    if out[1].s == 0:
-        return "there are no keys"
-    return out
-
-
-def integer_attr(w: Workload, name: str) -> int:
-    value = w.attr(name)
-    assert isinstance(value, int)
-    return value
+    found = operands_by_heads(w)
+    return found if isinstance(found, str) else [Heads(**vars(t)) for t in found]
 
 
 def _accepted(w: Workload) -> list[Heads]:

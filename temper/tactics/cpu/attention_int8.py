@@ -13,9 +13,10 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, ceil_div
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.attention import Heads, arguments, integer_attr, operands_of, query_blocks
+from temper.tactics.cpu.attention import Heads, arguments, operands_of, query_blocks
 from temper.tactics.cpu.render import STORED, anchor_declines, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import defines
+from temper.tactics.heads import integer_attr
 
 _TYPICAL = 128
 _INPUTS = {"uint8": "uint8_t", "int8": "int8_t"}

@@ -6,6 +6,7 @@ from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct
 from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import defines
+from temper.tactics.plain import boxes_decline
 
 
 class BoxesKept(Direct):
@@ -16,11 +17,7 @@ class BoxesKept(Direct):
     seconds = 1e-7
 
     def declines(self, w: Workload) -> str | None:
-        boxes, scores = w.inputs[0], w.inputs[1]
-        assert boxes is not None and scores is not None
-        if boxes.type.dtype != "float32" or scores.type.dtype != "float32":
-            return f"computes float32 only, not {boxes.type.dtype}"
-        return None if boxes.type.static and scores.type.static else "the number of boxes is not known at build"
+        return boxes_decline(w)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         scores = w.inputs[1]

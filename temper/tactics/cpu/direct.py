@@ -2,46 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-
-import numpy as np
+from collections.abc import Sequence
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.source import typical_count
+from temper.tactics.plain import Plain
 
 
-class Direct:
+class Direct(Plain):
     """Base of tactics with one kernel per workload. Subclasses say what they decline and generate the kernel."""
 
-    name = ""
-    ops: frozenset[str] = frozenset()
     #: what an output element costs, about
     seconds = 2e-9
 
-    def declines(self, w: Workload) -> str | None:
-        """Why this workload has no kernel here, operands being dense and present."""
-        raise NotImplementedError
-
-    def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if w.isa not in ISAS:
-            return f"no such CPU level: {w.isa}"
-        if w.epilogue.instrs or len(w.epilogue.operands) > 1:
-            return "it computes nothing after"
-        if any(s is not None and s.row_stride is not None for s in (*w.inputs, *w.outputs)):
-            return "its tensors must be dense"
-        return self.declines(w)
-
-    def candidates(self, w: Workload) -> Sequence[Params]:
-        return [()]
+    def level(self, w: Workload) -> str | None:
+        return None if w.isa in ISAS else f"no such CPU level: {w.isa}"
 
     def predict(self, w: Workload, params: Params) -> float:
         return 1e-6 + typical_count(w.outputs[0].type.shape) * self.seconds / w.threads
-
-    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        return ()
 
 
 def integers(w: Workload, name: str) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from temper.dtypes import CODED, NARROW_INTS
-from temper.reference.formats import MINI_FLOATS
+from temper.reference.formats import MINI_FLOATS, SCALE_ROUNDS
 from temper.tactics.epilogue import Instr
 
 #: types that C has no arithmetic for, by the type of their bits
@@ -47,17 +47,13 @@ _DOUBLE: Mapping[str, str] = {
     "Round": "d_rint",
 }
 _DECODE = {"float16": "half_f({0})", "bfloat16": "brain_f({0})", "float8e8m0": "scale_f({0})"}
-#: mantissas from which a scale is rounded up
-_SCALE_ROUNDS = {"up": "1", "nearest": "1 << 22", "down": "1 << 23"}
 
 
 def _decode(source: str) -> str:
     """C of the number that bits of `source` stand for: a float, or the integer itself."""
     if source not in MINI_FLOATS:
         return _DECODE.get(source, "{0}")
-    f = MINI_FLOATS[source]
-    infinity = -1 if f.infinity is None else f.infinity
-    return f"mini_f({{0}}, {f.bits}, {f.mantissa}, {f.bias}, {f.largest}, {infinity}, {int(f.unsigned_zero)})"
+    return f"mini_f({{0}}, {', '.join(str(int(n)) for n in MINI_FLOATS[source].decoding)})"
 
 
 def _encode(source: str, target: str, instr: Instr) -> str:
@@ -71,11 +67,8 @@ def _encode(source: str, target: str, instr: Instr) -> str:
         return "f_brain((float)({0}))"
     number, saturate = "d_odd((double)({0}))" if wide else "{0}", bool(instr.attr("saturate", 1))
     if target == "float8e8m0":
-        return f"f_scale({number}, {int(saturate)}, {_SCALE_ROUNDS[str(instr.attr('round_mode', 'up'))]})"
-    f = MINI_FLOATS[target]
-    nan = -1 if f.nan is None else f.nan
-    over = f.largest if saturate or f.nan is None else nan if f.infinity is None else f.infinity
-    return f"f_mini({number}, {f.bits}, {f.mantissa}, {f.bias}, {f.largest}, {over}, {nan}, {int(f.unsigned_zero)})"
+        return f"f_scale({number}, {int(saturate)}, {SCALE_ROUNDS[str(instr.attr('round_mode', 'up'))]})"
+    return f"f_mini({number}, {', '.join(str(int(n)) for n in MINI_FLOATS[target].encoding(saturate))})"
 
 
 def _narrow(integer: str, target: str) -> str:

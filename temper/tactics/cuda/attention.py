@@ -13,18 +13,16 @@ from textwrap import indent
 
 import numpy as np
 
-from temper.errors import ShapeError
 from temper.ir.dims import Dim, DimLike, ceil_div, product
-from temper.ir.ops.attention import by_heads
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Slot, Workload
-from temper.tactics.cpu.attention import integer_attr
 from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.source import kernel_of, stores
+from temper.tactics.heads import ByHeads, integer_attr, operands_by_heads
 
 #: Sizes that predictions count with where a size is known at run time only.
 _TYPICAL_KEYS, _TYPICAL_BATCH = 128, 8
@@ -33,15 +31,9 @@ LOG2E = 1.4426950408889634
 
 
 @dataclass(frozen=True)
-class Heads:
-    """An operand by heads: sizes, and the elements from one row to the next. room: width as a power of two."""
+class Heads(ByHeads):
+    """An operand in Triton. room: width as a power of two."""
 
-    b: DimLike
-    heads: int
-    s: DimLike
-    d: int
-    letter: str
-    row: DimLike
     room: int
 
     def row_text(self, b: str, h: str, s: str) -> str:
@@ -57,38 +49,25 @@ class Heads:
         return f", mask={' & '.join(terms)}, other=0" if terms else ""
 
 
-def heads_of(slot: Slot | None, heads: int, letter: str) -> Heads | str:
-    """The operand, or why it is none."""
-    if slot is None:
-        return "attention needs queries, keys and values"
-    try:
-        b, _, s, d = by_heads(slot.type, heads, letter)
-    except ShapeError as e:
-        return str(e)
-    if isinstance(d, Dim) or d < 1:
-        return f"the width of a head must be known at build time, not {d}"
-    if d > 256:
-        return f"heads of {d} columns do not fit in registers"
-    room = max(16 if slot.type.dtype not in ("int8", "uint8") else 32, 1 << (d - 1).bit_length())
-    return Heads(b, heads, s, d, letter, slot.row_stride or slot.type.shape[-1], room)
-
-
 def operands_of(w: Workload) -> list[Heads] | str:
     """q, k, v and the output of any attention, or the reason there is no kernel."""
     if (reason := level_declines(w)) is not None:
         return reason
-    heads, groups, layout = integer_attr(w, "heads"), integer_attr(w, "kv_heads"), str(w.attr("layout"))
-    out: list[Heads] = []
-    for slot, n, letter in zip((*w.inputs[:3], w.outputs[0]), (heads, groups, groups, heads), layout, strict=True):
-        t = heads_of(slot, n, letter)
-        if isinstance(t, str):
-            return t
-        out.append(t)
-    if out[1].s == 0 or 0 in w.outputs[0].type.shape:
-        return "there are no keys, or nothing asks for them"
+    found = operands_by_heads(w)
+    if isinstance(found, str):
+        return found
+    if 0 in w.outputs[0].type.shape:
+        return "nothing asks for its result"
+    slots = (*w.inputs[:3], w.outputs[0])
+    rooms = []
+    for t, slot in zip(found, slots, strict=True):
+        if t.d > 256:
+            return f"heads of {t.d} columns do not fit in registers"
+        least = 32 if slot is not None and slot.type.dtype in ("int8", "uint8") else 16
+        rooms.append(max(least, 1 << (t.d - 1).bit_length()))
     # all rooms of a matrix product are alike
-    wide = max(out[0].room, out[1].room)
-    return [Heads(**{**vars(t), "room": wide if i < 2 else max(out[2].room, out[3].room)}) for i, t in enumerate(out)]
+    wide = (max(rooms[:2]),) * 2 + (max(rooms[2:]),) * 2
+    return [Heads(**vars(t), room=room) for t, room in zip(found, wide, strict=True)]
 
 
 def mask_text(slot: Slot) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from temper.ir.dims import Dim
 from temper.reference.attention import LOG2E, P1, P2, P3
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.attention import integer_attr
 from temper.tactics.cuda.attention import (
     CAUSAL,
     Heads,
@@ -30,6 +29,7 @@ from temper.tactics.cuda.attention import (
     tiles,
 )
 from temper.tactics.cuda.epilogue_triton import epilogue_declines
+from temper.tactics.heads import integer_attr
 
 #: Most keys for which |sum of codes times values| <= 255 * 128 * keys is a whole number of float32, and of int32.
 _EXACT_FLOATS = (1 << 24) // (255 * 128)

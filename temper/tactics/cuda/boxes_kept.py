@@ -15,6 +15,7 @@ from temper.ir.dims import DimLike
 from temper.tactics.base import Workload
 from temper.tactics.cuda.direct import Direct, Stage, pointer, scratch
 from temper.tactics.cuda.epilogue_triton import Parameter
+from temper.tactics.plain import boxes_decline
 
 #: Boxes looked at at once, and most of them of which a block keeps the ranks.
 _PIECE = 2048
@@ -119,11 +120,7 @@ class BoxesKept(Direct):
     seconds = 2e-8
 
     def declines(self, w: Workload) -> str | None:
-        boxes, scores = w.inputs[0], w.inputs[1]
-        assert boxes is not None and scores is not None
-        if boxes.type.dtype != "float32" or scores.type.dtype != "float32":
-            return f"computes float32 only, not {boxes.type.dtype}"
-        return None if boxes.type.static and scores.type.static else "the number of boxes is not known at build"
+        return boxes_decline(w)
 
     def stages(self, w: Workload) -> tuple[Sequence[Parameter], Sequence[Stage], DimLike]:
         scores = w.inputs[1]

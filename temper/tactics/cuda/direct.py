@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from textwrap import indent
 
-import numpy as np
-
 from temper.compile.triton import TritonSource
 from temper.ir.dims import DimLike
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
@@ -19,6 +17,7 @@ from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import constants_text
 from temper.tactics.epilogue import Epilogue
+from temper.tactics.plain import Plain
 
 
 @dataclass(frozen=True)
@@ -33,35 +32,18 @@ class Stage:
     functions: str = ""
 
 
-class Direct:
+class Direct(Plain):
     """Base of tactics with one kernel per workload. Subclasses say what they decline and generate the kernel."""
 
-    name = ""
-    ops: frozenset[str] = frozenset()
     #: what an output element costs, about
     seconds = 1e-10
-
-    def declines(self, w: Workload) -> str | None:
-        """Why this workload has no kernel here, operands being dense and present."""
-        raise NotImplementedError
 
     def stages(self, w: Workload) -> tuple[Sequence[Parameter], Sequence[Stage], DimLike]:
         """The pointers of all launches, the launches, and the bytes of scratch they share."""
         raise NotImplementedError
 
-    def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if (reason := level_declines(w)) is not None:
-            return reason
-        if w.epilogue.instrs or len(w.epilogue.operands) > 1 or w.widened:
-            return "it computes nothing before or after"
-        if any(s is not None and s.row_stride is not None for s in (*w.inputs, *w.outputs)):
-            return "its tensors must be dense"
-        return self.declines(w)
-
-    def candidates(self, w: Workload) -> Sequence[Params]:
-        return [()]
+    def level(self, w: Workload) -> str | None:
+        return level_declines(w)
 
     def predict(self, w: Workload, params: Params) -> float:
         return 3e-6 + typical_count(w.outputs[0].type.shape) * self.seconds
@@ -94,9 +76,6 @@ class Direct:
             triton=sources[0],
             then=tuple(sources[1:]),
         )
-
-    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        return ()
 
 
 _NOTHING = Epilogue.identity("float32", 1)

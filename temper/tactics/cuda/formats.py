@@ -9,11 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from temper.dtypes import NARROW_INTS
-from temper.reference.formats import MINI_FLOATS
+from temper.reference.formats import MINI_FLOATS, SCALE_ROUNDS
 from temper.tactics.epilogue import Attr
-
-#: Mantissas from which a scale is rounded up.
-_SCALE_ROUNDS = {"up": 1, "nearest": 1 << 22, "down": 1 << 23}
 
 HELPERS: Mapping[str, str] = {
     "from_mini": """
@@ -88,19 +85,14 @@ def decoded(source: str, arg: str) -> str:
     """float32 text of the number that bits of a float type `source` stand for."""
     if source == "float8e8m0":
         return f"from_scale({arg})"
-    f = MINI_FLOATS[source]
-    infinity = -1 if f.infinity is None else f.infinity
-    return f"from_mini({arg}, {f.bits}, {f.mantissa}, {f.bias}, {f.largest}, {infinity}, {f.unsigned_zero})"
+    return f"from_mini({arg}, {', '.join(map(str, MINI_FLOATS[source].decoding))})"
 
 
 def encoded(target: str, number: str, saturate: bool, round_mode: Attr) -> str:
     """Text of a float32 as the bits of a float type `target`."""
     if target == "float8e8m0":
-        return f"to_scale({number}, {saturate}, {_SCALE_ROUNDS[str(round_mode)]})"
-    f = MINI_FLOATS[target]
-    nan = -1 if f.nan is None else f.nan
-    over = f.largest if saturate or f.nan is None else nan if f.infinity is None else f.infinity
-    return f"to_mini({number}, {f.bits}, {f.mantissa}, {f.bias}, {f.largest}, {over}, {nan}, {f.unsigned_zero})"
+        return f"to_scale({number}, {saturate}, {SCALE_ROUNDS[str(round_mode)]})"
+    return f"to_mini({number}, {', '.join(map(str, MINI_FLOATS[target].encoding(saturate)))})"
 
 
 def narrowed(integer: str, target: str) -> str:
