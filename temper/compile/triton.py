@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import linecache
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import metadata
@@ -38,6 +39,7 @@ class TritonSource:
     whose address is always a multiple of 16 bytes. stages: depth of the software pipeline.
     fuse_multiply_add: let the compiler contract products and sums. scratch: bytes of global memory that each block may
     use for descriptors it makes (`tl.make_tensor_descriptor`); launches find them at the last pointer parameter.
+    near: what the pipeline copies to shared memory stays in the processor's own cache, for loads of the same bytes.
     """
 
     text: str
@@ -48,6 +50,7 @@ class TritonSource:
     stages: int = 3
     fuse_multiply_add: bool = False
     scratch: int = 0
+    near: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,15 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
     function = load_kernel(source)
     names = [name for name, _ in source.signature]
     hints = {(names.index(name),): [["tt.divisibility", 16]] for name in source.aligned}
-    with tempfile.TemporaryDirectory(prefix="temper-triton-") as folder, knobs.cache.scope(), knobs.compilation.scope():
+    with ExitStack() as scopes:
+        folder = scopes.enter_context(tempfile.TemporaryDirectory(prefix="temper-triton-"))
+        scopes.enter_context(knobs.cache.scope())
+        scopes.enter_context(knobs.compilation.scope())
         knobs.cache.dir = folder
         knobs.compilation.disable_line_info = True
+        if source.near:
+            scopes.enter_context(knobs.runtime.scope())
+            knobs.runtime.add_stages_inspection_hook = _through_near_cache
         try:
             done = triton.compile(
                 ASTSource(fn=function, signature=dict(source.signature), constexprs={}, attrs=hints),
@@ -120,6 +129,24 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
         except (TritonError, RuntimeError) as e:
             raise BuildError(f"Triton could not compile {source.entry} for {isa}: {e}") from e
         return replace(_checked(source, isa, done.asm["cubin"], done.metadata), waits=waits)
+
+
+def _through_near_cache(*state: Any) -> Any:
+    """Triton's hook on its stages. Called without arguments, for a name and a digest of what it does; else with the
+    backend, the stages by name, options, language and capability.
+
+    Triton 3.6 writes copies of 16 bytes as ones that pass by the processor's own cache, whatever the load asks for.
+    """
+    if not state:
+        return "near", "near"
+    stages = state[1]
+    made = stages["ptx"]
+
+    def ptx(source: str, metadata: Any) -> str:
+        return str(made(source, metadata)).replace("cp.async.cg.shared.global", "cp.async.ca.shared.global")
+
+    stages["ptx"] = ptx
+    return None
 
 
 def waiting(source: TritonSource) -> str:

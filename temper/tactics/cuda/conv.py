@@ -32,7 +32,7 @@ from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS
 from temper.tactics.cuda.product_model import Work, blockings, seconds
-from temper.tactics.cuda.product_text import Blocking, Border, blocks, one_launch, row_length, two_launches
+from temper.tactics.cuda.product_text import ROW, Blocking, Border, blocks, one_launch, row_length, two_launches
 
 _CODES = frozenset({"int8", "uint8"})
 #: Steps of a program that take many instructions.
@@ -44,8 +44,8 @@ class ImplicitGemm:
 
     name: str
     ops: frozenset[str]
-    #: one packing serves all blockings
-    packing: tuple[str, ...] = ()
+    #: one packing serves all blockings, but for what is outside the image
+    packing: tuple[str, ...] = ("flat",)
 
     def shape(self, w: Workload) -> ConvShape | str:
         """Geometry, or why there is none."""
@@ -94,7 +94,7 @@ class ImplicitGemm:
         s, b, size = self.geometry(w), Blocking.of(params), self._itemsize(w)
         data = w.inputs[0].type.dtype  # type: ignore[union-attr]
         codes = data in _CODES
-        pointers = list(self.parameters(w))
+        pointers = list(self.parameters(w, b.flat))
         if b.split > 1:
             pointers.append(Parameter("sums", "*i32" if codes else "*fp32", ("shared", 0)))
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
@@ -103,7 +103,7 @@ class ImplicitGemm:
         args = tuple(p.ref for p in pointers)
         if b.split == 1:
             text = one_launch(w, s, b, entry, names, size)
-            source = TritonSource(text, entry, signature, aligned, b.warps, b.stages)
+            source = TritonSource(text, entry, signature, aligned, b.warps, b.stages, near=bool(b.near))
             in_place = len(w.epilogue.results) == 1
             return TritonKernel(text, (entry,), args, w.symbols, in_place=in_place, triton=source, grid=grid)
         tile = _sum_tile(s)
@@ -115,13 +115,13 @@ class ImplicitGemm:
             w.symbols,
             shared_workspace=product((b.split, s.pixels, s.ocg, 4)),
             in_place=len(w.epilogue.results) == 1,
-            triton=TritonSource(first, entry, signature, aligned, b.warps, b.stages),
+            triton=TritonSource(first, entry, signature, aligned, b.warps, b.stages, near=bool(b.near)),
             grid=grid * b.split,
             then=(TritonSource(second, f"{entry}_sum", signature, aligned, 4, 1),),
             later=(ceil_div(s.pixels, tile[0]) * -(-s.ocg // tile[1]),),
         )
 
-    def parameters(self, w: Workload) -> tuple[Parameter, ...]:
+    def parameters(self, w: Workload, flat: int = 0) -> tuple[Parameter, ...]:
         """Pointers to the operands as `prepack` leaves them, and of the epilogue."""
         data = w.inputs[0].type.dtype  # type: ignore[union-attr]
         codes = data in _CODES
@@ -131,14 +131,16 @@ class ImplicitGemm:
         ]
         if codes or self._has_bias(w):
             pointers.append(Parameter("bias", "*i32" if codes else "*fp32", ("packed", 1)))
-        if self._has_table(w):
-            pointers.append(Parameter("table", "*i32", ("packed", 2)))
+        if self.borders(w):
+            outside = Parameter("table", "*i32", ("packed", 2))
+            pointers.append(outside if flat else Parameter("blank", POINTER_TYPES[data], ("packed", 2)))
         return (*pointers, *epilogue_parameters(w.epilogue))
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Weights as [OC, K padded to 16 bytes], K = (tap, channel), for every blocking; the bias in float32, or that
         of codes in int32 less what shifted codes and a zero point add; then, where windows leave the image and zeros
-        do not stand for zero there, what is to be added for each way of leaving it, [ways, OC]."""
+        do not stand for zero there, a pixel of zero points to be read instead or, where terms are cut without regard
+        to taps, what is to be added for each way of leaving it, [ways, OC]."""
         s, data = self.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
         packed = np.zeros((s.ocg, row_length(s, self._itemsize(w))), constants[1].dtype)
         packed[:, : s.k] = constants[1].reshape(s.k, s.ocg).T
@@ -150,8 +152,11 @@ class ImplicitGemm:
         taps = constants[1].astype(np.int64).reshape(*s.kernel, s.icg, s.ocg).sum(axis=2)
         zero, outside = self._zero(w), -128 if data == "uint8" else 0
         bias = (given - zero * taps.sum(axis=(0, 1))).astype(np.int32)
-        if not self._has_table(w):
+        if not self.borders(w):
             return packed, bias
+        if not dict(params).get("flat", 0):
+            pixel = np.full(-(-s.icg // ROW) * ROW, int(w.attr("zero_point", 0)), data)  # type: ignore[arg-type]
+            return packed, bias, pixel
         b = Border.of(s)
         rows = []
         for above in range(b.above + 1):
@@ -168,7 +173,8 @@ class ImplicitGemm:
         shift = 128 if w.inputs[0].type.dtype == "uint8" else 0  # type: ignore[union-attr]
         return int(w.attr("zero_point", 0)) - shift  # type: ignore[arg-type]
 
-    def _has_table(self, w: Workload) -> bool:
+    def borders(self, w: Workload) -> bool:
+        """Whether windows leave the image and zeros do not stand for zero there."""
         data = w.inputs[0].type.dtype  # type: ignore[union-attr]
         return data in _CODES and self.geometry(w).padded and self._zero(w) != (-128 if data == "uint8" else 0)
 

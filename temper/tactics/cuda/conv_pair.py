@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from textwrap import indent
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from temper.compile.triton import TritonSource
 from temper.tactics.base import Params, Workload, chained
 from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
 from temper.tactics.cpu.conv import conv_shape
+from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
@@ -30,7 +32,6 @@ from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.product_text import (
     Blocking,
     blocks,
-    border_text,
     module_text,
     product_body,
     product_text,
@@ -53,14 +54,28 @@ for start in tl.range(0, OC2, BN2, num_stages=STAGES2):
     v0 = tl.dot({codes}, second, out_dtype=tl.int32) + tl.load(bias2 + channel, mask=channel_ok, other=0)[None, :]
 """
 
+_SECOND_DIRECT = """\
+for start in tl.range(0, OC2, BN2, num_stages=STAGES2):
+    channel = start + tl.arange(0, BN2)
+    channel_ok = channel < OC2
+    live = row_ok[:, None] & channel_ok[None, :]
+    n2 = start + {columns}
+    second = tl.load(w2 + n2[None, :] * W2_STRIDE + middle[:, None], mask=(n2 < OC2)[None, :], other=0)
+{early}    acc2 = tl.dot({codes}, second, out_dtype=tl.int32)
+{order}    v0 = acc2 + tl.load(bias2 + channel, mask=channel_ok, other=0)[None, :]
+"""
+
 #: Steps that every device rounds alike. A code that is off by one between the products would be seen behind them.
 _EXACT = frozenset({"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant"})
 
-#: bm, bk, warps and stages of the first product; results of a step of the second, and the depth of its loop.
+#: bm, bk, warps and stages of the first product; results of a step of the second, and the depth of its loop; whether
+#: results are stored from registers, and loads come through the processor's own cache.
 _CHOICES = (
-    (128, 64, 4, 3, 64, 2), (128, 64, 8, 3, 64, 2), (128, 64, 8, 3, 128, 2), (128, 64, 4, 4, 64, 1),
-    (256, 64, 8, 3, 64, 2), (64, 64, 4, 4, 64, 2), (64, 64, 4, 3, 128, 2), (128, 128, 8, 3, 64, 2),
-    (64, 128, 4, 3, 64, 1), (128, 128, 4, 2, 64, 2),
+    (128, 64, 4, 3, 64, 2, 1, 1), (128, 64, 4, 3, 64, 2, 0, 0), (128, 64, 4, 2, 64, 2, 1, 1), (64, 64, 4, 3, 64, 2, 1, 1),
+    (128, 64, 4, 3, 64, 2, 1, 0), (128, 64, 8, 3, 64, 2, 1, 1), (64, 64, 4, 4, 64, 2, 0, 0), (128, 64, 4, 3, 64, 1, 1, 1),
+    (64, 128, 4, 2, 64, 2, 1, 1), (64, 128, 4, 3, 64, 1, 1, 1), (128, 128, 8, 2, 64, 2, 1, 1), (64, 64, 4, 3, 128, 2, 0, 0),
+    (128, 64, 8, 3, 64, 2, 0, 0), (128, 64, 8, 3, 128, 2, 0, 0), (128, 64, 4, 4, 64, 1, 0, 0),
+    (256, 64, 8, 3, 64, 2, 0, 0), (128, 128, 8, 3, 64, 2, 0, 0), (64, 128, 4, 3, 64, 1, 0, 0), (128, 128, 4, 2, 64, 2, 0, 0),
 )  # fmt: skip
 
 
@@ -108,10 +123,11 @@ class ConvPair:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         first, second = _accepted(w)
-        names = ("bm", "bk", "warps", "stages", "bn", "depth")
+        names = ("bm", "bk", "warps", "stages", "bn", "depth", "direct", "near")
         # a thread's share of either product's sums is at most 64 registers
         found = [c for c in _CHOICES if c[0] * max(first.ocg, c[4]) <= 64 * 32 * c[2]]
         found = [c for c in found if c[1] <= max(64, first.icg) and c[4] < 2 * second.ocg]
+        found = [c for c in found if w.isa == register_tiles.ISA or not c[6]]
         made = [tuple(zip(names, c, strict=True)) for c in found or _CHOICES[:1]]
         return sorted(made, key=lambda p: self.predict(w, p))
 
@@ -133,10 +149,11 @@ class ConvPair:
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         first, second = _accepted(w)
         q, link = dict(params), w.links[0]
-        b = Blocking(q["bm"], first.ocg, q["bk"], q["warps"], q["stages"], 1, 0, 1)
+        b = Blocking(q["bm"], first.ocg, q["bk"], q["warps"], q["stages"], 1, 0, 1, 0, q["direct"])
         data = link.inputs[0].type.dtype  # type: ignore[union-attr]
         (_, own), _ = chained(w)
-        packed = [("w", "*i8"), ("bias", "*i32"), *([("table", "*i32")] if _has_table(link) else [])]
+        borders = _PRODUCT.borders(link)
+        packed = [("w", "*i8"), ("bias", "*i32"), *([("blank", POINTER_TYPES[data])] if borders else [])]
         packed += [("w2", "*i8"), ("bias2", "*i32")]
         pointers = [
             Parameter("x", POINTER_TYPES[data], ("input", 0)),
@@ -148,14 +165,23 @@ class ConvPair:
             *epilogue_parameters(w.epilogue),
         ]
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
-        body = product_body(first, b, True) + (border_text(first) if _has_table(link) else "")
+        body = product_body(first, b, True, blank=borders, columns=False)
         body += "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n" + _between(link.epilogue, first.ocg)
         # the second product has channels of its own
         body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
         body = re.sub(r"\bchannel_ok\b", "middle_ok", body)
-        body += _SECOND.format(codes=f"a_v{link.epilogue.results[0]}")
+        codes = f"a_v{link.epilogue.results[0]}"
         strides = [o.row_stride for o in w.outputs]
         lines = epilogue_statements(w.epilogue, channels=second.ocg, row_strides=strides)
+        if b.direct:
+            loads = [x for x in lines if re.match(r"v\d+ = tl\.load\(q\d+ \+ row", x)]
+            lines = [x for x in lines if x not in loads]
+            early = "".join(f"    {line}\n" for line in loads)
+            order = indent(register_tiles.ordered("acc2", q["bn"])[0], "    ")
+            columns = register_tiles.columns("BN2")
+            body += _SECOND_DIRECT.format(codes=codes, columns=columns, order=order, early=early)
+        else:
+            body += _SECOND.format(codes=codes)
         body += "".join(f"    {line}\n" for line in lines)
         sizes = sizes_of(first, b, 1) | {
             "OC2": second.ocg, "BN2": q["bn"], "STAGES2": q["depth"], "W2_STRIDE": row_length(second, 1),
@@ -163,6 +189,7 @@ class ConvPair:
         about = f"{first.kernel[0]}x{first.kernel[1]} convolution, then 1x1: {first.icg}, {first.ocg}, {second.ocg}."
         helpers = product_text(data, False).rstrip() + "\n" + epilogue_helpers(w.epilogue, body)
         text = module_text(about, entry, [name for name, _ in signature], sizes, body, helpers)
+        aligned = frozenset(p.name for p in pointers)
         return TritonKernel(
             text,
             (entry,),
@@ -170,7 +197,7 @@ class ConvPair:
             w.symbols,
             in_place=False,
             grid=blocks(first, b),
-            triton=TritonSource(text, entry, signature, frozenset(p.name for p in pointers), q["warps"], q["stages"]),
+            triton=TritonSource(text, entry, signature, aligned, q["warps"], q["stages"], near=bool(q["near"])),
         )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -180,10 +207,6 @@ class ConvPair:
             of_link = {i: constants[at] for i, at in enumerate(own, 1) if at in constants}
             arrays += _PRODUCT.prepack(link, (), of_link)
         return tuple(arrays)
-
-
-def _has_table(link: Workload) -> bool:
-    return _PRODUCT._has_table(link)
 
 
 def _between(e: Epilogue, channels: int) -> str:

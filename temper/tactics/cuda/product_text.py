@@ -3,7 +3,7 @@
 A block computes BM rows (output pixels) by BN output channels, over steps of BK terms. Rows and channels beyond the
 last are clamped to it, so that loads need no masks but for what lies outside the image, which is read as zeros. Codes
 stand for `code - zero_point`: the bias makes up for the zero point as if no pixel were outside, and a table for the
-rows whose windows leave the image.
+rows whose windows leave the image, unless a window's lost taps are read from a pixel of zero points kept for that.
 
 With SPLIT > 1 each block sums one of SPLIT equal ranges of the steps into scratch, and a second launch adds the ranges
 in order and applies the epilogue: results do not depend on who was first.
@@ -19,6 +19,7 @@ from textwrap import indent
 from temper.ir.dims import DimLike, ceil_div
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape
+from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
 from temper.tactics.cuda.loads import FLOATS, FLOATS8
 from temper.tactics.cuda.source import stores
@@ -32,7 +33,8 @@ ROW = 16
 class Blocking:
     """bm pixels by bn channels by bk terms a step, warps and pipeline stages; split: ranges of the steps; flat: terms
     are cut without regard to taps; group: blocks of rows that go through all channels together, so that weights and
-    data come from the cache; early: tensors the epilogue reads are loaded before the products."""
+    data come from the cache; early: tensors the epilogue reads are loaded before the products; direct: results are
+    stored from the registers products leave them in; near: data and weights come through the processor's own cache."""
 
     bm: int
     bn: int
@@ -43,6 +45,8 @@ class Blocking:
     flat: int = 0
     group: int = 8
     early: int = 0
+    direct: int = 0
+    near: int = 0
 
     @property
     def params(self) -> Params:
@@ -156,10 +160,14 @@ for step in range({start}, {stop}):
     chunk = step % CHUNKS * BK
     dy = tap // KW * DILATION_Y
     dx = tap % KW * DILATION_X
-    {tail}{inside}a = tl.load(a_at + ((dy * IW + dx) * X_STRIDE + chunk){mask_a})
+    {tail}{inside}a = tl.load({a_at}{mask_a})
     b = tl.load(b_at + (tap * IC + chunk){mask_b})
     acc = product(a, b, acc)
 """
+
+#: Where a tap's data lie, and where what stands for them outside the image does.
+_TAP = "a_at + ((dy * IW + dx) * X_STRIDE + chunk)"
+_BLANK = f"tl.where(inside[:, None], {_TAP}, blank + k[None, :])"
 
 _INSIDE = "inside = (y0 + dy >= 0) & (y0 + dy < IH) & (x0 + dx >= 0) & (x0 + dx < IW)\n    "
 
@@ -233,16 +241,23 @@ def sizes_of(s: ConvShape, b: Blocking, size: int) -> dict[str, DimLike]:
         "LAST_Y": (taps_y - 1) * s.dilations[0], "LAST_X": (taps_x - 1) * s.dilations[1],
         "X_STRIDE": s.xld, "W_STRIDE": row_length(s, size), "TERMS": s.k, "CHUNKS": -(-s.icg // b.bk),
         "BM": b.bm, "BN": b.bn, "BK": b.bk, "GROUP": b.group, "SPLIT": b.split,
-        "BLOCKS": ceil_div(s.pixels, b.bm), "COLUMNS": -(-s.ocg // b.bn),
+        "BLOCKS": ceil_div(s.pixels, b.bm), "COLUMNS": -(-s.ocg // b.bn), "WARPS": b.warps,
     }  # fmt: skip
     return sizes
 
 
-def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "") -> str:
+def product_body(
+    s: ConvShape, b: Blocking, codes: bool, first: str = "", blank: bool = False, columns: bool = True
+) -> str:
     """Statements up to the sum of products `acc` of the block's tile, or of its part of the terms. first: statements
-    that add to the sum before there are products, while these are loaded."""
+    that add to the sum before there are products, while these are loaded. blank: taps outside the image are read from
+    there, not zeros. columns: with `direct` channels too are in another order, not pixels only."""
     body = _TILE_OF_SPLIT if b.split > 1 else _TILE
     body += (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE
+    if b.direct:
+        body += register_tiles.ROWS
+        if columns:
+            body += f"n = tl.minimum(column * BN + {register_tiles.columns('BN')}, OC - 1)\n"
     body += IMAGE if s.flat else _PIXEL
     body += f"\nacc = tl.zeros((BM, BN), {'tl.int32' if codes else 'tl.float32'})\n{first}"
     total = b.steps(s)
@@ -256,11 +271,15 @@ def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "") -> str
     # a last step of a tap that goes beyond its channels
     tail = "" if s.icg % b.bk == 0 else f"rest = IC - {'step * BK' if s.flat else 'chunk'}\n    "
     inside = _INSIDE if s.padded else ""
-    masks = [text for text, used in (("inside[:, None]", inside), ("(k < rest)[None, :]", tail)) if used]
+    masked = inside and not blank
+    masks = [text for text, used in (("inside[:, None]", masked), ("(k < rest)[None, :]", tail)) if used]
     mask_a = f", mask={' & '.join(masks)}, other=0" if masks else ""
     mask_b = ", mask=(k < rest)[:, None], other=0" if tail else ""
     text = _ROWS if s.flat else _TAPS
-    return body + text.format(start=start, stop=stop, tail=tail, inside=inside, mask_a=mask_a, mask_b=mask_b)
+    a_at = _BLANK if inside and blank else _TAP
+    return body + text.format(
+        start=start, stop=stop, tail=tail, inside=inside, a_at=a_at, mask_a=mask_a, mask_b=mask_b
+    )
 
 
 def border_text(s: ConvShape) -> str:
@@ -300,12 +319,20 @@ def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: S
     """The kernel that computes its tiles whole."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
     first, rest = constants_added(s, parameters), finished(w, s)
+    order = channels = ""
+    if b.direct:
+        order, parts = register_tiles.ordered("acc", b.bn)
+        order += "" if s.flat else IMAGE
+        texts = [rest.replace("v0 = acc", f"v0 = {name}", 1) for name in parts]
+        channels = "".join(register_tiles.channels_of(i, b.bn) for i in range(len(parts)))
+        rest = "".join(register_tiles.of_part(text, i) for i, text in enumerate(texts))
     if b.early:
-        loads = re.findall(r"^v\d+ = tl\.load\(q\d+ \+ row.*\n", rest, re.MULTILINE)
+        loads = re.findall(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest, re.MULTILINE)
         first = "".join(loads) + first
         for line in loads:
             rest = rest.replace(line, "", 1)
-    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), first)) + rest
+    first = channels + first
+    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), first, "blank" in parameters)) + order + rest
     helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
     return module_text(_about(s, b), entry, parameters, sizes_of(s, b, size), body, helpers)
 
@@ -316,7 +343,7 @@ def two_launches(
     """The kernel that leaves sums of parts of the terms in `sums`, and the one that adds them, in tiles of `tile`."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
     sizes = sizes_of(s, b, size)
-    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"))) + _PARTIAL
+    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), blank="blank" in parameters)) + _PARTIAL
     first = module_text(_about(s, b), entry, parameters, sizes, body, product_text(data, w.tf32))
     own = Blocking(*tile, b.bk, 4, 1, b.split, 0, 1)
     body = _TILE + ORDERED + PLACE + (IMAGE if s.flat else _PIXEL) + _ADDED

@@ -8,7 +8,7 @@ its rows one run of contiguous bytes: terms that single pixels of 3 channels cou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from temper.reference.formats import numbers
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
 from temper.tactics.cpu.conv import conv_shape
+from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import work_of
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
@@ -32,7 +33,7 @@ from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES, tile_seconds
-from temper.tactics.cuda.product_text import Blocking, constants_added, finished, module_text, product_text
+from temper.tactics.cuda.product_text import IMAGE, Blocking, constants_added, finished, module_text, product_text
 
 _CODES = frozenset({"int8", "uint8"})
 #: Bytes of a packed pixel are a multiple of this.
@@ -103,13 +104,14 @@ value = tl.load(x + at * X_STRIDE + (place % IC)[None, :], mask=inside & live, o
 _RUNS = """\
 block = tl.program_id(0) // COLUMNS
 row = (block * BM + tl.arange(0, BM)).to(tl.int64)
-channel = tl.program_id(0) % COLUMNS * BN + tl.arange(0, BN)
+column = tl.program_id(0) % COLUMNS
+channel = column * BN + tl.arange(0, BN)
 row_ok = row < ROWS
 channel_ok = channel < OC
 live = row_ok[:, None] & channel_ok[None, :]
 m = tl.minimum(block * BM + tl.arange(0, BM), ROWS - 1)
 n = tl.minimum(channel, OC - 1)
-image = m // (OH * OW)
+{order}image = m // (OH * OW)
 pixel = (image.to(tl.int64) * HEIGHT + m // OW % OH) * WIDTH + m % OW
 
 acc = tl.zeros((BM, BN), {sums})
@@ -169,8 +171,12 @@ class ConvFewChannels:
             terms = bk // size
             whole = f.terms % terms == 0 and (f.run % terms == 0 or terms % f.run == 0)
             if whole and bn <= max(16, 1 << (s.ocg - 1).bit_length()):
-                found.append(Blocking(bm, bn, terms, warps, stages).params)
-        return sorted(found, key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
+                b = Blocking(bm, bn, terms, warps, stages)
+                found.append(b)
+                if w.isa == register_tiles.ISA:
+                    direct = int(size == 1 and bn == register_tiles.PART and register_tiles.fits(bm, bn, warps))
+                    found.append(replace(b, direct=direct, near=1))
+        return sorted((b.params for b in found), key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
 
     def predict(self, w: Workload, params: Params) -> float:
         """The first launch's bytes at the chip's bandwidth, then blocks as of other products, or the second's bytes."""
@@ -205,6 +211,7 @@ class ConvFewChannels:
             "STRIDE_Y": s.strides[0], "STRIDE_X": s.strides[1], "LEAD_Y": f.lead[0], "LEAD_X": f.lead[1],
             "X_STRIDE": s.xld, "HEIGHT": f.height, "WIDTH": f.width, "DEPTH": f.depth, "RUN": f.run,
             "TERMS": f.terms, "BM": b.bm, "BN": b.bn, "BK": b.bk, "COLUMNS": -(-s.ocg // b.bn), "SPOTS": spots,
+            "WARPS": b.warps,
         }  # fmt: skip
         value = "(value ^ 128).to(tl.int8, bitcast=True)" if data == "uint8" else "value"
         outside = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
@@ -214,8 +221,14 @@ class ConvFewChannels:
         fold = _FOLD.format(outside=outside, value=value, negative=negative)
         about = f"Folds strides of {s.strides[0]}x{s.strides[1]} into {f.depth} channels."
         first = module_text(about, f"{entry}_fold", names, sizes, fold)
-        body = _RUNS.format(sums="tl.int32" if codes else "tl.float32", first=constants_added(s, names))
-        body += finished(w, s)
+        order = ordered = ""
+        if b.direct:  # the bias is added before the products, in the order of their columns
+            order = f"{register_tiles.ROWS}n = tl.minimum(column * BN + {register_tiles.columns('BN')}, OC - 1)\n"
+            ordered = register_tiles.ordered("acc", b.bn)[0] + IMAGE
+        body = _RUNS.format(
+            sums="tl.int32" if codes else "tl.float32", first=constants_added(s, names), order=order
+        )
+        body += ordered + finished(w, s)
         helpers = product_text(held, False).rstrip() + "\n" + epilogue_helpers(w.epilogue)
         about = f"{f.rows}x{f.columns} windows of {f.depth} channels: tiles of {b.bm}x{b.bn}x{b.bk}."
         second = module_text(about, entry, names, sizes, body, helpers)
@@ -229,7 +242,7 @@ class ConvFewChannels:
             in_place=len(w.epilogue.results) == 1,
             triton=TritonSource(first, f"{entry}_fold", signature, aligned, 4, 1),
             grid=ceil_div(folded, spots),
-            then=(TritonSource(second, entry, signature, aligned, b.warps, b.stages),),
+            then=(TritonSource(second, entry, signature, aligned, b.warps, b.stages, near=bool(b.near)),),
             later=(ceil_div(s.pixels, b.bm) * -(-s.ocg // b.bn),),
         )
 
