@@ -127,7 +127,7 @@ class ConvPair:
         # a thread's share of either product's sums is at most 64 registers
         found = [c for c in _CHOICES if c[0] * max(first.ocg, c[4]) <= 64 * 32 * c[2]]
         found = [c for c in found if c[1] <= max(64, first.icg) and c[4] < 2 * second.ocg]
-        found = [c for c in found if w.isa == register_tiles.ISA or not c[6]]
+        found = [c for c in found if not c[6] or register_tiles.fits(w, c[0], c[4], c[2])]
         made = [tuple(zip(names, c, strict=True)) for c in found or _CHOICES[:1]]
         return sorted(made, key=lambda p: self.predict(w, p))
 
@@ -165,7 +165,7 @@ class ConvPair:
             *epilogue_parameters(w.epilogue),
         ]
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
-        body = product_body(first, b, True, blank=borders, columns=False)
+        body = product_body(first, b, True, blank=borders)
         body += "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n" + _between(link.epilogue, first.ocg)
         # the second product has channels of its own
         body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
@@ -177,8 +177,9 @@ class ConvPair:
             loads = [x for x in lines if re.match(r"v\d+ = tl\.load\(q\d+ \+ row", x)]
             lines = [x for x in lines if x not in loads]
             early = "".join(f"    {line}\n" for line in loads)
-            order = indent(register_tiles.ordered("acc2", q["bn"])[0], "    ")
-            columns = register_tiles.columns("BN2")
+            order = indent(register_tiles.ordered("acc2", q["bn"], q["bn"])[0], "    ")
+            columns = register_tiles.columns("BN2", q["bn"])
+            body += register_tiles.ROWS
             body += _SECOND_DIRECT.format(codes=codes, columns=columns, order=order, early=early)
         else:
             body += _SECOND.format(codes=codes)

@@ -135,6 +135,12 @@ def code_less(x, zero):
     lost = (zero - near.to(tl.int32)).to(tl.float32)
     return ((x.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - (lost + 12582912.0)) - near
 """,
+    "rough_quotient": """
+def rough_quotient(x, s):
+    # x / s to 2 ulp, s > 0, scaled so that a small divisor has a reciprocal
+    k = tl.where(s < 2.0**-60, 2.0**80, 1.0)
+    return x * k * tl.div_rn(1.0, s * k)
+""",
     "code_quotient": """
 def code_quotient(x, s):
     # x / s rounded once, s > 0: a faithful quotient's remainder corrects it (Markstein). What no code tells apart is

@@ -277,7 +277,7 @@ def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
         name = {"tanh": "gelu_tanh", "half": "gelu_half"}.get(str(instr.attr("approximate", "none")), "gelu")
         return f"{name}({args[0]})" if dtypes[0] in _FLOATS else None
     if instr.op == "Div" and instr.attr("codes", 0):
-        return f"code_quotient({args[0]}, {args[1]})"
+        return f"{'code_quotient' if instr.attr('codes', 0) == 1 else 'rough_quotient'}({args[0]}, {args[1]})"
     if instr.op == "Pow" and len(args) == 1:
         exponent = float(instr.attr("exponent"))  # type: ignore[arg-type]
         constant = f"tl.full((1, 1), {literal(exponent, 'float64')}, tl.float64)"

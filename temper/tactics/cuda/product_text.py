@@ -246,18 +246,14 @@ def sizes_of(s: ConvShape, b: Blocking, size: int) -> dict[str, DimLike]:
     return sizes
 
 
-def product_body(
-    s: ConvShape, b: Blocking, codes: bool, first: str = "", blank: bool = False, columns: bool = True
-) -> str:
+def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "", blank: bool = False, part: int = 0) -> str:
     """Statements up to the sum of products `acc` of the block's tile, or of its part of the terms. first: statements
     that add to the sum before there are products, while these are loaded. blank: taps outside the image are read from
-    there, not zeros. columns: with `direct` channels too are in another order, not pixels only."""
+    there, not zeros. part: channels are in the order of such parts of `register_tiles`."""
     body = _TILE_OF_SPLIT if b.split > 1 else _TILE
     body += (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE
-    if b.direct:
-        body += register_tiles.ROWS
-        if columns:
-            body += f"n = tl.minimum(column * BN + {register_tiles.columns('BN')}, OC - 1)\n"
+    if part:
+        body += f"n = tl.minimum(column * BN + {register_tiles.columns('BN', part)}, OC - 1)\n"
     body += IMAGE if s.flat else _PIXEL
     body += f"\nacc = tl.zeros((BM, BN), {'tl.int32' if codes else 'tl.float32'})\n{first}"
     total = b.steps(s)
@@ -319,20 +315,17 @@ def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: S
     """The kernel that computes its tiles whole."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
     first, rest = constants_added(s, parameters), finished(w, s)
-    order = channels = ""
+    names = ""
     if b.direct:
-        order, parts = register_tiles.ordered("acc", b.bn)
-        order += "" if s.flat else IMAGE
-        texts = [rest.replace("v0 = acc", f"v0 = {name}", 1) for name in parts]
-        channels = "".join(register_tiles.channels_of(i, b.bn) for i in range(len(parts)))
-        rest = "".join(register_tiles.of_part(text, i) for i, text in enumerate(texts))
+        names, rest = register_tiles.epilogue(rest, "acc", b.bn, register_tiles.part(w))
     if b.early:
         loads = re.findall(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest, re.MULTILINE)
         first = "".join(loads) + first
         for line in loads:
             rest = rest.replace(line, "", 1)
-    first = channels + first
-    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), first, "blank" in parameters)) + order + rest
+    rest = rest if s.flat or not b.direct else IMAGE + rest
+    part = register_tiles.part(w) if b.direct else 0
+    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), names + first, "blank" in parameters, part)) + rest
     helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
     return module_text(_about(s, b), entry, parameters, sizes_of(s, b, size), body, helpers)
 

@@ -7,6 +7,7 @@ the last. The engine reads tiles by descriptors, which each block makes of its p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from temper.ir.dims import Dim, DimLike, opaque, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape, static
+from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, work_of
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
@@ -58,7 +60,7 @@ class _Streamed:
     name: str
     ops: frozenset[str]
     base: ImplicitGemm
-    packing: tuple[str, ...] = ()
+    packing: tuple[str, ...] = ("direct",)
 
     def accepts(self, w: Workload) -> str | None:
         if (reason := self.base.accepts(w)) is not None:
@@ -82,6 +84,8 @@ class _Streamed:
     def candidates(self, w: Workload) -> Sequence[Params]:
         s, size = self.base.geometry(w), itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
         found = streamed_blockings(s, size, w.isa)
+        if w.isa == register_tiles.ISA and s.ocg % max(1, register_tiles.part(w)) == 0:
+            found += [replace(b, direct=1) for b in found if register_tiles.fits(w, b.bm, b.bn, b.warps)]
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -98,11 +102,15 @@ class _Streamed:
         sizes: dict[str, DimLike] = {
             **sizes_of(s, b, size), "PROGRAMS": DEVICES[w.isa].processors, "STEPS": b.steps(s),
         }  # fmt: skip
-        order = (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE + IMAGE
+        order, rest = (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE, finished(w, s)
+        if b.direct:
+            part = register_tiles.part(w)
+            named, rest = register_tiles.epilogue(rest, "acc", b.bn, part)
+            order += f"n = tl.minimum(column * BN + {register_tiles.columns('BN', part)}, OC - 1)\n" + named
         body = _BODY.format(
-            order=_inner(order),
+            order=_inner(order + IMAGE),
             sums="tl.int32" if data == "int8" else "tl.float32",
-            finish=_inner(constants_added(s, names) + finished(w, s)),
+            finish=_inner(constants_added(s, names) + rest),
         )
         about = f"{s.icg} to {s.ocg} channels of every row: tiles of {b.bm}x{b.bn}x{b.bk}, copied."
         helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
@@ -122,7 +130,11 @@ class _Streamed:
         )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        return self.base.prepack(w, params, constants)
+        """As the base packs; with `direct`, weights in the order that leaves channels where they are stored from."""
+        packed, *rest = self.base.prepack(w, params, constants)
+        if dict(params).get("direct", 0):
+            packed = packed[register_tiles.ordered_columns(len(packed), register_tiles.part(w))]
+        return packed, *rest
 
 
 class ConvStreamed(_Streamed):

@@ -1,64 +1,99 @@
 """Results of a product on sm_90 stored from the registers they are in, without a way through shared memory.
 
-Hopper's products leave a thread pairs of neighbouring channels, eight channels apart: of 64 channels sixteen, which
-would make 16 bytes of codes if they lay together. So the tile's columns are given channels, and its rows pixels, in
-such an order that a thread holds sixteen channels of one pixel, and a warp those of eight pixels that follow each
-other: the layout of 16-byte accesses. Elsewhere the texts are as right, and slower.
+Hopper's products leave a thread pairs of neighbouring channels, eight channels apart. So the tile's columns are given
+channels in such an order that what a thread holds of a row lies together, 16 bytes at a time, and the epilogue takes
+the tile's rows in the order in which warps hold them, eight neighbours each: the layout of 16-byte accesses. Elsewhere
+the texts are as right, and slower.
 """
 
 from __future__ import annotations
 
 import re
 
+import numpy as np
+
+from temper.ir.types import itemsize
+from temper.tactics.base import Workload
+
 #: The level whose products are laid out so.
 ISA = "sm_90"
 
-#: Channels of a part: what four threads hold of a pixel, 16 bytes of codes each.
-PART = 64
+#: Bytes of a row that four threads hold.
+_BYTES = 64
 
 
-def fits(bm: int, bn: int, warps: int) -> bool:
+def part(w: Workload) -> int:
+    """Channels of a part of a tile: 64 bytes of what the epilogue reads and writes at every element; 0 if that is of
+    several sizes."""
+    e = w.epilogue
+    sizes = {itemsize(o.dtype) for o in e.operands[1:] if o.kind == "full"} | {itemsize(s.type.dtype) for s in w.outputs}
+    return _BYTES // sizes.pop() if len(sizes) == 1 else 0
+
+
+def fits(w: Workload, bm: int, bn: int, warps: int) -> bool:
     """Whether tiles of bm by bn are made of whole parts, every warp's rows its own."""
-    return bn % PART == 0 and bn <= 4 * PART and bm % (16 * warps) == 0
+    return w.isa == ISA and part(w) in (32, 64) and bn % part(w) == 0 and bm % (16 * warps) == 0 and warps >= 4
 
 
-#: Pixels and channels of the product's rows and columns. WARPS: of a block.
+#: The rows of the epilogue. WARPS: of a block.
 ROWS = """\
 order = tl.arange(0, BM)
-order = order // (16 * WARPS) * (16 * WARPS) + order // 8 % 2 * (8 * WARPS) + order // 16 % WARPS * 8 + order % 8
-m = tl.minimum(block * BM + order, ROWS - 1)
+order = order // (16 * WARPS) * (16 * WARPS) + order // 8 % WARPS * 16 + order // (8 * WARPS) % 2 * 8 + order % 8
+row = (block * BM + order).to(tl.int64)
+row_ok = row < ROWS
 """
 
 
-def columns(size: str) -> str:
+def columns(size: str, part: int) -> str:
     """Text of the tile's channels, `size` of them, in the order of the product's columns."""
     c = f"tl.arange(0, {size})"
-    return f"({c} // 64 * 64 + {c} // 2 % 4 * 16 + {c} // 8 % 8 * 2 + {c} % 2)"
+    return f"({c} // {part} * {part} + {c} // 2 % 4 * {part // 4} + {c} // 8 % {part // 8} * 2 + {c} % 2)"
 
 
-def ordered(sums: str, bn: int) -> tuple[str, list[str]]:
-    """Statements that bring `sums` [BM, bn] into the order of pixels and channels, and names of the parts [BM, 64]."""
-    parts = bn // PART
-    head = f"{sums} = tl.reshape({sums}, (BM // (16 * WARPS), WARPS, 2, 8, {parts}, 8, 4, 2))\n"
+def ordered_columns(count: int, part: int) -> np.ndarray:
+    """The channel of each of `count` columns, a multiple of `part`."""
+    c = np.arange(count)
+    return c // part * part + c // 2 % 4 * (part // 4) + c // 8 % (part // 8) * 2 + c % 2
+
+
+def ordered(sums: str, bn: int, part: int) -> tuple[str, list[str]]:
+    """Statements that bring `sums` [BM, bn] into the order of `ROWS` and channels, and names of its parts [BM, part]."""
+    parts = bn // part
+    head = f"{sums} = tl.reshape({sums}, (BM // (16 * WARPS), WARPS, 2, 8, {parts}, {part // 8}, 4, 2))\n"
     head += f"{sums} = tl.permute({sums}, (0, 2, 1, 3, 6, 5, 7, 4))\n"
     if parts == 1:
-        return head + f"{sums} = tl.reshape({sums}, (BM, 64))\n", [sums]
-    if parts == 2:
-        return head + f"{sums}0, {sums}1 = tl.split(tl.reshape({sums}, (BM, 64, 2)))\n", [f"{sums}0", f"{sums}1"]
-    head += f"even, odd = tl.split(tl.reshape({sums}, (BM, 64, 2, 2)))\n"
-    head += f"{sums}0, {sums}2 = tl.split(even)\n{sums}1, {sums}3 = tl.split(odd)\n"
-    return head, [f"{sums}{i}" for i in range(4)]
+        return head + f"{sums} = tl.reshape({sums}, (BM, {part}))\n", [sums]
+    lines, names = [], [(sums, 0)]
+    while parts > 1:
+        parts //= 2
+        made = []
+        for name, index in names:
+            shape = f"(BM, {part}, {parts}, 2)" if parts > 1 else f"(BM, {part}, 2)"
+            bit = bn // part // (2 * parts)
+            even, odd = f"{sums}_{index}_{parts}", f"{sums}_{index + bit}_{parts}"
+            lines.append(f"{even}, {odd} = tl.split(tl.reshape({name}, {shape}))\n")
+            made += [(even, index), (odd, index + bit)]
+        names = made
+    return head + "".join(lines), [name for name, _ in sorted(names, key=lambda n: n[1])]
 
 
-def of_part(text: str, part: int) -> str:
+def of_part(text: str, index: int) -> str:
     """Statements of an epilogue with the names of one part's values and channels."""
-    return re.sub(r"\b(v\d+|channel|channel_ok|live)\b", rf"\1_{part}", text)
+    return re.sub(r"\b(v\d+|channel|channel_ok|live)\b", rf"\1_{index}", text)
 
 
-def channels_of(part: int, bn: int) -> str:
+def channels_of(index: int, bn: int, part: int) -> str:
     """Statements that name a part's channels of a tile of bn."""
     return (
-        f"channel_{part} = column * {bn} + {part * PART} + tl.arange(0, {PART})\n"
-        f"channel_ok_{part} = channel_{part} < OC\n"
-        f"live_{part} = row_ok[:, None] & channel_ok_{part}[None, :]\n"
+        f"channel_{index} = column * {bn} + {index * part} + tl.arange(0, {part})\n"
+        f"channel_ok_{index} = channel_{index} < OC\n"
+        f"live_{index} = row_ok[:, None] & channel_ok_{index}[None, :]\n"
     )
+
+
+def epilogue(text: str, sums: str, bn: int, part: int) -> tuple[str, str]:
+    """Statements that name rows and channels of all parts, and those of the epilogue `text`, which begins by naming
+    `sums` v0, part by part."""
+    order, names = ordered(sums, bn, part)
+    texts = [of_part(text.replace(f"v0 = {sums}", f"v0 = {name}", 1), i) for i, name in enumerate(names)]
+    return ROWS + "".join(channels_of(i, bn, part) for i in range(len(names))), order + "".join(texts)

@@ -16,8 +16,8 @@ _COARSE = frozenset({*HALVES, *FLOATS8, "float8e5m2"})
 
 def eased(e: Epilogue) -> Epilogue:
     """The program with `Gelu` approximated to half precision where nothing finer sees it, and what concerns codes
-    marked by an attribute `codes`: `Div` by a scalar before rounding to them (quotients beyond 2^10 may be any beyond),
-    and `Cast` of them to float32, perhaps less a zero point."""
+    marked by an attribute `codes`: `Div` by a scalar before rounding to them (quotients beyond 2^10 may be any beyond;
+    2: of a GELU, which is off by more than a reciprocal), and `Cast` of them to float32, perhaps less a zero point."""
     first = len(e.operands)
     users: list[list[int]] = [[] for _ in range(first + len(e.instrs))]
     for k, instr in enumerate(e.instrs):
@@ -39,7 +39,9 @@ def eased(e: Epilogue) -> Epilogue:
         elif instr.op == "Cast" and instr.dtype == "float32" and not instr.attr("codes", 0):
             instrs[k] = _from_codes(e, k)
         elif instr.op == "Div" and value in coded and _is_scalar(e, instr.args[1]):
-            instrs[k] = replace(instr, attrs=(("codes", 1),))
+            dividend = instr.args[0] - first
+            rough = dividend >= 0 and e.instrs[dividend].op == "Gelu"
+            instrs[k] = replace(instr, attrs=(("codes", 2 if rough else 1),))
     return replace(e, instrs=tuple(instrs))
 
 

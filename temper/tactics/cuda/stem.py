@@ -174,8 +174,7 @@ class ConvFewChannels:
                 b = Blocking(bm, bn, terms, warps, stages)
                 found.append(b)
                 if w.isa == register_tiles.ISA:
-                    direct = int(size == 1 and bn == register_tiles.PART and register_tiles.fits(bm, bn, warps))
-                    found.append(replace(b, direct=direct, near=1))
+                    found.append(replace(b, direct=int(register_tiles.fits(w, bm, bn, warps)), near=1))
         return sorted((b.params for b in found), key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
 
     def predict(self, w: Workload, params: Params) -> float:
@@ -221,14 +220,16 @@ class ConvFewChannels:
         fold = _FOLD.format(outside=outside, value=value, negative=negative)
         about = f"Folds strides of {s.strides[0]}x{s.strides[1]} into {f.depth} channels."
         first = module_text(about, f"{entry}_fold", names, sizes, fold)
-        order = ordered = ""
-        if b.direct:  # the bias is added before the products, in the order of their columns
-            order = f"{register_tiles.ROWS}n = tl.minimum(column * BN + {register_tiles.columns('BN')}, OC - 1)\n"
-            ordered = register_tiles.ordered("acc", b.bn)[0] + IMAGE
+        rest, order = finished(w, s), ""
+        if b.direct:
+            part = register_tiles.part(w)
+            order = f"n = tl.minimum(column * BN + {register_tiles.columns('BN', part)}, OC - 1)\n"
+            named, rest = register_tiles.epilogue(rest, "acc", b.bn, part)
+            rest = named + IMAGE + rest
         body = _RUNS.format(
             sums="tl.int32" if codes else "tl.float32", first=constants_added(s, names), order=order
         )
-        body += ordered + finished(w, s)
+        body += rest
         helpers = product_text(held, False).rstrip() + "\n" + epilogue_helpers(w.epilogue)
         about = f"{f.rows}x{f.columns} windows of {f.depth} channels: tiles of {b.bm}x{b.bn}x{b.bk}."
         second = module_text(about, entry, names, sizes, body, helpers)
