@@ -137,9 +137,8 @@ def code_less(x, zero):
 """,
     "rough_quotient": """
 def rough_quotient(x, s):
-    # x / s to 2 ulp, s > 0, scaled so that a small divisor has a reciprocal
-    k = tl.where(s < 2.0**-60, 2.0**80, 1.0)
-    return x * k * tl.div_rn(1.0, s * k)
+    # x / s to 2 ulp, s > 0 and not so small that its reciprocal is infinite
+    return x * tl.minimum(tl.div_rn(1.0, s), 3e38)
 """,
     "code_quotient": """
 def code_quotient(x, s):
