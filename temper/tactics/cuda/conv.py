@@ -9,7 +9,7 @@ as they are loaded, and the bias makes up for it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,7 @@ from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape, static
 from temper.tactics.cpu.conv import conv_shape
 from temper.tactics.cpu.gemm import row_image
+from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
     Parameter,
@@ -81,11 +82,25 @@ class ImplicitGemm:
         return epilogue_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        found = blockings(self.geometry(w), self._itemsize(w), w.isa, w.tf32)
+        s = self.geometry(w)
+        found = blockings(s, self._itemsize(w), w.isa, w.tf32)
+        if w.isa == register_tiles.ISA:
+            found = list(dict.fromkeys(c for b in found for c in self._on_hopper(w, s, b)))
         if any(o.kind == "full" and itemsize(o.dtype) == 1 for o in w.epilogue.operands[1:]):
             # codes take few registers, and few steps of products leave little to wait behind
-            found = [*found, *(replace(b, early=1) for b in found if b.split == 1 and b.steps(self.geometry(w)) <= 8)]
+            found = [*found, *(replace(b, early=1) for b in found if b.split == 1 and b.steps(s) <= 8)]
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
+
+    @staticmethod
+    def _on_hopper(w: Workload, s: ConvShape, b: Blocking) -> Iterator[Blocking]:
+        """The blocking with results stored from registers where they can be; for windows, with copies that stay in the
+        near cache, of which fewer stages leave more."""
+        direct = int(b.split == 1 and not b.flat and register_tiles.fits(w, b.bm, b.bn, b.warps))
+        yield replace(b, direct=direct)
+        if direct:
+            yield b
+        if s.kernel != (1, 1) and b.split == 1 and not b.flat:
+            yield replace(b, direct=direct, near=1, stages=min(b.stages, 3))
 
     def predict(self, w: Workload, params: Params) -> float:
         return seconds(self.geometry(w), Blocking.of(params), work_of(w), w.isa)
@@ -144,6 +159,10 @@ class ImplicitGemm:
         s, data = self.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
         packed = np.zeros((s.ocg, row_length(s, self._itemsize(w))), constants[1].dtype)
         packed[:, : s.k] = constants[1].reshape(s.k, s.ocg).T
+        if w.tf32 and data == "float32":  # tensor cores cut what they do not multiply, towards zero
+            bits = packed.view(np.uint32)
+            bits += np.uint32(0xFFF) + (bits >> 13 & 1)
+            bits &= np.uint32(0xFFFFE000)
         if data not in _CODES:
             if not self._has_bias(w):
                 return (packed,)

@@ -46,7 +46,7 @@ _TILES = (
     (16, 64, 256, 4, 4), (64, 16, 128, 4, 5),
     (128, 64, 64, 4, 4), (128, 128, 64, 4, 4), (256, 64, 64, 8, 4), (64, 64, 64, 4, 5), (128, 256, 64, 8, 4),
     (256, 128, 64, 8, 4), (128, 16, 64, 4, 4), (128, 32, 64, 4, 4), (64, 32, 64, 4, 5), (64, 16, 64, 2, 5),
-    (64, 128, 64, 4, 4), (128, 128, 128, 4, 3),
+    (64, 128, 64, 4, 4), (128, 128, 128, 4, 3), (128, 128, 128, 8, 3),
 )  # fmt: skip
 #: Float32 products without tensor cores: tiles are bounded by registers; terms in elements.
 _TILES32 = (
@@ -107,6 +107,8 @@ _DRAM = 0.83  # of the bandwidth
 _ROWS_LEAST = 14  # rows of a tile below which fewer take as long
 _ADDRESS = 2.5e-12  # seconds to find where a row of 16 bytes of a window lies
 _ELEMENT = 6.8e-11  # seconds a processor takes to finish an element
+_NEAR, _DIRECT = 0.8, 0.85  # of the time of loads, and of an epilogue
+_NARROW, _CROWDED, _LIGHT = 1.08, 1.1, 0.92  # less of a row than a step could take; with a residual, sums in a thread
 _STEP, _START, _BLOCK, _LAUNCH, _PART = 0.81e-6, 1.0e-6, 0.08e-6, 1.6e-6, 1.2e-6
 
 
@@ -149,13 +151,16 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     pixels = static(s.pixels) or TYPICAL_PIXELS
     tiles = -(-pixels // b.bm) * -(-s.ocg // b.bn) * b.split
     steps = -(-b.steps(s) // b.split)
-    registers = min(255.0, b.bm * b.bn / (32 * b.warps) + 71)
+    own = b.bm * b.bn / (32 * b.warps)
+    registers = min(255.0, own * (1 + 0.25 * work.full * work.size * b.early) + (46 if b.direct else 71))
     fit = d.shared // (b.stages * (b.bm + b.bn) * b.bk * work.size + 1024)
     beside = max(1, min(int(fit), int(65536 // (registers * 32 * b.warps)), 16))
     multiply, load = _step(b, work, d)
     load /= 1 + 0.06 * max(0.0, min(beside, 3.0, tiles / d.processors) - 1)  # more loads are under way
+    if b.near:  # windows overlap where their strides are small, and the cache is what shared memory leaves
+        load *= _NEAR if s.strides == (1, 1) and b.stages < 4 else 1.0
     address = b.bm * (b.bk * work.size / 16) * _ADDRESS if s.kernel != (1, 1) else 0.0
-    finish = b.bm * b.bn * (work.element if b.split == 1 else _ELEMENT / 2)
+    finish = b.bm * b.bn * (work.element if b.split == 1 else _ELEMENT / 2) * (_DIRECT if b.direct else 1.0)
     start = _START * (0.7 if b.early else 1.0)
     alone = start + steps * max(multiply + address, load, _STEP / b.stages) + finish * max(1.0, 4 / b.warps)
     busy = max(steps * (multiply + address), steps * load, finish + steps * address) + _BLOCK
@@ -167,6 +172,10 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
         total = max(waves, 0.5 * (waves + whole)) * block + 0.5 * (alone - block)
     memory = _bytes(s, work, pixels) / (_DRAM * d.bandwidth)
     more = _PART + 8 * b.split * pixels * s.ocg / d.bandwidth if b.split > 1 else 0.0
+    if b.bk * work.size < min(128, s.icg * work.size):
+        total *= _NARROW
+    if work.full:  # one step of loads, the residual's among them, is waited for at once: more blocks, not larger ones
+        total *= _CROWDED if own >= 128 else _LIGHT if steps == 1 and b.bm * b.bn <= 8192 and b.direct else 1.0
     feed = 0.6 * tiles * steps * load / d.processors  # of blocks alike, those that load less
     return float((total**4 + memory**4 + feed**4) ** 0.25 + _LAUNCH + more)
 
@@ -178,16 +187,17 @@ _STREAMED = (
 )  # fmt: skip
 
 
-def streamed_blockings(s: ConvShape, size: int, isa: str) -> list[Blocking]:
-    """Those worth trying for blocks that stay; none where a tile would be mostly empty."""
+def streamed_blockings(s: ConvShape, size: int, isa: str, direct: int = 0) -> list[Blocking]:
+    """Those worth trying for blocks that stay; none where a tile would be mostly empty. direct: results need no shared
+    memory on their way out."""
     pixels, shared = static(s.pixels), DEVICES[isa].shared
     return [
-        Blocking(bm, bn, bk // size, warps, stages)
+        Blocking(bm, bn, bk // size, warps, stages + direct * (bm * bn == 32768), direct=direct)
         for bm, bn, bk, warps, stages in _STREAMED
         if bn <= max(64, s.ocg)
         and (pixels is None or pixels >= bm)
         and s.icg * size >= 64
-        and stages * (bm + bn) * bk + bm * bn <= shared
+        and (stages + direct * (bm * bn == 32768)) * (bm + bn) * bk + bm * bn * (1 - direct) <= shared
     ]
 
 
@@ -196,7 +206,10 @@ def streamed_seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     d = DEVICES[isa]
     pixels = static(s.pixels) or TYPICAL_PIXELS
     tiles = -(-pixels // b.bm) * -(-s.ocg // b.bn)
-    tile = b.steps(s) * max(_step(b, work, d)) + b.bm * b.bn * work.element * max(1.0, 4 / b.warps)
+    finish = b.bm * b.bn * work.element * max(1.0, 4 / b.warps) * (_DIRECT if b.direct else 1.0)
+    if b.warps < 8 or work.full:  # nothing else runs while a tile's residual is waited for
+        finish *= 1.2
+    tile = b.steps(s) * max(_step(b, work, d)) + finish
     memory = _bytes(s, work, pixels) / (_DRAM * d.bandwidth)
     total = -(-tiles // d.processors) * tile
     return float((total**4 + memory**4) ** 0.25 + _LAUNCH + 2.6e-6)

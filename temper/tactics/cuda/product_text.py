@@ -323,9 +323,9 @@ def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: S
         first = "".join(loads) + first
         for line in loads:
             rest = rest.replace(line, "", 1)
-    rest = rest if s.flat or not b.direct else IMAGE + rest
     part = register_tiles.part(w) if b.direct else 0
-    body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), names + first, "blank" in parameters, part)) + rest
+    body = product_body(s, b, data in ("int8", "uint8"), names + first, "blank" in parameters, part)
+    body = _zeros(data, body) + (IMAGE if b.direct and not s.flat else "") + rest
     helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
     return module_text(_about(s, b), entry, parameters, sizes_of(s, b, size), body, helpers)
 

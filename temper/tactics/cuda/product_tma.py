@@ -7,7 +7,6 @@ the last. The engine reads tiles by descriptors, which each block makes of its p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -85,7 +84,8 @@ class _Streamed:
         s, size = self.base.geometry(w), itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
         found = streamed_blockings(s, size, w.isa)
         if w.isa == register_tiles.ISA and s.ocg % max(1, register_tiles.part(w)) == 0:
-            found += [replace(b, direct=1) for b in found if register_tiles.fits(w, b.bm, b.bn, b.warps)]
+            direct = streamed_blockings(s, size, w.isa, 1)
+            found += [b for b in direct if register_tiles.fits(w, b.bm, b.bn, b.warps)]
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:

@@ -26,7 +26,8 @@ def part(w: Workload) -> int:
     """Channels of a part of a tile: 64 bytes of what the epilogue reads and writes at every element; 0 if that is of
     several sizes."""
     e = w.epilogue
-    sizes = {itemsize(o.dtype) for o in e.operands[1:] if o.kind == "full"} | {itemsize(s.type.dtype) for s in w.outputs}
+    types = [o.dtype for o in e.operands[1:] if o.kind == "full"] + [s.type.dtype for s in w.outputs]
+    sizes = {itemsize(t) for t in types}
     return _BYTES // sizes.pop() if len(sizes) == 1 else 0
 
 
@@ -57,7 +58,7 @@ def ordered_columns(count: int, part: int) -> np.ndarray:
 
 
 def ordered(sums: str, bn: int, part: int) -> tuple[str, list[str]]:
-    """Statements that bring `sums` [BM, bn] into the order of `ROWS` and channels, and names of its parts [BM, part]."""
+    """Statements that bring `sums` [BM, bn] into the order of `ROWS` and channels; names of its parts [BM, part]."""
     parts = bn // part
     head = f"{sums} = tl.reshape({sums}, (BM // (16 * WARPS), WARPS, 2, 8, {parts}, {part // 8}, 4, 2))\n"
     head += f"{sums} = tl.permute({sums}, (0, 2, 1, 3, 6, 5, 7, 4))\n"

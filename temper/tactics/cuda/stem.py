@@ -43,8 +43,8 @@ _MOST = 8
 
 #: (rows, channels, bytes of terms, warps, stages)
 _TILES = (
-    (256, 64, 64, 8, 3), (128, 64, 64, 4, 4), (128, 64, 128, 4, 3), (256, 64, 128, 8, 2), (64, 64, 128, 4, 3),
-    (128, 32, 64, 4, 4), (256, 32, 64, 8, 3), (64, 32, 64, 4, 4), (128, 128, 64, 8, 3), (64, 16, 64, 2, 4),
+    (128, 64, 128, 4, 2), (256, 64, 64, 8, 3), (128, 64, 64, 4, 4), (128, 64, 128, 4, 3), (256, 64, 128, 8, 2),
+    (64, 64, 128, 4, 3), (128, 32, 64, 4, 4), (256, 32, 64, 8, 3), (64, 32, 64, 4, 4), (128, 128, 64, 8, 3), (64, 16, 64, 2, 4),
     (128, 32, 32, 4, 4), (64, 16, 32, 2, 4),
 )  # fmt: skip
 
@@ -173,9 +173,9 @@ class ConvFewChannels:
             if whole and bn <= max(16, 1 << (s.ocg - 1).bit_length()):
                 b = Blocking(bm, bn, terms, warps, stages)
                 found.append(b)
-                if w.isa == register_tiles.ISA:
-                    found.append(replace(b, direct=int(register_tiles.fits(w, bm, bn, warps)), near=1))
-        return sorted((b.params for b in found), key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
+                if register_tiles.fits(w, bm, bn, warps):
+                    found += [replace(b, direct=1), replace(b, direct=1, near=1, stages=2)]
+        return sorted(dict.fromkeys(b.params for b in found), key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
 
     def predict(self, w: Workload, params: Params) -> float:
         """The first launch's bytes at the chip's bandwidth, then blocks as of other products, or the second's bytes."""
@@ -186,7 +186,8 @@ class ConvFewChannels:
         multiply, load, finish = tile_seconds(b, f.terms, work_of(w), d)
         fold = pixels * f.depth * size * 4 / d.bandwidth + 2.5e-6
         store = pixels * (f.depth + s.ocg) * size / d.bandwidth
-        return fold + max(tiles / d.processors * max(multiply, load, finish), store) + 2e-6
+        total = fold + max(tiles / d.processors * max(multiply, load, finish), store) + 2e-6
+        return total * (0.95 if b.direct else 1.0) * (1 + 0.02 * (b.stages - 2)) * (1.2 if b.warps > 4 else 1.0)
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, f, size = self._parts(w)
