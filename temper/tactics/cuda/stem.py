@@ -175,7 +175,8 @@ class ConvFewChannels:
                 found.append(b)
                 if register_tiles.fits(w, bm, bn, warps):
                     found += [replace(b, direct=1), replace(b, direct=1, near=1, stages=2)]
-        return sorted(dict.fromkeys(b.params for b in found), key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
+        distinct = dict.fromkeys(b.params for b in found)
+        return sorted(distinct, key=lambda p: (self.predict(w, p), -dict(p)["bm"] * dict(p)["bn"]))
 
     def predict(self, w: Workload, params: Params) -> float:
         """The first launch's bytes at the chip's bandwidth, then blocks as of other products, or the second's bytes."""
