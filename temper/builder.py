@@ -23,7 +23,7 @@ from temper.passes.pipeline import FLOAT, PIPELINE, for_gpus, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.plan.storage import Storage, assign_storage
-from temper.profiles import Model, Ranges, check_profiles, resolve_sizes
+from temper.profiles import Model, Ranges, Sizes, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.workload import canonical, workload
@@ -134,11 +134,11 @@ def build_plan(
     return Build(plan, variants[0].graph, variants[0].log, seconds, variants[0].parts, variants[0].choices)
 
 
-def float_graph(model: Model, config: BuildConfig | None = None) -> Graph:
+def float_graph(model: Model | Sizes, config: BuildConfig | None = None) -> Graph:
     """The graph of the first profile as it is before a recipe makes it integer. Its names are the same in every run and
     profile."""
     config = config or BuildConfig()
-    sizes = resolve_sizes(model, config)
+    sizes = model if isinstance(model, Sizes) else resolve_sizes(model, config)
     graph = sizes.graph_with(dict(next(iter(sizes.groups()))))
     run_passes(graph, FLOAT, disable=config.disable)
     return graph

@@ -21,7 +21,9 @@ from temper.ir.types import TensorType
 if TYPE_CHECKING:
     import onnx
 
-Model = Union[str, Path, bytes, "onnx.ModelProto", Graph]
+    from temper.frontends.onnx.load import Loaded
+
+Model = Union[str, Path, bytes, "onnx.ModelProto", "Loaded", Graph]
 
 #: Largest multiple that a size is tried as, where nodes demand one.
 _LARGEST_FACTOR = 1024
@@ -39,7 +41,7 @@ class Sizes:
     that the model's own nodes demand (see `_imported_as_demanded`).
     """
 
-    model: Model
+    model: Graph | Loaded
     config: BuildConfig
     graph: Graph
     ranges: tuple[Ranges, ...]
@@ -66,6 +68,13 @@ class Sizes:
         return _imported(self.model, self.config, {**sizes, **dims})
 
 
+def read(model: Model) -> Graph | Loaded:
+    """The model, read once for all that is made of it. Errors as for `import_onnx`."""
+    from temper.frontends.onnx.load import loaded
+
+    return model if isinstance(model, Graph) else loaded(model)
+
+
 def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
     """Reads the model and gives every symbol of its inputs its ranges; one without a range is 1.
 
@@ -74,6 +83,7 @@ def resolve_sizes(model: Model, config: BuildConfig) -> Sizes:
     """
     from temper.frontends.onnx.inputs import input_types
 
+    model = read(model)
     types = (
         {v.name: v.type for v in model.inputs} if isinstance(model, Graph) else input_types(model, config.static_shapes)
     )
@@ -149,14 +159,14 @@ def batch_symbols(types: Mapping[str, TensorType]) -> list[str]:
     return symbols
 
 
-def _imported(model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: Mapping[str, DimLike]) -> Graph:
+def _imported(model: Loaded, config: BuildConfig, dims: Mapping[str, DimLike]) -> Graph:
     from temper.frontends.onnx import import_onnx
 
     return import_onnx(model, shapes=config.static_shapes, dims=dims, loop_limit=config.loop_limit)
 
 
 def _imported_as_demanded(
-    model: str | Path | bytes | onnx.ModelProto, config: BuildConfig, dims: dict[str, DimLike], ranges: list[Ranges]
+    model: Loaded, config: BuildConfig, dims: dict[str, DimLike], ranges: list[Ranges]
 ) -> tuple[Graph, list[Ranges]]:
     """The graph, and the ranges in the symbols it is over. What the model's nodes demand of sizes (that two are equal,
     or that one is a multiple) is added to `dims`; ConfigError where a profile contradicts it."""

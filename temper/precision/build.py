@@ -141,7 +141,7 @@ def _thresholds(subject: Subject, request: Request, account: Account, data: Obse
         algorithm = "minmax"  # steps are relative: clipping gains nothing
     source = "the calibrator's cache" if request.cache is None else str(request.cache)
     cache = read_cache_file(request.cache) if request.cache is not None else read_cache(given)
-    known = known_names(subject.model, subject.graph) if cache is not None else frozenset()
+    known = known_names(subject.parsed, subject.graph) if cache is not None else frozenset()
     found = resolve(subject.graph, subject.tensors, algorithm, calibration, cache, source, known)
     for remark in found.remarks:
         account.warn(remark)

@@ -22,10 +22,11 @@ from temper.target import Target, target_of
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """graph: the float graph of the first profile. ranges: of the symbols that are open in it, one a profile that it
-    serves."""
+    """model: as it was given; parsed: read once for all. graph: the float graph of the first profile. ranges: of the
+    symbols that are open in it, one a profile that it serves."""
 
     model: Model
+    parsed: Model
     config: BuildConfig
     graph: Graph
     ranges: tuple[Mapping[str, Range], ...]
@@ -36,20 +37,20 @@ class Subject:
     def of(model: Model, config: BuildConfig, keep: Sequence[str] = (), form: str = "int8") -> Subject:
         """form: of what sites are when they are on, as a recipe has it. ConfigError for a pattern in `keep` that
         matches nothing."""
-        graph = float_graph(model, config)
         sizes = resolve_sizes(model, config)
+        graph = float_graph(sizes, config)
         members = next(iter(sizes.groups().values()))
         symbols = frozenset().union(*(v.type.symbols for v in graph.inputs))
         ranges = tuple({s: r for s, r in sizes.ranges[i].items() if s in symbols} for i in members)
         sites = sites_of(graph) if form == "int8" else float8_sites(graph)
-        found = Subject(model, config, graph, ranges, sites, pinned(graph, keep, sites, form))
+        found = Subject(model, sizes.model, config, graph, ranges, sites, pinned(graph, keep, sites, form))
         return replace(found, ranges=ranges[:1]) if found.several else found
 
     @property
     def note(self) -> str:
         """What a user who gives data of other sizes should know: dimensions that are open in the model and fixed at 1
         because no profile says otherwise; "" if there are none."""
-        sizes = resolve_sizes(self.model, self.config)
+        sizes = resolve_sizes(self.parsed, self.config)
         stated = {s for p in self.config.profiles for s in p.ranges}
         left = sorted(s for s, d in sizes.dims.items() if d == 1 and s not in stated)
         if not left:

@@ -178,7 +178,7 @@ class Trials:
         return recipe if recipe.sites or recipe.halves or recipe.eights else None
 
     def _made(self, config: BuildConfig, recipe: Recipe | None) -> Build:
-        return build_plan(self.subject.model, config, progress=self.progress, quantize=recipe)
+        return build_plan(self.subject.parsed, config, progress=self.progress, quantize=recipe)
 
     def build(self, floats: frozenset[str]) -> Build:
         """The engine with these sites in float, on this machine; with all of them the float32 one."""

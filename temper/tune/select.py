@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -142,21 +142,25 @@ class Device(Protocol):
         """Ends what runs for it."""
 
 
-def candidates_for(
-    tactics: Sequence[Tactic],
-    w: Workload,
-    effort: int,
-    compiler: str,
-    env: Mapping[str, int] | None = None,
-    also: Sequence[tuple[Tactic, Params]] = (),
-    made: MutableMapping[tuple[str, str, Params], Candidate] | None = None,
-) -> tuple[list[Candidate], list[Trial]]:
-    """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons.
+#: Predicted seconds, the tactic's number, the tactic, parameters.
+Ranked = tuple[float, int, Tactic, Params]
 
-    env: sizes of the variables to predict at; also: candidates to add, and the best that share their packed weights.
-    made: candidates by workload, tactic and parameters, to be used again; new ones are added.
-    """
-    ranked: list[tuple[float, int, Tactic, Params]] = []
+
+@dataclass(frozen=True)
+class Known:
+    """What does not change between questions for candidates, to be asked again: predictions and reasons by the key of a
+    task, and candidates by workload, tactic and parameters."""
+
+    ranked: dict[str, tuple[list[Ranked], list[Trial]]] = field(default_factory=dict)
+    candidates: dict[tuple[str, str, Params], Candidate] = field(default_factory=dict)
+
+
+def _ranked(
+    tactics: Sequence[Tactic], w: Workload, env: Mapping[str, int] | None
+) -> tuple[list[Ranked], list[Trial]]:
+    """Every legal candidate as (predicted seconds, number of its tactic, tactic, parameters), best first, and the
+    tactics that declined."""
+    ranked: list[Ranked] = []
     declined = []
     for order, tactic in enumerate(tactics):
         if w.op not in tactic.ops:
@@ -171,6 +175,28 @@ def candidates_for(
             guide = w
         ranked += [(tactic.predict(guide, p), order, tactic, p) for p in tactic.candidates(guide)]
     ranked.sort(key=lambda r: (r[0], r[1], r[3]))
+    return ranked, declined
+
+
+def candidates_for(
+    tactics: Sequence[Tactic],
+    w: Workload,
+    effort: int,
+    compiler: str,
+    env: Mapping[str, int] | None = None,
+    also: Sequence[tuple[Tactic, Params]] = (),
+    known: Known | None = None,
+) -> tuple[list[Candidate], list[Trial]]:
+    """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons.
+
+    env: sizes of the variables to predict at; also: candidates to add, and the best that share their packed weights.
+    known: of the same tactics and compiler; what is found out is added.
+    """
+    known = known or Known()
+    key = w.key + "".join(f",{s}={v}" for s, v in sorted((env or {}).items()) if s in w.symbols)
+    if key not in known.ranked:
+        known.ranked[key] = _ranked(tactics, w, env)
+    ranked, declined = known.ranked[key]
     chosen = ranked[: CANDIDATES[effort]]
     if effort:
         # predictions of different tactics err differently: each one gets its best two into the contest
@@ -187,14 +213,13 @@ def candidates_for(
             contestants |= {(tactic.name, p): tactic for p in alike[:2]}
     candidates = []
     for (name, params), tactic in contestants.items():
-        found = None if made is None else made.get((w.key, name, params))
+        found = known.candidates.get((w.key, name, params))
         if found is None:
             entry = "k" + digest(w.key, name, repr(params))[:16]
             found = Candidate(tactic, params, tactic.generate(w, params, entry), w.isa, compiler)
-            if made is not None:
-                made[w.key, name, params] = found
+            known.candidates[w.key, name, params] = found
         candidates.append(found)
-    return candidates, declined
+    return candidates, [*declined]
 
 
 @dataclass
@@ -220,8 +245,7 @@ class Tuner:
     #: by code key: what the compiler will give, in order, for this candidate among others
     _awaited: dict[str, Iterator[tuple[str, bytes | str]]] = field(default_factory=dict)
     _sent: int = 0
-    #: by workload, tactic and parameters
-    _candidates: dict[tuple[str, str, Params], Candidate] = field(default_factory=dict)
+    _known: Known = field(default_factory=Known)
 
     def ahead(self, tasks: Sequence[Task]) -> None:
         """Sends candidates of tasks that will be chosen for later to the compiler, if that does not disturb."""
@@ -312,7 +336,7 @@ class Tuner:
     def _contest(self, task: Task, effort: int | None = None) -> Contest:
         candidates, declined = candidates_for(
             self.tactics, task.workload, self.effort if effort is None else effort, self.device.compiler, task.env,
-            task.also, self._candidates,
+            task.also, self._known,
         )
         if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)

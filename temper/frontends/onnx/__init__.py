@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from temper.frontends.onnx.load import ModelSource, load_model
+from temper.frontends.onnx.load import ModelSource, loaded
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph
 
@@ -69,11 +69,14 @@ def import_structured(
     from temper.frontends.onnx.importer import Importer
     from temper.ir.verify import verify
 
-    model, own, label = load_model(source)
-    place = Path(folder).resolve() if folder is not None else own
+    read = loaded(source)
+    place, tensors = read.folder, read.tensors
+    if folder is not None:
+        place, tensors = Path(folder).resolve(), {}
     importer = Importer(
-        model, place, label, shapes or {}, dims or {}, check_value_info, values, members, dynamic, loop_limit
-    )
+        read.proto, place, read.label, shapes or {}, dims or {}, check_value_info, values, members, dynamic, loop_limit,
+        tensors,
+    )  # fmt: skip
     graph = importer.run()
     verify(graph)
     return graph, tuple(importer.counts)

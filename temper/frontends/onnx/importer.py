@@ -55,6 +55,8 @@ class Body:
     calls: tuple[tuple[str, str], ...] = ()
     #: names that some node or the body's outputs read
     used: set[str] = field(default_factory=set)
+    #: those as the graph calls them
+    read: frozenset[str] = frozenset()
 
 
 class Importer:
@@ -72,8 +74,11 @@ class Importer:
         members: Mapping[str, Sequence[Sequence[DimOverride]] | None] | None = None,
         dynamic: bool = True,
         loop_limit: int = 1_000_000,
+        tensors: dict[str, tuple[np.ndarray, str]] | None = None,
     ) -> None:
+        """tensors: the model's initializers as far as they were read; others are added."""
         self.model, self.folder, self.label = model, folder, label
+        self.tensors = {} if tensors is None else tensors
         #: per declared output: how many of the graph's outputs stand for a sequence, None for a tensor, -1 for nothing
         self.counts: list[int | None] = []
         self.check_value_info = check_value_info and not shapes and not dims
@@ -144,16 +149,24 @@ class Importer:
                     raise ModelError(f"{where}: an initializer has no name")
                 if name in scope.values:
                     raise ModelError(f"{where} '{name}' is defined twice")
-                array, dtype = (
-                    read_tensor(t, self.folder, where) if kind == "initializer" else read_sparse(t, self.folder, where)
-                )
+                array, dtype = self._initializer(t, kind, name, where, proto is self.model.graph)
                 scope.values[name] = self.builder.constant(array, prefix + name, dtype)
+
+    def _initializer(self, t: Any, kind: str, name: str, where: str, shared: bool) -> tuple[np.ndarray, str]:
+        """shared: it is the model's, and in no branch's graph."""
+        if shared and name in self.tensors:
+            return self.tensors[name]
+        found = read_tensor(t, self.folder, where) if kind == "initializer" else read_sparse(t, self.folder, where)
+        if shared:
+            self.tensors[name] = found
+        return found
 
     # ---- nodes ----
 
     def _nodes(self, nodes: Sequence[Any], body: Body, outputs: Iterable[str]) -> None:
         body.used.update(outputs)
         body.used.update(name for n in nodes for name in free_names(n))
+        body.read = frozenset(body.prefix + name for name in body.used)
         for node in ordered(nodes, body.scope, outputs, self.label, body.prefix):
             self.count += 1
             if self.count > NODE_LIMIT:
@@ -202,7 +215,7 @@ class Importer:
             }
             if broken:
                 return [None] * len(node.output)
-            return self._apply(row, node, _tensors(inputs), own, opset, label, body.prefix, where, body.used)
+            return self._apply(row, node, _tensors(inputs), own, opset, label, where, body)
         if schema is None:
             known = domain == ""
             raise Refusal(
@@ -237,7 +250,7 @@ class Importer:
         tensors = _tensors(inputs)
         check_types(schema, tensors, where)
         try:
-            return self._apply(row, node, tensors, attrs, opset, label, body.prefix, where, body.used)
+            return self._apply(row, node, tensors, attrs, opset, label, where, body)
         except MissingOutputError:
             function = function_body(schema, node, inputs, given, where)
             if function is None:
@@ -258,20 +271,19 @@ class Importer:
         attrs: dict[str, Any],
         opset: int,
         label: str,
-        prefix: str,
         where: str,
-        used: set[str],
+        body: Body,
     ) -> Sequence[Value | None]:
         tensors = {k: self._attribute_tensor(v, f"{where}, attribute '{k}'") for k, v in attrs.items()}
-        names = [prefix + o if o else "" for o in node.output]
-        context = Context(self.builder, node.op_type, label, opset, inputs, tensors, names, {prefix + u for u in used})
+        names = [body.prefix + o if o else "" for o in node.output]
+        context = Context(self.builder, node.op_type, label, opset, inputs, tensors, names, body.read)
         try:
             made = row.emit(context)
         except ShapeError as e:
             raise ShapeError(f"{self.label}: {e}") from e
         results: list[Value | None] = [made] if isinstance(made, Value) else list(made)
         if len(results) < len(node.output):
-            extra = [o for o in node.output[len(results) :] if o in used]
+            extra = [o for o in node.output[len(results) :] if o in body.used]
             if extra:
                 raise MissingOutputError(f"output '{extra[0]}' is not supported")
             return [*results, *[None] * (len(node.output) - len(results))]

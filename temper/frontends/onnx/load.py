@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Union
+from typing import TYPE_CHECKING, Any, Union
 
 from temper.errors import ModelError, UnsupportedError
 
@@ -13,14 +14,36 @@ _MOST_BYTES = (1 << 31) - 1
 
 ModelSource = Union[str, "os.PathLike[str]", bytes, Any]
 
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A model that was read, a source for several imports: what `load_model` gives, and its initializers, by name, with
+    their types, as far as they were read. Nobody changes it."""
+
+    proto: Any
+    folder: Path | None
+    label: str
+    tensors: dict[str, tuple[np.ndarray, str]] = field(default_factory=dict)
+
+
+def loaded(source: ModelSource) -> Loaded:
+    """A model to import several times. Errors as for `load_model`."""
+    return source if isinstance(source, Loaded) else Loaded(*load_model(source))
+
 
 def load_model(source: ModelSource) -> tuple[Any, Path | None, str]:
-    """(ModelProto, folder for external data or None, label for messages) from a path, bytes, or a ModelProto.
+    """(ModelProto, folder for external data or None, label for messages) from a path, bytes, a ModelProto, or what
+    `loaded` gave.
 
     ModelError if the file cannot be read or is not an ONNX model.
     """
     import onnx
 
+    if isinstance(source, Loaded):
+        return source.proto, source.folder, source.label
     if isinstance(source, onnx.ModelProto):
         model, folder, label = source, None, "model"
     elif isinstance(source, (bytes, bytearray, memoryview)):
