@@ -236,12 +236,12 @@ top = highest
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if causal else "KEYS"
         if isinstance(k.s, int) and not causal:
             # the last block, if it is not whole, is as narrow as products can be
-            whole, left = k.s // t.bn * t.bn, k.s % t.bn
+            whole = k.s // t.bn * t.bn
             if whole:
                 blocks = f"j = first + tl.arange(0, BN)\n{step(False)}"
                 body += f"for first in range(0, {whole}, BN):\n{indent(blocks, '    ')}"
-            if left:
-                body += f"j = {whole} + tl.arange(0, {max(16, 1 << (left - 1).bit_length())})\n{step(True)}"
+            for first, width in parts(whole, k.s, 3 if whole else 1):
+                body += f"j = {first} + tl.arange(0, {width})\n{step(first + width > k.s)}"
         else:
             blocks = f"j = first + tl.arange(0, BN)\n{step(ragged(k, t))}"
             body += f"for first in range(0, {last}, BN):\n{indent(blocks, '    ')}"
@@ -258,6 +258,23 @@ top = highest
 
 #: Which keys causality shows a query.
 CAUSAL = "(j[None, :] <= i[:, None] + (KEYS - QUERIES))"
+
+
+def parts(first: int, end: int, most: int) -> list[tuple[int, int]]:
+    """Blocks of keys from `first` to `end`, as (start, width): of powers of two from 16 on, at most so many, where they
+    hold an eighth less than one does."""
+    if first == end:
+        return []
+    one = max(16, 1 << (end - first - 1).bit_length())
+    found: list[tuple[int, int]] = []
+    at = first
+    while at < end:
+        rest = end - at
+        last = len(found) + 1 == most
+        width = max(16, 1 << ((rest - 1).bit_length() if last else rest.bit_length() - 1))
+        found.append((at, width))
+        at += width
+    return found if 8 * sum(w for _, w in found) <= 7 * one else [(first, one)]
 
 
 def ragged(k: Heads, t: Tile) -> bool:

@@ -24,6 +24,7 @@ from temper.tactics.cuda.attention import (
     head_text,
     mask_text,
     operands_of,
+    parts,
     predicted,
     ragged,
     tiles,
@@ -92,30 +93,41 @@ class AttentionInt8:
         t = Tile.of(params)
         assert w.inputs[0] is not None
         unsigned = w.inputs[0].type.dtype == "uint8"
-        scores = _scores(w, k, t, integer_attr(w, "zero_point") - 128 * unsigned)
+        zero = integer_attr(w, "zero_point") - 128 * unsigned
         keys = 1 << 40 if isinstance(k.s, Dim) else k.s
         kind = "float32" if keys <= _EXACT_FLOATS else "int32" if keys <= _EXACT_WORDS else "int64"
         whole = "" if kind == "float32" else f".to(tl.{kind})"
-        values_ok = v.mask("(j < KEYS)[:, None]" if ragged(k, t) else "", "e[None, :]")
-        step = f"""\
+
+        def step(tail: bool) -> str:
+            """What `scores` of keys weigh."""
+            values_ok = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
+            text = f"""\
 codes = weight_codes(scores - base[:, None])
 total += tl.sum(codes, axis=1){whole}
 values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
 """
-        if whole:
-            step += f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
-        else:
-            step += "v0 = tl.dot(codes.to(tl.float16), values, v0)\n"
+            if whole:
+                return text + f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
+            return text + "v0 = tl.dot(codes.to(tl.float16), values, v0)\n"
+
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if integer_attr(w, "causal") else "KEYS"
         loop = f"for first in range(0, {last}, BN):\n"
         body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
         start = f"total = tl.zeros((BM,), tl.{kind})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
+        body += 'top = tl.full((BM,), float("-inf"), tl.float32)\n'
+        highest = "top = tl.maximum(top, tl.max(scores, axis=1))\n"
         if keys <= t.bn:
-            body += f"first = 0\n{scores}top = tl.max(scores, axis=1)\n{_BASE}{start}{step}"
+            # all scores are kept, of blocks that together hold hardly more than the keys
+            held = [(f"j = {at} + tl.arange(0, {width})\n", at + width > keys) for at, width in parts(0, keys, 3)]
+            for i, (place, tail) in enumerate(held):
+                body += f"{place}{_scores(w, k, tail, zero)}scores_{i} = scores\n{highest}"
+            body += _BASE + start
+            for i, (place, tail) in enumerate(held):
+                body += f"{place}scores = scores_{i}\n{step(tail)}"
         else:
-            body += 'top = tl.full((BM,), float("-inf"), tl.float32)\n'
-            body += f"{loop}{indent(scores + 'top = tl.maximum(top, tl.max(scores, axis=1))', '    ')}\n{_BASE}{start}"
-            body += loop + indent(scores + step, "    ")
+            tail = ragged(k, t)
+            scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero)
+            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}{start}{loop}{indent(scores + step(tail), '    ')}"
         body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
             body += "over = tl.where(total == 0, 0.0, over)\n"
@@ -129,12 +141,11 @@ values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
 _BASE = 'base = tl.where(top == float("-inf"), 0.0, top)\n'
 
 
-def _scores(w: Workload, k: Heads, t: Tile, zero: int) -> str:
-    """Statements that compute the scores of the block of keys at `first`. zero: of the queries, as signed bytes."""
+def _scores(w: Workload, k: Heads, tail: bool, zero: int) -> str:
+    """Statements that compute the scores of the keys j. tail: some of them are not there. zero: of the queries, as
+    signed bytes."""
     mask = w.inputs[3] if len(w.inputs) > 3 else None
-    tail = ragged(k, t)
     text = f"""\
-j = first + tl.arange(0, BN)
 keys = tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")})
 sums = tl.dot(queries, keys, out_dtype=tl.int32)
 """

@@ -16,7 +16,7 @@ from temper.ir.dims import Dim, DimLike, evaluate
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES
 from temper.tactics.base import Params, Slot, Tactic, Workload
-from temper.tactics.cuda.attention import Attention
+from temper.tactics.cuda.attention import Attention, parts
 from temper.tactics.cuda.attention_int8 import AttentionInt8
 from temper.tactics.cuda.group_norm import GroupNorm
 from temper.tactics.cuda.kernel import TritonKernel
@@ -125,6 +125,42 @@ def test_long_sums_of_codes_are_exact(keys: DimLike, tmp_path: Path) -> None:
     got = interpret([job], arrays, tmp_path)["y"]
     want = REFERENCES["AttentionInt8"]([arrays[n] for n in "qkv"], attrs)[0]
     assert np.array_equal(got, want) and want.min() > 126
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_keys_that_no_power_of_two_holds_are_attended_to_in_parts(dtype: str, tmp_path: Path) -> None:
+    """100 keys are blocks of 64, 32 and 16: codes agree bit for bit, halves to what they round to."""
+    assert parts(0, 100, 3) == [(0, 64), (64, 32), (96, 16)]
+    assert parts(32, 100, 3) == [(32, 64), (96, 16)]
+    assert parts(0, 100, 1) == parts(0, 128, 3) == [(0, 128)]
+    t = TensorType(dtype, (1, 100, 64))
+    attrs = {"causal": 0, "heads": 2, "kv_heads": 2, "layout": "rrrr", "safe": 0, "scale": 0.125}
+    attrs |= {"zero_point": 0, "scale": 1e-4} if dtype == "int8" else {}
+    op, tactic = ("AttentionInt8", AttentionInt8()) if dtype == "int8" else ("Attention", Attention())
+    widened, out = () if dtype == "int8" else (0, 1, 2), Slot(TensorType("float32", (1, 100, 64)))
+    w = Workload(
+        op, tuple(sorted(attrs.items())), (Slot(t),) * 3, (False,) * 3, (out,), Epilogue.identity("float32", 3),
+        "sm_90", 1, widened,
+    )  # fmt: skip
+    rng = np.random.default_rng(3)
+    arrays = {n: rng.integers(-128, 128, (1, 100, 64), np.int8) for n in "qkv"}
+    if dtype == "float16":
+        arrays = {n: rng.standard_normal((1, 100, 64)).astype(np.float16) for n in "qkv"}
+    arrays["y"] = np.zeros((1, 100, 64), np.float32)
+    names = {("input", 0): "q", ("input", 1): "k", ("input", 2): "v", ("output", 0): "y"}
+    widths = {128: 3, 32: 1} if dtype == "int8" else {32: 2, 64: 3}  # loads of keys in the text, by what a block holds
+    for bn, loads in widths.items():
+        params = next(p for p in tactic.candidates(w) if dict(p)["bn"] == bn)
+        made = kernel(tactic, w, params)
+        if dtype == "float16" or bn == 128:
+            assert made.source.count("keys = tl.load") == loads
+        job = Job(made.source, made.entries[0], evaluate(made.grid, {}), tuple((names[a], 0) for a in made.args))
+        folder = tmp_path / str(bn)
+        folder.mkdir()
+        got = interpret([job], arrays, folder)["y"]
+        wide = [arrays[n] if dtype == "int8" else arrays[n].astype(np.float32) for n in "qkv"]
+        want = REFERENCES[op](wide, attrs)[0]
+        assert np.array_equal(got, want) if dtype == "int8" else np.abs(got - want).max() < 2e-3
 
 
 def test_short_rows_share_a_block() -> None:
