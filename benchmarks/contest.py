@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import platform
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -163,3 +166,72 @@ def generated(name: str, folder: Path) -> Path:
     if name in transformers.TRANSFORMERS:
         return transformers.save(name, folder)
     sys.exit(f"there is no model '{name}'; choose from {', '.join((*models.MODELS, *transformers.TRANSFORMERS))}")
+
+
+def options(about: str | None, names: str, seconds: float) -> argparse.ArgumentParser:
+    """What programs that compare latencies take. names: the generated models they run if no file is given."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, help="ONNX files; none: the generated models")
+    parser.add_argument("--models", default=names, help="which generated models")
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--seconds", type=float, default=seconds, help="time per model or engine")
+    parser.add_argument("--effort", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write results here")
+    parser.add_argument("--folder", type=Path, help="keep what is built in this folder, and use what is there")
+    parser.add_argument("--build", action="store_true", help="with --folder: build only")
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    return parser
+
+
+def kept(plan: Path, effort: int, build: Callable[[], Engine]) -> tuple[Path, float]:
+    """A plan's file, made if it is not there, and how many seconds making it took."""
+    import temper
+
+    note = plan.with_suffix(".json")
+    if not note.exists():
+        start = time.perf_counter()
+        engine = build()
+        seconds = time.perf_counter() - start
+        temper.save(engine, plan)
+        note.write_text(json.dumps({"build_seconds": seconds, "effort": effort}))
+    return plan, float(json.loads(note.read_text())["build_seconds"])
+
+
+def drive(
+    program: str,
+    parser: argparse.ArgumentParser,
+    build: Callable[[argparse.Namespace, Path, int], tuple[float, list[str]]],
+    measure: Callable[[argparse.Namespace, Path, int], Row],
+    more: Callable[[argparse.Namespace], list[object]] = lambda args: [],
+) -> None:
+    """Every model at every thread count in a process of its own, told line by line, then as a table.
+
+    build: seconds it took, and what is missing; measure: a row. Both get the options, the model and its threads, and
+    run in that process. more: options of the program's own that it needs.
+    """
+    args = parser.parse_args()
+    if args.build and not args.folder:
+        parser.error("--build needs --folder")
+    if args.one:
+        print(json.dumps((build if args.build else measure)(args, args.files[0], int(args.threads))))
+        return
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = args.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        files = args.files or [generated(name, Path(temporary)) for name in args.models.split(",")]
+        for threads in map(int, args.threads.split(",")):
+            for file in files:
+                given = ["--one", "--threads", threads, "--folder", folder, "--seconds", args.seconds]
+                given += ["--effort", args.effort, *(["--build"] if args.build else []), *more(args), file]
+                found = fresh(program, *given)
+                if args.build:
+                    print(f"{file.stem:24s} {threads} threads  built in {found[0]:.1f} s", *found[1], flush=True)
+                    continue
+                rows.append(found)
+                words = f"(build {found['build_seconds']:.1f} s, neighbours {found['others']:.2f} cores)"
+                print(line(found["model"], threads, found["ms"], words, *found["missing"]), flush=True)
+    if rows:
+        print("\n" + table(rows))
+        if args.json:
+            record(args.json, rows)

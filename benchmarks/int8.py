@@ -13,18 +13,16 @@ are there. Prints medians (ms) and Temper's speed against the better peer; --jso
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
-import time
 from pathlib import Path
 
 import onnx
 
-from benchmarks.contest import Arrays, Entrant, Row, contest, fresh, generated, line, record, table
+from benchmarks.contest import Arrays, Entrant, Row, contest, drive, kept, options
 from benchmarks.quantized_peers import PeerFailed, nncf_quantized, ort_static
 from benchmarks.transformers import TRANSFORMERS, sample_inputs
 from temper.peers import OnnxRuntime, OpenVino, pin
+from temper.runtime.engine import Engine
 
 #: Calibration samples: latency does not depend on their values.
 _SAMPLES = 8
@@ -37,20 +35,15 @@ def samples(model: Path) -> list[Arrays]:
 
 
 def built(model: Path, threads: int, effort: int, folder: Path) -> tuple[Path, float]:
-    """The model's INT8 plan in the folder, made if it is not there, and how many seconds making it took."""
+    """The model's INT8 plan in the folder, and how many seconds making it took."""
     import temper
 
-    plan = folder / f"{model.stem}.{threads}.int8.plan"
-    note = plan.with_suffix(".json")
-    if not note.exists():
-        start = time.perf_counter()
-        engine = temper.build(
+    def build() -> Engine:
+        return temper.build(
             model, threads=threads, effort=effort, precision="int8", calibration=samples(model), pure_int8=True
         )
-        seconds = time.perf_counter() - start
-        temper.save(engine, plan)
-        note.write_text(json.dumps({"build_seconds": seconds, "effort": effort}))
-    return plan, float(json.loads(note.read_text())["build_seconds"])
+
+    return kept(folder / f"{model.stem}.{threads}.int8.plan", effort, build)
 
 
 def entrants(model: Path, folder: Path, nncf: Path | None) -> tuple[list[Entrant], list[str]]:
@@ -102,50 +95,23 @@ def measure(model: Path, threads: int, seconds: float, effort: int, folder: Path
     }
 
 
+def _build(args: argparse.Namespace, model: Path, threads: int) -> tuple[float, list[str]]:
+    _, missing = entrants(model, args.folder, args.nncf_python)
+    return built(model, threads, args.effort, args.folder)[1], missing
+
+
+def _measure(args: argparse.Namespace, model: Path, threads: int) -> Row:
+    return measure(model, threads, args.seconds, args.effort, args.folder, args.nncf_python)
+
+
+def _more(args: argparse.Namespace) -> list[object]:
+    return ["--nncf-python", args.nncf_python] if args.nncf_python else []
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, help="ONNX files; none: the generated models")
-    parser.add_argument("--models", default="resnet50,bert_base_s128,mobilenetv2,efficientnet_b0")
-    parser.add_argument("--threads", default="1,2")
-    parser.add_argument("--seconds", type=float, default=6.0, help="time per engine")
-    parser.add_argument("--effort", type=int, default=2)
+    parser = options(__doc__, "resnet50,bert_base_s128,mobilenetv2,efficientnet_b0", 6.0)
     parser.add_argument("--nncf-python", type=Path, help="interpreter of an environment with nncf and openvino")
-    parser.add_argument("--folder", type=Path, help="keep plans and the peers' models here, and use those there")
-    parser.add_argument("--json", type=Path, help="write results here")
-    parser.add_argument("--build", action="store_true", help="make plans and the peers' models only")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.build and not args.folder:
-        parser.error("--build needs --folder")
-    if args.one:
-        model, threads = args.files[0], int(args.threads)
-        if args.build:
-            _, missing = entrants(model, args.folder, args.nncf_python)
-            print(json.dumps([built(model, threads, args.effort, args.folder)[1], missing]))
-        else:
-            print(json.dumps(measure(model, threads, args.seconds, args.effort, args.folder, args.nncf_python)))
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = args.folder or Path(temporary)
-        folder.mkdir(parents=True, exist_ok=True)
-        files = args.files or [generated(name, Path(temporary)) for name in args.models.split(",")]
-        rows: list[Row] = []
-        for threads in map(int, args.threads.split(",")):
-            for file in files:
-                options = ["--one", "--threads", threads, "--folder", folder, "--seconds", args.seconds]
-                options += ["--effort", args.effort, *(["--build"] if args.build else []), file]
-                options += ["--nncf-python", args.nncf_python] if args.nncf_python else []
-                found = fresh("benchmarks.int8", *options)
-                if args.build:
-                    print(f"{file.stem:24s} {threads} threads  built in {found[0]:.1f} s", *found[1], flush=True)
-                    continue
-                rows.append(found)
-                more = f"(build {found['build_seconds']:.1f} s, neighbours {found['others']:.2f} cores)"
-                print(line(found["model"], threads, found["ms"], more, *found["missing"]), flush=True)
-    if rows:
-        print("\n" + table(rows))
-        if args.json:
-            record(args.json, rows)
+    drive("benchmarks.int8", parser, _build, _measure, _more)
 
 
 if __name__ == "__main__":
