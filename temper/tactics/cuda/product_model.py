@@ -108,7 +108,9 @@ _ROWS_LEAST = 14  # rows of a tile below which fewer take as long
 _ADDRESS = 2.5e-12  # seconds to find where a row of 16 bytes of a window lies
 _ELEMENT = 6.8e-11  # seconds a processor takes to finish an element
 _NEAR, _DIRECT = 0.8, 0.85  # of the time of loads, and of an epilogue
-_NARROW, _CROWDED, _LIGHT = 1.08, 1.1, 0.92  # less of a row than a step could take; with a residual, sums in a thread
+_NARROW = 1.08  # of a step that takes less of a row than it could
+_ALONE = 1.15  # of codes' blocks that have a processor to themselves: nothing multiplies while they finish
+_CROWDED, _LIGHT = 1.1, 0.92  # of blocks that read a residual: many sums in a thread; small, waiting but once
 _STEP, _START, _BLOCK, _LAUNCH, _PART = 0.81e-6, 1.0e-6, 0.08e-6, 1.6e-6, 1.2e-6
 
 
@@ -174,8 +176,11 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     more = _PART + 8 * b.split * pixels * s.ocg / d.bandwidth if b.split > 1 else 0.0
     if b.bk * work.size < min(128, s.icg * work.size):
         total *= _NARROW
+    if work.size == 1 and s.flat and b.bm * b.bn >= 32768:
+        total *= _ALONE
     if work.full:  # one step of loads, the residual's among them, is waited for at once: more blocks, not larger ones
-        total *= _CROWDED if own >= 128 else _LIGHT if steps == 1 and b.bm * b.bn <= 8192 and b.direct else 1.0
+        light = steps == 1 and b.bm * b.bn <= 8192 and b.direct
+        total *= (_CROWDED if steps <= 4 else 1.0) if own >= 128 else _LIGHT if light else 1.0
     feed = 0.6 * tiles * steps * load / d.processors  # of blocks alike, those that load less
     return float((total**4 + memory**4 + feed**4) ** 0.25 + _LAUNCH + more)
 
