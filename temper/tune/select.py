@@ -13,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from temper.config import knob
-from temper.errors import BuildError
+from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.base import Kernel, Params, Tactic, Workload
 from temper.tactics.workload import bound
 from temper.tune.timing_cache import Record, TimingCache, digest
@@ -418,12 +418,19 @@ class Contest:
         return [*self.missing(cache), *fastest]
 
     def result(self, cache: TimingCache, shared: Candidate | None = None) -> Choice:
-        """The choice: the fastest, or `shared`. BuildError if no candidate is right."""
+        """The choice: the fastest, or `shared`. BuildError if no candidate is right, DeviceMemoryError if a GPU has no
+        room for any."""
         ranking = [(s, c) for s, c in self.ranking(cache) if shared is None or c is shared]
-        trials = []
-        for c in self.candidates:
-            r = cache.time(self.time_key(c))
-            trials.append(Trial(c.label, r.seconds if r else None, r.failure if r else ""))
+        records = [cache.time(self.time_key(c)) for c in self.candidates]
+        trials = [
+            Trial(c.label, r.seconds if r else None, r.failure if r else "")
+            for c, r in zip(self.candidates, records, strict=True)
+        ]
+        if not ranking and all(r is not None and r.passing for r in records):
+            raise DeviceMemoryError(
+                f"'{self.task.name}' cannot be tuned: {trials[-1].note}. Build for smaller sizes, or where more memory "
+                "is free; the same build with --no-timing, for the GPU's code level, needs none"
+            )
         if not ranking:
             tried = "; ".join(f"{t.label}: {t.note}" for t in trials)
             raise BuildError(f"'{self.task.name}': every candidate kernel failed its check: {tried}")

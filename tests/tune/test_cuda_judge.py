@@ -13,6 +13,7 @@ from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.sources import cuda_tactics
 from temper.tune import cuda_bench
 from temper.tune.cuda_judge import Judge
+from temper.tune.select import Contest
 from temper.tune.timing_cache import Record
 
 ROOT = str(Path(__file__).parents[2])
@@ -24,6 +25,7 @@ sys.path.insert(0, {ROOT!r})
 import temper.runtime.cuda.driver as driver
 import temper.tune.cuda_judge as judge
 from temper.errors import DeviceError
+from temper.tune.select import Contest
 from temper.tune.timing_cache import Record
 
 driver.Gpu = driver.Stream = lambda x: None
@@ -131,3 +133,15 @@ def test_a_gpu_without_room_for_all_times_fewer_at_once(monkeypatch: pytest.Monk
     monkeypatch.setattr(cuda_bench, "DeviceBench", full)
     answers = cuda_bench._judged(*[MagicMock()] * 4, words, [()] * 3, 0, True)  # type: ignore[arg-type]
     assert all(isinstance(a, tuple) and a[1].passing and "all taken" in a[1].failure for a in answers)
+
+
+def test_a_layer_that_no_kernel_has_room_for_is_an_error_of_memory() -> None:
+    class Cache:
+        def time(self, key: str) -> Record:
+            return Record(None, "the layer's own tensors do not fit: all taken", passing=True)
+
+    candidate = MagicMock(label="cuda.conv", code_key="key")
+    contest = Contest(MagicMock(), [candidate, candidate], [], "a GPU", 1)
+    contest.task.name, contest.task.workload.key, contest.task.sizes = "conv1", "key", ""
+    with pytest.raises(DeviceMemoryError, match="'conv1' cannot be tuned: .*do not fit: all taken. Build for smaller"):
+        contest.result(Cache())  # type: ignore[arg-type]

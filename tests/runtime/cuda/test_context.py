@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from temper.errors import DeviceError, InputError, TemperError
+from temper.errors import ConfigError, DeviceError, InputError, TemperError
 from temper.plan.format import Native, Plan
 from temper.runtime.cuda import dlpack, staging
 from temper.runtime.cuda.arrays import DeviceArray, Pool
 from temper.runtime.cuda.context import CudaContext, stream_handle
 from temper.runtime.cuda.driver import Gpu, Stream
-from temper.runtime.engine import Engine
+from temper.runtime.engine import Engine, gpu_number
 from tests.runtime.cuda.fake import CUresult, FakeDriver, Interface, Tensor
 
 
@@ -321,6 +321,24 @@ def test_with_the_knob_a_fault_names_its_layer(
     driver.fail["cuStreamSynchronize"] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
     with pytest.raises(DeviceError, match="running 'Transpose"):
         engine(x)
+
+
+def test_the_second_gpu_is_used_where_it_is_named(native_plan: Plan) -> None:
+    driver = FakeDriver(devices=2)
+    engine = Engine(native_plan, gpu=Gpu(1, driver))
+    assert driver.calls.count("cuDevicePrimaryCtxRetain") == 1 and engine._shared is not None
+    x = Tensor(driver, (1, 4, 5, 5), device=1)
+    y = engine(x)
+    assert isinstance(y, DeviceArray) and y.device == 1 and y.__dlpack_device__() == (2, 1)
+    with pytest.raises(InputError, match="input 'x' is on GPU 0, the engine on GPU 1"):
+        engine(Tensor(driver, (1, 4, 5, 5), device=0))
+    driver.contexts[99] = 78  # the context of GPU 1
+    assert _context(engine, stream=99).stream.number == 99
+    with pytest.raises(DeviceError, match="stream 0x62 is not one of GPU 1"):
+        engine.context(stream=98)
+    assert gpu_number("cuda:1") == 1 and gpu_number("") == gpu_number("cuda") == 0
+    with pytest.raises(ConfigError, match="cannot run on 'cuda:-1'"):
+        gpu_number("cuda:-1")
 
 
 def test_contexts_have_streams_of_their_own(engine: Engine) -> None:
