@@ -110,6 +110,7 @@ def build_int8(
     about = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
     about += [str(config.isa), str(request.bounds.as_dict())]
     about += [config.device, config.precision] if subject.target.widens else []
+    about += [",".join(sorted(x)) for x in (subject.pins.fp32, subject.pins.fp8)]
     trials = Trials(subject, recipe, held, Memory.at(request.work, *about), progress, made.passes, reach)
     chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
     if request.answers:
