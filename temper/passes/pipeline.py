@@ -14,6 +14,7 @@ from temper.passes.encoding import ENCODING
 from temper.passes.fake_quantize import FAKE_QUANTIZE
 from temper.passes.float8 import FLOAT8
 from temper.passes.fold import FOLD
+from temper.passes.grid_weights import GRID_WEIGHTS
 from temper.passes.halves import HALVES
 from temper.passes.idioms import IDIOMS
 from temper.passes.integer import INTEGER
@@ -39,6 +40,7 @@ from temper.passes.widen import WIDEN
 
 PIPELINE: tuple[Pass, ...] = (
     FAKE_QUANTIZE,    # before constants are folded: weights get codes
+    GRID_WEIGHTS,     # before what gives weights other layouts and joins scales
     CLEANUP_BUT_CODES,
     WIDEN,            # before all that knows float32 only
     RECURRENT_LOOPS,
