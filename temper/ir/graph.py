@@ -88,7 +88,8 @@ class Node:
         return tuple(
             str(d)
             for key in BINDING_ATTRS
-            for d in _flat(self.attrs.get(key, ()))
+            if key in self.attrs
+            for d in _flat(self.attrs[key])
             if isinstance(d, Dim) and from_data(str(d)) and str(d).isidentifier()
         )
 
@@ -108,7 +109,9 @@ class Node:
         """Symbols depending on data that its other attributes, and the graphs in them, mention but do not bind."""
         found: set[str] = set()
         for key, value in self.attrs.items():
-            for d in _flat(value) if key not in BINDING_ATTRS else ():
+            if key in BINDING_ATTRS or isinstance(value, (int, float, str)):
+                continue
+            for d in _flat(value):
                 if isinstance(d, Graph):
                     found |= d.free_symbols
                 elif isinstance(d, Dim):

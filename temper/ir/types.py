@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from temper.dtypes import storage
-from temper.ir.dims import Dim, DimLike, evaluate, from_data, product, symbols_of
+from temper.ir.dims import Dim, DimLike, data_symbols, evaluate, product
 
 #: The element types of the IR: ONNX's names, which are numpy's where numpy has them; reference/formats.py says how
 #: arrays hold the others, one element an item. "string" appears on host values only, and so does "sequence": a tuple of
@@ -78,12 +78,12 @@ class TensorType:
 
     @property
     def symbols(self) -> frozenset[str]:
-        return frozenset().union(*(symbols_of(d) for d in self.shape))
+        return frozenset(s for d in self.shape if isinstance(d, Dim) for s in d.symbols)
 
     @property
     def data_symbols(self) -> frozenset[str]:
         """The symbols that a step binds while the model runs."""
-        return frozenset(s for s in self.symbols if from_data(s))
+        return data_symbols(*self.shape)
 
     def bind(self, env: Mapping[str, int]) -> TensorType:
         """The same type with every symbol replaced by its value."""

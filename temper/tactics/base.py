@@ -52,6 +52,9 @@ class Workload:
     tf32: bool = False
     links: tuple[Workload, ...] = ()
 
+    def __hash__(self) -> int:
+        return hash(self.key)
+
     def attr(self, name: str, default: Attr | None = None) -> Attr:
         value = dict(self.attrs).get(name, default)
         if value is None:

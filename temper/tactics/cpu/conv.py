@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def decline_dtype(w: Workload) -> str | None:
     return f"computes float32 only, not {', '.join(odd)}" if odd else None
 
 
+@lru_cache(maxsize=4096)
 def conv_shape(w: Workload) -> ConvShape | str:
     """Geometry of a channels-last 2-D Conv workload, or the reason it has none here."""
     x, k = w.inputs[0], w.inputs[1]
