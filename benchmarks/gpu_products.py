@@ -1,6 +1,6 @@
 """Every convolution and matrix product of the GPU benchmark models alone, beside cuDNN and cuBLAS in the same run.
 
-    python -m benchmarks.gpu_products [--sets resnet50-int8-128,bert-fp16-32] [--effort 2]
+    python -m benchmarks.gpu_products [--sets resnet50-int8-128,bert-fp16-32] [--effort 2] [--json FILE]
 
 A set is model-precision-batch: resnet50 (int8, fp16), bert (large, sequence 128) and vit (B/16): int8, fp16, fp8. The
 tuner compiles, checks and times Temper's kernels, epilogues included, as a build does: graphs of launches whose weights
@@ -12,10 +12,13 @@ chip's rate, whichever takes longer.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import date
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -83,13 +86,21 @@ def epilogue(precision: str, rank: int, residual: bool, function: str) -> Epilog
         steps.append(Instr("Cast", (last,), "float16", half))
         return Epilogue(tuple(operands), tuple(steps), (len(operands) + len(steps) - 1,))
     operands = [Operand("int32", full), Operand("float32", channel)]
-    operands += [Operand("int8", full), Operand("float32", scalar)] * residual
+    steps = [Instr("Cast", (0,), "float32", wide)]
+    if residual and rank == 2:  # what follows is a normalisation, which reads halves
+        operands.append(Operand("float16", full))
+        steps += [Instr("Mul", (3, 1), "float32"), Instr("Cast", (2,), "float32", wide)]
+        steps += [Instr("Add", (4, 5), "float32"), Instr("Cast", (6,), "float16", half)]
+        return Epilogue(tuple(operands), tuple(steps), (7,))
+    if residual:
+        operands += [Operand("int8", full), Operand("int32", scalar), Operand("float32", scalar)]
     operands += [Operand("float32", scalar)] if function == "Gelu" else []
     n = len(operands)
-    steps = [Instr("Cast", (0,), "float32", wide), Instr("Mul", (n, 1), "float32")]
+    steps.append(Instr("Mul", (n, 1), "float32"))
     if residual:
-        steps += [Instr("Cast", (2,), "float32", wide), Instr("Mul", (n + 2, 3), "float32")]
-        steps.append(Instr("Add", (n + 1, n + 3), "float32"))
+        steps += [Instr("Cast", (2,), "int32", (("to", "int32"),)), Instr("Sub", (n + 2, 3), "int32")]
+        steps += [Instr("Cast", (n + 3,), "float32", wide), Instr("Mul", (n + 4, 4), "float32")]
+        steps.append(Instr("Add", (n + 1, n + 5), "float32"))
     if function == "Gelu":
         steps += [Instr("Gelu", (n + len(steps) - 1,), "float32"), Instr("Div", (n + len(steps), n - 1), "float32")]
     zero = -128 if rank == 4 else 0
@@ -100,10 +111,13 @@ def epilogue(precision: str, rank: int, residual: bool, function: str) -> Epilog
 
 def _slots(precision: str, x: tuple[int, ...], w: tuple[int, ...], out: tuple[int, ...], e: Epilogue) -> dict[str, Any]:
     dtype, bias = _TYPES[precision], "int32" if precision == "int8" else "float32"
-    inputs = (*(Slot(TensorType(dtype, shape)) for shape in (x, w)), Slot(TensorType(bias, (w[-1],))))
+    inputs = tuple(Slot(TensorType(dtype, shape)) for shape in (x, w))
+    if precision == "int8" or len(x) == 4:
+        inputs = (*inputs, Slot(TensorType(bias, (w[-1],))))
     outputs = (Slot(TensorType(e.dtype_of(e.results[0]), out)),)
     widened = () if precision == "int8" else (0, 1)
-    return {"inputs": inputs, "constant": (False, True, True), "outputs": outputs, "epilogue": e, "widened": widened}
+    constant = (False, *(True,) * (len(inputs) - 1))
+    return {"inputs": inputs, "constant": constant, "outputs": outputs, "epilogue": e, "widened": widened}
 
 
 def convolution(
@@ -154,7 +168,7 @@ def layers(model: str, precision: str, batch: int) -> Iterator[Layer]:
 
 
 def task(layer: Layer, rng: np.random.Generator) -> Task:
-    """With random weights; all scales are a thousandth."""
+    """With random weights; all scales are a thousandth, zero points -128."""
     constants = {}
     for i, slot in enumerate(layer.workload.inputs[1:], 1):
         assert slot is not None
@@ -167,10 +181,12 @@ def task(layer: Layer, rng: np.random.Generator) -> Task:
             constants[i] = (rng.standard_normal(shape) * 0.05).astype(slot.type.dtype)
     out = [evaluate(d, {}) for d in layer.workload.outputs[0].type.shape]
     fixed = {
-        i: np.full([n if m else 1 for n, m in zip(out, o.mask, strict=True)], 1e-3, np.float32)
+        i: np.full([n if m else 1 for n, m in zip(out, o.mask, strict=True)], 1e-3 if o.dtype == "float32" else -128)
         for i, o in enumerate(layer.workload.epilogue.operands)
-        if i and o.dtype == "float32"
+        if i and o.kind != "full"
     }
+    operands = layer.workload.epilogue.operands
+    fixed = {i: a.astype(operands[i].dtype) for i, a in fixed.items()}
     return Task(layer.workload, constants, fixed, {}, layer.name)
 
 
@@ -228,6 +244,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default="resnet50-int8-128,resnet50-int8-1,bert-fp16-128,bert-int8-128,bert-int8-1")
     parser.add_argument("--effort", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="write results here, after every set")
     args = parser.parse_args()
     torch.backends.cudnn.benchmark = True
     gpu, rng = Gpu(), np.random.default_rng(0)
@@ -235,11 +252,16 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory(prefix="temper-products-")
     cache = TimingCache(Path(folder.name) / "times.sqlite")
     tuner = Tuner(target.tactics(), target.device(), str(target.fingerprint), cache, args.effort)
+    result: dict[str, Any] = {
+        "date": date.today().isoformat(), "device": gpu.name,
+        "versions": {name: metadata.version(name) for name in ("torch", "triton")}, "sets": {},
+    }  # fmt: skip
     for name in args.sets.split(","):
         model, precision, batch = name.split("-")
         found = list(layers(model, precision, int(batch)))
         chosen = tuner.choose([task(x, rng) for x in found])
         total = [0.0, 0.0, 0.0]
+        rows: list[dict[str, Any]] = []
         print(f"\n{name}, {gpu.name}: us a layer, T/s, TB/s, peer, limit")
         for x in found:
             choice = chosen[x.workload.key]
@@ -248,7 +270,13 @@ def main() -> None:
             rates = f"{x.operations / own / 1e12:6.0f} {x.bytes / own / 1e12:5.2f}"
             times = f"{own * 1e6:7.1f} {rates} {theirs * 1e6:7.1f} {least * 1e6:6.1f}"
             print(f"{x.count:3d} x {x.name:36s} {times}  {choice.candidate.label}", flush=True)
+            us = {key: round(1e6 * t, 2) for key, t in (("us", own), ("peer_us", theirs), ("limit_us", least))}
+            rows.append({"name": x.name, "count": x.count, **us, "tactic": choice.candidate.label})
         print("sum in ms: ours {:.3f}, peer {:.3f}, limit {:.3f}".format(*(1e3 * t for t in total)), flush=True)
+        sums = dict(zip(("ms", "peer_ms", "limit_ms"), (round(1e3 * t, 4) for t in total), strict=True))
+        result["sets"][name] = {"layers": rows, **sums}
+        if args.json:
+            args.json.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
