@@ -26,10 +26,12 @@ def span_of(bound: Sized, r: Ref) -> Span | None:
 
 @dataclass
 class _Use:
-    """Who has written and read a buffer so far."""
+    """Who has written and read a buffer so far. before: who used its bytes before it did: every writer comes after
+    them, as pieces may be written in any order."""
 
     start: int
     end: int
+    before: set[int]
     writers: list[int] = field(default_factory=list)
     readers: list[int] = field(default_factory=list)
 
@@ -52,10 +54,9 @@ def dependencies(launches: Sequence[Launch], spans: Sequence[Sequence[Span | Non
         for key, start, end in touched:
             if key not in uses:
                 # what lay in these bytes before must be done with
-                for other in uses.values():
-                    if other.start < end and start < other.end:
-                        needs |= {*other.writers, *other.readers}
-                uses[key] = _Use(start, end)
+                over = [u for u in uses.values() if u.start < end and start < u.end]
+                uses[key] = _Use(start, end, {i for u in over for i in (*u.writers, *u.readers)})
+            needs |= uses[key].before
         for span in read:
             needs |= set(uses[span[0]].writers)
         for span in written:
