@@ -425,6 +425,7 @@ def _portable(graph: Graph, quantize: Recipe | None) -> bytes:
         return to_bytes(graph)
     own = graph.copy()
     run_passes(own, (*FLOAT, Pass("quantize", quantize.apply)))
+    own.prune()  # the float weights behind the codes
     return to_bytes(own)
 
 

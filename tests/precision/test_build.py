@@ -10,6 +10,7 @@ import pytest
 
 import temper as package
 from temper.errors import ConfigError, DataError
+from temper.ir.portable import from_bytes
 from temper.plan.file import read
 from temper.runtime.machine import cpu_flags
 from tests.commands import Run
@@ -42,6 +43,8 @@ def test_a_rebuilt_plan_stays_int8(temper: Run, small_onnx: Path, data: Path, tm
     done = temper("build", small_onnx, "-o", plan, "--int8", "--calib", data, *options)
     assert done.code == 0, done.err
     assert temper("rebuild", plan, "-o", again, "-q").code == 0
+    graph = from_bytes(read(plan).graph)
+    assert all(v.uses or graph.is_output(v) for v in graph.constants), "the float weights are still there"
     x = pictures(3)
     first, second = (package.load(p) for p in (plan, again))
     ops = [[r["op"] for r in e.report["regions"]] for e in (first, second)]
