@@ -85,16 +85,16 @@ def insert(graph: Graph, sites: Sequence[Site], amax: Mapping[str, float]) -> No
 def narrow(graph: Graph, largest: Mapping[str, float]) -> None:
     """Makes products, by the name of their result, ones of 8-bit floats. largest: magnitude of the data they read."""
     nodes = {n.outputs[0].name: n for n in graph.nodes if n.outputs[0].name in largest}
-    reach: dict[int, float] = {}
+    reach: dict[str, float] = {}  # by name, which the result of a product made anew takes over
     for key, node in nodes.items():
         assert node.inputs[0] is not None
-        reach[node.inputs[0].id] = max(reach.get(node.inputs[0].id, 0.0), largest[key])
+        reach[node.inputs[0].name] = max(reach.get(node.inputs[0].name, 0.0), largest[key])
     made: dict[int, tuple[Value, float]] = {}
     for node in nodes.values():
         x = node.inputs[0]
         assert x is not None
         if x.id not in made:
-            made[x.id] = _narrowed(graph, x, float(scale_of(reach[x.id])))
+            made[x.id] = _narrowed(graph, x, float(scale_of(reach[x.name])))
         half, scale = made[x.id]
         wide = make(graph, "Cast", [half], {"to": "float32"}, name=f"{node.name}.float32", origin=_ORIGIN).output
         _product(graph, node, wide, scale)

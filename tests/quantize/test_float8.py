@@ -14,12 +14,14 @@ from temper.config import BuildConfig
 from temper.errors import ConfigError
 from temper.ir.evaluate import evaluate
 from temper.ir.graph import Graph
+from temper.ir.ops import make
+from temper.ir.types import TensorType
 from temper.ir.verify import verify
 from temper.passes.manager import Log
 from temper.precision.build import build_int8
 from temper.precision.request import Request
 from temper.precision.simulate import Simulator
-from temper.quantize.float8 import channel_scales, float8_sites, insert, rounded, scale_of
+from temper.quantize.float8 import channel_scales, float8_sites, insert, narrow, rounded, scale_of
 from temper.quantize.recipe import Recipe
 from temper.reference.formats import number, numbers
 from tests.conftest import small_model
@@ -114,3 +116,19 @@ def test_builds_search_in_8_bit_floats(config: BuildConfig) -> None:
         build_int8(data, config, request)
     with pytest.raises(ConfigError, match="sm_89"):
         build_int8(data, replace(gpu, device="cuda:sm_80"), request)
+
+
+def test_products_that_follow_each_other_are_narrowed_together() -> None:
+    rng = np.random.default_rng(2)
+    graph = Graph("chain")
+    x = graph.add_input("x", TensorType("float32", (4, 8)))
+    weights = [graph.add_constant(rng.standard_normal((8, 8)).astype(np.float32), f"w{i}") for i in range(2)]
+    first = make(graph, "MatMul", [x, weights[0]], {}, name="a").output
+    second = make(graph, "MatMul", [first, weights[1]], {}, name="b").output
+    graph.set_outputs([second], ["y"])
+    feeds = {"x": rng.standard_normal((4, 8)).astype(np.float32)}
+    (want,) = evaluate(graph, feeds)
+    narrow(graph, {first.name: 4.0, second.name: 20.0})
+    verify(graph)
+    assert sum(v.type.dtype == "float8e4m3fn" for v in graph.values) == 2
+    np.testing.assert_allclose(evaluate(graph, feeds)[0], want, atol=0.1 * np.abs(want).max())
