@@ -441,6 +441,8 @@ def mismatch(
     """
     if got.shape != want.shape or got.dtype != want.dtype:
         return f"result is {got.dtype}{list(got.shape)}, the reference {want.dtype}{list(want.shape)}"
+    if want.dtype.kind not in "fc" and np.array_equal(got, want):
+        return None
     got, want = _numbers(got, dtype), _numbers(want, dtype)
     if want.dtype.kind not in "fc":
         error = _difference(got, want)
