@@ -65,11 +65,11 @@ def build(
     tf32: False for products of float32 that a GPU does not round to 10 bits of mantissa.
 
     precision: "fp32"; "fp16" or "bf16", in which a GPU then stores tensors and multiplies, but for layers that keep
-    names; or "int8", or "fp8" (E4M3, on GPUs that multiply it), to which the rest belongs; what then is neither a GPU
-    computes in float16, but for layers that keep names with fp32. calibration: real inputs, as a folder of pictures,
-    an .npz
-    file, an iterable of arrays or {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how
-    pictures become inputs, see temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
+    names; or "int8", or "fp8" (E4M3, on GPUs that multiply it), to which the rest belongs. What cannot be INT8 a GPU
+    computes in E4M3, where it has that, where it is faster and accurate enough, and else in float16, but for layers
+    that keep names with fp32. calibration: real inputs, as a folder of pictures, an .npz file, an iterable of arrays or
+    {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how pictures become inputs, see
+    temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
     calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better, or a
     temper.Score that also tells the answers, so that the report can show which changed; max_drop: how much of it may be
     lost, in its own unit; without one 0.3 % of the float engine's score. Without evaluate, layers stay in float until

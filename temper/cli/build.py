@@ -93,7 +93,7 @@ def build(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Pin layers: '/head/*=fp32' (or =int8 ..), as in a shell; repeatable.", show_default=False),
+        typer.Option(help="Pin layers: '/head/*=fp32' (bf16, fp16, fp8, int8), as in a shell.", show_default=False),
     ] = None,
     pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float to save accuracy.")] = False,
     compensate: Annotated[
