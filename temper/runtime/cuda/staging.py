@@ -14,7 +14,7 @@ import numpy as np
 from temper.runtime.cuda.driver import Event, Gpu, Pinned, Stream
 
 #: Arrays of fewer bytes are left to the driver, which is as fast with them (H100, 16 cores, nothing else running).
-LEAST_UP, LEAST_DOWN = 16 << 20, 4 << 20
+LEAST = 16 << 20
 CHUNK = 2 << 20
 _CHUNKS = 12
 _THREADS = 6

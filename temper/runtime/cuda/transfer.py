@@ -15,7 +15,7 @@ from temper.runtime.cuda.arrays import Block, DeviceArray, Pool
 from temper.runtime.cuda.bound import CudaBound
 from temper.runtime.cuda.driver import Event, Memory, Stream
 from temper.runtime.cuda.inputs import Given
-from temper.runtime.cuda.staging import LEAST_DOWN, LEAST_UP, Staging
+from temper.runtime.cuda.staging import LEAST, Staging
 
 #: Runs whose inputs a context keeps alive before it waits for the oldest.
 _IN_FLIGHT = 64
@@ -94,7 +94,7 @@ class Transfers:
         return address
 
     def _to_device(self, address: int, x: np.ndarray, name: str) -> None:
-        if x.nbytes >= LEAST_UP:
+        if x.nbytes >= LEAST:
             self._chunks().upload(address, x, self.stream)
         elif x.nbytes:
             self.gpu.driver(
@@ -112,7 +112,7 @@ class Transfers:
             return
         if isinstance(target, Given):
             self.gpu.driver("cuMemcpyDtoDAsync", target.address, source, nbytes, self.stream.handle)
-        elif nbytes >= LEAST_DOWN:
+        elif nbytes >= LEAST:
             self._chunks().download(target, source, self.stream)
         else:
             self.gpu.driver("cuMemcpyDtoHAsync", target.ctypes.data, source, nbytes, self.stream.handle)
