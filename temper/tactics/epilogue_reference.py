@@ -15,7 +15,8 @@ def epilogue_reference(
 ) -> list[np.ndarray]:
     """The results of `epilogue` on operand arrays that broadcast; each step is rounded to its dtype.
 
-    nudge: (value number, relative change) applied to one floating-point value, to see how its error carries through.
+    nudge: (value number, change) applied to one value, to see how its error carries through: relative of a float, in
+    units of an integer, which stays within its type.
     """
     values: list[np.ndarray] = []
     for i, a in enumerate(arrays):
@@ -23,8 +24,8 @@ def epilogue_reference(
             raise ValueError(f"operand {i} has no array")
         values.append(a)
     for instr in epilogue.instrs:
-        if nudge is not None and nudge[0] == len(values) - 1 and values[-1].dtype.kind == "f":
-            values[-1] = (values[-1] * (1 + nudge[1])).astype(values[-1].dtype)
+        if nudge is not None and nudge[0] == len(values) - 1:
+            values[-1] = _nudged(values[-1], nudge[1])
         if instr.op == "Constant":
             values.append(np.asarray(instr.attr("value"), instr.dtype))
             continue
@@ -43,3 +44,10 @@ def epilogue_reference(
         values.append(run(instr.op, args, attrs, dtypes, [instr.dtype])[0])
     shape = np.broadcast_shapes(*(a.shape for a in values)) if values else ()
     return [np.ascontiguousarray(np.broadcast_to(values[r], shape)) for r in epilogue.results]
+
+
+def _nudged(y: np.ndarray, change: float) -> np.ndarray:
+    if y.dtype.kind in "iu":
+        info = np.iinfo(y.dtype)
+        return np.clip(y.astype(np.int64) + int(change), info.min, info.max).astype(y.dtype)
+    return (y * (1 + change)).astype(y.dtype) if y.dtype.kind == "f" else y

@@ -27,6 +27,7 @@ from temper.reference import REFERENCES, run
 from temper.reference.formats import encode, numbers, range_of
 from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload, chained
+from temper.tactics.epilogue import Epilogue
 from temper.tactics.epilogue_reference import epilogue_reference
 from temper.tune.recurrent_bounds import recurrent_bounds
 from temper.tune.rows import cut_inputs, cut_operands, picked_rows
@@ -321,14 +322,34 @@ _EXACT_STEPS = frozenset(
 def _integer_problem(
     w: Workload, env: Mapping[str, int], inputs: tuple[np.ndarray | None, ...], operands: list[np.ndarray | None]
 ) -> Problem:
-    """An integer accumulator is exact, and so is what exact steps make of it; behind others a code may be off by 1."""
+    """An integer accumulator is exact, and so is what exact steps make of it; behind others a code may be off by 1, and
+    what is made of that code by as much as one step of it moves it."""
     want = epilogue_reference(w.epilogue, operands)
     own = _program_bounds(w, operands, want)
     exact = all(i.op in _EXACT_STEPS for i in w.epilogue.instrs)
     bounds = [
         np.zeros(()) if exact else np.ones(()) if y.dtype.kind in "iu" else b for y, b in zip(want, own, strict=True)
     ]
+    dtypes = [w.epilogue.dtype_of(r) for r in w.epilogue.results]
+    for number in _inner_codes(w.epilogue):
+        up, down = (epilogue_reference(w.epilogue, operands, (number, step)) for step in (1, -1))
+        for k, (y, d) in enumerate(zip(want, dtypes, strict=True)):
+            if w.epilogue.results[k] != number:
+                far = [_difference(_numbers(moved[k], d), _numbers(y, d)) for moved in (up, down)]
+                bounds[k] = bounds[k] + np.maximum(*far)
     return Problem(env, inputs, (None, *operands[1:]), tuple(want), tuple(bounds))
+
+
+def _inner_codes(e: Epilogue) -> list[int]:
+    """Values of a program that are codes behind steps that are not exact, and that later steps read."""
+    first, late, found = len(e.operands), set[int](), []
+    for k, instr in enumerate(e.instrs):
+        if instr.op in _EXACT_STEPS and late.isdisjoint(instr.args):
+            continue
+        late.add(first + k)
+        if instr.dtype in ("int8", "uint8") and any(first + k in later.args for later in e.instrs[k + 1 :]):
+            found.append(first + k)
+    return found
 
 
 def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:

@@ -55,3 +55,37 @@ def test_arithmetic_before_a_code_is_exact() -> None:
 def test_large_integers_are_compared_as_integers() -> None:
     want = np.array([1 << 60])
     assert mismatch(want + 1, want, np.zeros(())) is not None
+
+
+def test_codes_made_of_a_code_that_may_be_off_by_one_may_be_off_by_what_that_moves() -> None:
+    """The second result has steps of 0.1 where the first, behind a function, has 0.2."""
+    cast = (("to", "float32"),)
+    code = (("to", "int8"), ("zero_point", 0))
+    operands = tuple(Operand(t, (True, True) if t == "int32" else (False, False)) for t in ("int32", *["float32"] * 3))
+    e = Epilogue(
+        operands,
+        (
+            Instr("Cast", (0,), "float32", cast),
+            Instr("Mul", (4, 1), "float32"),
+            Instr("Silu", (5,), "float32"),
+            Instr("Div", (6, 2), "float32"),
+            Instr("Saturate", (7,), "int8", code),
+            Instr("Cast", (8,), "float32", cast),
+            Instr("Mul", (9, 2), "float32"),
+            Instr("Div", (10, 3), "float32"),
+            Instr("Saturate", (11,), "int8", code),
+        ),
+        (8, 12),
+    )
+    slots = (Slot(TensorType("int8", (5, 8))), Slot(TensorType("int8", (8, 16))))
+    out = Slot(TensorType("int8", (5, 16)))
+    w = Workload("MatMulInt8", (("zero_point", 0),), slots, (False, False), (out, out), e, "sm_90")
+    scales = {i: np.full((1, 1), s, np.float32) for i, s in ((1, 1e-4), (2, 0.2), (3, 0.1))}
+    p = make_problem(w, {}, {}, operand_constants=scales)
+    first, second = (np.broadcast_to(b, (5, 16)) for b in p.bounds)
+    assert (first == 1).all() and (second == 3).all()
+    off = p.want[1].copy()
+    off[2, 3] += 3
+    assert mismatch(off, p.want[1], p.bounds[1]) is None
+    off[2, 3] += 1
+    assert mismatch(off, p.want[1], p.bounds[1]) is not None
