@@ -224,7 +224,7 @@ def references(name: str, batches: Sequence[int], folder: Path) -> None:
         np.savez(folder / f"{name}.b{batch}.npz", **{f"y{i}": y for i, y in enumerate(made)})
 
 
-def _as_ready(work: Mapping[str, Sequence[Future[Any]]]) -> Iterator[str]:
+def _as_ready(work: Mapping[str, Sequence[Future[Row]]]) -> Iterator[str]:
     """The keys, each as soon as all its futures are done."""
     left = dict(work)
     while left:
@@ -339,9 +339,9 @@ def main() -> None:
                 peers[n] = [pool.submit(references, n, every[n], folder)]
                 if "compiled" in kinds and not args.build:
                     peers[n] += [pool.submit(one, "warm", n, [b], precisions) for b in every[n]]
-            for n in _as_ready({n: [*plans[n], *peers[n]] for n in names}):
+            for n in _as_ready(plans):
                 builds = [f.result() for f in plans[n]]
-                for f in peers[n]:
+                for f in (f for each in peers.values() for f in each):  # PyTorch uses the GPU as it compiles
                     f.result()
                 found: Row = {"rows": []} if args.build else one("measure", n, every[n], precisions)
                 empty = {"model": n, "batch": 0, "ms": {}, "missing": [found.get("failed")]}
