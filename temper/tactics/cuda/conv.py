@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
@@ -254,6 +255,7 @@ def _patches(s: ConvShape) -> ConvShape:
     return replace(s, iw=s.ow, icg=channels, xld=channels, kernel=(s.kernel[0], 1), strides=(s.strides[0], 1))
 
 
+@lru_cache(maxsize=4096)
 def work_of(w: Workload) -> Work:
     """What its time depends on besides geometry."""
     full = sum(o.kind == "full" for o in w.epilogue.operands[1:])

@@ -303,7 +303,8 @@ def module_text(
     about: str, entry: str, parameters: Sequence[str], sizes: Mapping[str, DimLike], body: str, helpers: str = ""
 ) -> str:
     """A module of one kernel."""
-    used = {name: d for name, d in sizes.items() if re.search(rf"\b{name}\b", body)}
+    words = set(re.findall(r"\w+", body))
+    used = {name: d for name, d in sizes.items() if name in words}
     return (
         f'"""{about}"""\n\nimport triton\nimport triton.language as tl{helpers.rstrip()}'
         f"\n\n\n@triton.jit\ndef {entry}({', '.join(parameters)}):\n"
