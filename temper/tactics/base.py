@@ -52,6 +52,9 @@ class Workload:
     tf32: bool = False
     links: tuple[Workload, ...] = ()
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Workload) and self.key == other.key
+
     def __hash__(self) -> int:
         return hash(self.key)
 
