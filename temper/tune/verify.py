@@ -1,11 +1,9 @@
 """Checks a candidate once against the numpy reference, with guard bytes around its buffers, before it may be timed.
 
 The error bound of the anchor is the standard one of a dot product computed in float32 (Higham, Accuracy and Stability
-of Numerical
-Algorithms, 2nd ed., section 3.1): |got - want| <= gamma(K) * (|x| * |w|), with gamma(K) = eps * (2 sqrt(K) + 8), the
-probabilistic form for
-K independent roundings (Higham and Mary 2019), times a tactic's stated error factor (Winograd). It is carried through
-the epilogue by evaluating the epilogue at both ends.
+of Numerical Algorithms, 2nd ed., section 3.1): |got - want| <= gamma(K) * (|x| * |w|), with
+gamma(K) = eps * (2 sqrt(K) + 8), the probabilistic form for K independent roundings (Higham and Mary 2019), times a
+tactic's stated error factor (Winograd). It is carried through the epilogue by evaluating the epilogue at both ends.
 """
 
 from __future__ import annotations
@@ -17,18 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from temper.dtypes import CODED, NARROW_FLOATS, NARROW_INTS, storage
+from temper.dtypes import CODED, NARROW_INTS, storage
 from temper.ir.dims import evaluate
 from temper.ir.evaluate import bind_attr
 from temper.ir.opdef import Attrs
-from temper.ir.ops import TABLE
 from temper.ir.types import TensorType
 from temper.reference import REFERENCES, run
 from temper.reference.formats import encode, numbers, range_of
 from temper.reference.numeric import float32_to_bfloat16
 from temper.tactics.base import Workload, chained
-from temper.tactics.epilogue import Epilogue
 from temper.tactics.epilogue_reference import epilogue_reference
+from temper.tune.program_bounds import as_numbers, difference, integer_bounds, program_bounds
 from temper.tune.recurrent_bounds import recurrent_bounds
 from temper.tune.rows import cut_inputs, cut_operands, picked_rows
 
@@ -214,7 +211,7 @@ def _answered(
     """The problem with the reference's outputs and their bounds."""
     if w.op == "Pointwise":
         want = tuple(epilogue_reference(w.epilogue, operands))
-        return Problem(env, inputs, tuple(operands), want, tuple(_program_bounds(w, operands, want)))
+        return Problem(env, inputs, tuple(operands), want, tuple(program_bounds(w, operands, want)))
     attrs = {k: bind_attr(v, env) for k, v in w.attrs}
     wide = widened_inputs(w, inputs)
     results = _anchor(w, wide, attrs)
@@ -224,7 +221,9 @@ def _answered(
         slack = np.finfo(np.float64).eps * (2 * np.sqrt(reduction_length(w, env)) + 64) * _extent(results[0])
         return Problem(env, inputs, tuple(operands), tuple(results), (slack,))
     if len(results) == 1 and results[0].dtype == np.int32:
-        return _integer_problem(w, env, inputs, [results[0], *operands[1:]])
+        coded: list[np.ndarray | None] = [results[0], *operands[1:]]
+        want = tuple(epilogue_reference(w.epilogue, coded))
+        return Problem(env, inputs, (None, *operands[1:]), want, tuple(integer_bounds(w, coded, want)))
     if len(results) > 1 or results[0].dtype != np.float32:
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]
@@ -263,15 +262,15 @@ def _answered(
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
     slack = np.where(np.isfinite(acc), slack, 0.0)  # an infinity moved by an infinity is no number
     want = tuple(epilogue_reference(w.epilogue, [acc, *operands[1:]]))
-    inner = _program_bounds(w, [acc, *operands[1:]], want)
+    inner = program_bounds(w, [acc, *operands[1:]], want)
     ends = [
-        [_numbers(y, w.epilogue.dtype_of(r)) for y, r in zip(found, w.epilogue.results, strict=True)]
+        [as_numbers(y, w.epilogue.dtype_of(r)) for y, r in zip(found, w.epilogue.results, strict=True)]
         for found in (
             epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]]) for d in (-slack, 0, slack)
         )
     ]
     bounds = [
-        2 * np.maximum(_difference(high, mid), _difference(low, mid)) + own
+        2 * np.maximum(difference(high, mid), difference(low, mid)) + own
         for low, mid, high, own in zip(*ends, inner, strict=True)
     ]
     return Problem(env, inputs, tuple(operands), want, tuple(bounds))
@@ -296,11 +295,6 @@ def _gates_slack(
     return slack
 
 
-def _numbers(y: np.ndarray, dtype: str) -> np.ndarray:
-    """The numbers a result stands for, in which its error is told."""
-    return numbers(y, dtype) if dtype in NARROW_FLOATS else y
-
-
 def _magnitude(x: np.ndarray) -> np.ndarray:
     """|x| of floats, or of bfloat16 as its bits."""
     return x & np.uint16(0x7FFF) if x.dtype == np.uint16 else np.abs(x)
@@ -311,45 +305,6 @@ def _extent(y: np.ndarray) -> np.ndarray:
     size = np.abs(np.nan_to_num(y.astype(np.float64), posinf=0, neginf=0))
     extent: np.ndarray = size + max(1.0, float(size.max(initial=0)))
     return extent
-
-
-#: steps that every device rounds alike, one operation at a time (DESIGN, law 7)
-_EXACT_STEPS = frozenset(
-    {"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant", "Identity", "Neg", "Abs"}
-)
-
-
-def _integer_problem(
-    w: Workload, env: Mapping[str, int], inputs: tuple[np.ndarray | None, ...], operands: list[np.ndarray | None]
-) -> Problem:
-    """An integer accumulator is exact, and so is what exact steps make of it; behind others a code may be off by 1, and
-    what is made of that code by as much as one step of it moves it."""
-    want = epilogue_reference(w.epilogue, operands)
-    own = _program_bounds(w, operands, want)
-    exact = all(i.op in _EXACT_STEPS for i in w.epilogue.instrs)
-    bounds = [
-        np.zeros(()) if exact else np.ones(()) if y.dtype.kind in "iu" else b for y, b in zip(want, own, strict=True)
-    ]
-    dtypes = [w.epilogue.dtype_of(r) for r in w.epilogue.results]
-    for number in _inner_codes(w.epilogue):
-        up, down = (epilogue_reference(w.epilogue, operands, (number, step)) for step in (1, -1))
-        for k, (y, d) in enumerate(zip(want, dtypes, strict=True)):
-            if w.epilogue.results[k] != number:
-                far = [_difference(_numbers(moved[k], d), _numbers(y, d)) for moved in (up, down)]
-                bounds[k] = bounds[k] + np.maximum(*far)
-    return Problem(env, inputs, (None, *operands[1:]), tuple(want), tuple(bounds))
-
-
-def _inner_codes(e: Epilogue) -> list[int]:
-    """Values of a program that are codes behind steps that are not exact, and that later steps read."""
-    first, late, found = len(e.operands), set[int](), []
-    for k, instr in enumerate(e.instrs):
-        if instr.op in _EXACT_STEPS and late.isdisjoint(instr.args):
-            continue
-        late.add(first + k)
-        if instr.dtype in ("int8", "uint8") and any(first + k in later.args for later in e.instrs[k + 1 :]):
-            found.append(first + k)
-    return found
 
 
 def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
@@ -403,56 +358,6 @@ def attention_slack(
     return bound
 
 
-#: Distance of a number of these types to the next one, relatively, at most.
-_NEXT = {"bfloat16": 2.0**-7, "float8e4m3fn": 2.0**-3}
-
-
-def _program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Bounds of a program's own rounding: every inner value may be off by 4 units in the last place, seen through the
-    rest of the program
-    (which matters where later steps cancel), and the result by 8. Results that are codes or integers are exact, but
-    where the rounding of a function before them (Sigmoid, Exp; not of arithmetic) moves them to the next. A GPU's
-    kernels may approximate functions as well as the narrow float that is stored needs: it may be the next one."""
-    dtypes = [w.epilogue.dtype_of(r) for r in w.epilogue.results]
-    bounds = [_rounding(y, 8.0) for y in want]
-    if w.isa.startswith("sm_") and any(_inexact(i.op) for i in w.epilogue.instrs):
-        next_one = [_NEXT[d] * np.abs(_numbers(y, d)) if d in _NEXT else 0.0 for y, d in zip(want, dtypes, strict=True)]
-        bounds = [b + n for b, n in zip(bounds, next_one, strict=True)]
-    first = len(w.epilogue.operands)
-    for k, instr in enumerate(w.epilogue.instrs):
-        used = any(first + k in later.args for later in w.epilogue.instrs[k + 1 :])
-        if instr.dtype not in ("float32", "float16", "bfloat16", "float64") or not used:
-            continue
-        if not _inexact(instr.op) and all(y.dtype.kind not in "fc" for y in want):
-            continue
-        for delta in (4 * _EPS, -4 * _EPS):
-            moved = epilogue_reference(w.epilogue, operands, (first + k, delta))
-            bounds = [
-                b + _difference(_numbers(m, d), _numbers(y, d)) if y.dtype.kind in "fc" or _inexact(instr.op) else b
-                for b, m, y, d in zip(bounds, moved, want, dtypes, strict=True)
-            ]
-    return bounds
-
-
-def _inexact(op: str) -> bool:
-    """True for functions, whose kernels may round otherwise than the reference."""
-    return op in TABLE and TABLE[op].tolerance.relative > 0
-
-
-def _difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """|a - b| in float64; infinite where it is not a number."""
-    with np.errstate(invalid="ignore", over="ignore"):
-        return np.nan_to_num(np.abs(a.astype(np.float64) - b.astype(np.float64)), nan=np.inf)
-
-
-def _rounding(y: np.ndarray, ulps: float) -> np.ndarray:
-    if y.dtype.kind != "f":
-        return np.zeros(())
-    eps = float(np.finfo(y.dtype).eps)
-    with np.errstate(invalid="ignore", over="ignore"):
-        return ulps * eps * np.abs(np.nan_to_num(y.astype(np.float64), posinf=0, neginf=0)) + ulps * eps * 1e-3
-
-
 def mismatch(
     got: np.ndarray, want: np.ndarray, bound: np.ndarray, factor: float = 1.0, dtype: str = ""
 ) -> str | None:
@@ -464,9 +369,9 @@ def mismatch(
         return f"result is {got.dtype}{list(got.shape)}, the reference {want.dtype}{list(want.shape)}"
     if want.dtype.kind not in "fc" and np.array_equal(got, want):
         return None
-    got, want = _numbers(got, dtype), _numbers(want, dtype)
+    got, want = as_numbers(got, dtype), as_numbers(want, dtype)
     if want.dtype.kind not in "fc":
-        error = _difference(got, want)
+        error = difference(got, want)
         bad = (got != want) & ~((bound > 0) & (error <= bound))
     else:
         with np.errstate(invalid="ignore", over="ignore"):
