@@ -79,11 +79,17 @@ def _multiplied(graph: Graph, node: Node, dequantize: Node, moves: list[Node]) -
     wide = make(graph, "Cast", [q], {"to": "float32"}, name=f"{node.name}.codes", origin=_ORIGIN).output
     for m in reversed(moves):
         wide = make(graph, m.op, [wide, *m.inputs[1:]], m.attrs, name=f"{m.name}.codes", origin=_ORIGIN).output
+    replace_product(graph, node, wide, w8, (t.astype(np.float64) * float(s.const.reshape(()))).astype(np.float32))
+    return None
+
+
+def replace_product(graph: Graph, node: Node, x: Value, w8: np.ndarray, total: np.ndarray) -> None:
+    """Puts the product of E4M3 numbers `x` and weights `w8`, both float32, times the scales `total` in place of a
+    product with a bias or none."""
     weights = graph.add_constant(w8, f"{node.name}.weights")
-    y = make(graph, node.op, [wide, weights], node.attrs, name=node.name, origin=(*node.origin, *_ORIGIN)).output
-    total = (t.astype(np.float64) * float(s.const.reshape(()))).astype(np.float32)
+    y = make(graph, node.op, [x, weights], node.attrs, name=node.name, origin=(*node.origin, *_ORIGIN)).output
     factor = graph.add_constant(total, f"{node.name}.scale")
-    y = make(graph, "Mul", [y, factor], {}, name=f"{node.name}.scaled", origin=_ORIGIN).output
+    y = make(graph, "Mul", [y, factor], {}, name=f"{node.name}.descaled", origin=_ORIGIN).output
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None:
         y = make(graph, "Add", [y, bias], {}, name=f"{node.name}.biased", origin=_ORIGIN).output
@@ -91,7 +97,6 @@ def _multiplied(graph: Graph, node: Node, dequantize: Node, moves: list[Node]) -
     graph.replace_uses(node.output, y)
     graph.remove_node(node)
     graph.rename(y, name)
-    return None
 
 
 def weight_numbers(w: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

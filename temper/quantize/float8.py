@@ -16,6 +16,7 @@ import numpy as np
 
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
+from temper.passes.float8 import replace_product
 from temper.quantize.codes import threshold
 from temper.quantize.placement import Site, key_of, quantizable
 from temper.reference.formats import number, numbers
@@ -111,13 +112,4 @@ def _product(graph: Graph, node: Node, x: Value, scale: float) -> None:
     assert w is not None and w.const is not None
     of = channel_scales(w.const)
     total = (of.astype(np.float64) * scale).astype(np.float32)
-    weights = graph.add_constant(rounded(w.const, of), f"{node.name}.weights")
-    y = make(graph, node.op, [x, weights], node.attrs, name=node.name, origin=(*node.origin, *_ORIGIN)).output
-    factor = graph.add_constant(total, f"{node.name}.scale")
-    y = make(graph, "Mul", [y, factor], {}, name=f"{node.name}.descaled", origin=_ORIGIN).output
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        y = make(graph, "Add", [y, node.inputs[2]], {}, name=f"{node.name}.biased", origin=_ORIGIN).output
-    name = node.output.name
-    graph.replace_uses(node.output, y)
-    graph.remove_node(node)
-    graph.rename(y, name)
+    replace_product(graph, node, x, rounded(w.const, of), total)
