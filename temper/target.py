@@ -14,6 +14,7 @@ from temper.plan.cubins import to_archive
 from temper.runtime import machine
 from temper.runtime.cuda.driver import Gpu, runs_on
 from temper.tactics.base import Tactic, Workload
+from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
 from temper.tactics.sources import cpu_tactics, cuda_tactics
 from temper.tune.cpu import Cpu
@@ -153,12 +154,7 @@ class CudaTarget:
         return dtype in ("int8", "float16", "bfloat16") or (dtype in FLOATS8 and self.isa in FLOATS8_ISAS)
 
     def lacks(self, w: Workload) -> str | None:
-        if self.isa in FLOATS8_ISAS:
-            return None
-        types = {s.type.dtype for s in (*w.inputs, *w.outputs) if s is not None}
-        types |= {o.dtype for o in w.epilogue.operands} | {i.dtype for i in w.epilogue.instrs}
-        found = sorted(types & FLOATS8.keys())
-        return f"{self.isa} has no {found[0]}" if found else None
+        return level_declines(w)
 
     def tactics(self) -> tuple[Tactic, ...]:
         return cuda_tactics()

@@ -131,4 +131,5 @@ def test_products_that_follow_each_other_are_narrowed_together() -> None:
     narrow(graph, {first.name: 4.0, second.name: 20.0})
     verify(graph)
     assert sum(v.type.dtype == "float8e4m3fn" for v in graph.values) == 2
+    # two products whose operands are rounded by up to 2^-4 each: 4 * 2^-4 of what they sum, at worst
     np.testing.assert_allclose(evaluate(graph, feeds)[0], want, atol=0.1 * np.abs(want).max())

@@ -32,7 +32,7 @@ from temper.tactics.cuda.epilogue_triton import (
 )
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
-from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS
+from temper.tactics.cuda.loads import FLOATS, FLOATS8
 from temper.tactics.cuda.product_model import Work, blockings, seconds
 from temper.tactics.cuda.product_text import ROW, Blocking, Border, blocks, one_launch, row_length, two_launches
 
@@ -65,8 +65,6 @@ class ImplicitGemm:
             return f"computes one group, not {s.groups}"
         data, weights = (w.inputs[i].type.dtype for i in (0, 1))  # type: ignore[union-attr]
         codes = data in _CODES
-        if data in FLOATS8 and w.isa not in FLOATS8_ISAS:
-            return f"{w.isa} has no products of {data}"
         if (data not in FLOATS and data not in FLOATS8 and not codes) or weights != ("int8" if codes else data):
             return f"computes floats or codes, both operands of one type, not {data} with weights of {weights}"
         if not w.constant[1]:

@@ -16,7 +16,7 @@ from temper.tactics.base import Params, Slot, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
-from temper.tactics.cuda.loads import FLOATS, FLOATS8, FLOATS8_ISAS, HALVES
+from temper.tactics.cuda.loads import FLOATS, FLOATS8, HALVES
 from temper.tactics.cuda.windows import Blocking, Body, Window, blockings, seconds, unrolled, window_kernel, window_of
 
 _CODES = frozenset({"int8", "uint8"})
@@ -49,7 +49,7 @@ class _Direct:
             if x.type.dtype not in _CODES or k.type.dtype not in _INTEGERS:
                 return f"multiplies codes, not {x.type.dtype} and {k.type.dtype}"
             return epilogue_declines(w.epilogue, "int32")
-        taken = {**FLOATS, **(FLOATS8 if w.isa in FLOATS8_ISAS else {})}
+        taken = {**FLOATS, **FLOATS8}
         if x.type.dtype not in taken or k.type.dtype not in taken:
             return f"multiplies {', '.join(taken)}, not {x.type.dtype} and {k.type.dtype}"
         if bias is not None and bias.type.dtype not in FLOATS:

@@ -18,7 +18,7 @@ HALVES: Mapping[str, str] = {name: kind for name, kind in FLOATS.items() if name
 #: Float types that products accept besides, on levels whose tensor cores have them.
 FLOATS8: Mapping[str, str] = {"float8e4m3fn": "tl.float8e4nv"}
 
-#: Levels whose tensor cores multiply 8-bit floats.
+#: Levels whose tensor cores multiply 8-bit floats; kernels for others cannot even read them.
 FLOATS8_ISAS = frozenset({"sm_89", "sm_90", "sm_100"})
 
 
