@@ -131,9 +131,10 @@ def integer_attention(to: Integer, node: Node) -> None:
     if q.scale.ndim:
         to.log.did_not("integer attention", node.name, "its queries have several scales")
         return
-    scale = float(np.float32(float(str(node.attrs["scale"])) * float(q.scale) * float(k.scale)))
-    attrs = {**node.attrs, "scale": scale, "zero_point": q.zero}
-    y = to.emit(node, "AttentionInt8", q.codes, k.codes, v.codes, *node.inputs[3:], **attrs)
+    attrs = {**node.attrs, "zero_point": q.zero}
+    factor = np.array(float(str(attrs.pop("scale"))) * float(q.scale) * float(k.scale), np.float32)
+    mask = node.inputs[3] if len(node.inputs) > 3 else None
+    y = to.emit(node, "AttentionInt8", q.codes, k.codes, v.codes, mask, to.constant(node, factor), **attrs)
     out = to.emit(node, "Mul", y, to.constant(node, v.scale.astype(np.float32)))
     to.stands_for(out, y, v.scale)
     to.graph.replace_uses(node.output, out)

@@ -66,16 +66,15 @@ def weight_codes(x: np.ndarray) -> np.ndarray:
 
 
 def _attention_int8(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    q0, k0, v0 = arrays[:3]
-    mask = arrays[3] if len(arrays) > 3 else None
-    assert q0 is not None and k0 is not None and v0 is not None
+    q0, k0, v0, mask, scale = arrays
+    assert q0 is not None and k0 is not None and v0 is not None and scale is not None
     heads, groups, layout = attrs["heads"], attrs["kv_heads"], attrs.get("layout", "rrrr")
     wide = (x.astype(np.float64) for x in (q0, k0, v0))
     q, k, v = (_by_heads(x, n, c) for x, n, c in zip(wide, (heads, groups, groups), layout, strict=False))
     k, v = np.repeat(k, heads // groups, axis=1), np.repeat(v, heads // groups, axis=1)
     sums = (q - attrs.get("zero_point", 0)) @ k.swapaxes(-1, -2)
     with np.errstate(all="ignore"):
-        scores = sums.astype(np.float32) * np.float32(attrs["scale"])
+        scores = sums.astype(np.float32) * scale
         if mask is not None:
             scores = scores + mask
         if attrs.get("causal", 0):

@@ -60,10 +60,12 @@ def _codes(case: Case, k: int) -> Case:
     def make(rng: Rng) -> list[np.ndarray | None]:
         q, keys, v, *mask = case.make(rng)
         assert q is not None and keys is not None and v is not None
-        return [*(numbers(rng, x.shape, t) for x, t in ((q, dtype), (keys, "int8"), (v, "int8"))), *mask]
+        codes = (numbers(rng, x.shape, t) for x, t in ((q, dtype), (keys, "int8"), (v, "int8")))
+        return [*codes, *(mask or [None]), scale]
 
+    attrs = {**case.attrs, "zero_point": zero}
     # scores of a few units, as trained models have
-    attrs = {**case.attrs, "zero_point": zero, "scale": 5e-4 * float(str(case.attrs["scale"]))}
+    scale = np.array(5e-4 * float(str(attrs.pop("scale"))), np.float32)
     return Case(case.name.replace("Attention", "AttentionInt8"), "AttentionInt8", attrs, make)
 
 

@@ -232,6 +232,31 @@ def test_attention_of_codes(zero_points: bool, tmp_path: Path) -> None:
     assert np.sqrt(np.mean((want - plain) ** 2) / np.mean(plain**2)) < 0.03
 
 
+def test_layers_of_attention_share_a_kernel(tmp_path: Path) -> None:
+    """What the units of two layers' scores are is data of one kernel."""
+    net = Net(5)
+    x = net.input(2, 9, 24)
+    y = x
+    for _ in range(2):
+        q, k, v = net.many("Split", net("MatMul", y, net.weights(24, 72)), axis=2, sizes=(24, 24, 24))
+        y = net("MatMul", net("Attention", q, k, v, heads=3, kv_heads=3, scale=0.3, layout="rrrr"), net.weights(24, 24))
+    net.graph.set_outputs([y], ["y"])
+    feeds = {"x": net.rng.standard_normal((2, 9, 24)).astype(np.float32)}
+    placement = place(net.graph, [n for n in net.graph.nodes if quantizable(n) is None])
+    tensors = {t for g in placement.groups for t in g.tensors}
+    values = [v for v in net.graph.values if v.name in tensors]
+    seen = evaluate_values(net.graph, feeds, values)
+    insert(net.graph, placement, {v.name: float(np.abs(seen[v.id]).max()) for v in values})
+    run_passes(net.graph, PIPELINE[AT:])
+    scales = [n.inputs[4] for n in net.graph.nodes if n.op == "AttentionInt8"]
+    assert len({float(s.const) for s in scales if s is not None and s.const is not None}) == 2
+    (want,) = evaluate(net.graph, feeds)
+    made = build_plan(net.graph, BuildConfig(threads=2, effort=0, cache=tmp_path / "c"))
+    layers = [c.candidate.kernel for c in made.choices if c is not None and "attention" in c.candidate.tactic.name]
+    assert len(layers) == 2 and len({k.source for k in layers}) == 1
+    assert Engine(made.plan).run(feeds)[0].tobytes() == want.tobytes()
+
+
 def test_pieces_that_cannot_share_a_product() -> None:
     """A piece that is an output too, and pieces of floats."""
     for product in (True, False):

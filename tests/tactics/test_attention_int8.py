@@ -22,9 +22,9 @@ LEVELS = [name for name, isa in ISAS.items() if isa.needs <= cpu_flags()]
 CASES = list(cases_of("AttentionInt8"))
 
 
-def workload(arrays: list[np.ndarray], attrs: dict[str, object], isa: str) -> Workload:
-    slots = tuple(Slot(TensorType(str(a.dtype), a.shape)) for a in arrays)
-    out = TABLE["AttentionInt8"].infer([s.type for s in slots], attrs)[0]
+def workload(arrays: list[np.ndarray | None], attrs: dict[str, object], isa: str) -> Workload:
+    slots = tuple(None if a is None else Slot(TensorType(str(a.dtype), a.shape)) for a in arrays)
+    out = TABLE["AttentionInt8"].infer([None if s is None else s.type for s in slots], attrs)[0]
     given = tuple(sorted(attrs.items()))
     identity = Epilogue.identity("float32", out.rank)
     return Workload("AttentionInt8", given, slots, (False,) * len(slots), (Slot(out),), identity, isa)  # type: ignore[arg-type]
@@ -40,7 +40,7 @@ def test_weights_are_codes_of_exponentials() -> None:
 @pytest.mark.parametrize("isa", LEVELS)
 def test_bits_are_the_references(isa: str) -> None:
     for case in CASES[LEVELS.index(isa) :: 2]:
-        arrays = [a for a in case.arrays() if a is not None]
+        arrays = case.arrays()
         attrs = dict(case.full_attrs)
         w = workload(arrays, attrs, isa)
         (want,) = REFERENCES["AttentionInt8"](arrays, attrs)
@@ -59,23 +59,25 @@ def test_extreme_codes_and_ties(isa: str) -> None:
     k[:, :, ::3] = 127
     k[:, :, 1::7] = 0
     v = rng.choice(np.array([-128, -127, 127], np.int8), (1, 2, t, 70))
-    for scale in (1e-12, 3e-7, 1e-3):
-        attrs = {"heads": 2, "kv_heads": 2, "scale": scale, "layout": "hhhh", "causal": 0, "safe": 0, "zero_point": 0}
-        (want,) = REFERENCES["AttentionInt8"]([q, k, v], attrs)
-        (got,) = Runner(AttentionInt8(), workload([q, k, v], dict(attrs), isa)).same_for_all_splits([q, k, v])
+    attrs = {"heads": 2, "kv_heads": 2, "layout": "hhhh", "causal": 0, "safe": 0, "zero_point": 0}
+    run = Runner(AttentionInt8(), workload([q, k, v, None, np.float32(1).reshape(())], dict(attrs), isa))
+    for scale in (1e-12, 3e-7, 1e-3):  # one kernel for all of them
+        arrays = [q, k, v, None, np.array(scale, np.float32)]
+        (want,) = REFERENCES["AttentionInt8"](arrays, attrs)
+        (got,) = run.same_for_all_splits(arrays)
         assert got.tobytes() == want.tobytes()
 
 
 def test_sizes_known_at_run_time() -> None:
     tokens = Dim.symbol("T")
     shapes = [(1, tokens, 24)] * 3
-    attrs = {"heads": 3, "kv_heads": 3, "scale": 0.001, "layout": "rrrr", "causal": 1, "safe": 0, "zero_point": 0}
+    attrs = {"heads": 3, "kv_heads": 3, "layout": "rrrr", "causal": 1, "safe": 0, "zero_point": 0}
     slots = [Slot(TensorType("int8", s)) for s in shapes]
     w = Workload(
         "AttentionInt8",
         tuple(sorted(attrs.items())),  # type: ignore[arg-type]
-        tuple(slots),
-        (False,) * 3,
+        (*slots, None, f32()),
+        (False,) * 5,
         (f32(1, tokens, 24),),
         Epilogue.identity("float32", 3),
         LEVELS[0],
@@ -83,7 +85,8 @@ def test_sizes_known_at_run_time() -> None:
     run = Runner(AttentionInt8(), w)
     rng = np.random.default_rng(1)
     for size in (1, 31, 97):
-        arrays = [rng.integers(-128, 128, (1, size, 24)).astype(np.int8) for _ in range(3)]
+        codes = [rng.integers(-128, 128, (1, size, 24)).astype(np.int8) for _ in range(3)]
+        arrays = [*codes, None, np.array(0.001, np.float32)]
         (want,) = REFERENCES["AttentionInt8"](arrays, attrs)
         assert run.same_for_all_splits(arrays, env={"T": size})[0].tobytes() == want.tobytes()
 
@@ -94,8 +97,9 @@ def test_near_attention_of_floats() -> None:
     x = [rng.standard_normal((1, 4, 96, 64), np.float32) for _ in range(3)]
     steps = [np.float32(np.abs(a).max() / 127) for a in x]
     codes = [np.rint(a / s).astype(np.int8) for a, s in zip(x, steps, strict=True)]
-    attrs = {"heads": 4, "kv_heads": 4, "scale": 0.125, "layout": "hhhh"}
-    (want,) = REFERENCES["Attention"](x, attrs)
-    (got,) = REFERENCES["AttentionInt8"](codes, {**attrs, "scale": 0.125 * float(steps[0]) * float(steps[1])})
+    attrs = {"heads": 4, "kv_heads": 4, "layout": "hhhh"}
+    (want,) = REFERENCES["Attention"](x, {**attrs, "scale": 0.125})
+    scale = np.array(0.125 * float(steps[0]) * float(steps[1]), np.float32)
+    (got,) = REFERENCES["AttentionInt8"]([*codes, None, scale], attrs)
     error = np.sqrt(np.mean((got * steps[2] - want) ** 2) / np.mean(want**2))
     assert error < 0.02

@@ -7,8 +7,9 @@ may have another width E, and both have T positions. mask is added to the scores
 last axis is T. causal: query i sees only keys j <= i + T - S. safe: a query that sees no key (scores all -inf) gives
 zeros, where softmax gives NaN.
 
-AttentionInt8(q, k, v, mask?): the same of codes: q int8 or uint8 with a zero point, k and v int8 without one. The sums
-of products are exact, times `scale` they are float32 scores, weights are e^(score - largest score) in codes of 1/255
+AttentionInt8(q, k, v, mask?, scale): the same of codes: q int8 or uint8 with a zero point, k and v int8 without one.
+scale is a float32 number: an operand, since every layer has its own and layers share a kernel. The sums of products
+are exact, times the scale they are float32 scores, weights are e^(score - largest score) in codes of 1/255
 (reference.attention.weight_codes), and the result is the float32 mean of the codes of v under these weights: sums of
 products times the reciprocal of the sum of weights. All of it is exact as the reference has it.
 """
@@ -59,6 +60,9 @@ def _attention_int8(types: Types, attrs: Attrs) -> list[TensorType]:
         allow(need(types, i), frozenset({"int8"}), "keys and values")
     if (mask := rules.optional(types, 3)) is not None:
         allow(mask, frozenset({"float32"}), "mask")
+    allow(scale := need(types, 4), frozenset({"float32"}), "scale")
+    if scale.shape:
+        raise ShapeError(f"the scale of scores is one number, not {scale}")
     return _attended(types, attrs, "float32")
 
 
@@ -91,7 +95,6 @@ def _cost(inputs: Types, outputs: Sequence[TensorType], attrs: Attrs) -> DimLike
 _ATTRS = {
     "heads": INT,
     "kv_heads": INT,
-    "scale": AttrSpec(float, required=True),
     "layout": default("rrrr"),
     "causal": default(0),
     "safe": default(0),
@@ -105,13 +108,13 @@ OPS: tuple[OpDef, ...] = (
         _attention,
         REFERENCES["Attention"],
         _cost,
-        _ATTRS,
+        {**_ATTRS, "scale": AttrSpec(float, required=True)},
         tolerance=Tolerance(relative=16.0, reduction=True),
     ),
     OpDef(
         "AttentionInt8",
         Kind.CONTRACTION,
-        (3, 4),
+        (5, 5),
         _attention_int8,
         REFERENCES["AttentionInt8"],
         _cost,

@@ -96,6 +96,12 @@ def arguments(w: Workload, operands: Sequence[Heads], entry: str, qb: int) -> Ar
     refs: list[ArgRef] = [("input", 0), ("input", 1), ("input", 2), ("output", 0)]
     if mask is not None:
         refs.append(("input", 3))
+    scale: dict[str, int | str]
+    if len(w.inputs) > 4:
+        scale = {"P_SCALE": len(refs)}
+        refs.append(("input", 4))
+    else:
+        scale = {"SCALE": literal(w.attr("scale"))}
     first = len(refs)
     refs += [*epilogue_args(w.epilogue), ("workspace", 0)]
     channels = out.d * (out.heads if out.letter == "r" else 1)
@@ -108,7 +114,7 @@ def arguments(w: Workload, operands: Sequence[Heads], entry: str, qb: int) -> Ar
         "Q_AT(b, h, s)": q.at(symbols), "K_AT(b, h, s)": k.at(symbols), "V_AT(b, h, s)": v.at(symbols),
         "OUT_PIX(b, h, s)": out_pix.at(symbols), "OUT_C(h)": f"((h) * {out.d})" if out.letter == "r" else "0",
         "MASK": int(mask is not None), "MASK_AT(b, h, s)": "0" if mask is None else mask_at(mask, symbols),
-        "SCALE": literal(w.attr("scale")), "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
+        **scale, "CAUSAL": integer_attr(w, "causal"), "SAFE": integer_attr(w, "safe"),
         "P_OUT": 3, "P_MASK": 4, "P_WS": len(refs) - 1,
     })  # fmt: skip
 

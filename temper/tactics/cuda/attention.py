@@ -309,7 +309,7 @@ def attention_kernel(
 ) -> Kernel:
     """The kernel whose body computes v0 of a block of queries."""
     q, k, v, out = operands
-    names = ("q", "k", "v", "mask")
+    names = ("q", "k", "v", "mask", "scale")
     inputs = [
         Parameter(n, POINTER_TYPES[s.type.dtype], ("input", n_))
         for n_, (n, s) in enumerate(zip(names, w.inputs, strict=False))

@@ -114,7 +114,7 @@ values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
         loop = f"for first in range(0, {last}, BN):\n"
         body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
         start = f"total = tl.zeros((BM,), tl.{kind})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
-        body += 'top = tl.full((BM,), float("-inf"), tl.float32)\n'
+        body += 'unit = tl.load(scale)\ntop = tl.full((BM,), float("-inf"), tl.float32)\n'
         highest = "top = tl.maximum(top, tl.max(scores, axis=1))\n"
         if keys <= t.bn:
             # all scores are kept, of blocks that together hold hardly more than the keys
@@ -153,7 +153,7 @@ sums = tl.dot(queries, keys, out_dtype=tl.int32)
         text += f"sums -= tl.sum(keys.to(tl.int32), axis=0)[None, :] * ({zero})\n"
     small = k.d * 128 * (255 if zero else 128) < 1 << 22
     exact = "small_to_float(sums)" if small else "sums.to(tl.float32)"
-    text += f"scores = {exact} * {float(np.float32(float(str(w.attr('scale')))))!r}\n"
+    text += f"scores = {exact} * unit\n"
     if mask is not None:
         text += f"scores += {mask_text(mask)}\n"
     seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if integer_attr(w, "causal") else "") if c]

@@ -34,16 +34,22 @@ def _stored(dtype: str, rank: int) -> Epilogue:
     return Epilogue((Operand("float32", (True,) * rank),), (Instr("Cast", (0,), dtype),), (1,))
 
 
+#: A number that a kernel reads.
+SCALE = Slot(TensorType("float32", ()))
+
+
 def bert(batch: int, dtype: str = "float16", isa: str = "sm_90") -> Workload:
     """BERT-large's attention at sequence 128: queries, keys and values are slices of rows of 3072."""
     rows = Slot(TensorType(dtype, (batch, 128, 1024)), 3072)
     mask = Slot(TensorType("float32", (batch, 1, 1, 128)))
-    attrs = {"causal": 0, "heads": 16, "kv_heads": 16, "layout": "rrrr", "safe": 0, "scale": 0.125}
-    if dtype == "int8":
-        attrs |= {"zero_point": 0}
+    attrs = {"causal": 0, "heads": 16, "kv_heads": 16, "layout": "rrrr", "safe": 0}
     out = (Slot(TensorType(dtype, (batch, 128, 1024))),)
     op, widened = ("AttentionInt8", ()) if dtype == "int8" else ("Attention", (0, 1, 2))
     slots, constant = (rows, rows, rows, mask), (False,) * 4
+    if dtype == "int8":
+        attrs, slots, constant = {**attrs, "zero_point": 0}, (*slots, SCALE), (*constant, True)
+    else:
+        attrs = {**attrs, "scale": 0.125}
     return Workload(op, tuple(sorted(attrs.items())), slots, constant, out, _stored(dtype, 3), isa, 1, widened)
 
 
@@ -110,20 +116,19 @@ def test_long_sums_of_codes_are_exact(keys: DimLike, tmp_path: Path) -> None:
     env = {"T": 600}
     q, k, v = (Slot(TensorType("int8", (1, n, 2 * d))) for n, d in ((3, 32), (keys, 32), (keys, 16)))
     out = Slot(TensorType("float32", (1, 3, 32)))
-    attrs = {"causal": 0, "heads": 2, "kv_heads": 2, "layout": "rrrr", "safe": 0, "scale": 1e-9, "zero_point": 3}
-    w = Workload(
-        "AttentionInt8", tuple(sorted(attrs.items())), (q, k, v), (False,) * 3, (out,), Epilogue.identity("float32", 3),
-        "sm_90",
-    )  # fmt: skip
+    attrs = {"causal": 0, "heads": 2, "kv_heads": 2, "layout": "rrrr", "safe": 0, "zero_point": 3}
+    slots, constant, identity = (q, k, v, None, SCALE), (False,) * 4 + (True,), Epilogue.identity("float32", 3)
+    w = Workload("AttentionInt8", tuple(sorted(attrs.items())), slots, constant, (out,), identity, "sm_90")
     rng = np.random.default_rng(5)
     arrays = {n: rng.integers(-128, 128, (1, s, d), np.int8) for n, s, d in (("q", 3, 64), ("k", 600, 64))}
     arrays |= {"v": rng.integers(126, 128, (1, 600, 32), np.int8), "y": np.zeros((1, 3, 32), np.float32)}
-    names = {("input", 0): "q", ("input", 1): "k", ("input", 2): "v", ("output", 0): "y"}
+    arrays["scale"] = np.array([1e-9], np.float32)
+    names = {("input", 0): "q", ("input", 1): "k", ("input", 2): "v", ("input", 4): "scale", ("output", 0): "y"}
     made = kernel(AttentionInt8(), w)
     arguments = (*((names[a], 0) for a in made.args), *(env[s] for s in made.symbols))
     job = Job(made.source, made.entries[0], evaluate(made.grid, env), arguments)
     got = interpret([job], arrays, tmp_path)["y"]
-    want = REFERENCES["AttentionInt8"]([arrays[n] for n in "qkv"], attrs)[0]
+    want = REFERENCES["AttentionInt8"]([*(arrays[n] for n in "qkv"), None, arrays["scale"][0]], attrs)[0]
     assert np.array_equal(got, want) and want.min() > 126
 
 
@@ -134,20 +139,20 @@ def test_keys_that_no_power_of_two_holds_are_attended_to_in_parts(dtype: str, tm
     assert parts(32, 100, 3) == [(32, 64), (96, 16)]
     assert parts(0, 100, 1) == parts(0, 128, 3) == [(0, 128)]
     t = TensorType(dtype, (1, 100, 64))
-    attrs = {"causal": 0, "heads": 2, "kv_heads": 2, "layout": "rrrr", "safe": 0, "scale": 0.125}
-    attrs |= {"zero_point": 0, "scale": 1e-4} if dtype == "int8" else {}
+    attrs = {"causal": 0, "heads": 2, "kv_heads": 2, "layout": "rrrr", "safe": 0}
+    attrs |= {"zero_point": 0} if dtype == "int8" else {"scale": 0.125}
+    more = (None, SCALE) if dtype == "int8" else ()
     op, tactic = ("AttentionInt8", AttentionInt8()) if dtype == "int8" else ("Attention", Attention())
     widened, out = () if dtype == "int8" else (0, 1, 2), Slot(TensorType("float32", (1, 100, 64)))
-    w = Workload(
-        op, tuple(sorted(attrs.items())), (Slot(t),) * 3, (False,) * 3, (out,), Epilogue.identity("float32", 3),
-        "sm_90", 1, widened,
-    )  # fmt: skip
+    slots, identity = (Slot(t),) * 3 + more, Epilogue.identity("float32", 3)
+    given, constant = tuple(sorted(attrs.items())), (False,) * len(slots)
+    w = Workload(op, given, slots, constant, (out,), identity, "sm_90", 1, widened)
     rng = np.random.default_rng(3)
     arrays = {n: rng.integers(-128, 128, (1, 100, 64), np.int8) for n in "qkv"}
     if dtype == "float16":
         arrays = {n: rng.standard_normal((1, 100, 64)).astype(np.float16) for n in "qkv"}
-    arrays["y"] = np.zeros((1, 100, 64), np.float32)
-    names = {("input", 0): "q", ("input", 1): "k", ("input", 2): "v", ("output", 0): "y"}
+    arrays |= {"y": np.zeros((1, 100, 64), np.float32), "scale": np.array([1e-4], np.float32)}
+    names = {("input", 0): "q", ("input", 1): "k", ("input", 2): "v", ("input", 4): "scale", ("output", 0): "y"}
     widths = {128: 3, 32: 1} if dtype == "int8" else {32: 2, 64: 3}  # loads of keys in the text, by what a block holds
     for bn, loads in widths.items():
         params = next(p for p in tactic.candidates(w) if dict(p)["bn"] == bn)
@@ -159,7 +164,7 @@ def test_keys_that_no_power_of_two_holds_are_attended_to_in_parts(dtype: str, tm
         folder.mkdir()
         got = interpret([job], arrays, folder)["y"]
         wide = [arrays[n] if dtype == "int8" else arrays[n].astype(np.float32) for n in "qkv"]
-        want = REFERENCES[op](wide, attrs)[0]
+        want = REFERENCES[op]([*wide, None, arrays["scale"][0]] if more else wide, attrs)[0]
         assert np.array_equal(got, want) if dtype == "int8" else np.abs(got - want).max() < 2e-3
 
 

@@ -44,9 +44,10 @@ typedef struct {
   int64_t seen;
 } query_t;
 
-/* Scores, with the mask, of mr queries against the W keys from number `at` on, which are one packed block. keys: how many there are. */
+/* Scores, with the mask, of mr queries against the W keys from number `at` on, which are one packed block. keys: how many there are.
+ * scale: of the scores. */
 INLINE void scores(float *s, int64_t lds, const word_t *q, const int32_t *packed, const int32_t *bias, const query_t *of, int64_t at,
-                   int64_t keys, const int mr) {
+                   int64_t keys, vf scale, const int mr) {
   (void)keys;
   vi acc[MR][COLS];
   UNROLL for (int j = 0; j < NB; j++) {
@@ -62,7 +63,7 @@ INLINE void scores(float *s, int64_t lds, const word_t *q, const int32_t *packed
     vf mask = ldx(of[0].mask + first, n < 0 ? 0 : n);
 #endif
     UNROLL for (int i = 0; i < mr; i++) {
-      vf x = v_from_int(acc[i][j]) * splat(SCALE);
+      vf x = v_from_int(acc[i][j]) * scale;
 #if MASK
       if (MASK_ROWS && i > 0) mask = ldx(of[i].mask + first, n < 0 ? 0 : n);
       x += mask;
@@ -226,6 +227,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
   (void)v;
   epi_t e;
   epi_init(&e, p);
+  const vf scale = splat(*(const float *)p[P_SCALE]);
   const int64_t rows = SQ, t = SK, tp = ROUND_UP(t, W), blocks = (rows + QB - 1) / QB, lds = tp + 16, ldc = tp + 64;
   float *s = p[P_WS];
   int32_t *keys = (int32_t *)(s + QB * lds), *bias = keys + tp * DW, *vals = bias + tp, *query = vals + (t + PER - 1) / PER * EV * VL;
@@ -254,7 +256,7 @@ EXPORT void ENTRY(void *const *p, const int64_t *v, int32_t part, int32_t parts)
     }
     for (int64_t j = 0; j < seen; j += W) {
       int64_t i = 0;
-#define SCORES(mr) scores(s + i * lds + j, lds, qw + i * DW, keys + j * DW, bias + j, of + i, j, t, mr), i += mr
+#define SCORES(mr) scores(s + i * lds + j, lds, qw + i * DW, keys + j * DW, bias + j, of + i, j, t, scale, mr), i += mr
       while (i + MR <= n) SCORES(MR);
       if (MR > 4 && n - i >= 4) SCORES(4);
       if (n - i >= 2) SCORES(2);
