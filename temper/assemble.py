@@ -14,6 +14,7 @@ from temper.ir.ops import TABLE
 from temper.passes.host import data_sizes
 from temper.passes.manager import Log
 from temper.passes.partition import Region, dependencies
+from temper.plan.conflicts import program_faults
 from temper.plan.format import Plan, Profile, SubProgram
 from temper.plan.memory import lower_bound, plan_memory
 from temper.plan.memory_check import check_memory, plan_faults
@@ -133,7 +134,7 @@ def assemble(
         graph=portable,
         device=target.name,
     )
-    if faults := plan_faults(plan):
+    if faults := plan_faults(plan) or program_faults(plan, target.order):
         raise VerificationError(
             "the memory plan is unsound (a bug in Temper, please report it): " + "; ".join(faults[:5])
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from temper.compile.cc import ISAS, link
@@ -10,9 +10,13 @@ from temper.compile.host import host_library
 from temper.compile.triton import CUDA_ISAS
 from temper.config import BuildConfig, knob
 from temper.errors import ConfigError
+from temper.plan.conflicts import Order
 from temper.plan.cubins import to_archive
+from temper.plan.format import Launch, Plan, Profile, SubProgram
 from temper.runtime import machine
+from temper.runtime.binding import Sized
 from temper.runtime.cuda.driver import Gpu, runs_on
+from temper.runtime.cuda.order import order_of
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
@@ -74,6 +78,10 @@ class Target(Protocol):
     def host(self) -> bytes:
         """The library that walks a program's steps, where it is native code."""
 
+    @property
+    def order(self) -> Order | None:
+        """What launches wait for; None where each waits for the one before it."""
+
 
 class CpuTarget:
     """A code level of this machine's processor."""
@@ -118,6 +126,10 @@ class CpuTarget:
 
     def host(self) -> bytes:
         return host_library()
+
+    @property
+    def order(self) -> Order | None:
+        return None
 
 
 class CudaTarget:
@@ -167,6 +179,17 @@ class CudaTarget:
 
     def host(self) -> bytes:
         return b""
+
+    @property
+    def order(self) -> Order | None:
+        return graph_order
+
+
+def graph_order(
+    plan: Plan, unit: SubProgram | None, profile: Profile, env: Mapping[str, int], launches: Sequence[Launch]
+) -> list[list[int]]:
+    """For each of these launches of a program, at these sizes, the earlier ones that it waits for in a CUDA graph."""
+    return order_of(Sized(plan, profile, env, unit), launches)
 
 
 def best_isa(chosen: str = "") -> str:

@@ -10,6 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from temper.builder import float_graph
+from temper.config import BuildConfig
+from temper.quantize.placement import sites_of
+from temper.quantize.recipe import Recipe
 from tests.commands import batched, image, plan, spawned, temper
 
 __all__ = ["batched", "image", "plan", "spawned", "temper"]
@@ -49,6 +53,13 @@ def small_model(batch: int | str = 1, blocks: int = 2, channels: int = 16, size:
         weights,
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def all_integer(model: bytes, config: BuildConfig) -> Recipe:
+    """Everything in INT8, by thresholds that any data would do for."""
+    graph = float_graph(model, config)
+    amax = {v.name: 3.0 for v in graph.values if v.const is None and v.type.dtype == "float32"}
+    return Recipe(frozenset(s.name for s in sites_of(graph)), amax)
 
 
 @pytest.fixture(scope="session")

@@ -11,12 +11,15 @@ import typer
 def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)]) -> None:
     """Check every byte of a plan against its SHA-256 sums, its memory layout, and whether this machine can run it."""
     from temper.errors import PlanError
+    from temper.plan.conflicts import program_faults
     from temper.plan.file import verify as verify_file
     from temper.plan.memory_check import plan_faults
     from temper.runtime.engine import check_machine
+    from temper.target import graph_order
 
     found = verify_file(plan)
-    if faults := plan_faults(found):
+    order = graph_order if found.device == "cuda" else None
+    if faults := plan_faults(found) or program_faults(found, order):
         raise PlanError(f"{plan}: the memory layout is unsound: {'; '.join(faults[:5])}")
     for remark in check_machine(found):
         print(f"note: {remark}")

@@ -20,7 +20,7 @@ from temper.plan.format import HostStep, Launch, Native, Plan, Profile, Ref, Typ
 from temper.runtime.binding import Sized
 from temper.runtime.cuda.driver import Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
-from temper.runtime.cuda.order import dependencies, span_of
+from temper.runtime.cuda.order import order_of
 from temper.runtime.memory import allocate, view
 from temper.runtime.steps import HostCall, Run
 
@@ -110,7 +110,7 @@ class CudaBound(Sized):
         live = [(x, made) for x, made in planned_made if made.grid]
         before = None
         if self.branches:
-            before = dependencies([x for x, _ in live], [[span_of(self, r) for r in x.args] for x, _ in live])
+            before = order_of(self, [x for x, _ in live])
         call = DeviceCall(self, [made for _, made in planned_made], [made for _, made in live], before)
         for planned, made in live:
             for i, r in enumerate(planned.args):

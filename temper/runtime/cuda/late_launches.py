@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from temper.plan.format import Launch, Native
 from temper.runtime.cuda.launch import Graph, LaunchCall
-from temper.runtime.cuda.order import dependencies, span_of
+from temper.runtime.cuda.order import order_of
 from temper.runtime.steps import Run
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class _Graphed:
             for i, r in enumerate(x.args):
                 if r.kind in _ARRAYS:
                     self._users[r.kind, r.index].append((call, i, self.bound.value(r.offset)))
-        spans = [[span_of(self.bound, r) for r in x.args] for x, _ in live]
-        self._before = dependencies([x for x, _ in live], spans)
+        self._before = order_of(self.bound, [x for x, _ in live])
 
 
 def prepared(x: Launch, bound: LateBound, run: Run) -> LaunchCall | None:

@@ -24,6 +24,11 @@ def span_of(bound: Sized, r: Ref) -> Span | None:
     return ((r.kind, r.index), 0, 0) if r.kind in ("output", "host", "shared") else None
 
 
+def order_of(bound: Sized, launches: Sequence[Launch]) -> list[list[int]]:
+    """`dependencies` of launches of a program."""
+    return dependencies(launches, [[span_of(bound, r) for r in x.args] for x in launches])
+
+
 @dataclass
 class _Use:
     """Who has written and read a buffer so far. before: who used its bytes before it did: every writer comes after

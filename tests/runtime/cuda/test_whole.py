@@ -10,12 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temper.builder import Build, build_plan, float_graph
+from temper.builder import Build, build_plan
 from temper.config import BuildConfig
-from temper.quantize.placement import sites_of
-from temper.quantize.recipe import Recipe
 from temper.runtime.engine import Engine
-from tests.conftest import small_model
+from tests.conftest import all_integer, small_model
 from tests.precision.conftest import pictures
 from tests.runtime.cuda.whole import run
 
@@ -42,13 +40,6 @@ def engine_outputs(build: Build, feeds: Mapping[str, np.ndarray]) -> list[np.nda
     return Engine(build.plan).run(feeds)
 
 
-def recipe_of(model: bytes, config: BuildConfig) -> Recipe:
-    """Everything in INT8, by thresholds that any data would do for."""
-    graph = float_graph(model, config)
-    amax = {v.name: 3.0 for v in graph.values if v.const is None and v.type.dtype == "float32"}
-    return Recipe(frozenset(s.name for s in sites_of(graph)), amax)
-
-
 def stored(build: Build) -> set[str]:
     return {o.split(": ")[1].split("[")[0] for r in build.plan.report["regions"] for o in r["outputs"]}
 
@@ -67,7 +58,7 @@ def test_half_precision(
 def test_integer_regions_agree_bit_for_bit(
     gpu: BuildConfig, model: bytes, feeds: Mapping[str, np.ndarray], tmp_path: Path
 ) -> None:
-    recipe = recipe_of(model, gpu)
+    recipe = all_integer(model, gpu)
     want = engine_outputs(build_plan(model, replace(gpu, device="cpu"), quantize=recipe), feeds)
     build = build_plan(model, gpu, quantize=recipe)
     assert "int8" in stored(build) and "uint8" not in stored(build)
@@ -78,7 +69,7 @@ def test_integer_regions_agree_bit_for_bit(
 def test_what_is_not_integer_is_half_precision(
     gpu: BuildConfig, model: bytes, feeds: Mapping[str, np.ndarray], tmp_path: Path
 ) -> None:
-    recipe = recipe_of(model, gpu)
+    recipe = all_integer(model, gpu)
     some = recipe.only(sorted(recipe.sites)[: len(recipe.sites) // 2])
     want = engine_outputs(build_plan(model, replace(gpu, device="cpu"), quantize=some), feeds)
     build = build_plan(model, replace(gpu, precision="fp16"), quantize=some)
