@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from temper.errors import VerificationError
 from temper.ir.dims import Dim, DimLike, data_symbols, evaluate, opaque, substitute
 from temper.ir.graph import Graph, Value
 from temper.ir.types import itemsize
@@ -346,6 +347,9 @@ class _Scheduler:
         )
 
     def _typed(self, v: Value) -> TypedRef:
+        """A dense array: no step on the host reads or writes rows that are apart."""
+        if v.const is None and self.storage.places[v.id].row_stride is not None:
+            raise VerificationError(f"'{v.name}' is a view into wider rows, and a step on the host touches it")
         return TypedRef(self._ref(v), v.type.dtype, tuple(_text(d) for d in v.type.shape))
 
 

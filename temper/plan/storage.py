@@ -83,8 +83,9 @@ class _Assigner:
         for region in reversed(list(self.regions)):
             if region.op == "Concat" and self._viewed(region):
                 self._concat(region)
-        for region in list(self.regions):
-            if region.op == "Split" and self._viewed(region):
+        for anchor in [r.anchor for r in self.regions if r.op == "Split" and r.anchor is not None]:
+            region = self.owner[anchor.id]  # as it is now: a copy behind one split replaces the regions of the next
+            if self._viewed(region):
                 self._split(region)
         self._outputs()
         regions = order_regions([r for r in self.regions if id(r) not in self.gone])

@@ -255,6 +255,17 @@ def test_copies_have_reasons() -> None:
     assert "it is an input or a constant of the model" in reasons and "it occurs more than once" in reasons
 
 
+def test_a_split_of_a_copied_piece_moves_no_data() -> None:
+    """The reshape needs the second piece dense; its copy is what the second split divides."""
+    net = Net()
+    y = net("Relu", net.input(2, 3, 4))
+    a, b = net.many("Split", y, axis=2, sizes=(1, 3))
+    c, d = net.many("Split", b, axis=2, sizes=(1, 2))
+    outputs = net("Exp", net("Reshape", b, shape=(9, 2))), net("Mul", c, d), net("Add", c, a)
+    storage, _ = check_storage(net.done(*outputs))
+    assert copies(storage) == 1 and not any(r.op == "Split" for r in storage.regions)
+
+
 def test_outputs_own_their_buffers() -> None:
     net = Net()
     x = net.input(2, 4, 5, 6)
