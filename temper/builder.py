@@ -25,7 +25,7 @@ from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, Referenc
 from temper.plan.storage import Storage, assign_storage
 from temper.profiles import Model, Ranges, Sizes, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
-from temper.tactics.base import Tactic, Workload
+from temper.tactics.base import Tactic, Workload, packed
 from temper.tactics.workload import canonical, workload
 from temper.target import Target, target_of
 from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes
@@ -103,7 +103,9 @@ def build_plan(
             imported = len(own.nodes)
             watch.lap("import")
             report_progress("passes", 0, 1)
-            log = run_passes(own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable)
+            log = run_passes(
+                own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable, always=_verifies()
+            )
             _check_disabled(config.disable, log, target)
             if quantize is not None and not config.stop_after:
                 quantize.check(log)
@@ -116,7 +118,7 @@ def build_plan(
             for i in members:
                 found[i] = own, parts, log, imported
                 # compilers are at work while other profiles' graphs are made, and while others are timed
-                tuner.ahead(_tasks(parts, _optimum(sizes.ranges[i]), pool, {}, tuner.effort))
+                tuner.ahead(_tasks(own, parts, _optimum(sizes.ranges[i]), pool, {}, tuner.effort))
             watch.lap("tune")
         for i, (own, parts, log, imported) in found.items():
             variants[i] = maker.variant(own, parts, sizes.ranges[i], log, imported, variants)
@@ -140,8 +142,13 @@ def float_graph(model: Model | Sizes, config: BuildConfig | None = None) -> Grap
     config = config or BuildConfig()
     sizes = model if isinstance(model, Sizes) else resolve_sizes(model, config)
     graph = sizes.graph_with(dict(next(iter(sizes.groups()))))
-    run_passes(graph, FLOAT, disable=config.disable)
+    run_passes(graph, FLOAT, disable=config.disable, always=_verifies())
     return graph
+
+
+def _verifies() -> bool:
+    """Graphs are verified after passes that edited nothing too."""
+    return knob("TEMPER_VERIFY") == "1"
 
 
 class _Maker:
@@ -180,9 +187,9 @@ class _Maker:
     def _tuned(
         self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
     ) -> _Tuned:
-        chosen, choices = _tune(self.tuner, parts, _optimum(ranges), self.pool, others, log)
+        chosen, choices = _tune(self.tuner, graph, parts, _optimum(ranges), self.pool, others, log)
         first_row, self.rows = self.rows, self.rows + len(chosen)
-        steps = [_step(part, choice, log) for part, choice in zip(chosen, choices, strict=True)]
+        steps = [_step(graph, part, choice, log) for part, choice in zip(chosen, choices, strict=True)]
         self.watch.lap("tune")
         numbers: dict[int, int] = {}
         for value in (a for part in chosen for n in part.region.nodes for a in n.attrs.values()):
@@ -291,7 +298,13 @@ class _Cutter:
 
 
 def _tune(
-    tuner: Tuner, parts: _Parts, env: Mapping[str, int], pool: ConstantPool, others: Mapping[int, Variant], log: Log
+    tuner: Tuner,
+    graph: Graph,
+    parts: _Parts,
+    env: Mapping[str, int],
+    pool: ConstantPool,
+    others: Mapping[int, Variant],
+    log: Log,
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
     """Parts and a choice for every one that is not the host's, at the sizes `env`. A chain stands for its links where
     it takes less time.
@@ -303,7 +316,7 @@ def _tune(
         for part, choice in zip(v.parts, v.choices, strict=True):
             if choice is not None:
                 taken.setdefault(part.region.name, []).append(choice.candidate)
-    tasks = _tasks(parts, env, pool, taken, tuner.effort)
+    tasks = _tasks(graph, parts, env, pool, taken, tuner.effort)
     chosen = tuner.choose(tasks)
     found = iter([chosen.get(t.key) for t in tasks])
     choices = [None if p.reason is not None else next(found) for p in parts.parts]
@@ -315,7 +328,12 @@ def _tune(
 
 
 def _tasks(
-    parts: _Parts, env: Mapping[str, int], pool: ConstantPool, taken: Mapping[str, Sequence[Candidate]], effort: int
+    graph: Graph,
+    parts: _Parts,
+    env: Mapping[str, int],
+    pool: ConstantPool,
+    taken: Mapping[str, Sequence[Candidate]],
+    effort: int,
 ) -> list[Task]:
     """What is to be tuned at the sizes `env`: the parts that are not the host's, then the chains. taken: candidates
     that other profiles chose, by the region's name."""
@@ -323,8 +341,8 @@ def _tasks(
 
     def task(part: Part, optional: bool = False) -> Task:
         def shares(c: Candidate) -> bool:
-            packed = c.tactic.prepack(part.workload, c.params, _constants(part.region))
-            return any(a.nbytes for a in packed) and all(map(pool.holds, packed))
+            arrays = packed(c.tactic, part.workload, c.params, _constants(part.region), graph.derived)
+            return any(a.nbytes for a in arrays) and all(map(pool.holds, arrays))
 
         operands = {
             i: _full_rank(v.const, len(part.workload.outputs[0].type.shape))
@@ -374,15 +392,15 @@ def _with_chains(
     return tuple(k[0] for k in kept if k is not None), tuple(k[1] for k in kept if k is not None)
 
 
-def _step(part: Part, choice: Choice | None, log: Log) -> PlannedStep:
+def _step(graph: Graph, part: Part, choice: Choice | None, log: Log) -> PlannedStep:
     if choice is None:
         assert part.reason is not None
         if ("compile", part.region.name, part.reason) not in log.declined:
             log.did_not("compile", part.region.name, part.reason)
         return ReferenceStep(part.region, part.reason)
     c = choice.candidate
-    packed = c.tactic.prepack(part.workload, c.params, _constants(part.region))
-    return NativeStep(part.region, c.kernel, packed, choice.seconds, part.sizes)
+    arrays = packed(c.tactic, part.workload, c.params, _constants(part.region), graph.derived)
+    return NativeStep(part.region, c.kernel, arrays, choice.seconds, part.sizes)
 
 
 def check_precision(config: BuildConfig, target: Target) -> None:
@@ -424,7 +442,7 @@ def _portable(graph: Graph, quantize: Recipe | None) -> bytes:
     if quantize is None:
         return to_bytes(graph)
     own = graph.copy()
-    run_passes(own, (*FLOAT, Pass("quantize", quantize.apply)))
+    run_passes(own, (*FLOAT, Pass("quantize", quantize.apply)), always=_verifies())
     own.prune()  # the float weights behind the codes
     return to_bytes(own)
 

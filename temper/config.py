@@ -35,6 +35,7 @@ KNOBS: tuple[Knob, ...] = (
         "",
         "code level to build for (avx512bf16, avx512vnni, avx512, avx2, portable); empty: the best this machine has",
     ),
+    Knob("TEMPER_VERIFY", "0", "1: graphs are verified after passes that edited nothing too, as Temper's tests do"),
     Knob("TEMPER_SYNC", "0", "1: a GPU plan's kernels are launched and waited for one by one, to name one that faults"),
     Knob("TEMPER_SPIN_US", "200", "microseconds a worker thread spins for work before it sleeps"),
 )

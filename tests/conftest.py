@@ -3,6 +3,7 @@ fixtures of commands."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ from temper.config import BuildConfig
 from temper.quantize.placement import sites_of
 from temper.quantize.recipe import Recipe
 from tests.commands import batched, image, plan, spawned, temper
+
+# before anything is imported that starts processes: they verify too
+os.environ.setdefault("TEMPER_VERIFY", "1")
 
 __all__ = ["batched", "image", "plan", "spawned", "temper"]
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from temper.ir.derived import Derived
 from temper.ir.dims import Dim, from_data
 from temper.ir.opdef import Attrs, AttrValue
 from temper.ir.types import TensorType
@@ -150,8 +151,18 @@ class Graph:
         self._names: set[str] = set()
         self._next = 0
         self._order: list[Node] | None = None
+        self._edits = 0
+        #: what is computed of constants, which graphs of the same model share
+        self.derived = Derived()
 
     # ---- reading ----
+
+    @property
+    def edits(self) -> int:
+        """How many edits there were: a graph that has as many as before, those in its nodes' attributes included, is as
+        it was."""
+        inner = (a.edits for n in self._nodes.values() for a in n.attrs.values() if isinstance(a, Graph))
+        return self._edits + sum(inner)
 
     @property
     def nodes(self) -> list[Node]:
@@ -239,6 +250,7 @@ class Graph:
     def _value(self, name: str, type: TensorType, const: np.ndarray | None = None) -> Value:
         v = Value(self._next, self._fresh(name), type, const)
         self._next += 1
+        self._edits += 1
         self._values[v.id] = v
         return v
 
@@ -285,6 +297,7 @@ class Graph:
             node.outputs.append(out)
         self._nodes[node.id] = node
         self._order = None
+        self._edits += 1
         return node
 
     def order_inputs(self, values: Iterable[Value]) -> None:
@@ -293,6 +306,7 @@ class Graph:
         if sorted(v.id for v in ordered) != sorted(v.id for v in self.inputs):
             raise ValueError("these are not the graph's inputs")
         self.inputs = ordered
+        self._edits += 1
 
     def set_outputs(self, values: Iterable[Value], names: Iterable[str] | None = None) -> None:
         """States the graph's outputs and the names callers see (a value may be listed twice)."""
@@ -300,6 +314,7 @@ class Graph:
         self.output_names = list(names) if names is not None else [v.name for v in self.outputs]
         if len(self.outputs) != len(self.output_names):
             raise ValueError("every output needs a name")
+        self._edits += 1
 
     # ---- editing ----
 
@@ -312,11 +327,13 @@ class Graph:
         if value is not None:
             value.uses.append((node, index))
         self._order = None
+        self._edits += 1
 
     def rename(self, value: Value, name: str) -> None:
         """Gives a value another name, made unique."""
         self._names.discard(value.name)
         value.name = self._fresh(name)
+        self._edits += 1
 
     def replace_uses(self, old: Value, new: Value) -> None:
         """Every reader of `old`, graph outputs included, reads `new` instead, which holds the same: it takes over the
@@ -328,7 +345,9 @@ class Graph:
         new.known_as(old.sources)
         for node, i in list(old.uses):
             self.set_input(node, i, new)
-        self.outputs = [new if v is old else v for v in self.outputs]
+        if self.is_output(old):
+            self.outputs = [new if v is old else v for v in self.outputs]
+            self._edits += 1
 
     def remove_node(self, node: Node) -> None:
         """Deletes a node nobody reads."""
@@ -343,6 +362,7 @@ class Graph:
             self._names.discard(out.name)
         del self._nodes[node.id]
         self._order = None
+        self._edits += 1
 
     def remove_constant(self, value: Value) -> None:
         """Deletes a constant nobody reads."""
@@ -350,6 +370,7 @@ class Graph:
             raise ValueError(f"{value!r} is not an unused constant")
         del self._values[value.id]
         self._names.discard(value.name)
+        self._edits += 1
 
     def prune(self) -> int:
         """Deletes nodes and constants that no output depends on; returns how many nodes went.
@@ -374,6 +395,7 @@ class Graph:
     def copy(self) -> Graph:
         """An independent graph with the same names; constant arrays are shared (they are read-only)."""
         out = Graph(self.name)
+        out.derived = self.derived
         at: dict[int, Value] = {}
         for v in self.inputs:
             at[v.id] = out.add_input(v.name, v.type)

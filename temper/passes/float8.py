@@ -72,7 +72,7 @@ def _multiplied(graph: Graph, node: Node, dequantize: Node, moves: list[Node]) -
         return "tensor cores gain nothing from groups of few channels"
     if any(node.attrs.get(t) for t in ("transA", "transB")):
         return "an operand is transposed"
-    codes = weight_numbers(w.const)
+    codes = graph.derived(weight_numbers, w.const)
     if codes is None:
         return "its weights are no E4M3 numbers with a scale per output channel"
     w8, t = codes

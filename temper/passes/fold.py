@@ -42,7 +42,7 @@ def _per_channel(c: np.ndarray, rank: int, channels: int) -> np.ndarray | None:
 
 
 def _vector(graph: Graph, like: Value, a: np.ndarray) -> Value:
-    return graph.add_constant(a.astype(_array(like).dtype), like.name)
+    return graph.add_constant(a.astype(_array(like).dtype, copy=False), like.name)
 
 
 def _bn_affine(node: Node) -> tuple[np.ndarray, np.ndarray]:
@@ -111,12 +111,17 @@ def _channelwise(graph: Graph, m: Match) -> str | None:
     return None
 
 
-def _scale_weights(node: Node, w: np.ndarray, s: np.ndarray) -> np.ndarray:
+def _scale_weights(graph: Graph, node: Node, w: np.ndarray, s: np.ndarray) -> np.ndarray:
     """Weights times a factor per output channel, in float64."""
+    group = int(node.attrs["group"]) if node.op == "ConvTranspose" else 0  # type: ignore[arg-type]
+    return graph.derived(_times_channels, w, s, group)
+
+
+def _times_channels(w: np.ndarray, s: np.ndarray, group: int) -> np.ndarray:
+    """group: of a ConvTranspose; 0 for a Conv."""
     wide = w.astype(np.float64)
-    if node.op == "Conv":
+    if not group:
         return (wide * s.reshape(-1, *(1,) * (w.ndim - 1))).astype(w.dtype)
-    group = int(node.attrs["group"])  # type: ignore[arg-type]
     per = w.shape[1]
     blocks = wide.reshape(group, w.shape[0] // group, per, *w.shape[2:]) * s.reshape(
         group, 1, per, *(1,) * (w.ndim - 2)
@@ -142,7 +147,7 @@ def _scaled(graph: Graph, m: Match, factor: Callable[[np.ndarray], np.ndarray]) 
     assert c is not None
     s = factor(c.astype(np.float64))
     bias = _bias_of(node)
-    return _rebuilt(graph, node, _scale_weights(node, w, s), None if bias is None else bias * s)
+    return _rebuilt(graph, node, _scale_weights(graph, node, w, s), None if bias is None else bias * s)
 
 
 def _fold_mul(graph: Graph, m: Match) -> Value:
@@ -256,13 +261,17 @@ def _matmul_scale(graph: Graph, m: Match) -> str | None:
     return only_user(m["mm"], graph)
 
 
+def _times_columns(w: np.ndarray, c: np.ndarray) -> np.ndarray:
+    return (w.astype(np.float64) * c.reshape(-1)).astype(w.dtype)
+
+
 def _fold_matmul_mul(graph: Graph, m: Match) -> Value:
     """(x @ w) * c = x @ (w * c) for a factor per column."""
     node = _node(m["mm"])
     weights = node.inputs[1]
     assert weights is not None
     w = _array(weights)
-    scaled = (w.astype(np.float64) * _array(m["c"]).reshape(-1)).astype(w.dtype)
+    scaled = graph.derived(_times_columns, w, _array(m["c"]))
     return make(
         graph,
         "MatMul",

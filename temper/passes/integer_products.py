@@ -45,7 +45,8 @@ def _product(to: Integer, node: Node) -> str | None:
         return "it is not channels-last"
     if node.op == "MatMul" and codes.ndim != 2:
         return "its weights are a batch"
-    shifted = np.ascontiguousarray(codes.T) if turned else codes
+    derived = to.graph.derived
+    shifted = derived(_turned, codes) if turned else codes
     scale = np.broadcast_to(x.scale * w_scale, (shifted.shape[-1],))
     weights = to.graph.add_constant(shifted, f"{node.name}.codes")
     data, rank = x.codes, x.codes.type.rank
@@ -61,7 +62,7 @@ def _product(to: Integer, node: Node) -> str | None:
             inputs.append(to.graph.add_constant(bias, f"{node.name}.bias"))
     attrs = {k: v for k, v in node.attrs.items() if k not in ("transA", "transB")}
     if node.op == "Conv":
-        attrs["bits"] = sum_bits(shifted)
+        attrs["bits"] = derived(sum_bits, shifted)
     acc = to.emit(node, node.op + "Int8", *inputs, **attrs, zero_point=x.zero)
     y = to.emit(node, "DequantizeLinear", acc, to.constant(node, scale.astype(np.float32)), axis=acc.type.rank - 1)
     to.stands_for(y, acc, scale)
@@ -142,11 +143,20 @@ def integer_attention(to: Integer, node: Node) -> None:
     to.log.did("integer attention", node.name)
 
 
+def largest_sum(weights: np.ndarray) -> int:
+    """The largest sum of magnitudes of an output channel (last axis) of codes of at most 16 bits."""
+    sizes = np.abs(weights.astype(np.int32)).reshape(-1, weights.shape[-1])
+    return int(sizes.sum(axis=0, dtype=np.int64).max(initial=0))
+
+
 def sum_bits(weights: np.ndarray) -> int:
     """ConvInt8's `bits`: every sum of products of these weights (output channels last) with 8-bit codes less their zero
     point is below 2^bits in magnitude. 25 or 31, as kernels ask for no other."""
-    largest = 255 * np.abs(weights.astype(np.int64)).reshape(-1, weights.shape[-1]).sum(axis=0).max(initial=0)
-    return 25 if largest < 2**25 else 31
+    return 25 if 255 * largest_sum(weights) < 2**25 else 31
+
+
+def _turned(weights: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(weights.T)
 
 
 def _int32(x: int) -> np.ndarray:

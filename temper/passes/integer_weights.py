@@ -18,6 +18,8 @@ def differences(v: Value, zero: Value | None, axis: int) -> np.ndarray | str:
     """
     if v.const is not None and v.type.dtype == "int16" and zero is None and (np.abs(v.const) <= 255).all():
         return v.const  # differences already
+    if v.const is not None and v.type.dtype == "int8" and zero is None:
+        return v.const
     if v.const is None or v.type.dtype not in _NARROW:
         return f"its weights are not constants of at most 8 bits ({v.type.dtype})"
     wide = numbers(v.const, v.type.dtype).astype(np.int16)

@@ -34,7 +34,7 @@ def too_large(graph: Graph, dtype: str) -> frozenset[int]:
     """Ids of float32 values that may be beyond the largest number of this type because a constant is."""
     found: set[int] = set()
     for v in graph.constants:
-        if v.const is not None and v.type.dtype == "float32" and not fits(v.const, dtype):
+        if v.const is not None and v.type.dtype == "float32" and not graph.derived(fits, v.const, dtype):
             found.add(v.id)
     for node in graph.nodes:
         outputs = [v for v in node.outputs if v.type.dtype == "float32"]

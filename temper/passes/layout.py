@@ -46,7 +46,7 @@ def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
     if perm == tuple(range(v.type.rank)):
         return v
     if v.const is not None:
-        return graph.add_constant(np.ascontiguousarray(v.const.transpose(perm)), v.name, v.type.dtype)
+        return graph.add_constant(graph.derived(_turned, v.const, perm), v.name, v.type.dtype)
     source = v.producer
     if source is not None and source.op == "DequantizeLinear" and not source.attrs["block_size"]:
         codes, axis = source.inputs[0], source.attrs["axis"]
@@ -55,6 +55,10 @@ def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
             inputs = [transpose(graph, codes, perm), *source.inputs[1:]]
             return make(graph, "DequantizeLinear", inputs, attrs, origin=source.origin).output
     return make(graph, "Transpose", [v], {"perm": perm}).output
+
+
+def _turned(array: np.ndarray, perm: Perm) -> np.ndarray:
+    return np.ascontiguousarray(array.transpose(perm))
 
 
 def _convert(graph: Graph, log: Log) -> None:

@@ -52,9 +52,12 @@ def run_passes(
     dump: Path | None = None,
     stop_after: str = "",
     disable: Collection[str] = (),
+    always: bool = True,
 ) -> Log:
-    """Applies `passes` in order, verifying after each. disable: passes and rules to leave out. ConfigError if
-    `stop_after` names no pass."""
+    """Applies `passes` in order, verifying after each, or (not `always`) after those that edited the graph.
+
+    disable: passes and rules to leave out. ConfigError if `stop_after` names no pass.
+    """
     if stop_after and stop_after not in [p.name for p in passes]:
         raise ConfigError(f"no pass is called {stop_after!r}; the passes are: {', '.join(p.name for p in passes)}")
     log = Log(disabled=frozenset(disable))
@@ -65,17 +68,20 @@ def run_passes(
             (dump / f"{number:02}-{name}.txt").write_text(to_text(graph))
 
     write(0, "import")
+    verified = -1
     for number, p in enumerate(passes, 1):
         if p.name in log.disabled:
             log.did_not(p.name, graph.name, "disabled")
         else:
             p.run(graph, log)
-        verify(graph)
+        if always or graph.edits != verified:
+            verify(graph)
+            verified = graph.edits
         write(number, p.name)
         if p.name == stop_after:
             break
     for node in graph.nodes:
         for value in node.attrs.values():
             if isinstance(value, Graph):
-                log.add(run_passes(value, passes, stop_after=stop_after, disable=disable))
+                log.add(run_passes(value, passes, stop_after=stop_after, disable=disable, always=always))
     return log

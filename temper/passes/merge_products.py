@@ -71,10 +71,14 @@ def _run(graph: Graph, log: Log) -> None:
     graph.prune()
 
 
+def _beside(*matrices: np.ndarray) -> np.ndarray:
+    return np.concatenate(matrices, axis=1)
+
+
 def _merge(graph: Graph, x: Value, found: list[_Product]) -> None:
     first = found[0].node
     origin = (*dict.fromkeys(o for p in found for o in (p.node.origin or (p.node.name,))), f"rule:{_NAME}")
-    w = graph.add_constant(np.concatenate([p.w for p in found], axis=1), f"{first.name}.weights")
+    w = graph.add_constant(graph.derived(_beside, *(p.w for p in found)), f"{first.name}.weights")
     y = make(graph, "MatMul", [x, w], first.attrs, name=first.name, origin=origin).output
     if any(p.bias is not None for p in found):
         bias = [np.zeros(p.w.shape[1], np.float32) if p.bias is None else p.bias for p in found]

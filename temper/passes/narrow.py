@@ -180,7 +180,7 @@ class _Plan:
         def half(v: Value) -> Value:
             if v.id not in halves:
                 if v.const is not None:
-                    array = number(v.const, self.dtype)
+                    array = self.graph.derived(number, v.const, self.dtype)
                     halves[v.id] = self.graph.add_constant(array, f"{v.name}.{self.dtype}", self.dtype)
                 else:
                     halves[v.id] = _cast(self.graph, v, self.dtype)
@@ -245,10 +245,10 @@ def _own_halves(graph: Graph, log: Log) -> None:
         (stored,) = x.producer.inputs
         assert stored is not None
         dtype = stored.type.dtype
-        if not fits(w.const, dtype) or (numbers(number(w.const, dtype), dtype) != w.const).any():
+        if not fits(w.const, dtype) or (numbers(graph.derived(number, w.const, dtype), dtype) != w.const).any():
             log.did_not(_NAME, node.name, f"its weights are no numbers of {dtype}")
             continue
-        narrow = graph.add_constant(number(w.const, dtype), f"{w.name}.{dtype}", dtype)
+        narrow = graph.add_constant(graph.derived(number, w.const, dtype), f"{w.name}.{dtype}", dtype)
         graph.set_input(node, 1, _cast(graph, narrow, "float32"))
     graph.prune()
 

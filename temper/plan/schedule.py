@@ -66,12 +66,14 @@ class ConstantPool:
         self._at: dict[bytes, int] = {}
         self._parts: list[bytes] = []
         self._size = 0
+        #: of read-only arrays by identity, with the array, whose it then stays
+        self._digests: dict[int, tuple[np.ndarray, bytes]] = {}
 
     def add(self, array: np.ndarray) -> int:
         """Offset of the array's bytes."""
-        data = pack_strings(array) if array.dtype == object else np.ascontiguousarray(array).tobytes()
-        key = hashlib.sha256(data).digest()
+        key = self._digest(array)
         if key not in self._at:
+            data = pack_strings(array) if array.dtype == object else np.ascontiguousarray(array).tobytes()
             self._at[key] = self._size
             padding = -len(data) % 64 or (64 if not data else 0)
             self._parts += [data, bytes(padding)]
@@ -80,7 +82,16 @@ class ConstantPool:
 
     def holds(self, array: np.ndarray) -> bool:
         """True if these bytes are here already."""
-        return hashlib.sha256(np.ascontiguousarray(array).data).digest() in self._at
+        return self._digest(array) in self._at
+
+    def _digest(self, array: np.ndarray) -> bytes:
+        if id(array) in self._digests:
+            return self._digests[id(array)][1]
+        data = pack_strings(array) if array.dtype == object else np.ascontiguousarray(array).data
+        key = hashlib.sha256(data).digest()
+        if not array.flags.writeable:
+            self._digests[id(array)] = array, key
+        return key
 
     @property
     def bytes(self) -> bytes:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from temper.ir.graph import Graph, Node
+from temper.passes.integer_products import largest_sum
 from temper.quantize.auto import noise
-from temper.quantize.codes import Codes, codes_of, quantize_weights, weight_scales
+from temper.quantize.codes import Codes, channel_ranges, codes_of, quantize_weights, weight_scales
 from temper.quantize.histogram import Histogram
 from temper.quantize.placement import Site
 from temper.quantize.recipe import Recipe
@@ -45,7 +46,7 @@ def figures(
         same = (site.key, 1) not in recipe.operands
         h = histograms.get(site.tensors[0]) if site.tensors and same else None
         clip, rmse, sqnr = _data(h, read) if h is not None and h.total else (None, None, None)
-        bits, ratio = _weights(nodes[site.key], recipe, recipe.weight_scales.get(site.name), read)
+        bits, ratio = _weights(graph, nodes[site.key], recipe, recipe.weight_scales.get(site.name), read)
         found[site.name] = Figures(clip, rmse, sqnr, bits, ratio)
     return found
 
@@ -64,7 +65,7 @@ def _data(h: Histogram, codes: Codes) -> tuple[float, float, float]:
 
 
 def _weights(
-    node: Node, recipe: Recipe, scale: np.ndarray | None, codes: Codes
+    graph: Graph, node: Node, recipe: Recipe, scale: np.ndarray | None, codes: Codes
 ) -> tuple[float | None, float | None]:
     """How often the worst sum of products could double within int32, and largest over median range of a channel."""
     if node.op not in ("Conv", "MatMul"):
@@ -72,8 +73,9 @@ def _weights(
     w = recipe.operands.get((node.outputs[0].name, 1), node.inputs[1].const if node.inputs[1] is not None else None)
     if w is None or not w.size:
         return None, None
-    rows = np.abs(quantize_weights(w, weight_scales(w) if scale is None else scale).astype(np.int64))
-    worst = int(rows.reshape(-1, w.shape[-1]).sum(axis=0).max()) * (128 if codes.dtype == "int8" else 255)
-    ranges = np.abs(w).reshape(-1, w.shape[-1]).max(axis=0)
+    derived = graph.derived
+    rows = derived(quantize_weights, w, derived(weight_scales, w) if scale is None else scale)
+    worst = derived(largest_sum, rows) * (128 if codes.dtype == "int8" else 255)
+    ranges = derived(channel_ranges, w)
     middle = float(np.median(ranges))
     return (31 - math.log2(worst) if worst else None), (float(ranges.max()) / middle if middle else None)

@@ -91,10 +91,15 @@ def _codes(group: Group, tensors: list[Value], amax: Mapping[str, float], ranges
     return Codes("int8" if group.signed else "uint8", scale, 0)
 
 
+def channel_ranges(w: np.ndarray) -> np.ndarray:
+    """max |w| of every output channel (last axis)."""
+    ranges: np.ndarray = np.abs(w).reshape(-1, w.shape[-1]).max(axis=0, initial=0)
+    return ranges
+
+
 def weight_scales(w: np.ndarray) -> np.ndarray:
     """max |w| / 127 of every output channel (last axis), float32; 1 for a channel of zeros."""
-    amax = np.abs(w).reshape(-1, w.shape[-1]).max(axis=0, initial=0).astype(np.float64)
-    scale = (amax / 127).astype(np.float32)
+    scale = (channel_ranges(w).astype(np.float64) / 127).astype(np.float32)
     # a subnormal scale would make codes beyond 127
     return np.where(scale >= np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
 
@@ -144,9 +149,9 @@ def _quantize_product(graph: Graph, node: Node, x_scale: float, scale: np.ndarra
     w = node.inputs[1]
     assert w is not None and w.const is not None
     if scale is None:
-        scale = weight_scales(w.const)
+        scale = graph.derived(weight_scales, w.const)
     label = f"{node.name}.weights"
-    codes = graph.add_constant(quantize_weights(w.const, scale), label)
+    codes = graph.add_constant(graph.derived(quantize_weights, w.const, scale), label)
     graph.set_input(node, 1, _constant_codes(graph, codes, scale))
     if node.op != "Conv" or len(node.inputs) < 3 or node.inputs[2] is None or node.inputs[2].const is None:
         return

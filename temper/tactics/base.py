@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
+from temper.ir.derived import Derived
 from temper.ir.dims import Dim, DimLike, from_data, symbols_of
 from temper.ir.types import TensorType
 from temper.tactics.epilogue import Attr, Epilogue
@@ -151,7 +152,8 @@ class Tactic(Protocol):
     """One way to compute a family of workloads. ops: the workload ops it is asked about at all.
 
     A tactic may also have `packing`, the names of the parameters that the layout of its packed weights depends on (all
-    of them if it has none): profiles of one plan prefer to share weights.
+    of them if it has none): profiles of one plan prefer to share weights. And `packs`: prepack in two parts, so that
+    what several workloads pack alike is packed once (see `packed`).
     """
 
     name: str
@@ -171,3 +173,16 @@ class Tactic(Protocol):
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Constant inputs of the anchor rearranged for the kernel; arrays become ("packed", i)."""
+
+
+def packed(
+    tactic: Tactic, w: Workload, params: Params, constants: Mapping[int, np.ndarray], derived: Derived
+) -> tuple[np.ndarray, ...]:
+    """As `Tactic.prepack`; of a tactic with `packs`, kept in `derived`. That gives a function of a module, what it
+    takes first, and the numbers of the constants that it takes then."""
+    packs = getattr(tactic, "packs", None)
+    if packs is None:
+        return tactic.prepack(w, params, constants)
+    function, about, numbers = packs(w, params)
+    found: tuple[np.ndarray, ...] = derived(function, about, *(constants[i] for i in numbers))
+    return found

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from temper.frontends.onnx.load import ModelSource, loaded
+from temper.ir.derived import Derived
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph
 
@@ -70,12 +71,12 @@ def import_structured(
     from temper.ir.verify import verify
 
     read = loaded(source)
-    place, tensors = read.folder, read.tensors
+    place, tensors, derived = read.folder, read.tensors, read.derived
     if folder is not None:
-        place, tensors = Path(folder).resolve(), {}
+        place, tensors, derived = Path(folder).resolve(), {}, Derived()
     importer = Importer(
         read.proto, place, read.label, shapes or {}, dims or {}, check_value_info, values, members, dynamic, loop_limit,
-        tensors,
+        tensors, derived,
     )  # fmt: skip
     graph = importer.run()
     verify(graph)

@@ -32,6 +32,7 @@ from temper.frontends.onnx.schema import (
 from temper.frontends.onnx.subgraphs import SubGraph
 from temper.frontends.onnx.table import find_row
 from temper.frontends.onnx.tensors import read_sparse, read_tensor
+from temper.ir.derived import Derived
 from temper.ir.dims import DimLike
 from temper.ir.graph import Graph, Value
 
@@ -75,14 +76,17 @@ class Importer:
         dynamic: bool = True,
         loop_limit: int = 1_000_000,
         tensors: dict[str, tuple[np.ndarray, str]] | None = None,
+        derived: Derived | None = None,
     ) -> None:
-        """tensors: the model's initializers as far as they were read; others are added."""
+        """tensors: the model's initializers as far as they were read; others are added. derived: what was computed of
+        them."""
         self.model, self.folder, self.label = model, folder, label
         self.tensors = {} if tensors is None else tensors
         #: per declared output: how many of the graph's outputs stand for a sequence, None for a tensor, -1 for nothing
         self.counts: list[int | None] = []
         self.check_value_info = check_value_info and not shapes and not dims
         self.builder = Builder(Graph(model.graph.name), dynamic=dynamic)
+        self.builder.graph.derived = derived or self.builder.graph.derived
         self.loop_limit = loop_limit
         self.problems: list[Problem] = []
         self.declared = Declared(self.builder, label, shapes, dims, values or {}, members or {})

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from temper.errors import ModelError, UnsupportedError
+from temper.ir.derived import Derived
 
 #: protobuf cannot hold more
 _MOST_BYTES = (1 << 31) - 1
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A model that was read, a source for several imports: what `load_model` gives, and its initializers, by name, with
-    their types, as far as they were read. Nobody changes it."""
+    their types, as far as they were read. derived: what was computed of them. Nobody changes it."""
 
     proto: Any
     folder: Path | None
     label: str
     tensors: dict[str, tuple[np.ndarray, str]] = field(default_factory=dict)
+    derived: Derived = field(default_factory=Derived)
 
 
 def loaded(source: ModelSource) -> Loaded:

@@ -81,6 +81,12 @@ def _matmul(c: Context) -> Value:
     return c.emit("MatMul", c.input(0), c.input(1))
 
 
+def _factor(w: np.ndarray, turned: bool, alpha: float) -> np.ndarray:
+    """alpha w, or alpha w^T."""
+    w = w.T if turned else w
+    return np.ascontiguousarray(w if alpha == 1 else w * np.asarray(alpha, w.dtype))
+
+
 def gemm(c: Context) -> Value:
     a, b = c.input(0), c.input(1)
     if a.type.rank != 2 or b.type.rank != 2:
@@ -91,11 +97,10 @@ def gemm(c: Context) -> Value:
     attrs: dict[str, Any] = {"transA": 1} if c.attr("transA", 0) else {}
     scaled = alpha == 1
     if b.const is not None and b.type.dtype != "bfloat16":
-        w = b.const.T if c.attr("transB", 0) else b.const
-        if not scaled:
-            w, scaled = w * np.asarray(alpha, w.dtype), True
-        if w is not b.const:
-            b = c.constant(np.ascontiguousarray(w))
+        turned = bool(c.attr("transB", 0))
+        if turned or not scaled:
+            b = c.constant(c.builder.graph.derived(_factor, b.const, turned, alpha))
+        scaled = True
     elif c.attr("transB", 0):
         attrs["transB"] = 1
     y = c.emit("MatMul", a, b, **attrs)

@@ -9,8 +9,8 @@ as they are loaded, and the bias makes up for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -35,6 +35,8 @@ from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8
 from temper.tactics.cuda.product_model import Work, blockings, seconds
 from temper.tactics.cuda.product_text import ROW, Blocking, Border, blocks, one_launch, row_length, two_launches
+
+Packed = tuple[np.ndarray, ...]
 
 _CODES = frozenset({"int8", "uint8"})
 #: Steps of a program that take many instructions.
@@ -155,41 +157,21 @@ class ImplicitGemm:
         of codes in int32 less what shifted codes and a zero point add; then, where windows leave the image and zeros
         do not stand for zero there, a pixel of zero points to be read instead or, where terms are cut without regard
         to taps, what is to be added for each way of leaving it, [ways, OC]."""
+        function, about, given = self.packs(w, params)
+        return function(about, *(constants[i] for i in given))
+
+    def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:
+        """As `tactics.base.packed` asks."""
         s, data = self.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
-        packed = np.zeros((s.ocg, row_length(s, self._itemsize(w))), constants[1].dtype)
-        packed[:, : s.k] = constants[1].reshape(s.k, s.ocg).T
-        if w.tf32 and data == "float32":  # tensor cores cut what they do not multiply, towards zero
-            bits = packed.view(np.uint32)
-            bits += np.uint32(0xFFF) + (bits >> 13 & 1)
-            bits &= np.uint32(0xFFFFE000)
-        if data not in _CODES:
-            if not self._has_bias(w):
-                return (packed,)
-            return packed, numbers(constants[2], w.inputs[2].type.dtype).astype(np.float32)  # type: ignore[union-attr]
-        given = constants[2].astype(np.int64) if self._has_bias(w) else np.zeros(s.ocg, np.int64)
-        taps = constants[1].astype(np.int64).reshape(*s.kernel, s.icg, s.ocg).sum(axis=2)
-        zero, outside = self._zero(w), -128 if data == "uint8" else 0
-        bias = (given - zero * taps.sum(axis=(0, 1))).astype(np.int32)
-        if not self.borders(w):
-            return packed, bias
-        if not dict(params).get("flat", 0):
-            pixel = np.full(-(-s.icg // ROW) * ROW, int(w.attr("zero_point", 0)), data)  # type: ignore[arg-type]
-            return packed, bias, pixel
-        b = Border.of(s)
-        rows = []
-        for above in range(b.above + 1):
-            for below in range(b.below + 1):
-                for left in range(b.left + 1):
-                    for right in range(b.right + 1):
-                        seen = taps[above : max(above, s.kernel[0] - below), left : max(left, s.kernel[1] - right)]
-                        # taps that are not seen were taken for `zero` by the bias and are `outside` in the sum
-                        rows.append((zero - outside) * (taps.sum(axis=(0, 1)) - seen.sum(axis=(0, 1))))
-        return packed, bias, np.stack(rows).astype(np.int32)
+        bias = w.inputs[2].type.dtype if self._has_bias(w) else ""  # type: ignore[union-attr]
+        border = Border.of(s) if self.borders(w) and dict(params).get("flat", 0) else None
+        row, cut = row_length(s, self._itemsize(w)), w.tf32 and data == "float32"
+        about = Packing(s.kernel, s.icg, s.ocg, row, data, bias, cut, self._zero(w), self.borders(w), border)
+        return pack, about, (1, 2) if bias else (1,)
 
     def _zero(self, w: Workload) -> int:
         """The zero point of the codes as they are multiplied."""
-        shift = 128 if w.inputs[0].type.dtype == "uint8" else 0  # type: ignore[union-attr]
-        return int(w.attr("zero_point", 0)) - shift  # type: ignore[arg-type]
+        return int(w.attr("zero_point", 0)) - _shift(w.inputs[0].type.dtype)  # type: ignore[union-attr, arg-type]
 
     def borders(self, w: Workload) -> bool:
         """Whether windows leave the image and zeros do not stand for zero there."""
@@ -211,6 +193,58 @@ class ImplicitGemm:
     @staticmethod
     def _has_bias(w: Workload) -> bool:
         return len(w.inputs) > 2 and w.inputs[2] is not None
+
+
+@dataclass(frozen=True)
+class Packing:
+    """What packed weights and bias depend on besides their numbers. row: elements of a row; data, bias: element types,
+    no bias if empty; cut: tensor cores cut the weights; zero: the zero point of codes as they are multiplied; borders:
+    windows leave the image where zeros do not stand for zero; border: how, where a table says what that adds."""
+
+    kernel: tuple[int, int]
+    icg: int
+    ocg: int
+    row: int
+    data: str
+    bias: str
+    cut: bool
+    zero: int
+    borders: bool
+    border: Border | None
+
+
+def pack(p: Packing, weights: np.ndarray, added: np.ndarray | None = None) -> Packed:
+    """See `ImplicitGemm.prepack`."""
+    terms = p.kernel[0] * p.kernel[1] * p.icg
+    packed = np.zeros((p.ocg, p.row), weights.dtype)
+    packed[:, :terms] = weights.reshape(terms, p.ocg).T
+    if p.cut:  # tensor cores cut what they do not multiply, towards zero
+        bits = packed.view(np.uint32)
+        bits += np.uint32(0xFFF) + (bits >> 13 & 1)
+        bits &= np.uint32(0xFFFFE000)
+    if p.data not in _CODES:
+        return (packed,) if added is None else (packed, numbers(added, p.bias).astype(np.float32))
+    given = np.zeros(p.ocg, np.int64) if added is None else added.astype(np.int64)
+    taps = weights.reshape(*p.kernel, p.icg, p.ocg).sum(axis=2, dtype=np.int64)
+    bias = (given - p.zero * taps.sum(axis=(0, 1))).astype(np.int32)
+    if not p.borders:
+        return packed, bias
+    if p.border is None:
+        return packed, bias, np.full(-(-p.icg // ROW) * ROW, p.zero + _shift(p.data), p.data)
+    b, outside, rows = p.border, -_shift(p.data), []
+    for above in range(b.above + 1):
+        for below in range(b.below + 1):
+            for left in range(b.left + 1):
+                for right in range(b.right + 1):
+                    seen = taps[above : max(above, p.kernel[0] - below), left : max(left, p.kernel[1] - right)]
+                    # taps that are not seen were taken for `zero` by the bias and are `outside` in the sum
+                    rows.append((p.zero - outside) * (taps.sum(axis=(0, 1)) - seen.sum(axis=(0, 1))))
+    return packed, bias, np.stack(rows).astype(np.int32)
+
+
+def _shift(data: str) -> int:
+    """What codes are shifted by, down, as they are loaded."""
+    return 128 if data == "uint8" else 0
 
 
 class ConvImplicitGemm(ImplicitGemm):

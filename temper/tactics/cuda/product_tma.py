@@ -6,7 +6,7 @@ the last. The engine reads tiles by descriptors, which each block makes of its p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape, static
 from temper.tactics.cuda import register_tiles
-from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, work_of
+from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, Packed, Packing, pack, work_of
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.product_model import DEVICES, streamed_blockings, streamed_seconds
@@ -131,10 +131,15 @@ class _Streamed:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """As the base packs; with `direct`, weights in the order that leaves channels where they are stored from."""
-        packed, *rest = self.base.prepack(w, params, constants)
-        if dict(params).get("direct", 0):
-            packed = packed[register_tiles.ordered_columns(len(packed), register_tiles.part(w))]
-        return packed, *rest
+        function, about, given = self.packs(w, params)
+        return function(about, *(constants[i] for i in given))
+
+    def packs(
+        self, w: Workload, params: Params
+    ) -> tuple[Callable[..., Packed], tuple[Packing, int], tuple[int, ...]]:
+        """As `tactics.base.packed` asks."""
+        _, about, given = self.base.packs(w, params)
+        return _pack, (about, register_tiles.part(w) if dict(params).get("direct", 0) else 0), given
 
 
 class ConvStreamed(_Streamed):
@@ -151,6 +156,14 @@ class GemmStreamed(_Streamed):
     name = "cuda.gemm_tma"
     ops = GemmTiles.ops
     base = GemmTiles()
+
+
+def _pack(about: tuple[Packing, int], weights: np.ndarray, added: np.ndarray | None = None) -> Packed:
+    """See `_Streamed.prepack`. about: with the channels of a part of a tile, if they are put in order."""
+    packed, *rest = pack(about[0], weights, added)
+    if about[1]:
+        packed = packed[register_tiles.ordered_columns(len(packed), about[1])]
+    return packed, *rest
 
 
 def _programs(s: ConvShape, b: Blocking, isa: str) -> DimLike:

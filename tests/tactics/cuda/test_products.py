@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from temper.compile.triton import compile_cubin
+from temper.ir.derived import Derived
 from temper.ir.types import TensorType
-from temper.tactics.base import Slot, Workload
+from temper.tactics.base import Slot, Workload, packed
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
 from temper.tactics.cuda.product_tma import GemmStreamed
 from temper.tactics.cuda.stem import ConvFewChannels
@@ -114,3 +115,42 @@ def test_cubin_where_channels_do_not_fill_the_steps() -> None:
     kernel = tactic.generate(w, params, "border")
     assert "blank" in kernel.triton.text and "rest" in kernel.triton.text
     assert compile_cubin(kernel.triton, "sm_80").frame == 0
+
+
+def test_batches_share_packed_weights() -> None:
+    """What is packed once serves every batch, and is what the tactic packs for each; other zero points pack anew."""
+    rng = np.random.default_rng(1)
+    small, large = codes(14, (32, 48), 3, 0), codes(14, (32, 48), 3, 7)
+    x, y = small.inputs[0], small.outputs[0]
+    assert x is not None
+    batch = replace(
+        small,
+        inputs=(replace(x, type=TensorType(x.type.dtype, (128, *x.type.shape[1:]))), *small.inputs[1:]),
+        outputs=(replace(y, type=TensorType(y.type.dtype, (128, *y.type.shape[1:]))),),
+    )
+    constants = {1: rng.integers(-128, 128, (3, 3, 32, 48)).astype(np.int8)}
+    tactic, derived = ConvImplicitGemm(), Derived()
+    kept: dict[tuple[bool, int], set[int]] = {}
+    for w in (small, batch, large):
+        for params in tactic.candidates(w):
+            arrays = packed(tactic, w, params, constants, derived)
+            plain = tactic.prepack(w, params, constants)
+            assert len(arrays) == len(plain)
+            assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(arrays, plain, strict=True))
+            kept.setdefault((w is large, dict(params)["flat"]), set()).add(id(arrays[0]))
+    assert all(len(ids) == 1 for ids in kept.values())
+    assert kept[False, 0] != kept[True, 0]
+
+
+def test_columns_in_order_are_packed_apart() -> None:
+    w = product(4096, 256, 512)
+    weights = np.random.default_rng(2).standard_normal((256, 512)).astype(np.float16)
+    weights.flags.writeable = False
+    tactic, derived = GemmStreamed(), Derived()
+    assert tactic.accepts(w) is None
+    seen = {}
+    for params in tactic.candidates(w):
+        (first, *_), plain = packed(tactic, w, params, {1: weights}, derived), tactic.prepack(w, params, {1: weights})
+        assert np.array_equal(first, plain[0])
+        seen[dict(params)["direct"]] = first
+    assert len(seen) == 2 and not np.array_equal(seen[0], seen[1])
