@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from temper.api import build, load, save
     from temper.config import BuildConfig, Profile
-    from temper.errors import TemperError
+    from temper.errors import TemperError, TemperWarning
     from temper.precision.answered import Score
     from temper.precision.calibrators import (
         AutoCalibrator,
@@ -40,6 +40,7 @@ __all__ = [
     "Profile",
     "Score",
     "TemperError",
+    "TemperWarning",
     "build",
     "load",
     "save",
@@ -52,6 +53,7 @@ _WHERE = {
     "BuildConfig": "temper.config",
     "Profile": "temper.config",
     "TemperError": "temper.errors",
+    "TemperWarning": "temper.errors",
     "Engine": "temper.runtime.engine",
     "AutoCalibrator": "temper.precision.calibrators",
     "Calibrator": "temper.precision.calibrators",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Union
 
 from temper.config import PRECISIONS, BuildConfig, Profile, Shape, ShapeRange, kept_wide, knob, shape_range
-from temper.errors import ConfigError
+from temper.errors import ConfigError, TemperWarning
 from temper.runtime.engine import Engine
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def build(
     compensate: change thresholds, scales and biases where this brings outputs on held-back samples nearer to FP32's.
     skip_bad: leave out samples that cannot be used. report: also write a report, .html or .json. work: folder where
     an interrupted calibration or search finds what it did; beside the timing cache if None. say: takes lines that tell
-    what is going on.
+    what is going on; without it, what needs attention is a TemperWarning.
 
     Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, DataError, BuildError.
     """
@@ -90,9 +91,10 @@ def build(
         raise ConfigError(f"precision must be {', '.join(map(repr, PRECISIONS))}, 'int8' or 'fp8', not {precision!r}")
     searched = precision in ("int8", "fp8")
     keep = [keep] if isinstance(keep, str) else keep
-    for path in (output, report):
-        if path is not None:
-            check_writable(Path(path))
+    if output is not None:
+        check_writable(Path(output))
+    if report is not None:
+        check_report(Path(report))
     config = BuildConfig(
         threads=threads or cores(),
         effort=effort,
@@ -106,7 +108,7 @@ def build(
         batches=tuple(
             (b, b, b) if isinstance(b, int) else b for b in ([batch] if isinstance(batch, int) else batch or ())
         ),
-        precision=precision if not searched else "fp16" if device.startswith("cuda") else "fp32",
+        precision=precision if not searched else "fp16" if str(device).startswith("cuda") else "fp32",
         wide=kept_wide(keep, precision) if precision in ("fp16", "bf16") else (),
         tf32=tf32,
     )
@@ -133,6 +135,10 @@ def build(
         plan = made.build.plan
         if report is not None:
             write_report(made, Path(report))
+        if say is None:
+            missed = () if made.outcome.met else (made.outcome.verdict,)
+            for text in (*made.outcome.warnings, *missed):
+                warnings.warn(text, TemperWarning, stacklevel=2)
     else:
         given = {"calibration": calibration, "calibration_cache": calibration_cache, "evaluate": evaluate}
         given |= {"max_drop": max_drop, "report": report, "pure_int8": pure_int8 or None}
@@ -140,12 +146,12 @@ def build(
         given |= {"calibrator": None if calibrator == "auto" else calibrator}
         given |= {"keep": keep or None} if precision == "fp32" else {}
         if used := [k for k, v in given.items() if v is not None]:
-            raise ConfigError(f"{', '.join(used)} only mean something with precision='int8' or 'fp8'")
+            raise ConfigError(f"only precision='int8' or 'fp8' gives {', '.join(used)} a meaning")
         plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)
     # what was built for a level of GPUs runs on the first GPU here, if there is one that can
-    level = device.startswith("cuda:sm_")
+    level = str(device).startswith("cuda:sm_")
     where = "" if level or device == "cpu" else device
     return Engine(plan, spin_us=int(knob("TEMPER_SPIN_US")), device=where, defer=level)
 
@@ -165,6 +171,13 @@ def check_writable(path: Path) -> None:
         raise ConfigError(f"cannot write {path}: it is not a regular file")
     if not os.access(folder, os.W_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise ConfigError(f"cannot write {path}: permission denied")
+
+
+def check_report(path: Path) -> None:
+    """ConfigError if no report can be written there."""
+    if path.suffix.lower() not in (".html", ".htm", ".json"):
+        raise ConfigError(f"the report {path} is a page (.html, with a .json beside it) or the record alone (.json)")
+    check_writable(path)
 
 
 def write_report(made: Made, path: Path) -> tuple[Path, ...]:

@@ -59,3 +59,7 @@ class DataError(TemperError):
 
 class VerificationError(TemperError):
     """The graph verifier found an IR law broken: a bug in Temper, or in a custom pass."""
+
+
+class TemperWarning(UserWarning):
+    """Something about a finished build needs a look: too little calibration data, a budget that could not be met."""

@@ -9,13 +9,13 @@ from temper.compile.cc import ISAS, link
 from temper.compile.host import host_library
 from temper.compile.triton import CUDA_ISAS
 from temper.config import BuildConfig, knob
-from temper.errors import ConfigError
+from temper.errors import ConfigError, DeviceError
 from temper.plan.conflicts import Order
 from temper.plan.cubins import to_archive
 from temper.plan.format import Launch, Plan, Profile, SubProgram
 from temper.runtime import machine
 from temper.runtime.binding import Sized
-from temper.runtime.cuda.driver import Gpu, runs_on
+from temper.runtime.cuda.driver import Gpu, bindings, runs_on
 from temper.runtime.cuda.order import order_of
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.cuda.levels import level_declines
@@ -211,7 +211,7 @@ def target_of(config: BuildConfig) -> Target:
     """The target that `config.device` names: "cpu", "cuda" (the first GPU), "cuda:1", or "cuda:sm_90" for a GPU that
     is not here. ConfigError for another; DeviceError if the GPU cannot be used.
     """
-    kind, _, which = config.device.partition(":")
+    kind, _, which = str(config.device).partition(":")
     if kind == "cpu" and not which:
         return CpuTarget(best_isa(config.isa))
     if kind != "cuda" or (which and not which.isdigit() and which not in CUDA_ISAS):
@@ -227,6 +227,10 @@ def target_of(config: BuildConfig) -> Target:
                 f"kernels cannot be timed for {config.device} without the GPU: build with effort 0 (--no-timing)"
             )
         return CudaTarget(None, which)
+    try:
+        bindings()
+    except DeviceError as e:
+        raise DeviceError(f"{e}; to build for a GPU that is elsewhere: --device cuda:sm_90 --no-timing") from e
     gpu = Gpu(int(which or 0))
     levels = [isa for isa in CUDA_ISAS if runs_on(isa, gpu.isa)]
     if not levels:

@@ -88,6 +88,7 @@ def build(
         float | None,
         typer.Option(
             help="Largest drop of a score that is a fraction, in points: 0.3 lets 0.900 become 0.897.",
+            min=0,
             show_default=False,
         ),
     ] = None,
@@ -115,7 +116,7 @@ def build(
     With --int8, layers that would lose too much stay in float: as a score of your own says (--eval, --max-drop), or
     until outputs on held-back samples stay close to the float engine's. Exit code 3: written, but over the budget.
     """
-    from temper.api import check_writable
+    from temper.api import check_report, check_writable
     from temper.builder import build_plan
     from temper.cli.files import is_plan
     from temper.cli.show import console, print_json, progress_bar, teller
@@ -180,7 +181,7 @@ def build(
             form=form,
         )
         if report is not None:
-            check_writable(report)
+            check_report(report)
         with progress_bar(quiet) as progress:
             chosen = build_int8(model, config, request, progress=progress, say=teller(quiet))
             made, met = chosen.build, chosen.outcome.met
@@ -194,7 +195,7 @@ def build(
         asked |= {"--calibrator": calibrator != "auto", "--no-compensate": not compensate, "--skip-bad": skip_bad}
         asked |= {"--no-resume": no_resume}
         if used := [option for option, value in asked.items() if value]:
-            raise ConfigError(f"{', '.join(used)} only mean something with --int8")
+            raise ConfigError(f"only --int8 or --fp8 gives {', '.join(used)} a meaning")
         with progress_bar(quiet) as progress:
             made = build_plan(model, config, progress=progress)
             write(made.plan, output)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,6 +49,10 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Arrays of an .npz by name, or the one of an .npy under the empty name. DataError if it is neither."""
     import numpy as np
 
+    with suppress(OSError), open(path, "rb") as f:
+        start = f.read(6)
+        if start and start != b"\x93NUMPY" and start[:2] != b"PK":
+            raise DataError(f"{path} is neither an .npy nor an .npz: give a file made by numpy.save or numpy.savez")
     try:
         found = np.load(path, allow_pickle=False)
         return {"": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
@@ -83,9 +88,9 @@ def read_feeds(names: Sequence[str], inputs: Sequence[str], data: Path | None) -
         if name not in names:
             raise ConfigError(f"--input {option}: give NAME=FILE.npy; the model's inputs are {', '.join(names)}")
         arrays = read_arrays(Path(file))
-        if "" not in arrays:
-            raise DataError(f"--input {option}: {file} holds several arrays; give it with --data")
-        feeds[name] = arrays[""]
+        if len(arrays) != 1:
+            raise DataError(f"--input {option}: {file} holds {len(arrays)} arrays; give it with --data")
+        feeds[name] = next(iter(arrays.values()))
     return feeds
 
 

@@ -10,10 +10,12 @@ import typer
 
 def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)]) -> None:
     """Check every byte of a plan against its SHA-256 sums, its memory layout, and whether this machine can run it."""
-    from temper.errors import PlanError
+    from temper.errors import PlanError, TemperError
     from temper.plan.conflicts import program_faults
     from temper.plan.file import verify as verify_file
     from temper.plan.memory_check import plan_faults
+    from temper.runtime.cuda.context import check_gpu
+    from temper.runtime.cuda.driver import Gpu
     from temper.runtime.engine import check_machine
     from temper.target import graph_order
 
@@ -21,6 +23,11 @@ def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=
     order = graph_order if found.device == "cuda" else None
     if faults := plan_faults(found) or program_faults(found, order):
         raise PlanError(f"{plan}: the memory layout is unsound: {'; '.join(faults[:5])}")
+    if found.device == "cuda":
+        try:
+            check_gpu(found, Gpu())
+        except TemperError as e:
+            raise type(e)(f"{plan}: every byte and the memory layout are sound, but it cannot run here: {e}") from e
     for remark in check_machine(found):
         print(f"note: {remark}")
     print(f"{plan}: sound, runs here")

@@ -39,13 +39,13 @@ def report(
     slowdown: Annotated[float, typer.Option(help="By which part the latency may exceed the baseline's.")] = 0.05,
 ) -> None:
     """Render the record of an INT8 build as a page, and check it for continuous integration."""
-    from temper.api import check_writable
+    from temper.api import check_report
     from temper.report.gate import failures
     from temper.report.judge import with_answers
     from temper.report.page import read, write
 
     if output is not None:
-        check_writable(output)
+        check_report(output)
     found = read(outcome)
     if answers is not None:
         found = with_answers(found, answers)

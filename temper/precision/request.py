@@ -76,7 +76,7 @@ class Request:
             raise ConfigError("pure_int8 keeps everything in INT8, so that an evaluation function decides nothing")
         if self.calibration is None and self.cache is None:
             raise DataError(
-                "INT8 needs calibration data: give real inputs (--calib, calibration=), or a calibration cache "
+                f"{self.word} needs calibration data: give real inputs (--calib, calibration=), or a calibration cache "
                 "(--calib-cache, calibration_cache=)"
             )
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from temper.errors import DataError, TemperError
+
+#: Where frames that are not the user's come from.
+_OWN = str(Path(__file__).parents[1])
 
 
 def is_function(text: str) -> bool:
@@ -21,8 +25,10 @@ def is_function(text: str) -> bool:
 def load_function(text: str) -> Callable[..., Any]:
     """The object that `script.py:function` names; the script is run, with its own folder first on the path for
     imports. DataError if there is no such file or function, or the script raises."""
-    file, _, name = text.rpartition(":")
+    file, colon, name = text.rpartition(":")
     path = Path(file)
+    if not colon or not name.isidentifier():
+        raise DataError(f"{text}: name a function in a Python file, as script.py:function")
     if not path.is_file():
         raise DataError(f"{text}: there is no file {path}")
     spec = importlib.util.spec_from_file_location(f"temper_script_{path.stem}", path)
@@ -49,9 +55,9 @@ def raising(what: str) -> Iterator[None]:
         yield
     except TemperError:
         raise
+    except SystemExit as e:
+        raise DataError(f"{what} ended the program (sys.exit, status {e.code})") from e
     except Exception as e:  # a user's code may raise anything
-        last = e.__traceback__
-        while last is not None and last.tb_next is not None:
-            last = last.tb_next
-        where = "" if last is None else f" ({Path(last.tb_frame.f_code.co_filename).name}, line {last.tb_lineno})"
+        frames = [f for f in traceback.extract_tb(e.__traceback__) if not f.filename.startswith(_OWN)]
+        where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
         raise DataError(f"{what} raised {type(e).__name__}: {e}{where}") from e

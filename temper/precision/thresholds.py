@@ -90,6 +90,10 @@ def resolve(
     if taken.foreign:
         shown = ", ".join(taken.foreign[:5]) + (" ..." if len(taken.foreign) > 5 else "")
         remarks.append(f"{source}: the model has no tensor for {len(taken.foreign)} of its entries: {shown}")
+    if nought := [t for t, amax in taken.amax.items() if amax == 0]:
+        named = list(dict.fromkeys(known_as[0] for known_as in source_names(graph, nought).values()))
+        shown = ", ".join(named[:5]) + (" ..." if len(named) > 5 else "")
+        remarks.append(f"{source} says of {shown} that it is always zero: whatever it holds is taken for that")
     chosen = dict(found)
     for t, amax in taken.amax.items():
         old = found.get(t)

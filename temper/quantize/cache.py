@@ -24,6 +24,9 @@ HEADERS: Mapping[str, str] = MappingProxyType(
     }
 )
 
+#: The least normal float32: what is divided by less overflows.
+_LEAST = 2.0**-126
+
 
 @dataclass(frozen=True)
 class CalibrationCache:
@@ -68,6 +71,8 @@ def from_text(text: str, source: str = "calibration cache") -> CalibrationCache:
         (scale,) = struct.unpack(">f", raw)
         if not math.isfinite(scale) or scale < 0:
             raise DataError(f"{source}, line {number}: tensor '{name}' has a scale of {scale}")
+        if 0 < scale < _LEAST:
+            raise DataError(f"{source}, line {number}: tensor '{name}' has a scale of {scale:g}: too small to use")
         if name in amax:
             raise DataError(f"{source}, line {number}: tensor '{name}' appears twice")
         amax[name] = scale * 127.0

@@ -60,7 +60,7 @@ class Taken:
         """Why the cache alone is not enough, naming what it lacks; None if it is."""
         if not self.missing:
             return None
-        shown = [names[0] for names in self.missing.values()]
+        shown = list(dict.fromkeys(names[0] for names in self.missing.values()))
         more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
         other = f"; it has {len(self.foreign)} that this model lacks ({self.foreign[0]} ...)" if self.foreign else ""
         return (

@@ -68,7 +68,9 @@ def read(path: Path) -> Outcome:
     except OSError as e:
         raise DataError(f"cannot read {path}: {e.strerror}") from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise DataError(f"{path} is no JSON file: {e}") from e
+        raise DataError(
+            f"{path} is no JSON file ({e}); give the .json that `temper build --int8 --report` writes beside its page"
+        ) from e
     except DataError as e:
         raise DataError(f"{path}: {e}") from e
 

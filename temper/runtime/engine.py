@@ -167,6 +167,12 @@ class Engine:
         """"cpu", or the name of the GPU it runs on."""
         return "cpu" if self._shared is None else self._shared.gpu.name
 
+    def __repr__(self) -> str:
+        """What it takes and gives, and what it is for."""
+        takes, gives = (", ".join(map(_describe, b)) for b in (self.plan.inputs, self.plan.outputs))
+        where = "" if self.plan.device == "cuda" else f", {self.threads} thread{'s' * (self.threads > 1)}"
+        return f"<Engine {takes} -> {gives}; {self.plan.isa}{where}>"
+
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return tuple(_spec(b) for b in self.plan.inputs)

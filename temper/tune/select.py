@@ -205,8 +205,10 @@ def candidates_for(
             if own and own[0][0] < 4 * ranked[0][0]:
                 chosen += [r for r in own if r not in chosen]
     contestants = {(tactic.name, params): tactic for _, _, tactic, params in chosen}
+    named = {(t, tuple(k for k, _ in p)) for _, _, t, p in ranked}
     for tactic, params in also:
-        if tactic.accepts(w) is None:
+        # a layer of this name may be another in another profile: what it was chosen by may mean nothing here
+        if (tactic, tuple(k for k, _ in params)) in named:
             contestants.setdefault((tactic.name, params), tactic)
             # the best of those that read the same packed weights
             alike = [p for _, _, t, p in ranked if t is tactic and packing(t, p) == packing(t, params)]

@@ -91,6 +91,15 @@ def test_running_needs_the_gpu(temper: Run, gpu_plan: Path) -> None:
     if done.code == 0:
         pytest.skip("this machine has a GPU")
     assert "driver" in done.err or "cuda-bindings" in done.err or "built for sm_90" in done.err
+    checked = temper("verify", gpu_plan)
+    assert checked.code == 1 and "are sound, but it cannot run here" in checked.err
+
+
+def test_building_for_a_gpu_that_is_missing_tells_how(temper: Run, small_onnx: Path, tmp_path: Path) -> None:
+    done = temper("build", small_onnx, "-o", tmp_path / "x.plan", "--device", "cuda", "--effort", 0)
+    if done.code == 0:
+        pytest.skip("this machine has a GPU")
+    assert "--device cuda:sm_90 --no-timing" in done.err
 
 
 def test_bench_takes_several_sizes_and_streams(temper: Run, batched: Path, plan: Path) -> None:

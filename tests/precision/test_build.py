@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +58,17 @@ def test_a_rebuilt_plan_stays_int8(temper: Run, small_onnx: Path, data: Path, tm
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--calib", "{data}"], "--calib only mean something with --int8"),
-        (["--skip-bad", "--no-resume"], "--skip-bad, --no-resume only mean something with --int8"),
+        (["--calib", "{data}"], "only --int8 or --fp8 gives --calib a meaning"),
+        (["--skip-bad", "--no-resume"], "gives --skip-bad, --no-resume a meaning"),
         (["--int8"], "needs calibration data"),
         (["--int8", "--calib", "{data}", "--max-drop", "0.3"], "--eval"),
         (["--int8", "--calib", "{data}", "--keep", "nowhere*=fp32"], "matches no layer"),
         (["--int8", "--calib", "{data}", "--keep", "conv0a=fp17"], "fp17"),
         (["--int8", "--calib", "none.npz"], "none.npz"),
         (["--int8", "--calib", "{data}", "--eval", "{data}.py:score"], "no file"),
+        (["--int8", "--calib", "{data}", "--eval", "script.py"], "script.py:function"),
+        (["--int8", "--calib", "{data}", "--report", "page.txt"], ".html"),
+        (["--fp8", "--device", "cuda:sm_90"], "FP8 needs calibration data"),
     ],
 )
 def test_command_says_what_is_wrong(
@@ -117,7 +121,7 @@ def test_everything_pinned_to_bfloat16(small_onnx: Path, timing_cache: Path, tmp
 def test_python_says_what_is_wrong(small_onnx: Path) -> None:
     with pytest.raises(ConfigError, match="precision"):
         package.build(small_onnx, precision="int4")
-    with pytest.raises(ConfigError, match="calibration only mean something"):
+    with pytest.raises(ConfigError, match="gives calibration a meaning"):
         package.build(small_onnx, calibration=[])
     with pytest.raises(DataError, match="needs calibration data"):
         package.build(small_onnx, precision="int8")
@@ -127,6 +131,8 @@ def test_python_says_what_is_wrong(small_onnx: Path) -> None:
         package.build(small_onnx, precision="fp16")
     with pytest.raises(ConfigError, match="there is no device 'tpu'"):
         package.build(small_onnx, device="tpu")
+    with pytest.raises(ConfigError, match="there is no device 0"):
+        package.build(small_onnx, device=0)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +143,8 @@ def test_python_says_what_is_wrong(small_onnx: Path) -> None:
         (lambda engine: None, "None"),
         (lambda engine: 1 / 0, "ZeroDivisionError"),
         (lambda engine: [1, 2], "list"),
+        (lambda engine: sys.exit(7), "ended the program .*status 7"),
+        (lambda: 1.0, r"TypeError: .*takes 0 positional arguments but 1 was given$"),
     ],
 )
 def test_a_metric_that_is_none(small_onnx: Path, timing_cache: Path, tmp_path: Path, score, words: str) -> None:  # type: ignore[no-untyped-def]
@@ -144,6 +152,15 @@ def test_a_metric_that_is_none(small_onnx: Path, timing_cache: Path, tmp_path: P
         package.build(
             small_onnx, precision="int8", calibration=pictures(4), evaluate=score, effort=0, cache=timing_cache,
             work=tmp_path,
+        )  # fmt: skip
+
+
+def test_what_needs_a_look_is_a_warning(small_onnx: Path, timing_cache: Path, tmp_path: Path) -> None:
+    """Where nobody takes the lines that a build says."""
+    with pytest.warns(package.TemperWarning, match="samples only"):
+        package.build(
+            small_onnx, precision="int8", calibration=(b[None] for b in pictures(4)), effort=0, cache=timing_cache,
+            work=tmp_path, compensate=False,
         )  # fmt: skip
 
 

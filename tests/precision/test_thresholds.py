@@ -75,6 +75,14 @@ def test_a_cache_that_lacks_tensors(calibrated: Calibrated) -> None:
     assert "of another model" in found.remarks[1]
 
 
+def test_a_cache_that_calls_a_tensor_zero(calibrated: Calibrated) -> None:
+    graph, tensors, seen = calibrated
+    full = dict(to_cache(graph, resolve(graph, tensors, "auto", seen).amax).amax)
+    known = known_names(small_model(), graph)
+    found = resolve(graph, tensors, "auto", None, CalibrationCache({**full, "relu0a": 0.0}), "a.cache", known)
+    assert found.remarks == ("a.cache says of relu0a that it is always zero: whatever it holds is taken for that",)
+
+
 def test_a_cache_of_another_model_is_refused_even_with_data(calibrated: Calibrated) -> None:
     graph, tensors, seen = calibrated
     with pytest.raises(DataError, match="of another model"):

@@ -33,6 +33,7 @@ def test_names_with_colons_and_spaces() -> None:
         ("TRT-8600-X\ndata: 3c0089\n", "line 2"),
         ("TRT-8600-X\na: 3c008912\ndata: zz008912\n", "line 3"),
         ("TRT-8600-X\ndata: 7fc00000\n", "'data' has a scale of nan"),
+        ("TRT-8600-X\ndata: 00000001\n", "'data' has a scale of 1.4013e-45: too small"),
         ("TRT-8600-X\ndata: 3c008912\ndata: 3c008912\n", "twice"),
     ],
 )

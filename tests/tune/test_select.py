@@ -17,7 +17,7 @@ from temper.passes.partition import partition
 from temper.tactics.base import Kernel, Workload
 from temper.tactics.sources import cuda_tactics
 from temper.tactics.workload import workload
-from temper.tune.select import Candidate, Task, Tuner
+from temper.tune.select import Candidate, Task, Tuner, candidates_for
 from temper.tune.timing_cache import Record, TimingCache
 
 
@@ -138,3 +138,18 @@ def test_code_that_was_lost_is_made_again(tuner: Tuner, device: Fake) -> None:
     assert again.choose([task(32)])[key].candidate.label == tuner.choose([task(32)])[key].candidate.label
     assert device.events == [("sent", 1)]
     elsewhere.close()
+
+
+def test_parameters_of_another_kind_of_kernel_do_not_take_part() -> None:
+    """A softmax along rows in one profile may be one along another axis in the next, which has no such parameters."""
+
+    def softmax(axis: int) -> Workload:
+        graph = Graph("net")
+        x = graph.add_input("x", TensorType("float32", (2, 5, 7)))
+        graph.set_outputs([make(graph, "Softmax", [x], {"axis": axis}).output])
+        return workload(partition(graph, Log())[0], "sm_90", 1)
+
+    tactics = [t for t in cuda_tactics() if t.name == "cuda.softmax"]
+    (rows, *_), _ = candidates_for(tactics, softmax(-1), 1, "none")
+    found, _ = candidates_for(tactics, softmax(1), 1, "none", also=[(rows.tactic, rows.params)])
+    assert rows.params and [c.params for c in found] == [()]

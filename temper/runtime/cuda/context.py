@@ -27,16 +27,21 @@ from temper.runtime.steps import Run
 if TYPE_CHECKING:
     from temper.runtime.engine import Engine
 
+def check_gpu(plan: Plan, gpu: Gpu) -> None:
+    """PlanError if the plan's code is not for this GPU."""
+    if not runs_on(plan.isa, gpu.isa):
+        raise PlanError(
+            f"the plan was built for {plan.isa}, this GPU ({gpu.name}) is {gpu.isa}; build the model for it with "
+            f"--device cuda:{gpu.isa}, or `temper rebuild` the plan here"
+        )
+
+
 class CudaPlan:
     """What all contexts of an engine share on one GPU."""
 
     def __init__(self, plan: Plan, gpu: Gpu) -> None:
         """PlanError if the plan's code is not for this GPU."""
-        if not runs_on(plan.isa, gpu.isa):
-            raise PlanError(
-                f"the plan was built for {plan.isa}, this GPU ({gpu.name}) is {gpu.isa}; build the model for it with "
-                f"--device cuda:{gpu.isa}, or `temper rebuild` the plan here"
-            )
+        check_gpu(plan, gpu)
         self.gpu = gpu
         #: sizes or steps depend on data
         self.late = is_late(plan)
