@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,6 +211,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(m for m in METHODS if m not in _GPU))
     parser.add_argument("--device", default="cpu", help="of Temper's engines: cpu or cuda")
     parser.add_argument("--samples", type=int, default=500, help="calibration samples, at most")
+    parser.add_argument("--scored", type=int, default=0, help="samples that are scored, where the zoo is a slice")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--effort", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True, help="keeps results, engines and other tools' models")
@@ -223,7 +225,11 @@ def main() -> None:
     cases: list[Found] = []
     for name in args.cases.split(","):
         case = load_case(zoo, name, args.samples, lambda path: OnnxRuntime().prepare(path, args.threads))
+        if args.scored and args.scored != case.scored:
+            case = replace(case, scored=args.scored, metric=f"{case.metric}; here {args.scored:,} of them")
         found: dict[str, Found] = {}
+        timing = args.folder / f"{name}.timing.json"
+        result: Found = {}
         for method in dict.fromkeys(("fp32", *args.methods.split(","))):
             note = args.folder / f"{name}.{method}.json"
             if not note.exists() or (args.again and method in args.methods.split(",")):
@@ -234,15 +240,16 @@ def main() -> None:
             sites = f"  {row['int8']}/{row['sites']} sites" if "sites" in row else ""
             verdict = "" if method == "fp32" or "error" in row else ("  passes" if row["passes_bar"] else "  FAILS")
             print(f"{name:18s} {method:12s} {told}{sites}{verdict}", flush=True)
-        result: Found = {
-            "case": name,
-            "metric": case.metric,
-            "scored": case.scored,
-            "bar": case.bar,
-            "calibration_samples": len(case.batches[0]),
-            "methods": {m: judged(case, found["fp32"], f) for m, f in found.items()},
-        }
-        timing = args.folder / f"{name}.timing.json"
+            result = {
+                "case": name,
+                "metric": case.metric,
+                "scored": case.scored,
+                "bar": case.bar,
+                "calibration_samples": len(case.batches[0]),
+                "methods": {m: judged(case, found["fp32"], f) for m, f in found.items()},
+            }
+            if args.json:
+                merged(args.json, [result], args.device)
         if args.seconds:
             timing.write_text(json.dumps(timed(case, args.folder, args.threads, args.seconds, args.device)))
         if timing.exists():

@@ -7,7 +7,7 @@ kernels' own text is checked elsewhere: this is for what is around them.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from temper.dtypes import storage
 from temper.ir.dims import evaluate
 from temper.ir.evaluate import bind_attr
 from temper.reference import run
-from temper.tactics.base import Slot, Workload
+from temper.tactics.base import Slot, Workload, chained
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.epilogue_reference import epilogue_reference
 from temper.tune.select import Choice, Task, Tuner
@@ -103,17 +103,28 @@ class Emulator(FakeDriver):
         if w.op == "Pointwise":
             made = epilogue_reference(w.epilogue, operands)
         else:
-            wide = widened_inputs(w, inputs)
-            read = [
-                None if s is None else "float32" if i in w.widened else s.type.dtype for i, s in enumerate(w.inputs)
-            ]
-            plain = not w.epilogue.instrs
-            kinds = [s.type.dtype for s in w.outputs] if plain else [w.epilogue.operands[0].dtype]
-            made = run(w.op, wide, {name: bind_attr(v, env) for name, v in w.attrs}, read, kinds)
+            made = _linked(w, inputs, env) if w.links else _anchored(w, inputs, env)
             if len(made) == 1:
                 made = epilogue_reference(w.epilogue, [made[0], *operands[1:]])
         for i, (y, s) in enumerate(zip(made, w.outputs, strict=True)):
             _tensor(at["output", i], s, env)[...] = y
+
+
+def _anchored(w: Workload, inputs: Sequence[np.ndarray | None], env: Mapping[str, int]) -> list[np.ndarray]:
+    """What the anchor gives, before the program behind it."""
+    read = [None if s is None else "float32" if i in w.widened else s.type.dtype for i, s in enumerate(w.inputs)]
+    kinds = [w.epilogue.operands[0].dtype] if w.epilogue.instrs else [s.type.dtype for s in w.outputs]
+    return run(w.op, widened_inputs(w, inputs), {name: bind_attr(v, env) for name, v in w.attrs}, read, kinds)
+
+
+def _linked(w: Workload, inputs: Sequence[np.ndarray | None], env: Mapping[str, int]) -> list[np.ndarray]:
+    """What the last link's anchor gives."""
+    data, made = inputs[0], list[np.ndarray]()
+    for link, (own, operands) in zip(w.links, chained(w), strict=True):
+        made = _anchored(link, [data, *(inputs[i] for i in own)], env)
+        if link is not w.links[-1]:
+            (data,) = epilogue_reference(link.epilogue, [made[0], *(inputs[i] for i in operands)])
+    return made
 
 
 def _reads(use: Use, x: Launch) -> bool:
