@@ -68,6 +68,8 @@ def engine_runners(case: ZooCase, method: str, args: argparse.Namespace) -> tupl
         more: dict[str, Any] = {"device": args.device}
         if method not in _FLOAT:
             more |= {"precision": "int8", "calibration": batches}
+            if args.verbose:
+                more["say"] = partial(print, f"    {case.name} {method}:", flush=True)
         engine = temper.build(model, threads=args.threads, effort=args.effort, **options, **(more | OURS[method]))
         temper.save(engine, plan_of(args.folder, case.name, method, len(runs)))
         runs.append(lambda feeds, engine=engine: engine.run(feeds))  # type: ignore[misc]
@@ -212,6 +214,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu", help="of Temper's engines: cpu or cuda")
     parser.add_argument("--samples", type=int, default=500, help="calibration samples, at most")
     parser.add_argument("--scored", type=int, default=0, help="samples that are scored, where the zoo is a slice")
+    parser.add_argument("--verbose", action="store_true", help="also print what INT8 builds say")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--effort", type=int, default=2)
     parser.add_argument("--folder", type=Path, required=True, help="keeps results, engines and other tools' models")

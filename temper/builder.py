@@ -18,7 +18,7 @@ from temper.passes.chains import chains
 from temper.passes.host import data_reason, data_sizes
 from temper.passes.manager import Log, Pass, run_passes
 from temper.passes.narrow import STORED, check_pins, constants_widened, narrowing
-from temper.passes.partition import Region, order_regions, partition
+from temper.passes.partition import Region, dependencies, order_regions, partition
 from temper.passes.pipeline import FLOAT, PIPELINE, for_gpus, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
@@ -28,7 +28,7 @@ from temper.quantize.recipe import Recipe
 from temper.tactics.base import Tactic, Workload, packed
 from temper.tactics.workload import canonical, workload
 from temper.target import Target, target_of
-from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes
+from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes, foreseen
 from temper.tune.timing_cache import TimingCache, digest
 
 
@@ -149,6 +149,31 @@ def float_graph(model: Model | Sizes, config: BuildConfig | None = None) -> Grap
 def _verifies() -> bool:
     """Graphs are verified after passes that edited nothing too."""
     return knob("TEMPER_VERIFY") == "1"
+
+
+def foretell(
+    model: Model, config: BuildConfig, *, quantize: Recipe | None = None
+) -> list[tuple[Mapping[str, object], float]]:
+    """What a build's first profile would be: of every region its row's "name", "origin" and "inputs" as the report has
+    them, and the least predicted seconds, 0 on the host. Nothing is compiled."""
+    target = target_of(config)
+    cutter = _Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
+    sizes = resolve_sizes(model, config)
+    fixed, members = next(iter(sizes.groups().items()))
+    graph = sizes.graph_with(dict(fixed))
+    passes = cutter.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
+    run_passes(graph, passes, disable=config.disable)
+    parts = cutter.parts(graph, Log(), target.alignment).parts
+    env = {**data_sizes(p.region for p in parts), **_optimum(sizes.ranges[members[0]])}
+    found: list[tuple[Mapping[str, object], float]] = []
+    for part, reads in zip(parts, dependencies([p.region for p in parts]), strict=True):
+        seconds = None
+        if part.reason is None:
+            own = {s: evaluate(part.sizes.get(s, Dim.symbol(s)), env) for s in part.workload.symbols}
+            seconds = foreseen(cutter.tactics, part.workload, own)
+        row = {"name": part.region.name, "origin": list(part.region.origin), "inputs": sorted(reads)}
+        found.append((row, seconds or 0.0))
+    return found
 
 
 class _Maker:

@@ -15,15 +15,18 @@ from typing import TypeVar
 
 import numpy as np
 
-from temper.builder import Build, build_plan
+from temper.builder import Build, build_plan, foretell
 from temper.config import BuildConfig
+from temper.dtypes import storage
 from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
 from temper.ir.types import TensorType
 from temper.plan.format import Plan
 from temper.precision.stepping import repeated
+from temper.profiles import Model
 from temper.quantize import solver
 from temper.quantize.placement import Site
+from temper.quantize.recipe import Recipe
 from temper.runtime.engine import Engine
 
 #: Elements of the tensor that conversions are timed on: it stays in the second-level cache, as a layer's result does.
@@ -78,17 +81,33 @@ def site_times(plan: Plan, sites: Sequence[Site], feeds: Feeds, repeats: int = 1
 def predicted_times(build: Build, sites: Sequence[Site]) -> Times:
     """The cost model's time of every step, by site: for a machine that is not here."""
     rows: list[dict[str, object]] = list(build.plan.report.get("regions", ()))
-    owner = owners(rows, sites)
+    pairs = zip(build.parts, build.choices, strict=True)
+    seconds = [0.0 if c is None else c.candidate.tactic.predict(p.workload, c.candidate.params) for p, c in pairs]
+    return _by_site(list(zip(rows, seconds, strict=False)), sites)
+
+
+def tuned_times(build: Build, sites: Sequence[Site]) -> Times | None:
+    """What the tuner measured of every step, by site; None where a step was not timed."""
+    rows: list[dict[str, object]] = list(build.plan.report.get("regions", ()))[: len(build.choices)]
+    timed = [None if c is None else c.seconds for c in build.choices]
+    if not all(timed):
+        return None
+    return _by_site([(r, t or 0.0) for r, t in zip(rows, timed, strict=True)], sites)
+
+
+def foretold_times(model: Model, config: BuildConfig, recipe: Recipe | None, sites: Sequence[Site]) -> Times:
+    """The cost model's time of every step of an engine that is not built, by site."""
+    return _by_site(foretell(model, config, quantize=recipe), sites)
+
+
+def _by_site(steps: Sequence[tuple[Mapping[str, object], float]], sites: Sequence[Site]) -> Times:
+    owner = owners([row for row, _ in steps], sites)
     found, outside = {s.name: 0.0 for s in sites}, 0.0
-    for row, (part, choice) in enumerate(zip(build.parts, build.choices, strict=True)):
-        if choice is None:
-            continue
-        t = choice.candidate.tactic.predict(part.workload, choice.candidate.params)
-        name = owner.get(row)
-        if name is None:
-            outside += t
+    for i, (_, seconds) in enumerate(steps):
+        if i in owner:
+            found[owner[i]] += seconds
         else:
-            found[name] += t
+            outside += seconds
     return Times(found, outside)
 
 
@@ -128,9 +147,9 @@ class Conversion:
     dequantize: float
 
 
-def conversion(config: BuildConfig, measured: bool = True) -> Conversion:
+def conversion(config: BuildConfig, measured: bool = True, half: str = "float32") -> Conversion:
     """Of the build's own kernels on one tensor. config: without batches or shapes. measured: False for what the cost
-    model predicts."""
+    model predicts. half: the type of what is not in codes, as it lies in memory."""
     count = _ELEMENTS if config.device == "cpu" else _ELEMENTS_GPU
 
     def step(make_it: Callable[[Graph, Value], Value], dtype: str) -> float:
@@ -141,16 +160,22 @@ def conversion(config: BuildConfig, measured: bool = True) -> Conversion:
         if not measured:
             return predicted_times(build, ()).rest / count
         engine = Engine(build.plan, threads=1)
-        feeds = {"x": np.zeros((count // 64, 64), np.float32 if dtype == "float32" else np.int8)}
+        feeds = {"x": np.zeros((count // 64, 64), storage(dtype))}
         return sum(layer.seconds for layer in engine.profile_layers(feeds, 20)) / count
 
     def constants(g: Graph) -> list[Value]:
         return [g.add_constant(np.array(0.1, np.float32), "scale"), g.add_constant(np.zeros((), np.int8), "zero")]
 
-    return Conversion(
-        step(lambda g, x: make(g, "QuantizeLinear", [x, *constants(g)], {"axis": 0, "to": "int8"}).output, "float32"),
-        step(lambda g, x: make(g, "DequantizeLinear", [x, *constants(g)], {"axis": 0}).output, "int8"),
-    )
+    def cast(g: Graph, x: Value, to: str) -> Value:
+        return x if x.type.dtype == to else make(g, "Cast", [x], {"to": to}).output
+
+    def quantized(g: Graph, x: Value) -> Value:
+        return make(g, "QuantizeLinear", [cast(g, x, "float32"), *constants(g)], {"axis": 0, "to": "int8"}).output
+
+    def dequantized(g: Graph, x: Value) -> Value:
+        return cast(g, make(g, "DequantizeLinear", [x, *constants(g)], {"axis": 0}).output, half)
+
+    return Conversion(step(quantized, half), step(dequantized, "int8"))
 
 
 def edges(graph: Graph, sites: Sequence[Site], price: Conversion, sizes: Mapping[str, int]) -> list[solver.Edge]:

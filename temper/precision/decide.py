@@ -14,6 +14,7 @@ from temper.precision.divergence import Divergence, share, worst
 from temper.precision.eights import Eights
 from temper.precision.evidence import Evidence
 from temper.precision.overheard import overheard
+from temper.precision.quicker import Quicker
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
 from temper.precision.simulate import Simulator
@@ -86,6 +87,7 @@ def decide(
     evidence.reasons(chosen - trials.naive)
     if account.met:
         chosen = Eights(evidence, budget.excess, budget.accepts).lowered(chosen)
+        chosen = Quicker(evidence, budget.excess, budget.accepts).raised(chosen)
     account.verdict = budget.verdict(chosen)
     if not account.met:
         blame = f"; most to blame: {', '.join(found.blame)}" if found.blame else ""

@@ -19,7 +19,7 @@ from temper.precision.sensitivity import losses
 from temper.precision.simulate import Simulator
 from temper.precision.trials import Trials
 from temper.quantize.histogram import Histogram
-from temper.quantize.solver import Problem
+from temper.quantize.solver import Edge, Problem
 
 #: Share of the allowed work that goes into sensitivities.
 _SWEEP = 0.45
@@ -81,11 +81,33 @@ class Evidence:
             fast, slow = (a.least(b) for a, b in zip(first, second, strict=True))
             self._times = fast, slow
             self.account.int8_seconds, self.account.float_seconds = fast.sites, slow.sites
-            absent = trials.subject.absent
-            price = costs.conversion(replace(trials.subject.plain, device=trials.subject.config.device), not absent)
-            edges = costs.edges(trials.subject.graph, trials.subject.sites, price, trials.subject.optimum)
-            self.account.links = tuple(edges)
+            self.links()
         return self._times
+
+    def links(self) -> tuple[Edge, ...]:
+        """Data between sites, and what its conversion costs; the account gets them."""
+        subject = self.trials.subject
+        if not self.account.links:
+            half = subject.half if subject.target.widens else "float32"
+            price = costs.conversion(replace(subject.plain, device=subject.config.device), not subject.absent, half)
+            self.account.links = tuple(costs.edges(subject.graph, subject.sites, price, subject.optimum))
+        return self.account.links
+
+    def estimates(self, floats: frozenset[str]) -> tuple[costs.Times, costs.Times, bool] | None:
+        """Times of the sites in a choice, which is built, and in higher precision, and whether these were measured:
+        what is known, or found out without building another engine; None where nothing is to be had."""
+        trials, subject = self.trials, self.trials.subject
+        if self._times is not None:
+            return (*self._times, True)
+        if not subject.target.widens:
+            builds = [trials.build(floats), trials.build(trials.everything)]
+            first, second = ([self.timed(b) for b in builds] for _ in range(2))
+            quick, slow = (a.least(b) for a, b in zip(first, second, strict=True))
+            return quick, slow, True
+        tuned = costs.tuned_times(trials.build(floats), subject.sites)
+        if tuned is None:
+            return None
+        return tuned, costs.foretold_times(subject.parsed, subject.one, None, subject.sites), False
 
     def timed(self, build: Build) -> costs.Times:
         """Of the target's engine, measured, or predicted where the target is not here."""

@@ -178,6 +178,12 @@ def _ranked(
     return ranked, declined
 
 
+def foreseen(tactics: Sequence[Tactic], w: Workload, env: Mapping[str, int] | None = None) -> float | None:
+    """The least seconds predicted of any legal candidate; None if there is none."""
+    ranked, _ = _ranked(tactics, w, env)
+    return ranked[0][0] if ranked else None
+
+
 def candidates_for(
     tactics: Sequence[Tactic],
     w: Workload,
