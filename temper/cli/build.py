@@ -96,7 +96,7 @@ def build(
         list[str] | None,
         typer.Option(help="Pin layers: '/head/*=fp32' (bf16, fp16, fp8, int8), as in a shell.", show_default=False),
     ] = None,
-    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float to save accuracy.")] = False,
+    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float for accuracy or speed.")] = False,
     compensate: Annotated[
         bool,
         typer.Option(help="Change thresholds, scales and biases where that brings outputs nearer to FP32's."),
@@ -114,7 +114,8 @@ def build(
     """Build an engine: read the model, fuse and lay out, compile and time kernels, write one plan file.
 
     With --int8, layers that would lose too much stay in float: as a score of your own says (--eval, --max-drop), or
-    until outputs on held-back samples stay close to the float engine's. Exit code 3: written, but over the budget.
+    until outputs on held-back samples stay close to the float engine's. So do layers that are measured to be faster
+    there. Exit code 3: written, but over the budget.
     """
     from temper.api import check_report, check_writable
     from temper.builder import build_plan

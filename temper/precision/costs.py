@@ -87,12 +87,12 @@ def predicted_times(build: Build, sites: Sequence[Site]) -> Times:
 
 
 def tuned_times(build: Build, sites: Sequence[Site]) -> Times | None:
-    """What the tuner measured of every step, by site; None where a step was not timed."""
+    """What the tuner measured of every kernel, by site; None where one was not timed."""
     rows: list[dict[str, object]] = list(build.plan.report.get("regions", ()))[: len(build.choices)]
-    timed = [None if c is None else c.seconds for c in build.choices]
-    if not all(timed):
+    if not all(c is None or c.seconds for c in build.choices):
         return None
-    return _by_site([(r, t or 0.0) for r, t in zip(rows, timed, strict=True)], sites)
+    timed = [0.0 if c is None else c.seconds or 0.0 for c in build.choices]
+    return _by_site(list(zip(rows, timed, strict=True)), sites)
 
 
 def foretold_times(model: Model, config: BuildConfig, recipe: Recipe | None, sites: Sequence[Site]) -> Times:
