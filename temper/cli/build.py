@@ -96,7 +96,7 @@ def build(
         list[str] | None,
         typer.Option(help="Pin layers: '/head/*=fp32' (bf16, fp16, fp8, int8), as in a shell.", show_default=False),
     ] = None,
-    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float for accuracy or speed.")] = False,
+    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float, whatever it costs.")] = False,
     compensate: Annotated[
         bool,
         typer.Option(help="Change thresholds, scales and biases where that brings outputs nearer to FP32's."),

@@ -20,8 +20,8 @@ from temper.quantize import solver
 #: Share of a layer's time that it must gain, by measured times and by predicted ones.
 _MEASURED, _PREDICTED = 0.03, 0.05
 
-#: Of what a conversion is priced at, the part that counts here: a product that writes 16 bits instead of codes moves one
-#: byte more, where a step of its own moves three. The engine that is built will tell.
+#: Of what a conversion is priced at, the part that counts here: a product that writes 16 bits instead of codes moves
+#: one byte more, where a step of its own moves three. The engine that is built will tell.
 _CONVERTING = 2 / 3
 
 #: Share of the whole engine's time that must be gained: less may be noise, and INT8 needs less memory.
