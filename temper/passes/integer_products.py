@@ -145,7 +145,7 @@ def integer_attention(to: Integer, node: Node) -> None:
 
 def largest_sum(weights: np.ndarray) -> int:
     """The largest sum of magnitudes of an output channel (last axis) of codes of at most 16 bits."""
-    sizes = np.abs(weights.astype(np.int32)).reshape(-1, weights.shape[-1])
+    sizes = np.abs(weights.astype(np.int16 if weights.itemsize == 1 else np.int32)).reshape(-1, weights.shape[-1])
     return int(sizes.sum(axis=0, dtype=np.int64).max(initial=0))
 
 

@@ -297,10 +297,18 @@ def _ms(seconds: float | None) -> float | None:
 def _model(subject: Subject) -> record.Source:
     model = subject.model
     if isinstance(model, (str, Path)):
-        return record.Source(str(model), hashlib.sha256(Path(model).read_bytes()).hexdigest(), "ONNX")
+        return record.Source(str(model), _file_digest(Path(model)), "ONNX")
     if isinstance(model, bytes):
         return record.Source(subject.graph.name, hashlib.sha256(model).hexdigest(), "ONNX, in memory")
     return record.Source(subject.graph.name, subject.graph.hash(), "in memory; the digest is its float graph's")
+
+
+def _file_digest(path: Path) -> str:
+    h = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            h.update(data)
+    return h.hexdigest()
 
 
 def _version() -> str:

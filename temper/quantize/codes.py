@@ -7,6 +7,7 @@ hold: uint8 with a zero point, up to one bit more.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,6 +21,9 @@ from temper.passes.integer import MOVES
 from temper.quantize.placement import Group, Placement, coded_inputs, data_of, key_of
 
 _INT32 = 2**31
+
+#: Elements of weights that are rounded at once: few enough to stay in the second-level cache.
+_AT_ONCE = 1 << 16
 
 #: Least and greatest value of a tensor.
 Range = tuple[float, float]
@@ -106,7 +110,14 @@ def weight_scales(w: np.ndarray) -> np.ndarray:
 
 def quantize_weights(w: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """int8 codes in [-127, 127], half to even."""
-    return np.clip(np.rint(w.astype(np.float64) / scale.astype(np.float64)), -127, 127).astype(np.int8)
+    rows, by = w.reshape(math.prod(w.shape[:-1]), w.shape[-1]), scale.astype(np.float64)
+    codes = np.empty(rows.shape, np.int8)
+    count = max(1, _AT_ONCE // max(1, rows.shape[1]))
+    for i in range(0, len(rows), count):
+        x = rows[i : i + count] / by
+        np.clip(np.rint(x, out=x), -127, 127, out=x)
+        codes[i : i + count] = x
+    return codes.reshape(w.shape)
 
 
 def insert(

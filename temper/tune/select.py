@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +14,10 @@ import numpy as np
 
 from temper.config import knob
 from temper.errors import BuildError, DeviceMemoryError
+from temper.ir.dims import DimLike
 from temper.tactics.base import Kernel, Params, Tactic, Workload
 from temper.tactics.workload import bound
+from temper.tune.remembered import Contestants, Generated, contestants_key, keep, recall
 from temper.tune.timing_cache import Record, TimingCache, digest
 
 #: Candidates timed per workload at each effort; 0 takes the cost model's first choice untimed.
@@ -79,22 +81,46 @@ def packing(tactic: Tactic, params: Params) -> Params:
 
 
 @dataclass(frozen=True)
+class Remembered:
+    """A kernel that an earlier build generated: the key of its code, what else keys of times hold, and how to generate
+    it."""
+
+    code_key: str
+    in_place: bool
+    grid: DimLike
+    make: Callable[[], Kernel] = field(compare=False)
+
+
+@dataclass(frozen=True)
 class Candidate:
     """compiler: name and version of what makes machine code of it."""
 
     tactic: Tactic
     params: Params
-    kernel: Kernel
+    made: Kernel | Remembered
     isa: str
     compiler: str
 
-    @property
+    @cached_property
     def label(self) -> str:
         return label(self.tactic, self.params)
 
     @cached_property
+    def kernel(self) -> Kernel:
+        return self.made.make() if isinstance(self.made, Remembered) else self.made
+
+    @cached_property
     def code_key(self) -> str:
+        return self.made.code_key if isinstance(self.made, Remembered) else self._digest
+
+    @property
+    def _digest(self) -> str:
         return digest(self.kernel.code, self.isa, self.compiler)
+
+    @property
+    def genuine(self) -> bool:
+        """What is generated now has the code that is remembered."""
+        return not isinstance(self.made, Remembered) or self._digest == self.made.code_key
 
 
 @dataclass(frozen=True)
@@ -223,11 +249,14 @@ def candidates_for(
     for (name, params), tactic in contestants.items():
         found = known.candidates.get((w.key, name, params))
         if found is None:
-            entry = "k" + digest(w.key, name, repr(params))[:16]
-            found = Candidate(tactic, params, tactic.generate(w, params, entry), w.isa, compiler)
+            found = Candidate(tactic, params, _generated(tactic, w, params), w.isa, compiler)
             known.candidates[w.key, name, params] = found
         candidates.append(found)
     return candidates, [*declined]
+
+
+def _generated(tactic: Tactic, w: Workload, params: Params) -> Kernel:
+    return tactic.generate(w, params, "k" + digest(w.key, tactic.name, repr(params))[:16])
 
 
 @dataclass
@@ -254,6 +283,8 @@ class Tuner:
     _awaited: dict[str, Iterator[tuple[str, bytes | str]]] = field(default_factory=dict)
     _sent: int = 0
     _known: Known = field(default_factory=Known)
+    #: candidates of earlier builds are what this one's would be
+    _recalls: bool = True
 
     def ahead(self, tasks: Sequence[Task]) -> None:
         """Sends candidates of tasks that will be chosen for later to the compiler, if that does not disturb."""
@@ -285,7 +316,11 @@ class Tuner:
             if contest.task.optional and not contest.ranking(self.cache):
                 continue
             done[key] = contest.result(self.cache, shared.get(key))
-            self._tell(contest, done[key])
+        if not all(c.candidate.genuine for c in done.values()):  # by a tactic that is not as its source is
+            self._recalls, self._known = False, Known()
+            return self.choose(tasks)
+        for key, choice in done.items():
+            self._tell(contests[key], choice)
         return done
 
     def _wider(self, contest: Contest) -> Contest:
@@ -342,14 +377,33 @@ class Tuner:
                 (folder / f"{c.kernel.entries[0]}{self.device.suffix}").write_text(head + c.kernel.source)
 
     def _contest(self, task: Task, effort: int | None = None) -> Contest:
-        candidates, declined = candidates_for(
-            self.tactics, task.workload, self.effort if effort is None else effort, self.device.compiler, task.env,
-            task.also, self._known,
-        )
+        candidates, declined = self._candidates(task, self.effort if effort is None else effort)
         if not candidates:
             reasons = "; ".join(f"{t.label}: {t.note}" for t in declined)
             raise BuildError(f"'{task.name}': no tactic can compute {task.workload.key}: {reasons}")
         return Contest(task, candidates, declined, f"{self.machine} cold {self.cold_bytes}", self.effort)
+
+    def _candidates(self, task: Task, effort: int) -> tuple[list[Candidate], list[Trial]]:
+        """As `candidates_for`, of what an earlier build found where one did."""
+        w, compiler = task.workload, self.device.compiler
+        about = (task.sizes, str(effort), repr([(t.name, p) for t, p in task.also]))
+        key = contestants_key(w.key, *about, compiler, self.machine, ",".join(t.name for t in self.tactics))
+        found = recall(self.cache, key) if self._recalls else None
+        if found is None:
+            made = candidates_for(self.tactics, w, effort, compiler, task.env, task.also, self._known)
+            kept = [Generated(c.tactic.name, c.params, c.code_key, c.made.in_place, bool(c.made.grid)) for c in made[0]]
+            keep(self.cache, key, Contestants(tuple(kept), tuple((t.label, t.note) for t in made[1])))
+            return made
+        tactics, known = {t.name: t for t in self.tactics}, self._known.candidates
+        for g in found.candidates:
+            if (w.key, g.tactic, g.params) not in known:
+                make = partial(_generated, tactics[g.tactic], w, g.params)
+                made_before = Remembered(g.code_key, g.in_place, int(g.grid), make)
+                known[w.key, g.tactic, g.params] = Candidate(
+                    tactics[g.tactic], g.params, made_before, w.isa, compiler
+                )
+        candidates = [known[w.key, g.tactic, g.params] for g in found.candidates]
+        return candidates, [Trial(name, None, note) for name, note in found.declined]
 
     def _send(self, candidates: Sequence[Candidate]) -> None:
         """Asks the compiler for code that the cache lacks and nobody has asked for."""
@@ -401,7 +455,17 @@ class Contest:
     machine: str
     effort: int
 
+    @cached_property
+    def _keys(self) -> dict[tuple[str, Params], str]:
+        return {}
+
     def time_key(self, c: Candidate) -> str:
+        key = c.tactic.name, c.params
+        if key not in self._keys:
+            self._keys[key] = self._time_key(c)
+        return self._keys[key]
+
+    def _time_key(self, c: Candidate) -> str:
         return digest(
             c.code_key,
             self.task.workload.key,

@@ -55,30 +55,39 @@ class TimingCache:
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=NORMAL")
             v = _SCHEMA_VERSION
-            self._times, self._code = f"times_v{v}", f"code_v{v}"
+            self._times, self._code, self._texts = f"times_v{v}", f"code_v{v}", "texts_v1"
             self._db.execute(
                 f"CREATE TABLE IF NOT EXISTS {self._times} (key TEXT PRIMARY KEY, seconds REAL, failure TEXT NOT NULL)"
             )
             self._db.execute(f"CREATE TABLE IF NOT EXISTS {self._code} (key TEXT PRIMARY KEY, object BLOB NOT NULL)")
+            self._db.execute(f"CREATE TABLE IF NOT EXISTS {self._texts} (key TEXT PRIMARY KEY, text TEXT NOT NULL)")
         except (OSError, sqlite3.Error) as e:
             raise BuildError(
                 f"the timing cache {self.path} cannot be used ({e}); set TEMPER_CACHE to another file or delete it"
             ) from e
         self.hits = self.misses = 0
         self._passing: dict[str, Record] = {}
+        #: what was read or written: times stay
+        self._read: dict[str, Record] = {}
 
     def time(self, key: str) -> Record | None:
         if key in self._passing:
             return self._passing[key]
+        if key in self._read:
+            self.hits += 1
+            return self._read[key]
         row = self._db.execute(f"SELECT seconds, failure FROM {self._times} WHERE key = ?", (key,)).fetchone()
         self.hits, self.misses = self.hits + (row is not None), self.misses + (row is None)
-        return None if row is None else Record(row[0], row[1])
+        if row is None:
+            return None
+        return self._read.setdefault(key, Record(row[0], row[1]))
 
     def put_time(self, key: str, record: Record) -> None:
         if record.passing:
             self._passing[key] = record
             return
         self._write(f"INSERT OR REPLACE INTO {self._times} VALUES (?, ?, ?)", (key, record.seconds, record.failure))
+        self._read[key] = record
 
     def code(self, key: str) -> bytes | None:
         row = self._db.execute(f"SELECT object FROM {self._code} WHERE key = ?", (key,)).fetchone()
@@ -86,6 +95,14 @@ class TimingCache:
 
     def put_code(self, key: str, data: bytes) -> None:
         self._write(f"INSERT OR REPLACE INTO {self._code} VALUES (?, ?)", (key, data))
+
+    def text(self, key: str) -> str | None:
+        """What an earlier build found out, such as which candidates there are."""
+        row = self._db.execute(f"SELECT text FROM {self._texts} WHERE key = ?", (key,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def put_text(self, key: str, text: str) -> None:
+        self._write(f"INSERT OR REPLACE INTO {self._texts} VALUES (?, ?)", (key, text))
 
     def _write(self, sql: str, row: tuple[object, ...]) -> None:
         try:

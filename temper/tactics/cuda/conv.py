@@ -217,7 +217,10 @@ def pack(p: Packing, weights: np.ndarray, added: np.ndarray | None = None) -> Pa
     """See `ImplicitGemm.prepack`."""
     terms = p.kernel[0] * p.kernel[1] * p.icg
     packed = np.zeros((p.ocg, p.row), weights.dtype)
-    packed[:, :terms] = weights.reshape(terms, p.ocg).T
+    matrix = weights.reshape(terms, p.ocg)
+    for i in range(0, p.ocg, 128):  # in pieces that stay in the first-level cache
+        for j in range(0, terms, 64):
+            packed[i : i + 128, j : min(j + 64, terms)] = matrix[j : j + 64, i : i + 128].T
     if p.cut:  # tensor cores cut what they do not multiply, towards zero
         bits = packed.view(np.uint32)
         bits += np.uint32(0xFFF) + (bits >> 13 & 1)

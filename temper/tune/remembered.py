@@ -1,0 +1,85 @@
+"""Candidates of earlier builds: which there are for a workload, and the keys of their code, so that texts need be made
+of those only that are compiled, timed or chosen.
+
+What candidates there are, and their texts, follows from the workload and from Temper's own source, whose digest is part
+of every key: another version of any file remembers nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from temper.tactics.base import Params
+from temper.tune.timing_cache import TimingCache, digest
+
+#: Files that say what is generated.
+_SOURCES = (".py", ".c", ".h")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A candidate's tactic and parameters, the key of its code, and what keys of times hold of its kernel: whether it
+    may work in place, and whether it is launched on a grid."""
+
+    tactic: str
+    params: Params
+    code_key: str
+    in_place: bool
+    grid: bool
+
+
+@dataclass(frozen=True)
+class Contestants:
+    """The candidates of a workload, and the tactics that declined with their reasons."""
+
+    candidates: tuple[Generated, ...]
+    declined: tuple[tuple[str, str], ...]
+
+    def to_text(self) -> str:
+        return json.dumps(
+            [[[g.tactic, g.params, g.code_key, g.in_place, g.grid] for g in self.candidates], self.declined]
+        )
+
+    @staticmethod
+    def from_text(text: str) -> Contestants:
+        candidates, declined = json.loads(text)
+        return Contestants(
+            tuple(Generated(t, tuple((k, v) for k, v in p), code, bool(i), bool(g)) for t, p, code, i, g in candidates),
+            tuple((name, reason) for name, reason in declined),
+        )
+
+
+def contestants_key(*about: str) -> str | None:
+    """What contestants are kept under. about: all that they depend on besides Temper's source; None where that is not
+    to be read."""
+    version = source_digest()
+    return digest("contestants", version, *about) if version else None
+
+
+def recall(cache: TimingCache, key: str | None) -> Contestants | None:
+    text = None if key is None else cache.text(key)
+    return None if text is None else Contestants.from_text(text)
+
+
+def keep(cache: TimingCache, key: str | None, found: Contestants) -> None:
+    if key is not None:
+        cache.put_text(key, found.to_text())
+
+
+@cache
+def source_digest() -> str:
+    """SHA-256 of Temper's own files; empty if they cannot be read."""
+    root = Path(__file__).parents[1]
+    h = hashlib.sha256()
+    try:
+        files = sorted(p for p in root.rglob("*") if p.suffix in _SOURCES)
+        for p in files:
+            data = p.read_bytes()
+            h.update(f"{p.relative_to(root)} {len(data)}:".encode() + data)
+    except OSError:
+        return ""
+    return h.hexdigest() if files else ""
