@@ -27,6 +27,9 @@ from temper.precision.images import ImageInput, Preprocess, decode, find_images,
 from temper.precision.scripts import is_function, load_function
 from temper.precision.spool import Spool
 
+#: After so many samples none of which can be used nobody looks for more.
+_HOPELESS = 1000
+
 #: Reasons why samples are bad that an error or a remark tells, and samples it names of each; of others, the number.
 _REASONS, _NAMED = 5, 4
 
@@ -180,6 +183,8 @@ def _spooled(
     for found in sources.cut_items(items, fitter):
         if isinstance(found, Unfit):
             bad.append(found)
+            if len(bad) == _HOPELESS and not prints:
+                break  # what yields them may never end
             continue
         spool.append(found.arrays)
         prints.append(_print(found))

@@ -139,6 +139,12 @@ class Fitter:
     # ---- names and types ----
 
     def _by_name(self, item: object) -> dict[str, np.ndarray] | str:
+        try:
+            return self._arrays(item)
+        except (TypeError, ValueError, RuntimeError) as e:  # a library's words: it is on a GPU, it has a gradient
+            return f"it cannot be had as a numpy array: {' '.join(str(e).split())}"
+
+    def _arrays(self, item: object) -> dict[str, np.ndarray] | str:
         names = list(self.inputs)
         if isinstance(item, Mapping):
             if missing := [n for n in names if n not in item]:
@@ -151,6 +157,8 @@ class Fitter:
             if len(item) != len(names):
                 return f"it is {len(item)} arrays, the model's inputs are {', '.join(names)}"
             return {n: np.asarray(a) for n, a in zip(names, item, strict=True)}
+        if isinstance(item, (list, tuple)) and item and all(isinstance(a, int) for a in item):
+            return "it is a list of numbers: addresses on a GPU, which TensorRT takes, are no data here; give arrays"
         if not hasattr(item, "__array__") and not isinstance(item, (int, float)):
             return f"it is a {type(item).__name__}, neither an array nor a dict of arrays by input name"
         if len(names) != 1:

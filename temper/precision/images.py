@@ -128,7 +128,7 @@ def _pixels(path: Path, where: ImageInput, how: Preprocess) -> np.ndarray:
             if image.size != size:
                 # a JPEG may be decoded at half size and less where that is still at least twice what is needed
                 image.draft(mode, (2 * size[0], 2 * size[1]))
-            found: Any = image.convert(mode)
+            found: Any = _eight_bits(image, path).convert(mode)
     except UnidentifiedImageError:
         reason = "it is empty" if not path.stat().st_size else "it is no picture, or damaged"
         raise DataError(f"{path}: {reason}") from None
@@ -137,6 +137,18 @@ def _pixels(path: Path, where: ImageInput, how: Preprocess) -> np.ndarray:
     if found.size != size:
         found = _resized(found, size, how.fit)
     return np.asarray(found).reshape(where.height, where.width, where.channels)
+
+
+def _eight_bits(image: Any, path: Path) -> Any:
+    """The picture with pixels of 8 bits, where conversion would cut wider ones off at 255. DataError where their range
+    is not known."""
+    from PIL import Image
+
+    wide = image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # 16 bits to old Pillows
+    if image.mode in ("I", "F") and not wide:
+        kind = "32-bit integers" if image.mode == "I" else "floats"
+        raise DataError(f"{path}: its pixels are {kind}, of a range that it does not tell; give .npz files instead")
+    return Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8)) if wide else image
 
 
 def _resized(image: Any, size: tuple[int, int], fit: str) -> Any:

@@ -182,6 +182,13 @@ def test_not_finite_names_sample_and_input() -> None:
         samples_of(bad[:4], FOUR)  # of a whole batch, too
 
 
+class Elsewhere:
+    """As PyTorch's tensors on a GPU answer numpy."""
+
+    def __array__(self, *args: Any, **named: Any) -> np.ndarray:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+
 @pytest.mark.parametrize(
     ("data", "says"),
     [
@@ -194,6 +201,8 @@ def test_not_finite_names_sample_and_input() -> None:
         ([{"y": X[:1]}], "no array for input 'x'; it holds y"),
         ([(X[:1], X[:1])], "it is 2 arrays, the model's inputs are x"),
         ([None], "neither an array nor a dict"),
+        ([[140737488355328]], "addresses on a GPU, which TensorRT takes"),
+        ([Elsewhere()], "cannot be had as a numpy array: can't convert cuda:0"),
         (3, "is a int"),
         ("nowhere.npz", "there is no calibration data at nowhere.npz"),
         ("nowhere.py:f", "there is no file nowhere.py"),
@@ -203,6 +212,11 @@ def test_not_finite_names_sample_and_input() -> None:
 def test_bad_data(data: Any, says: str) -> None:
     with pytest.raises(DataError, match=says):
         samples_of(data, ONE)
+
+
+def test_bad_data_without_end() -> None:
+    with pytest.raises(DataError, match=r"1000 of 1000 samples cannot be used: .*the data \[\]"):
+        samples_of((3 for _ in iter(int, 1)), {"x": TensorType("float32", (1, 4))})
 
 
 def test_unreadable_files(tmp_path: Path) -> None:
@@ -326,6 +340,22 @@ def test_grey_and_byte_inputs(tmp_path: Path) -> None:
     assert grey[0]["x"].shape == (1, 1, 6, 8) and 0 < grey[0]["x"].max() <= 1
     raw = samples_of(tmp_path / "images", {"x": TensorType("uint8", (1, 6, 8, 3))})
     assert np.array_equal(raw[1]["x"][0], arrays[1])
+
+
+def test_pixels_of_more_than_8_bits(tmp_path: Path) -> None:
+    """16 bits are scaled to 8; of floats and 32-bit integers nobody knows what white is."""
+    from PIL import Image
+
+    folder = tmp_path / "images"
+    folder.mkdir()
+    levels = np.arange(48, dtype=np.uint16).reshape(6, 8) * 1300
+    Image.fromarray(levels).save(folder / "deep.png")
+    inputs = {"x": TensorType("float32", (1, 3, 6, 8))}
+    np.testing.assert_allclose(samples_of(folder, inputs)[0]["x"][0, 1], levels / 65535, atol=1 / 255)
+    for name, pixels in (("f.tiff", levels.astype(np.float32)), ("i.tiff", levels.astype(np.int32))):
+        Image.fromarray(pixels).save(folder / name)
+    with pytest.raises(DataError, match=r"2 of 3 .*f.tiff: its pixels are floats.*i.tiff: .* 32-bit integers"):
+        samples_of(folder, inputs)
 
 
 def test_default_preprocessing_is_said(tmp_path: Path) -> None:
