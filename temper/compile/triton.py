@@ -10,11 +10,12 @@ import ast
 import linecache
 import tempfile
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from typing import Any
 
+from temper.compile import triton_stages
 from temper.compile.cubin import CubinKernel, read_cubin
 from temper.errors import BuildError
 
@@ -40,6 +41,7 @@ class TritonSource:
     fuse_multiply_add: let the compiler contract products and sums. scratch: bytes of global memory that each block may
     use for descriptors it makes (`tl.make_tensor_descriptor`); launches find them at the last pointer parameter.
     near: what the pipeline copies to shared memory stays in the processor's own cache, for loads of the same bytes.
+    late: on sm_90, loops of products of integers wait for the sums of the step before, as those of floats do.
     """
 
     text: str
@@ -51,6 +53,7 @@ class TritonSource:
     fuse_multiply_add: bool = False
     scratch: int = 0
     near: bool = False
+    late: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -113,9 +116,10 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
         scopes.enter_context(knobs.compilation.scope())
         knobs.cache.dir = folder
         knobs.compilation.disable_line_info = True
-        if source.near:
+        late = source.late and isa == "sm_90"
+        if source.near or late:
             scopes.enter_context(knobs.runtime.scope())
-            knobs.runtime.add_stages_inspection_hook = _through_near_cache
+            knobs.runtime.add_stages_inspection_hook = triton_stages.hook(source.near, late)
         try:
             done = triton.compile(
                 ASTSource(fn=function, signature=dict(source.signature), constexprs={}, attrs=hints),
@@ -129,24 +133,6 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
         except (TritonError, RuntimeError) as e:
             raise BuildError(f"Triton could not compile {source.entry} for {isa}: {e}") from e
         return replace(_checked(source, isa, done.asm["cubin"], done.metadata), waits=waits)
-
-
-def _through_near_cache(*state: Any) -> Any:
-    """Triton's hook on its stages. Called without arguments, for a name and a digest of what it does; else with the
-    backend, the stages by name, options, language and capability.
-
-    Triton 3.6 writes copies of 16 bytes as ones that pass by the processor's own cache, whatever the load asks for.
-    """
-    if not state:
-        return "near", "near"
-    stages = state[1]
-    made = stages["ptx"]
-
-    def ptx(source: str, metadata: Any) -> str:
-        return str(made(source, metadata)).replace("cp.async.cg.shared.global", "cp.async.ca.shared.global")
-
-    stages["ptx"] = ptx
-    return None
 
 
 def waiting(source: TritonSource) -> str:

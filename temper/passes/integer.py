@@ -22,6 +22,9 @@ from temper.passes.integer_products import integer_attention, integer_product
 from temper.passes.integer_reading import CODES, Scaled, dequantized, quantized
 from temper.passes.manager import Log, Pass
 
+#: Units of codes smaller than this are told apart from others where a GELU is quantized (cuda/rounding.py).
+GELU_UNIT = 2.0**-11
+
 
 class Integer:
     """The rewriting of one graph."""
@@ -173,11 +176,21 @@ class Integer:
         else:
             y = self.units(x, unit, node) if self._has_codes(x) else None
             if y is None:
-                y = self.emit(node, "Div", x, self.constant(node, scale.astype(np.float32)))
+                y = self.emit(node, "Div", *self._dividend(x, scale, node))
             y = _unclipped(y, *(n - zero for n in RANGES[dtype]))
             self.graph.replace_uses(node.output, self.emit(node, "Saturate", y, to=dtype, zero_point=zero))
             self.log.did("requantize", node.name)
         self.graph.remove_node(node)
+
+    def _dividend(self, x: Value, scale: np.ndarray, node: Node) -> tuple[Value, Value]:
+        """What is divided by what. Kernels approximate a GELU that is divided by a unit and rounded, as finely as units
+        of activations need; before smaller ones, of a layer that is all but dead, it is multiplied by a power of two,
+        and the unit too, which changes no quotient and lets them see a GELU of floats."""
+        if x.producer is not None and x.producer.op == "Gelu" and scale.ndim == 0 and 0 < float(scale) < GELU_UNIT:
+            power = np.array(2.0 ** min(126.0, -np.floor(np.log2(float(scale)))), np.float32)
+            unit = np.multiply(scale, power, dtype=np.float32)
+            return self.emit(node, "Mul", x, self.constant(node, power)), self.constant(node, unit)
+        return x, self.constant(node, scale.astype(np.float32))
 
     def _has_codes(self, v: Value) -> bool:
         """Some leaf of the steps that lead to `v` is known as codes."""

@@ -18,6 +18,7 @@ from temper.frontends.onnx import import_onnx
 from temper.ir.evaluate import evaluate, evaluate_values
 from temper.ir.graph import Graph, Value
 from temper.ir.ops import make
+from temper.passes.integer import GELU_UNIT
 from temper.passes.integer_products import sum_bits
 from temper.passes.manager import run_passes
 from temper.passes.pipeline import PIPELINE
@@ -312,3 +313,19 @@ def test_products_of_two_activations(kinds: tuple[str, int, str, int], tmp_path:
     assert [r["tactic"].split()[0] for r in build.plan.report["regions"] if r["op"] == "MatMulInt8"] == [
         "cpu.gemm_int8_batched"
     ]
+
+
+@pytest.mark.parametrize("scale", [0.02, GELU_UNIT, 1e-4, 3e-30, 1e-40])
+def test_gelu_of_units_too_small_for_kernels_is_scaled_first(scale: float) -> None:
+    net = Net(3)
+    x = net.input(4, 64)
+    constants = [net.const(np.array(scale, np.float32)), net.const(np.array(0, np.int8))]
+    codes = make(net.graph, "QuantizeLinear", [net("Gelu", x), *constants], {"to": "int8"}).output
+    net.graph.set_outputs([codes], ["y"])
+    feeds = {"x": np.linspace(-40, 3, 256, dtype=np.float32).reshape(4, 64)}
+    (want,) = evaluate(net.graph, feeds)
+    log = run_passes(net.graph, [PIPELINE[AT]])
+    assert any(n.op == "Div" for n in net.graph.nodes), log
+    assert any(n.op == "Mul" for n in net.graph.nodes) == (scale < GELU_UNIT)
+    (got,) = evaluate(net.graph, feeds)
+    assert np.array_equal(got, want)

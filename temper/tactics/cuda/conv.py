@@ -119,7 +119,7 @@ class ImplicitGemm:
         args = tuple(p.ref for p in pointers)
         if b.split == 1:
             text = one_launch(w, s, b, entry, names, size)
-            source = TritonSource(text, entry, signature, aligned, b.warps, b.stages, near=bool(b.near))
+            source = TritonSource(text, entry, signature, aligned, b.warps, b.stages, near=bool(b.near), late=codes)
             in_place = len(w.epilogue.results) == 1
             return TritonKernel(text, (entry,), args, w.symbols, in_place=in_place, triton=source, grid=grid)
         tile = _sum_tile(s)
@@ -131,7 +131,7 @@ class ImplicitGemm:
             w.symbols,
             shared_workspace=product((b.split, s.pixels, s.ocg, 4)),
             in_place=len(w.epilogue.results) == 1,
-            triton=TritonSource(first, entry, signature, aligned, b.warps, b.stages, near=bool(b.near)),
+            triton=TritonSource(first, entry, signature, aligned, b.warps, b.stages, near=bool(b.near), late=codes),
             grid=grid * b.split,
             then=(TritonSource(second, f"{entry}_sum", signature, aligned, 4, 1),),
             later=(ceil_div(s.pixels, tile[0]) * -(-s.ocg // tile[1]),),

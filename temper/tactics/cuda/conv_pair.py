@@ -196,7 +196,9 @@ class ConvPair:
             w.symbols,
             in_place=False,
             grid=blocks(first, b),
-            triton=TritonSource(text, entry, signature, aligned, q["warps"], q["stages"], near=bool(q["near"])),
+            triton=TritonSource(
+                text, entry, signature, aligned, q["warps"], q["stages"], near=bool(q["near"]), late=True
+            ),
         )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:

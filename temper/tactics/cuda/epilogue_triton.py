@@ -23,12 +23,13 @@ from temper.tactics.cuda.instructions import POINTER_TYPES as POINTER_TYPES
 from temper.tactics.cuda.instructions import TRITON_TYPES as TRITON_TYPES
 from temper.tactics.cuda.instructions import expression
 from temper.tactics.cuda.loads import HALVES
+from temper.tactics.cuda.rounding import HELPERS as ROUNDING
 from temper.tactics.cuda.shortcuts import eased
 from temper.tactics.epilogue import Epilogue
 
 _FLOATS = frozenset({"float32", *HALVES})
 #: Helper functions in an order in which each calls only earlier ones.
-_HELPERS: Mapping[str, str] = {**FORMATS, **FUNCTIONS, **INDEXING}
+_HELPERS: Mapping[str, str] = {**FORMATS, **FUNCTIONS, **ROUNDING, **INDEXING}
 
 
 def epilogue_declines(e: Epilogue, accumulator: str = "") -> str | None:

@@ -123,18 +123,6 @@ def gelu_half(x):
     q = tl.fma(t, q, -2.300779342651367)
     return libdevice.fast_dividef(x, 1.0 + tl.exp2(q * x))
 """,
-    "code_number": """
-def code_number(x):
-    # bits of 1.5 * 2^23 + x: conversions take four times as long
-    return (x.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0
-""",
-    "code_less": """
-def code_less(x, zero):
-    # x - zero rounded once: what float32 loses of the zero point is taken off exactly
-    near = zero.to(tl.float32)
-    lost = (zero - near.to(tl.int32)).to(tl.float32)
-    return ((x.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - (lost + 12582912.0)) - near
-""",
     "rough_quotient": """
 def rough_quotient(x, s):
     # x / s to 2 ulp, s > 0 and not so small that its reciprocal is infinite

@@ -16,6 +16,7 @@ from temper.dtypes import CODED, NARROW_INTS
 from temper.reference.formats import number, numbers, range_of
 from temper.tactics.cuda.formats import decoded, encoded, narrowed
 from temper.tactics.cuda.loads import FLOATS8, HALVES, widened
+from temper.tactics.cuda.rounding import CODED as ROUNDED
 from temper.tactics.epilogue import Attr, Instr
 
 #: Types that programs hold as bits, with the type of the bits.
@@ -260,6 +261,9 @@ def _saturate(instr: Instr, arg: str) -> str:
     """Rounding to a code, its zero point added."""
     low, high = (-128, 127) if instr.dtype == "int8" else (0, 255)
     zero = int(instr.attr("zero_point", 0))  # type: ignore[arg-type]
+    if (name := ROUNDED.get((instr.dtype, zero))) is not None:
+        # a minimum or maximum of NaN and a number is the number
+        return f"{name}({arg if instr.attr('finite', 0) else f'tl.maximum({arg}, {low - zero}.0)'})"
     even = zero & ~1
     text = f"to_code({arg}, {low - zero}.0, {high - zero}.0, {even}.0)"
     return f"{text} + 1" if zero != even else text
@@ -274,8 +278,8 @@ def _operation(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
     if instr.op == "Saturate":
         return _saturate(instr, args[0]) if dtypes == ["float32"] and instr.dtype in ("int8", "uint8") else None
     if instr.op == "Gelu":
-        name = {"tanh": "gelu_tanh", "half": "gelu_half"}.get(str(instr.attr("approximate", "none")), "gelu")
-        return f"{name}({args[0]})" if dtypes[0] in _FLOATS else None
+        kind = str(instr.attr("approximate", "none"))
+        return f"gelu{'' if kind == 'none' else f'_{kind}'}({args[0]})" if dtypes[0] in _FLOATS else None
     if instr.op == "Div" and instr.attr("codes", 0):
         return f"{'code_quotient' if instr.attr('codes', 0) == 1 else 'rough_quotient'}({args[0]}, {args[1]})"
     if instr.op == "Pow" and len(args) == 1:

@@ -31,7 +31,9 @@ class TritonKernel(Kernel):
     @property
     def code(self) -> str:
         plain = [replace(s, text="", aligned=frozenset()) for s in self.sources]
-        return "\n".join(f"{s.text}\n# {p} {sorted(s.aligned)}" for s, p in zip(self.sources, plain, strict=True))
+        return "\n".join(
+            f"{s.text}\n# {p} {sorted(s.aligned)}{' late' * s.late}" for s, p in zip(self.sources, plain, strict=True)
+        )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -116,8 +116,9 @@ class _Streamed:
         helpers = product_text(data, w.tf32).rstrip() + "\n" + epilogue_helpers(w.epilogue)
         text = module_text(about, entry, names, sizes, body, helpers)
         source = TritonSource(
-            text, entry, signature, frozenset(p.name for p in pointers), b.warps, b.stages, scratch=2 * _DESCRIPTOR
-        )
+            text, entry, signature, frozenset(p.name for p in pointers), b.warps, b.stages, scratch=2 * _DESCRIPTOR,
+            late=data == "int8",
+        )  # fmt: skip
         return TritonKernel(
             text,
             (entry,),

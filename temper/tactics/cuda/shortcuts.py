@@ -17,7 +17,8 @@ _COARSE = frozenset({*HALVES, *FLOATS8, "float8e5m2"})
 def eased(e: Epilogue) -> Epilogue:
     """The program with `Gelu` approximated to half precision where nothing finer sees it, and what concerns codes
     marked by an attribute `codes`: `Div` by a scalar before rounding to them (quotients beyond 2^10 may be any beyond;
-    2: of a GELU, which is off by more than a reciprocal), and `Cast` of them to float32, perhaps less a zero point."""
+    2: of a GELU, which is off by more than a reciprocal, and is then made for codes), and `Cast` of them to float32,
+    perhaps less a zero point. `Saturate` of what cannot be NaN is marked `finite`."""
     first = len(e.operands)
     users: list[list[int]] = [[] for _ in range(first + len(e.instrs))]
     for k, instr in enumerate(e.instrs):
@@ -34,7 +35,9 @@ def eased(e: Epilogue) -> Epilogue:
         if seen and all(_coarsens(e.instrs[u], first + u, coarse) for u in seen):
             coarse.add(value)
         if instr.op == "Gelu" and instr.attr("approximate", "none") == "none":
-            if value in coarse or instr.dtype in _COARSE:
+            if seen and all(instrs[u].op == "Div" and instrs[u].attr("codes", 0) == 2 for u in seen):
+                instrs[k] = replace(instr, attrs=(("approximate", "codes"),))
+            elif value in coarse or instr.dtype in _COARSE:
                 instrs[k] = replace(instr, attrs=(("approximate", "half"),))
         elif instr.op == "Cast" and instr.dtype == "float32" and not instr.attr("codes", 0):
             instrs[k] = _from_codes(e, k)
@@ -42,7 +45,25 @@ def eased(e: Epilogue) -> Epilogue:
             dividend = instr.args[0] - first
             rough = dividend >= 0 and e.instrs[dividend].op == "Gelu"
             instrs[k] = replace(instr, attrs=(("codes", 2 if rough else 1),))
+        elif instr.op == "Saturate" and _finite(e, instr.args[0]):
+            instrs[k] = replace(instr, attrs=(*instr.attrs, ("finite", 1)))
     return replace(e, instrs=tuple(instrs))
+
+
+#: Steps that make no NaN of numbers, scales and codes.
+_PLAIN = frozenset({"Add", "Mul", "Div", "Relu", "Clip", "Max", "Min", "Gelu", "Silu", "Sigmoid", "Tanh", "HardSwish"})
+
+
+def _finite(e: Epilogue, value: int) -> bool:
+    """No NaN: made by plain steps of integers and of what all elements, or all of a channel, share."""
+    first = len(e.operands)
+    if value < first:
+        o = e.operands[value]
+        return "int" in o.dtype or (value > 0 and o.kind in ("scalar", "channel"))
+    instr = e.instrs[value - first]
+    return "int" in instr.dtype or (
+        (instr.op in _PLAIN or instr.op == "Cast") and all(_finite(e, a) for a in instr.args)
+    )
 
 
 def _from_codes(e: Epilogue, k: int) -> Instr:

@@ -245,7 +245,7 @@ class ConvFewChannels:
             in_place=len(w.epilogue.results) == 1,
             triton=TritonSource(first, f"{entry}_fold", signature, aligned, 4, 1),
             grid=ceil_div(folded, spots),
-            then=(TritonSource(second, entry, signature, aligned, b.warps, b.stages, near=bool(b.near)),),
+            then=(TritonSource(second, entry, signature, aligned, b.warps, b.stages, near=bool(b.near), late=codes),),
             later=(ceil_div(s.pixels, b.bm) * -(-s.ocg // b.bn),),
         )
 

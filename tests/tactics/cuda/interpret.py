@@ -24,6 +24,7 @@ import numpy as np
 
 from temper.compile.triton import TritonSource, load_kernel
 from temper.reference.formats import number, numbers
+from temper.tactics.cuda.rounding import ASSEMBLY, NUMBERS, SATURATED
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,40 @@ def _library() -> None:
     libdevice.fast_dividef = lambda a, b: a / b
 
 
+def _assembly() -> None:
+    """Gives the interpreter the pieces of assembly that kernels have."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    def rounded(x: np.ndarray, low: int, high: int, flip: int) -> np.ndarray:
+        whole = np.rint(np.where(np.isnan(x), 0.0, x)).clip(low, high).astype(np.int64)
+        return (whole ^ flip).astype(np.uint8)
+
+    known = {
+        ASSEMBLY["whole_int8"]: (tl.int8, lambda x: rounded(x, -128, 127, 0)),
+        ASSEMBLY["whole_uint8"]: (tl.uint8, lambda x: rounded(x, 0, 255, 0)),
+        ASSEMBLY["moved_int8"]: (tl.int8, lambda x: rounded(x, 0, 255, 128)),
+        ASSEMBLY["moved_uint8"]: (tl.uint8, lambda x: rounded(x, -128, 127, 128)),
+        NUMBERS["int8"]: (tl.float32, lambda x: (x.astype(np.float32) + np.float32(2**23 + 128))),
+        NUMBERS["uint8"]: (tl.float32, lambda x: (x.view(np.uint8).astype(np.float32) + np.float32(2**23))),
+        SATURATED: (tl.float32, lambda a, b, c: (a.astype(np.float64) * b + c).astype(np.float32).clip(0, 1)),
+    }
+
+    class Results:
+        def __init__(self, value: Any) -> None:
+            self.value = value
+
+        def get_result(self, _: int) -> Any:
+            return self.value
+
+    def run(self: Any, text: str, constraints: str, values: Any, *more: Any) -> Any:
+        kind, made = known[text]
+        data = made(*(v.data for v in values))
+        return Results(interpreter.TensorHandle(data.view(np.int8) if kind is tl.int8 else data, kind.scalar))
+
+    interpreter.InterpreterBuilder.create_inline_asm = run
+
+
 class Tensor:
     """Elements of a numpy array from `offset` on, as the interpreter sees a tensor that already is on the host."""
 
@@ -138,6 +173,7 @@ def main(folder: Path) -> None:
         arrays = {name: np.ascontiguousarray(stored[name]) for name in stored.files}
     _narrow_floats()
     _library()
+    _assembly()
     for fields in json.loads((folder / "jobs.json").read_text()):
         job = Job(**fields)
         kernel: Any = load_kernel(TritonSource(job.text, job.entry, ()))

@@ -31,7 +31,9 @@ def test_only_what_nothing_finer_sees_is_approximated() -> None:
     between = (gelu, Instr("Exp", (1,), "float32"), Instr("Cast", (2,), "float16"))
     assert forms(Epilogue((FULL,), between, (3,)))[0] == ()
     codes = (Instr("Gelu", (0,), "float32"), Instr("Div", (2, 1), "float32"), Instr("Saturate", (3,), "int8"))
-    assert forms(Epilogue((FULL, SCALAR), codes, (4,)))[:2] == [half, (("codes", 2),)]
+    assert forms(Epilogue((FULL, SCALAR), codes, (4,)))[:2] == [(("approximate", "codes"),), (("codes", 2),)]
+    units = (gelu, Instr("Mul", (2, 1), "float32"), Instr("Div", (3, 1), "float32"), Instr("Saturate", (4,), "int8"))
+    assert forms(Epilogue((FULL, SCALAR), units, (5,)))[0] == half
     tanh = Instr("Gelu", (0,), "float32", (("approximate", "tanh"),))
     assert forms(Epilogue((FULL,), (tanh, cast), (2,)))[0] == tanh.attrs
 
