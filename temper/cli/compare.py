@@ -42,7 +42,11 @@ def compare(
     device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance."""
+    """Compare a plan with its model. Exit code 1 if an output or a layer deviates beyond the tolerance.
+
+    An INT8 plan is judged by the quantized graph in it (--portable), not by the float model, unless --tolerance is
+    given.
+    """
     from temper.cli.engines import random_feeds
     from temper.cli.files import is_plan, read_feeds
     from temper.cli.show import console, print_json
@@ -56,13 +60,22 @@ def compare(
         magnitude,
     )
     from temper.errors import ConfigError
-    from temper.ir.evaluate import evaluate_values
+    from temper.ir.evaluate import evaluate, evaluate_values
+    from temper.ir.portable import from_bytes
     from temper.runtime.engine import Engine
     from temper.runtime.shapes import choose_profile, solve
 
     if not is_plan(plan) or is_plan(model):
         raise ConfigError("give the ONNX file first and the plan second: temper compare MODEL.onnx MODEL.plan")
     engine = Engine.load(plan, threads=threads or None, device=device)
+    chosen = engine.report.get("int8", {})
+    quantized = bool(chosen.get("int8", 0) or chosen.get("eights", 0))
+    own = from_bytes(engine.plan.graph) if quantized and len(engine.plan.graph) else None
+    if quantized and per_layer and own is None:
+        raise ConfigError(
+            "--per-layer holds an INT8 plan against the quantized graph, which this one does not have in it: build it "
+            "with --portable"
+        )
     given = read_feeds([s.name for s in engine.inputs], inputs or (), data)
     feeds = given or random_feeds(engine, batch, seed)
     names = [s.name for s in engine.outputs]
@@ -77,6 +90,12 @@ def compare(
     largest = {k: (ops[k], magnitude(values[v.id], v.type.dtype)) for k, v in arguments.items()}
     wide = bounds(engine.plan, largest)
     out: dict[str, Any] = {"random_inputs": not given, "notes": [note] if note else [], "outputs": []}
+    if quantized and tolerance is None:
+        out["notes"].append(
+            f"this plan computes in 8 bits, which its build judged ({chosen['verdict']}): how far it is from the float "
+            "model is shown, and judged only by --tolerance"
+        )
+    exact = None if own is None else dict(zip(names, evaluate(own, feeds), strict=True))
     for k, name in enumerate(names):
         dtype = engine.plan.outputs[k].dtype
         limit = wide.outputs[k]
@@ -86,6 +105,8 @@ def compare(
         if tolerance is not None:
             limit = tolerance
         pairs = [("temper", "reference", ours[name], reference[name])]
+        if exact is not None:
+            pairs.insert(0, ("temper", "quantized graph", ours[name], exact[name]))
         if peer is not None:
             pairs += [
                 ("temper", "onnxruntime", ours[name], peer[name]),
@@ -93,18 +114,19 @@ def compare(
             ]
         for left, right, a, b in pairs:
             d = difference(a, b, dtype)
+            judged = left == "temper" and (not quantized or tolerance is not None or right == "quantized graph")
             out["outputs"].append(
                 {
                     "output": name,
                     "of": left,
                     "against": right,
                     **d.as_dict(),
-                    "tolerance": limit,
-                    "deviates": left == "temper" and d.relative > limit,
+                    "tolerance": limit if judged or left != "temper" else None,
+                    "deviates": judged and d.relative > limit,
                 }
             )
     if per_layer:
-        layers = compare_layers(_after_passes(graph, engine.plan), engine, feeds, wide, tolerance)
+        layers = compare_layers(_after_passes(own or graph, engine.plan), engine, feeds, wide, tolerance)
         out["layers"] = layers
         out["first_deviating_layer"] = next((x["name"] for x in layers if x["deviates"]), None)
     bad = any(x["deviates"] for x in [*out["outputs"], *out.get("layers", ())])
@@ -176,6 +198,12 @@ def _onnxruntime(
         return None, f"ONNX Runtime cannot run this model: {str(e).splitlines()[0]}"
 
 
+def _verdict(row: Mapping[str, Any]) -> str:
+    """Of a comparison that is judged; others have no word."""
+    judged = row["of"] == "temper" and row["tolerance"] is not None
+    return "DEVIATES" if row["deviates"] else "ok" if judged else ""
+
+
 def _print(screen: Any, out: Mapping[str, Any]) -> None:
     from temper.cli.show import table
 
@@ -194,8 +222,8 @@ def _print(screen: Any, out: Mapping[str, Any]) -> None:
                     f"{x['max_abs']:.3g}",
                     f"{x['mean_abs']:.3g}",
                     f"{x['relative']:.3g}",
-                    f"{x['tolerance']:.3g}",
-                    x["note"] or ("DEVIATES" if x["deviates"] else "ok" if x["of"] == "temper" else ""),
+                    "-" if x["tolerance"] is None else f"{x['tolerance']:.3g}",
+                    x["note"] or _verdict(x),
                 )
                 for x in out["outputs"]
             ],

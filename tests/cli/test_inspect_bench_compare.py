@@ -18,6 +18,7 @@ from temper.plan.file import read, write
 from temper.plan.format import Native
 from tests.commands import Run
 from tests.passes.test_integer_import import Writer
+from tests.precision.conftest import pictures
 
 
 def test_inspect_overview(temper: Run, plan: Path, small_onnx: Path) -> None:
@@ -192,6 +193,25 @@ def test_compare_names_the_broken_layer(temper: Run, plan: Path, small_onnx: Pat
     assert text.code == 1 and "the first layer that deviates is 'conv1a'" in text.out
     assert temper("compare", small_onnx, tmp_path / "broken.plan", "--per-layer", "--tolerance", 0.1).code == 0
     assert temper("compare", small_onnx, plan, "--tolerance", 0).code == 1
+
+
+def test_compare_of_an_int8_plan(temper: Run, small_onnx: Path, tmp_path: Path) -> None:
+    """By the quantized graph in it, or by nothing: how far INT8 may be from FP32 its build has judged."""
+    np.save(tmp_path / "data.npy", pictures(8))
+    for name, extra in (("bare", []), ("portable", ["--portable"])):
+        options = ["--int8", "--calib", tmp_path / "data.npy", "--effort", 0, "--threads", 1, "-q", *extra]
+        assert temper("build", small_onnx, "-o", tmp_path / name, *options).code == 0
+    shown = temper("compare", small_onnx, tmp_path / "bare")
+    assert shown.code == 0 and "judged only by --tolerance" in shown.out and "DEVIATES" not in shown.out
+    strict = temper("compare", small_onnx, tmp_path / "bare", "--tolerance", "1e-6")
+    assert strict.code == 1 and "DEVIATES" in strict.out
+    layers = temper("compare", small_onnx, tmp_path / "bare", "--per-layer")
+    assert layers.code == 1 and "--portable" in layers.err
+    whole = temper("compare", small_onnx, tmp_path / "portable", "--per-layer", "--json")
+    found = json.loads(whole.out)
+    assert whole.code == 0 and found["first_deviating_layer"] is None
+    assert found["outputs"][0]["against"] == "quantized graph" and found["outputs"][0]["relative"] < 1e-5
+    assert not any(x["note"] for x in found["layers"])
 
 
 def test_compare_with_another_model(temper: Run, plan: Path, dynamic_onnx: Path, tmp_path: Path) -> None:
