@@ -118,7 +118,8 @@ def build_plan(
             for i in members:
                 found[i] = own, parts, log, imported
                 # compilers are at work while other profiles' graphs are made, and while others are timed
-                tuner.ahead(_tasks(own, parts, _optimum(sizes.ranges[i]), pool, {}, tuner.effort))
+                if device.overlaps:
+                    tuner.ahead(_tasks(own, parts, _optimum(sizes.ranges[i]), pool, {}, tuner.effort))
             watch.lap("tune")
         for i, (own, parts, log, imported) in found.items():
             variants[i] = maker.variant(own, parts, sizes.ranges[i], log, imported, variants)

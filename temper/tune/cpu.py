@@ -24,6 +24,7 @@ class Cpu:
     comment = "//"
     suffix = ".c"
     overlaps = False
+    judges = 1
 
     @cached_property
     def compiler(self) -> str:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from functools import cached_property
+from queue import SimpleQueue
+from threading import Lock
 
 from temper.compile.triton import Cubin, triton_version
 from temper.compile.triton_worker import Compilers
@@ -26,6 +28,9 @@ from temper.tune.select import Candidate, Task
 from temper.tune.timing_cache import Record
 
 _LENGTH = struct.Struct("<I")
+
+#: Processes that judge.
+_JUDGES = 2
 
 #: What is kept of a compiled kernel besides its code.
 _FACTS = ("entry", "threads", "shared", "scratch", "clusters", "registers", "frame", "waits", "scratch_bytes")
@@ -63,7 +68,11 @@ class Cuda:
 
     def __init__(self, gpu: Gpu | None) -> None:
         self.gpu = gpu
-        self._judge: Judge | None = None
+        #: one has the GPU while another computes what results should be and packs weights
+        self.judges = _JUDGES if gpu is not None else 1
+        self._idle: SimpleQueue[Judge] = SimpleQueue()
+        self._judges: list[Judge] = []
+        self._starting = Lock()
         self._compilers: Compilers | None = None
 
     @cached_property
@@ -87,21 +96,36 @@ class Cuda:
         if self.gpu is None:
             yield from ((c, Record(0.0)) for c, _ in codes)
             return
-        if self._judge is None:
-            self._judge = Judge(self.gpu.index)
         entrants = []
         for c, code in codes:
             assert isinstance(c.kernel, TritonKernel)
             entrants.append(Entrant(c.tactic, c.params, c.kernel, from_bytes(code)))
         task = replace(task, also=(), prefers=None)
-        for i, record in self._judge.outcomes(task, entrants, cold_bytes, timed):
-            yield codes[i][0], record
+        judge = self._judge()
+        try:
+            for i, record in judge.outcomes(task, entrants, cold_bytes, timed):
+                yield codes[i][0], record
+        finally:
+            self._idle.put(judge)
+
+    def _judge(self) -> Judge:
+        """One that is idle; all of them have their GPU before the first begins, as that disturbs what is timed."""
+        with self._starting:
+            if not self._judges:
+                assert self.gpu is not None
+                self._judges = [Judge(self.gpu.index) for _ in range(self.judges)]
+                for judge in self._judges:
+                    judge.start()
+                for judge in self._judges:
+                    judge.started()
+                    self._idle.put(judge)
+        return self._idle.get()
 
     def close(self) -> None:
         """Ends the processes that compile and the one that judges."""
-        if self._judge is not None:
-            self._judge.close()
-            self._judge = None
+        for judge in self._judges:
+            judge.close()
+        self._judges, self._idle = [], SimpleQueue()
         if self._compilers is not None:
             self._compilers.close()
             self._compilers = None

@@ -1,6 +1,7 @@
 """A process that runs candidate kernels on a GPU, so that one which faults or hangs ends it and not the build.
 
-Orders and answers are pickles over pipes: an order is a task with its entrants, answers are what `judge_here` yields.
+Orders and answers are pickles over pipes: an order is a task with its entrants, answers are what `judge_here` yields;
+an order of None is to get hold of the GPU.
 After a fault, or a launch that takes too long, the process is ended, the entrant is out with the reason, and a new
 process does the rest.
 """
@@ -70,6 +71,16 @@ class Judge:
                 raise BuildError(f"'{task.name}': the process that times kernels ended: {words}")
             left.pop(numbers[at], None)
             yield numbers[at], Record(None, f"does not run: {words}")
+
+    def start(self) -> None:
+        """Starts the process and its use of the GPU."""
+        self._send(None)
+
+    def started(self) -> None:
+        """Waits until it has its GPU. BuildError if it fails."""
+        answer = self._answers.get()
+        if answer != _DONE:
+            raise BuildError(f"the process that times kernels ended: {self._ended(answer)}")
 
     def _send(self, order: Any) -> None:
         process = self._process or self._started()
@@ -148,14 +159,14 @@ def main(gpu: int) -> None:
     device: tuple[Gpu, Stream] | None = None
     while True:
         try:
-            task, entrants, cold_bytes, timed = pickle.load(orders)
+            order = pickle.load(orders)
         except EOFError:
             return
         try:
             if device is None:
                 own = Gpu(gpu)
                 device = own, Stream(own)
-            for answer in judge_here(*device, task, entrants, cold_bytes, timed):
+            for answer in judge_here(*device, *order) if order is not None else ():
                 tell(answer)
             tell(_DONE)
         except DeviceError as e:

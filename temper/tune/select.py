@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -150,6 +151,8 @@ class Device(Protocol):
     suffix: str
     #: compilers at work do not disturb what is timed
     overlaps: bool
+    #: how many tasks may be judged at once, by threads of the caller's
+    judges: int
 
     @property
     def compiler(self) -> str:
@@ -303,14 +306,10 @@ class Tuner:
         self._send([c for x in open_.values() for c in x.wanted(self.cache)])
         if not self.device.overlaps:
             self._receive([c for x in open_.values() for c in x.candidates])
-        for i, (key, contest) in enumerate(open_.items()):
-            self._receive(contest.candidates)
-            self.progress("time", i, len(open_))
-            self._run(contest)
+        self._run(list(open_.values()))
+        for key, contest in open_.items():
             if not contest.ranking(self.cache) and not contest.task.optional:
                 contests[key] = self._wider(contest)
-        if open_:
-            self.progress("time", len(open_), len(open_))
         shared = self._shared(contests, Counter(t.key for t in tasks))
         for key, contest in contests.items():
             if contest.task.optional and not contest.ranking(self.cache):
@@ -327,8 +326,7 @@ class Tuner:
         """A contest none of whose candidates is right, with more of them."""
         more = self._contest(contest.task, max(self.effort, _RESCUE))
         self._send(more.missing(self.cache))
-        self._receive(more.candidates)
-        self._run(more)
+        self._run([more])
         return more
 
     def _shared(self, contests: Mapping[str, Contest], counts: Mapping[str, int]) -> dict[str, Candidate]:
@@ -429,8 +427,36 @@ class Tuner:
                     self.cache.put_code(done, code)
                 self.progress("compile", self._sent - len(self._awaited), self._sent)
 
-    def _run(self, contest: Contest) -> None:
-        """Verifies and times what the cache does not know about one contest."""
+    def _run(self, contests: Sequence[Contest]) -> None:
+        """Verifies and times what the cache does not know, in order, each contest once its kernels are compiled. What
+        the device judges at once goes to threads, each of which has the next contest to go on with."""
+        count, done = self.device.judges, 0
+        running: deque[Callable[[], list[tuple[str, Record]]]] = deque()
+
+        def settle() -> None:
+            nonlocal done
+            for key, record in running.popleft()():
+                self.cache.put_time(key, record)
+            done += 1
+            self.progress("time", done, len(contests))
+
+        if contests:
+            self.progress("time", 0, len(contests))
+        pool = ThreadPoolExecutor(count)
+        try:
+            for contest in contests:
+                self._receive(contest.candidates)
+                judged = partial(self._judged, contest, self._codes(contest))
+                running.append(pool.submit(judged).result if count > 1 else judged)
+                while len(running) > (count if count > 1 else 0):
+                    settle()
+            while running:
+                settle()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _codes(self, contest: Contest) -> list[tuple[Candidate, bytes]]:
+        """The candidates of which the cache has no time yet, with their code; what did not compile is noted there."""
         codes = []
         for c in contest.candidates:
             if self.cache.time(contest.time_key(c)) is None:  # else another process has measured it in the meantime
@@ -440,9 +466,14 @@ class Tuner:
                     self.cache.put_time(contest.time_key(c), Record(None, f"does not compile: {words}"))
                 else:
                     codes.append((c, code))
-        if codes:
-            for c, record in self.device.judge(contest.task, codes, self.cold_bytes, self.effort > 0):
-                self.cache.put_time(contest.time_key(c), record)
+        return codes
+
+    def _judged(self, contest: Contest, codes: Sequence[tuple[Candidate, bytes]]) -> list[tuple[str, Record]]:
+        """Outcomes by the keys of their times."""
+        if not codes:
+            return []
+        outcomes = self.device.judge(contest.task, codes, self.cold_bytes, self.effort > 0)
+        return [(contest.time_key(c), record) for c, record in outcomes]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from temper.tune.timing_cache import Record, TimingCache
 class Fake:
     """A device that notes what happens, refuses some kernels and finds others wrong."""
 
-    comment, suffix, compiler = "#", ".py", "none"
+    comment, suffix, compiler, judges = "#", ".py", "none", 1
 
     def __init__(self, overlaps: bool = True) -> None:
         self.overlaps = overlaps
