@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from temper.errors import DeviceError, DeviceMemoryError
+from temper.ir.derived import Derived
 from temper.ir.dims import evaluate
 from temper.plan.cubins import DeviceFunction
 from temper.runtime.cuda.driver import Gpu, Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
-from temper.tactics.base import Params, Tactic, Workload
+from temper.tactics.base import Params, Tactic, Workload, packed
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tune.measure import DROPPED, Guarded, blank
 from temper.tune.select import Task
@@ -31,8 +32,9 @@ _REPEATS = 20
 #: Timed graphs of a candidate; the first look takes as many, finalists five times more.
 _LAPS = 5
 
-#: What a first look finds where memory is short.
-_NO_ROOM = "no room"
+
+class _NoRoom:
+    """What a first look finds where memory is short."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,10 @@ def judge_here(
     problem = make_problem(
         task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=_REFERENCE
     )
-    prepared = [x.tactic.prepack(task.workload, x.params, task.constants) for x in entrants]
+    for constant in task.constants.values():
+        constant.flags.writeable = False
+    derived = Derived()  # many pack alike
+    prepared = [packed(x.tactic, task.workload, x.params, task.constants, derived) for x in entrants]
     with turn(gpu):
         yield from _judged(gpu, stream, task, problem, entrants, prepared, cold_bytes, timed)
 
@@ -97,17 +102,19 @@ def _judged(
             yield i, Record(None, f"the layer's own tensors do not fit: {e}", passing=True)
         return
     running: dict[int, DeviceWatch] = {}
-    for i, (x, packed) in enumerate(zip(entrants, prepared, strict=True)):
+    for i, (x, arrays) in enumerate(zip(entrants, prepared, strict=True)):
         yield Began(i)
         try:
             try:
-                wrong: str | None = _first_look(bench, x, packed, running, i, timed)
+                found: str | _NoRoom | None = _first_look(bench, x, arrays, running, i, timed)
             except DeviceMemoryError:
-                wrong = _NO_ROOM
-            if wrong == _NO_ROOM:  # for one at a time there may be: what was timed so far is settled
+                found = _NoRoom()
+            if isinstance(found, _NoRoom):  # for one at a time there may be: what was timed so far is settled
                 yield from [(k, Record(settled.seconds)) for k, settled in running.items()]
                 running.clear()
-                wrong = _first_look(bench, x, packed, running, i, timed)
+                bench.forget()
+                found = _first_look(bench, x, arrays, running, i, timed)
+            wrong = found
         except DeviceMemoryError as e:
             yield i, Record(None, f"does not fit: {e}", passing=True)
             continue
@@ -167,6 +174,8 @@ class DeviceBench:
         ]
         #: what the outputs hold before a kernel runs
         self._blank = [_uploaded(gpu, o.guarded.block) for o in self._outputs]
+        #: by the arrays' identities, with the arrays
+        self._rotating: dict[tuple[int, ...], tuple[Sequence[np.ndarray], list[list[Memory]]]] = {}
 
     def calls(self, k: TritonKernel, functions: Functions, packed: Sequence[int], shared: int) -> list[LaunchCall]:
         """The launches with these buffers."""
@@ -184,6 +193,19 @@ class DeviceBench:
             LaunchCall(functions, e, pointers, sizes, evaluate(g, env), e)
             for e, g in zip(k.entries, k.grids, strict=True)
         ]
+
+    def rotating(self, packed: Sequence[np.ndarray], copies: int) -> list[list[Memory]]:
+        """Copies of packed constants, which candidates that pack alike share."""
+        key = tuple(map(id, packed))
+        if key not in self._rotating:
+            first = [_uploaded(self.gpu, a) for a in packed]
+            more = [[_copied(self.gpu, m, self.stream) for m in first] for _ in range(copies - 1)]
+            self._rotating[key] = packed, [first, *more]
+        return self._rotating[key][1]
+
+    def forget(self) -> None:
+        """Frees the copies that no candidate uses."""
+        self._rotating.clear()
 
     def shared(self, k: TritonKernel) -> Memory:
         return self.gpu.allocate(evaluate(k.shared_workspace, self.problem.env), "shared scratch")
@@ -258,7 +280,7 @@ class DeviceWatch:
         self._bench, self._shared = bench, bench.shared(k)
         total = sum(a.nbytes for a in packed)
         copies = max(1, min(_REPEATS, bench.cold_bytes // max(total, 1)))
-        self._blocks = [[_uploaded(bench.gpu, a) for a in packed] for _ in range(copies)]
+        self._blocks = bench.rotating(packed, copies)
         calls = [
             call
             for i in range(_REPEATS)
@@ -281,4 +303,11 @@ class DeviceWatch:
 def _uploaded(gpu: Gpu, array: np.ndarray) -> Memory:
     memory = gpu.allocate(array.nbytes, "packed constants")
     memory.write(array)
+    return memory
+
+
+def _copied(gpu: Gpu, source: Memory, stream: Stream) -> Memory:
+    memory = gpu.allocate(source.nbytes, "packed constants")
+    if source.nbytes:
+        gpu.driver("cuMemcpyDtoDAsync", memory.address, source.address, source.nbytes, stream.handle)
     return memory

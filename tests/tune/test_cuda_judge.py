@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -11,7 +15,7 @@ import pytest
 
 from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.sources import cuda_tactics
-from temper.tune import cuda_bench
+from temper.tune import cuda, cuda_bench
 from temper.tune.cuda_judge import Judge
 from temper.tune.select import Contest
 from temper.tune.timing_cache import Record
@@ -94,6 +98,49 @@ def test_a_process_that_fails_by_itself_ends_the_build() -> None:
         outcomes(Judge(0, 1.0, "raise SystemExit(3)"), ["ok"])
 
 
+def test_a_process_is_started_before_it_is_needed() -> None:
+    judge = Judge(0, 1.0, PROGRAM)
+    try:
+        judge.start()
+        judge.started()
+        assert outcomes(judge, ["ok"])[0].seconds
+    finally:
+        judge.close()
+    with pytest.raises(BuildError, match="ended with status 3"):
+        judge = Judge(0, 1.0, "raise SystemExit(3)")
+        judge.start()
+        judge.started()
+
+
+def test_tasks_are_judged_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two processes, each a task at a time; a third task waits for one of them."""
+    monkeypatch.setattr(cuda, "Judge", partial(Judge, limit=1.0, program=PROGRAM))
+    monkeypatch.setattr(cuda, "from_bytes", lambda code: {})
+    monkeypatch.setattr(cuda, "Entrant", lambda tactic, params, kernel, code: params)
+    monkeypatch.setattr(cuda, "replace", lambda task, **k: task)
+    monkeypatch.setattr(cuda, "TritonKernel", object)
+    device = cuda.Cuda(SimpleNamespace(index=0))  # type: ignore[arg-type]
+    both = threading.Barrier(2, timeout=60)
+
+    def judged(number: int) -> float:
+        words = [SimpleNamespace(params="ok", tactic=None, kernel=None)]
+        answers = device.judge(Named(str(number)), [(w, b"") for w in words], 0, True)  # type: ignore[arg-type, list-item]
+        _, record = next(answers)
+        if number < 2:
+            both.wait()  # neither has ended when the other has answered
+        assert list(answers) == [] and record.seconds is not None
+        return record.seconds
+
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            first = [pool.submit(judged, n) for n in range(2)]
+            pids = {f.result() for f in first}
+            later = {f.result() for f in [pool.submit(judged, n) for n in range(2, 5)]}
+    finally:
+        device.close()
+    assert len(pids) == device.judges == 2 and later <= pids
+
+
 def test_tactics_travel_to_the_process() -> None:
     again = pickle.loads(pickle.dumps(cuda_tactics()))
     assert [t.name for t in again] == [t.name for t in cuda_tactics()]
@@ -119,7 +166,7 @@ def test_a_gpu_without_room_for_all_times_fewer_at_once(monkeypatch: pytest.Monk
     def look(bench: Any, x: str, packed: Any, running: dict[int, Watch], i: int, timed: bool) -> None:
         running[i] = Watch(x)
 
-    monkeypatch.setattr(cuda_bench, "DeviceBench", lambda *a: None)
+    monkeypatch.setattr(cuda_bench, "DeviceBench", MagicMock())
     monkeypatch.setattr(cuda_bench, "_first_look", look)
     words = ["slow", "quick", "huge"]
     answers = cuda_bench._judged(*[MagicMock()] * 4, words, [()] * 3, 0, True)  # type: ignore[arg-type]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +127,38 @@ def test_where_no_candidate_is_right_more_are_looked_at(tuner: Tuner, device: Fa
     assert third.choose([task(512, optional=True)]) == {}
     with pytest.raises(BuildError, match="'rows512': every candidate kernel failed its check"):
         third.choose([task(512)])
+
+
+def test_tasks_are_judged_at_once_where_the_device_does(tuner: Tuner, device: Fake) -> None:
+    """Two at a time, in order of the tasks, each with its own results."""
+    device.judges = 2
+    both = threading.Barrier(2, timeout=60)
+    plain, most, inside = device.judge, [0], [0]
+
+    def judge(task: Task, *rest: Any) -> Iterator[tuple[Candidate, Record]]:
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        both.wait()
+        yield from plain(task, *rest)
+        inside[0] -= 1
+
+    device.judge = judge  # type: ignore[method-assign]
+    tasks = [task(32), task(64), task(512), task(1024)]
+    alone = {t.name: c.candidate.label for t, c in zip(tasks, tuner.choose(tasks).values(), strict=True)}
+    assert most[0] == 2 and len(alone) == 4
+    assert sorted(name for name, _ in device.events if name != "sent") == sorted(alone)
+
+
+def test_what_a_judge_fails_of_ends_the_build(tuner: Tuner, device: Fake) -> None:
+    device.judges = 2
+
+    def judge(task: Task, *rest: Any) -> Iterator[tuple[Candidate, Record]]:
+        raise BuildError(f"{task.name} fails")
+        yield
+
+    device.judge = judge  # type: ignore[method-assign]
+    with pytest.raises(BuildError, match="rows32 fails"):
+        tuner.choose([task(32), task(64), task(512)])
 
 
 def test_code_that_was_lost_is_made_again(tuner: Tuner, device: Fake) -> None:
