@@ -38,7 +38,11 @@ _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 
 #: Conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded half to even,
 #: in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
-#: weight_codes: 255 e^x for x <= 0 as a code. half: bytes as float16, 1024 + 128 added to them and taken away.
+#: weight_codes: 255 e^x for x <= 0 as a code, in the bits of a float32 whose lower half are those of 1024 + code as
+#: float16 (a product with a power of two is exact, so that it may be contracted). half: bytes as float16, 1024 + 128
+#: added to them and taken away.
+_WEIGHED = 12582912.0 + 0x6400
+_WEIGHED_BITS = int(np.float32(_WEIGHED).view(np.int32))
 _HELPERS = f"""
 
 
@@ -53,7 +57,12 @@ def weight_codes(x):
     f = tl.maximum(x * {float(LOG2E)!r}, -16.0) - (t - 12582912.0)
     p = 255.0 + f * ({float(P1)!r} + f * ({float(P2)!r} + f * {float(P3)!r}))
     power = ((t.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
-    return (p * power + 12582912.0) - 12582912.0
+    return tl.fma(p, power, tl.full(p.shape, {float(_WEIGHED)!r}, tl.float32)).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def weight_halves(bits):
+    return bits.to(tl.int16).to(tl.float16, bitcast=True) - 1024.0
 
 
 @triton.jit
@@ -97,37 +106,39 @@ class AttentionInt8:
         keys = 1 << 40 if isinstance(k.s, Dim) else k.s
         kind = "float32" if keys <= _EXACT_FLOATS else "int32" if keys <= _EXACT_WORDS else "int64"
         whole = "" if kind == "float32" else f".to(tl.{kind})"
+        counted, wide = ("int64", whole) if kind == "int64" else ("int32", "")
 
-        def step(tail: bool) -> str:
-            """What `scores` of keys weigh."""
+        def step(tail: bool, width: int) -> str:
+            """What `scores` of `width` keys weigh."""
             values_ok = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
             text = f"""\
 codes = weight_codes(scores - base[:, None])
-total += tl.sum(codes, axis=1){whole}
+total += (tl.sum(codes, axis=1) - {_wrapped(width * _WEIGHED_BITS)}){wide}
 values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
 """
             if whole:
-                return text + f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
-            return text + "v0 = tl.dot(codes.to(tl.float16), values, v0)\n"
+                return text + f"v0 += tl.dot(weight_halves(codes), values){whole}\n"
+            return text + "v0 = tl.dot(weight_halves(codes), values, v0)\n"
 
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if integer_attr(w, "causal") else "KEYS"
         loop = f"for first in range(0, {last}, BN):\n"
         body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
-        start = f"total = tl.zeros((BM,), tl.{kind})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
+        start = f"total = tl.zeros((BM,), tl.{counted})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
         body += 'unit = tl.load(scale)\ntop = tl.full((BM,), float("-inf"), tl.float32)\n'
         highest = "top = tl.maximum(top, tl.max(scores, axis=1))\n"
         if keys <= t.bn:
             # all scores are kept, of blocks that together hold hardly more than the keys
-            held = [(f"j = {at} + tl.arange(0, {width})\n", at + width > keys) for at, width in parts(0, keys, 3)]
-            for i, (place, tail) in enumerate(held):
-                body += f"{place}{_scores(w, k, tail, zero)}scores_{i} = scores\n{highest}"
+            held = parts(0, keys, 3)
+            for i, (at, width) in enumerate(held):
+                body += f"j = {at} + tl.arange(0, {width})\n{_scores(w, k, at + width > keys, zero)}"
+                body += f"scores_{i} = scores\n{highest}"
             body += _BASE + start
-            for i, (place, tail) in enumerate(held):
-                body += f"{place}scores = scores_{i}\n{step(tail)}"
+            for i, (at, width) in enumerate(held):
+                body += f"j = {at} + tl.arange(0, {width})\nscores = scores_{i}\n{step(at + width > keys, width)}"
         else:
             tail = ragged(k, t)
             scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero)
-            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}{start}{loop}{indent(scores + step(tail), '    ')}"
+            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}{start}{loop}{indent(scores + step(tail, t.bn), '    ')}"
         body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
             body += "over = tl.where(total == 0, 0.0, over)\n"
@@ -139,6 +150,11 @@ values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
 
 
 _BASE = 'base = tl.where(top == float("-inf"), 0.0, top)\n'
+
+
+def _wrapped(x: int) -> int:
+    """The number in 32 bits, as sums that overflow leave it."""
+    return (x + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _scores(w: Workload, k: Heads, tail: bool, zero: int) -> str:

@@ -6,6 +6,7 @@ Bound by reading and writing the rows where there are many, by the launch where 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -18,6 +19,8 @@ from temper.tactics.cuda.instructions import literal
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.rows import Pass, row_blockings, row_kernel
+from temper.tactics.cuda.shortcuts import behind_sums
+from temper.tactics.cuda.strips import Strips, strip_blockings, strip_kernel
 
 _PROCESSORS = 132
 
@@ -59,7 +62,12 @@ class LayerNorm:
 
     def candidates(self, w: Workload) -> Sequence[Params]:
         rows, columns = _rows(w)
-        return list(row_blockings(rows, columns, _PROCESSORS, len(w.outputs)))[:8]
+        whole = list(row_blockings(rows, columns, _PROCESSORS, len(w.outputs)))
+        if isinstance(_strips(w), str):
+            return whole[:8]
+        many = isinstance(rows, int) and rows >= 8 * _PROCESSORS
+        by_warps = list(strip_blockings(rows, _PROCESSORS))
+        return [*by_warps, *whole[:3]] if many else [*whole[:4], *by_warps]
 
     def predict(self, w: Workload, params: Params) -> float:
         count = typical_count(w.outputs[0].type.shape)
@@ -71,12 +79,17 @@ class LayerNorm:
         x = w.inputs[0]
         assert x is not None
         rows, columns = _rows(w)
+        w = replace(w, epilogue=behind_sums(w.epilogue))
         names = ("x", "scale", "bias")
         inputs = [
             Parameter(name, POINTER_TYPES[s.type.dtype], ("input", i))
             for i, (name, s) in enumerate(zip(names, w.inputs, strict=False))
             if s is not None
         ]
+        inputs[0] = Parameter("x_at", inputs[0].type, inputs[0].ref)
+        about, sizes = f"{w.op} of {columns} elements.", {"X_STRIDE": x.row_stride or columns}
+        if dict(params).get("strips", 0):
+            return self._by_warps(w, entry, about, inputs, sizes, params)
         over_root = _OVER_ROOT.format(literal(w.attr("epsilon")))
         if w.op == "RMSNormalization":
             passes = [Pass(_ZERO.format("square"), "square += tl.sum(x * x, axis=1)", over_root)]
@@ -95,11 +108,40 @@ class LayerNorm:
         if (half := w.epilogue.operands[0].dtype) != "float32":
             value += f"\nv0 = v0.to({FLOATS[half]})"
         load = "tl.load(x_at + row[:, None] * X_STRIDE + channel[None, :], mask=live, other=0.0)"
-        inputs[0] = Parameter("x_at", inputs[0].type, inputs[0].ref)
         return row_kernel(
-            w, entry, f"{w.op} of {columns} elements.", inputs, {"X_STRIDE": x.row_stride or columns},
-            rows=rows, columns=columns, load=widened(load, x.type.dtype),
+            w, entry, about, inputs, sizes, rows=rows, columns=columns, load=widened(load, x.type.dtype),
             passes=passes, value=value, params=params,
+        )  # fmt: skip
+
+    @staticmethod
+    def _by_warps(
+        w: Workload, entry: str, about: str, inputs: list[Parameter], sizes: Mapping[str, DimLike], params: Params
+    ) -> Kernel:
+        x, strips = w.inputs[0], _strips(w)
+        assert x is not None and not isinstance(strips, str)
+        load = widened("tl.load(x_at + row[:, None] * X_STRIDE + channel_{i}[None, :]{mask})", x.type.dtype)
+        sums = ""
+        if w.op == "LayerNormalization":
+            sums += f"mean = (tl.sum({' + '.join(f'x_{i}' for i in range(strips.count))}, axis=1) / COLUMNS)[:, None]\n"
+            sums += strips.each("x_{i} -= mean\n")
+            last = strips.count - 1
+            if strips.ragged(last):
+                sums += f"x_{last} = tl.where((channel_{last} < COLUMNS)[None, :], x_{last}, 0.0)\n"
+        square = "x_0 * x_0"
+        for i in range(1, strips.count):
+            square = f"tl.fma(x_{i}, x_{i}, {square})"
+        sums += f"square = tl.sum({square}, axis=1)\n{_OVER_ROOT.format(literal(w.attr('epsilon')))}\n"
+        value = "v0 = x_{i} * over[:, None]"
+        for k, s in enumerate(w.inputs[1:], 1):
+            if s is not None:
+                name = "_ scale bias".split()[k]
+                loaded = widened(f"tl.load({name} + across + channel[None, :], mask=live)", s.type.dtype)
+                value += f"\nv0 {'*' if k == 1 else '+'}= {loaded}"
+        if (half := w.epilogue.operands[0].dtype) != "float32":
+            value += f"\nv0 = v0.to({FLOATS[half]})"
+        return strip_kernel(
+            w, entry, about, inputs, sizes, rows=_rows(w)[0], strips=strips, load=load, sums=sums,
+            value=value + "\n", params=params,
         )  # fmt: skip
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -108,6 +150,15 @@ class LayerNorm:
 
 _ZERO = "{} = tl.zeros((BM,), tl.float32)"
 _OVER_ROOT = "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), tl.sqrt_rn(square / COLUMNS + {}))"
+
+
+def _strips(w: Workload) -> Strips | str:
+    """How a warp holds a row, or why none does."""
+    x = w.inputs[0]
+    assert x is not None
+    if x.row_stride is not None and x.row_stride * itemsize(x.type.dtype) % 16:
+        return "rows do not start at multiples of 16 bytes"
+    return Strips.of(_rows(w)[1], x.type.dtype)
 
 
 def _axis(w: Workload) -> int:

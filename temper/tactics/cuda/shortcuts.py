@@ -41,7 +41,7 @@ def eased(e: Epilogue) -> Epilogue:
                 instrs[k] = replace(instr, attrs=(("approximate", "half"),))
         elif instr.op == "Cast" and instr.dtype == "float32" and not instr.attr("codes", 0):
             instrs[k] = _from_codes(e, k)
-        elif instr.op == "Div" and value in coded and _is_scalar(e, instr.args[1]):
+        elif instr.op == "Div" and value in coded and _is_scalar(e, instr.args[1]) and not instr.attr("codes", 0):
             dividend = instr.args[0] - first
             rough = dividend >= 0 and e.instrs[dividend].op == "Gelu"
             instrs[k] = replace(instr, attrs=(("codes", 2 if rough else 1),))
@@ -63,6 +63,19 @@ def _finite(e: Epilogue, value: int) -> bool:
     instr = e.instrs[value - first]
     return "int" in instr.dtype or (
         (instr.op in _PLAIN or instr.op == "Cast") and all(_finite(e, a) for a in instr.args)
+    )
+
+
+def behind_sums(e: Epilogue) -> Epilogue:
+    """The program with its division of the anchor's result before rounding to codes, if there is one, as one by a
+    reciprocal: the result is a quotient of float sums, which is off by more."""
+    marked = eased(e).instrs
+    return replace(
+        e,
+        instrs=tuple(
+            replace(m, attrs=(("codes", 2),)) if m.op == "Div" and m.attr("codes", 0) and m.args[0] == 0 else i
+            for i, m in zip(e.instrs, marked, strict=True)
+        ),
     )
 
 
