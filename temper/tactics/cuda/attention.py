@@ -201,51 +201,79 @@ class Attention:
             lowered = "tl.zeros_like(scores) - base[:, None]"
             weighed = f"tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), {lowered})"
 
-        def step(tail: bool) -> str:
-            """One block of keys; tail: some of them are not there."""
-            keys_there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
-            values_there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
-            text = f"""\
-keys = {keys.format(f"tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{keys_there})")}
-scores = tl.dot(queries, keys{'' if halves else precision}){'' if late else f' * {factor}'}
-"""
+        def scored(tail: bool) -> str:
+            """The scores of the keys j; tail: some of them are not there."""
+            raw = late or mask is not None
+            text = f"scores = tl.dot(queries, keys{'' if halves else precision}){'' if raw else f' * {factor}'}\n"
             if mask is not None:
                 text += f"""\
 shift = {mask_text(mask)}
 # times log2(e) the lowest of finite numbers would be infinite, and its row would see nothing
-scores += tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), shift)
+shift = tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), shift)
+scores = tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), tl.broadcast_to(shift, scores.shape))
 """
             seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if causal else "") if c]
             if seen:
                 text += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
-            text += f"""\
-highest = tl.maximum(top, tl.max(scores, axis=1){f' * {factor}' if late else ''})
+            return text
+
+        def keys_text(tail: bool) -> str:
+            there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
+            return f"keys = {keys.format(f'tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{there})')}\n"
+
+        def values_text(tail: bool) -> str:
+            there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
+            return f"values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{there})\n"
+
+        largest = f"tl.max(scores, axis=1){f' * {factor}' if late else ''}"
+
+        def step(tail: bool) -> str:
+            """One block of keys."""
+            return f"""\
+{keys_text(tail)}{scored(tail)}\
+highest = tl.maximum(top, {largest})
 base = tl.where(highest == float("-inf"), 0.0, highest)
 weights = tl.exp2({weighed})
 faded = tl.exp2(top - base)
 total = total * faded + tl.sum(weights, axis=1)
-values = tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_there})
+{values_text(tail)}\
 v0 = tl.dot(weights{narrow}, values, v0 * faded[:, None]{'' if narrow else precision})
 top = highest
 """
+
+        def kept(blocks: Sequence[tuple[int, int]], end: int) -> str:
+            """All keys, in blocks whose scores are all kept: nothing is rescaled."""
+            places = [(f"j = {at} + tl.arange(0, {width})\n", at + width > end) for at, width in blocks]
+            text = ""
+            for i, (place, tail) in enumerate(places):
+                text += f"{place}{keys_text(tail)}keys_{i} = keys\n"
+            for i, (place, tail) in enumerate(places):
+                text += f"{place}{values_text(tail)}values_{i} = values\n"
+            for i, (place, tail) in enumerate(places):
+                text += f"{place}keys = keys_{i}\n{scored(tail)}scores_{i} = scores\ntop = tl.maximum(top, {largest})\n"
+            text += 'base = tl.where(top == float("-inf"), 0.0, top)\n'
+            for i in range(len(places)):
+                text += f"scores = scores_{i}\nweights = tl.exp2({weighed})\ntotal += tl.sum(weights, axis=1)\n"
+                text += f"v0 = tl.dot(weights{narrow}, values_{i}, v0{'' if narrow else precision})\n"
             return text
 
         body = head_text(operands, t, queries)
         body += 'top = tl.full((BM,), float("-inf"), tl.float32)\ntotal = tl.zeros((BM,), tl.float32)\n'
         body += f"v0 = tl.zeros((BM, {v.room}), tl.float32)\n"
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if causal else "KEYS"
-        if isinstance(k.s, int) and not causal:
+        if isinstance(k.s, int) and k.s <= t.bn:
+            body += kept(parts(0, k.s, 3), k.s)
+        elif isinstance(k.s, int) and not causal:
             # the last block, if it is not whole, is as narrow as products can be
             whole = k.s // t.bn * t.bn
-            if whole:
-                blocks = f"j = first + tl.arange(0, BN)\n{step(False)}"
-                body += f"for first in range(0, {whole}, BN):\n{indent(blocks, '    ')}"
-            for first, width in parts(whole, k.s, 3 if whole else 1):
+            blocks = f"j = first + tl.arange(0, BN)\n{step(False)}"
+            body += f"for first in range(0, {whole}, BN):\n{indent(blocks, '    ')}"
+            for first, width in parts(whole, k.s, 3):
                 body += f"j = {first} + tl.arange(0, {width})\n{step(first + width > k.s)}"
         else:
             blocks = f"j = first + tl.arange(0, BN)\n{step(ragged(k, t))}"
             body += f"for first in range(0, {last}, BN):\n{indent(blocks, '    ')}"
-        body += "v0 = v0 / total[:, None]\n"
+        body += "v0 *= (1.0 / total)[:, None]\n"
         if integer_attr(w, "safe"):
             body += "v0 = tl.where(total[:, None] == 0.0, 0.0, v0)\n"
         if (half := w.epilogue.operands[0].dtype) != "float32":
