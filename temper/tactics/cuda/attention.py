@@ -86,12 +86,13 @@ def mask_text(slot: Slot) -> str:
 
 @dataclass(frozen=True)
 class Tile:
-    """bm queries meet bn keys at a time."""
+    """bm queries meet bn keys at a time. early: values and mask are read before the first product."""
 
     bm: int
     bn: int
     warps: int
     stages: int
+    early: int = 0
 
     @property
     def params(self) -> Params:
@@ -201,17 +202,23 @@ class Attention:
             lowered = "tl.zeros_like(scores) - base[:, None]"
             weighed = f"tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), {lowered})"
 
+        def shift_text() -> str:
+            """What the mask adds to the scores of the keys j."""
+            if mask is None:
+                return ""
+            return f"""\
+shift = {mask_text(mask)}
+# times log2(e) the lowest of finite numbers would be infinite, and its row would see nothing
+shift = tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), shift)
+"""
+
         def scored(tail: bool) -> str:
             """The scores of the keys j; tail: some of them are not there."""
             raw = late or mask is not None
             text = f"scores = tl.dot(queries, keys{'' if halves else precision}){'' if raw else f' * {factor}'}\n"
             if mask is not None:
-                text += f"""\
-shift = {mask_text(mask)}
-# times log2(e) the lowest of finite numbers would be infinite, and its row would see nothing
-shift = tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), shift)
-scores = tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), tl.broadcast_to(shift, scores.shape))
-"""
+                scaled = f"tl.full(scores.shape, {factor}, tl.float32)"
+                text += f"scores = tl.fma(scores, {scaled}, tl.broadcast_to(shift, scores.shape))\n"
             seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if causal else "") if c]
             if seen:
                 text += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
@@ -230,7 +237,7 @@ scores = tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), tl.broadcas
         def step(tail: bool) -> str:
             """One block of keys."""
             return f"""\
-{keys_text(tail)}{scored(tail)}\
+{keys_text(tail)}{shift_text()}{scored(tail)}\
 highest = tl.maximum(top, {largest})
 base = tl.where(highest == float("-inf"), 0.0, highest)
 weights = tl.exp2({weighed})
@@ -249,7 +256,10 @@ top = highest
                 text += f"{place}{keys_text(tail)}keys_{i} = keys\n"
             for i, (place, tail) in enumerate(places):
                 text += f"{place}{values_text(tail)}values_{i} = values\n"
+            for i, (place, _) in enumerate(places):
+                text += f"{place}{shift_text()}shift_{i} = shift\n" if mask is not None else ""
             for i, (place, tail) in enumerate(places):
+                text += f"shift = shift_{i}\n" if mask is not None else ""
                 text += f"{place}keys = keys_{i}\n{scored(tail)}scores_{i} = scores\ntop = tl.maximum(top, {largest})\n"
             text += 'base = tl.where(top == float("-inf"), 0.0, top)\n'
             for i in range(len(places)):

@@ -9,6 +9,7 @@ More keys are summed by block so, and the blocks in integers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from textwrap import indent
 
 import numpy as np
@@ -89,7 +90,9 @@ class AttentionInt8:
         return epilogue_declines(w.epilogue, "float32")
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        return sorted((x.params for x in tiles(w, _accepted(w), 1)), key=lambda p: self.predict(w, p))
+        found = [x.params for x in tiles(w, _accepted(w), 1)]
+        found += [replace(x, early=1).params for x in tiles(w, _accepted(w), 1) if _kept(w, x)]
+        return sorted(found, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
         t, operands = Tile.of(params), _accepted(w)
@@ -103,18 +106,22 @@ class AttentionInt8:
         assert w.inputs[0] is not None
         unsigned = w.inputs[0].type.dtype == "uint8"
         zero = integer_attr(w, "zero_point") - 128 * unsigned
+        mask = w.inputs[3] if len(w.inputs) > 3 else None
         keys = 1 << 40 if isinstance(k.s, Dim) else k.s
         kind = "float32" if keys <= _EXACT_FLOATS else "int32" if keys <= _EXACT_WORDS else "int64"
         whole = "" if kind == "float32" else f".to(tl.{kind})"
         counted, wide = ("int64", whole) if kind == "int64" else ("int32", "")
 
-        def step(tail: bool, width: int) -> str:
+        def values_text(tail: bool) -> str:
+            there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
+            return f"tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{there})"
+
+        def step(values: str, width: int) -> str:
             """What `scores` of `width` keys weigh."""
-            values_ok = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
             text = f"""\
 codes = weight_codes(scores - base[:, None])
 total += (tl.sum(codes, axis=1) - {_wrapped(width * _WEIGHED_BITS)}){wide}
-values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
+values = half({values})
 """
             if whole:
                 return text + f"v0 += tl.dot(weight_halves(codes), values){whole}\n"
@@ -126,19 +133,27 @@ values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
         start = f"total = tl.zeros((BM,), tl.{counted})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
         body += 'unit = tl.load(scale)\ntop = tl.full((BM,), float("-inf"), tl.float32)\n'
         highest = "top = tl.maximum(top, tl.max(scores, axis=1))\n"
-        if keys <= t.bn:
+        if _kept(w, t):
             # all scores are kept, of blocks that together hold hardly more than the keys
-            held = parts(0, keys, 3)
-            for i, (at, width) in enumerate(held):
-                body += f"j = {at} + tl.arange(0, {width})\n{_scores(w, k, at + width > keys, zero)}"
-                body += f"scores_{i} = scores\n{highest}"
+            held = [(f"j = {at} + tl.arange(0, {n})\n", at + n > keys, n) for at, n in parts(0, keys, 3)]
+            read = []
+            for i, (place, tail, _) in enumerate(held):
+                values, shift = values_text(tail), "" if mask is None else mask_text(mask)
+                if t.early:
+                    body += f"{place}values_{i} = {values}\n"
+                    body += f"shift_{i} = {shift}\n" if shift else ""
+                    values, shift = f"values_{i}", f"shift_{i}" if shift else ""
+                read.append((values, shift))
+            for i, ((place, tail, _), (_, shift)) in enumerate(zip(held, read, strict=True)):
+                body += f"{place}{_scores(w, k, tail, zero, shift)}scores_{i} = scores\n{highest}"
             body += _BASE + start
-            for i, (at, width) in enumerate(held):
-                body += f"j = {at} + tl.arange(0, {width})\nscores = scores_{i}\n{step(at + width > keys, width)}"
+            for i, ((place, _, width), (values, _)) in enumerate(zip(held, read, strict=True)):
+                body += f"{place}scores = scores_{i}\n{step(values, width)}"
         else:
             tail = ragged(k, t)
-            scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero)
-            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}{start}{loop}{indent(scores + step(tail, t.bn), '    ')}"
+            shift = "" if mask is None else mask_text(mask)
+            scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero, shift)
+            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}{start}{loop}{indent(scores + step(values_text(tail), t.bn), '    ')}"
         body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
             body += "over = tl.where(total == 0, 0.0, over)\n"
@@ -152,17 +167,23 @@ values = half(tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{values_ok}))
 _BASE = 'base = tl.where(top == float("-inf"), 0.0, top)\n'
 
 
+def _kept(w: Workload, t: Tile) -> bool:
+    """A block keeps the scores of all keys."""
+    keys = _accepted(w)[1].s
+    return isinstance(keys, int) and keys <= t.bn
+
+
 def _wrapped(x: int) -> int:
     """The number in 32 bits, as sums that overflow leave it."""
     return (x + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
-def _scores(w: Workload, k: Heads, tail: bool, zero: int) -> str:
+def _scores(w: Workload, k: Heads, tail: bool, zero: int, shift: str) -> str:
     """Statements that compute the scores of the keys j. tail: some of them are not there. zero: of the queries, as
-    signed bytes."""
-    mask = w.inputs[3] if len(w.inputs) > 3 else None
+    signed bytes. shift: expression of what is added to the scores."""
+    there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
     text = f"""\
-keys = tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")})
+keys = tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{there})
 sums = tl.dot(queries, keys, out_dtype=tl.int32)
 """
     if zero:
@@ -170,8 +191,7 @@ sums = tl.dot(queries, keys, out_dtype=tl.int32)
     small = k.d * 128 * (255 if zero else 128) < 1 << 22
     exact = "small_to_float(sums)" if small else "sums.to(tl.float32)"
     text += f"scores = {exact} * unit\n"
-    if mask is not None:
-        text += f"scores += {mask_text(mask)}\n"
+    text += f"scores += {shift}\n" if shift else ""
     seen = [c for c in ("(j < KEYS)[None, :]" if tail else "", CAUSAL if integer_attr(w, "causal") else "") if c]
     if seen:
         text += f'scores = tl.where({" & ".join(seen)}, scores, float("-inf"))\n'
