@@ -153,7 +153,8 @@ values = half({values})
             tail = ragged(k, t)
             shift = "" if mask is None else mask_text(mask)
             scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero, shift)
-            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}{start}{loop}{indent(scores + step(values_text(tail), t.bn), '    ')}"
+            body += f"{loop}{indent(scores + highest, '    ')}{_BASE}"
+            body += f"{start}{loop}{indent(scores + step(values_text(tail), t.bn), '    ')}"
         body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
             body += "over = tl.where(total == 0, 0.0, over)\n"

@@ -101,7 +101,7 @@ def strip_kernel(
     finish = re.sub(r"^v\d+ = tl\.load\(q\d+\)\n", "", finish, flags=re.MULTILINE)
     body += scalars
     for i in range(strips.count):
-        ok = f"channel < COLUMNS" if strips.ragged(i) else "tl.full((WIDTH,), 1, tl.int1)"
+        ok = "channel < COLUMNS" if strips.ragged(i) else "tl.full((WIDTH,), 1, tl.int1)"
         body += f"channel = channel_{i}\nchannel_ok = {ok}\nlive = row_ok[:, None] & channel_ok[None, :]\n"
         body += value.format(i=i) + finish
     return kernel_of(w, entry, about, inputs, {**own, **sizes}, body, grid=ceil_div(rows, bm), warps=warps)
