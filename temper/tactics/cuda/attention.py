@@ -146,7 +146,7 @@ def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: 
     # 6 warps keep a processor busy; a step waits for its keys, the less the earlier they were fetched
     busy = min(1.0, each * t.warps / 6)
     held = t.bm * (t.bn + v.room) / (32 * t.warps)  # numbers that a thread holds
-    late = (1.0 if t.warps <= 4 else 1.12) * (1.25 if held > 160 else 1.0)
+    late = (1.0 if t.warps <= 4 else 1.12 if held < 160 else 1.4) * (1.25 if held > 160 else 1.0)
     if steps > 1:
         late *= {1: 1.25, 2: 1.0 if t.bn >= 128 else 1.05, 3: 1.08 if t.bn >= 128 else 1.0}[t.stages]
         late *= 1.5 if held > 128 else 1.0
@@ -179,7 +179,8 @@ class Attention:
     def predict(self, w: Workload, params: Params) -> float:
         size = _size(w)
         rate = {2: 1.6e12, 4: 1.0e12 if w.tf32 else 0.15e12}[size]
-        return predicted(w, _accepted(w), Tile.of(params), size, rate, 8.3e-11)
+        operands, t = _accepted(w), Tile.of(params)
+        return predicted(w, operands, t, size, rate, 8.3e-11) * (0.8 if kept(operands, t) else 1.0)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
         q, k, v, out = operands = _accepted(w)
@@ -248,8 +249,8 @@ v0 = tl.dot(weights{narrow}, values, v0 * faded[:, None]{'' if narrow else preci
 top = highest
 """
 
-        def kept(blocks: Sequence[tuple[int, int]], end: int) -> str:
-            """All keys, in blocks whose scores are all kept: nothing is rescaled."""
+        def at_once(blocks: Sequence[tuple[int, int]], end: int) -> str:
+            """All keys, in blocks whose scores are all kept: nothing is rescaled, and all is read at the start."""
             places = [(f"j = {at} + tl.arange(0, {width})\n", at + width > end) for at, width in blocks]
             text = ""
             for i, (place, tail) in enumerate(places):
@@ -271,8 +272,8 @@ top = highest
         body += 'top = tl.full((BM,), float("-inf"), tl.float32)\ntotal = tl.zeros((BM,), tl.float32)\n'
         body += f"v0 = tl.zeros((BM, {v.room}), tl.float32)\n"
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if causal else "KEYS"
-        if isinstance(k.s, int) and k.s <= t.bn:
-            body += kept(parts(0, k.s, 3), k.s)
+        if isinstance(k.s, int) and kept(operands, t):
+            body += at_once(parts(0, k.s, 3), k.s)
         elif isinstance(k.s, int) and not causal:
             # the last block, if it is not whole, is as narrow as products can be
             whole = k.s // t.bn * t.bn
@@ -313,6 +314,12 @@ def parts(first: int, end: int, most: int) -> list[tuple[int, int]]:
         found.append((at, width))
         at += width
     return found if 8 * sum(w for _, w in found) <= 7 * one else [(first, one)]
+
+
+def kept(operands: Sequence[Heads], t: Tile) -> bool:
+    """A block keeps the scores of all keys."""
+    keys = operands[1].s
+    return isinstance(keys, int) and keys <= t.bn
 
 
 def ragged(k: Heads, t: Tile) -> bool:

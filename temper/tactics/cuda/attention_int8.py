@@ -23,6 +23,7 @@ from temper.tactics.cuda.attention import (
     Tile,
     attention_kernel,
     head_text,
+    kept,
     mask_text,
     operands_of,
     parts,
@@ -39,11 +40,8 @@ _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 
 #: Conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded half to even,
 #: in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
-#: weight_codes: 255 e^x for x <= 0 as a code, in the bits of a float32 whose lower half are those of 1024 + code as
-#: float16 (a product with a power of two is exact, so that it may be contracted). half: bytes as float16, 1024 + 128
-#: added to them and taken away.
-_WEIGHED = 12582912.0 + 0x6400
-_WEIGHED_BITS = int(np.float32(_WEIGHED).view(np.int32))
+#: weight_codes: 255 e^x for x <= 0 as a code; its product with a power of two is exact, and so may be contracted.
+#: half: bytes as float16, 1024 + 128 added to them and taken away.
 _HELPERS = f"""
 
 
@@ -58,12 +56,7 @@ def weight_codes(x):
     f = tl.maximum(x * {float(LOG2E)!r}, -16.0) - (t - 12582912.0)
     p = 255.0 + f * ({float(P1)!r} + f * ({float(P2)!r} + f * {float(P3)!r}))
     power = ((t.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
-    return tl.fma(p, power, tl.full(p.shape, {float(_WEIGHED)!r}, tl.float32)).to(tl.int32, bitcast=True)
-
-
-@triton.jit
-def weight_halves(bits):
-    return bits.to(tl.int16).to(tl.float16, bitcast=True) - 1024.0
+    return tl.fma(p, power, tl.full(p.shape, 12582912.0, tl.float32)) - 12582912.0
 
 
 @triton.jit
@@ -90,14 +83,16 @@ class AttentionInt8:
         return epilogue_declines(w.epilogue, "float32")
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        found = [x.params for x in tiles(w, _accepted(w), 1)]
-        found += [replace(x, early=1).params for x in tiles(w, _accepted(w), 1) if _kept(w, x)]
-        return sorted(found, key=lambda p: self.predict(w, p))
+        operands = _accepted(w)
+        found = list(tiles(w, operands, 1))
+        # what is read early waits in registers
+        room = [x for x in found if kept(operands, x) and x.bm * (x.bn + operands[2].room) <= 128 * 32 * x.warps]
+        found += [replace(x, early=1) for x in room]
+        return sorted((x.params for x in found), key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
         t, operands = Tile.of(params), _accepted(w)
-        keys = operands[1].s
-        twice = 1.0 if isinstance(keys, int) and keys <= t.bn else 1.5
+        twice = 1.0 if kept(operands, t) else 1.5
         return predicted(w, operands, t, 1, 1.6e12 / twice, 1.4e-10 * twice)
 
     def generate(self, w: Workload, params: Params, entry: str) -> Kernel:
@@ -110,51 +105,50 @@ class AttentionInt8:
         keys = 1 << 40 if isinstance(k.s, Dim) else k.s
         kind = "float32" if keys <= _EXACT_FLOATS else "int32" if keys <= _EXACT_WORDS else "int64"
         whole = "" if kind == "float32" else f".to(tl.{kind})"
-        counted, wide = ("int64", whole) if kind == "int64" else ("int32", "")
 
         def values_text(tail: bool) -> str:
             there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
             return f"tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{there})"
 
-        def step(values: str, width: int) -> str:
-            """What `scores` of `width` keys weigh."""
+        def step(values: str) -> str:
+            """What `scores` weigh."""
             text = f"""\
 codes = weight_codes(scores - base[:, None])
-total += (tl.sum(codes, axis=1) - {_wrapped(width * _WEIGHED_BITS)}){wide}
+total += tl.sum(codes, axis=1){whole}
 values = half({values})
 """
             if whole:
-                return text + f"v0 += tl.dot(weight_halves(codes), values){whole}\n"
-            return text + "v0 = tl.dot(weight_halves(codes), values, v0)\n"
+                return text + f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
+            return text + "v0 = tl.dot(codes.to(tl.float16), values, v0)\n"
 
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if integer_attr(w, "causal") else "KEYS"
         loop = f"for first in range(0, {last}, BN):\n"
         body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
-        start = f"total = tl.zeros((BM,), tl.{counted})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
+        start = f"total = tl.zeros((BM,), tl.{kind})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
         body += 'unit = tl.load(scale)\ntop = tl.full((BM,), float("-inf"), tl.float32)\n'
         highest = "top = tl.maximum(top, tl.max(scores, axis=1))\n"
-        if _kept(w, t):
+        if kept(operands, t):
             # all scores are kept, of blocks that together hold hardly more than the keys
-            held = [(f"j = {at} + tl.arange(0, {n})\n", at + n > keys, n) for at, n in parts(0, keys, 3)]
+            held = [(f"j = {at} + tl.arange(0, {n})\n", at + n > keys) for at, n in parts(0, keys, 3)]
             read = []
-            for i, (place, tail, _) in enumerate(held):
+            for i, (place, tail) in enumerate(held):
                 values, shift = values_text(tail), "" if mask is None else mask_text(mask)
                 if t.early:
                     body += f"{place}values_{i} = {values}\n"
                     body += f"shift_{i} = {shift}\n" if shift else ""
                     values, shift = f"values_{i}", f"shift_{i}" if shift else ""
                 read.append((values, shift))
-            for i, ((place, tail, _), (_, shift)) in enumerate(zip(held, read, strict=True)):
+            for i, ((place, tail), (_, shift)) in enumerate(zip(held, read, strict=True)):
                 body += f"{place}{_scores(w, k, tail, zero, shift)}scores_{i} = scores\n{highest}"
             body += _BASE + start
-            for i, ((place, _, width), (values, _)) in enumerate(zip(held, read, strict=True)):
-                body += f"{place}scores = scores_{i}\n{step(values, width)}"
+            for i, ((place, _), (values, _)) in enumerate(zip(held, read, strict=True)):
+                body += f"{place}scores = scores_{i}\n{step(values)}"
         else:
             tail = ragged(k, t)
             shift = "" if mask is None else mask_text(mask)
             scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero, shift)
             body += f"{loop}{indent(scores + highest, '    ')}{_BASE}"
-            body += f"{start}{loop}{indent(scores + step(values_text(tail), t.bn), '    ')}"
+            body += f"{start}{loop}{indent(scores + step(values_text(tail)), '    ')}"
         body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
             body += "over = tl.where(total == 0, 0.0, over)\n"
@@ -166,17 +160,6 @@ values = half({values})
 
 
 _BASE = 'base = tl.where(top == float("-inf"), 0.0, top)\n'
-
-
-def _kept(w: Workload, t: Tile) -> bool:
-    """A block keeps the scores of all keys."""
-    keys = _accepted(w)[1].s
-    return isinstance(keys, int) and keys <= t.bn
-
-
-def _wrapped(x: int) -> int:
-    """The number in 32 bits, as sums that overflow leave it."""
-    return (x + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _scores(w: Workload, k: Heads, tail: bool, zero: int, shift: str) -> str:

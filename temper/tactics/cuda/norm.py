@@ -28,7 +28,7 @@ _PROCESSORS = 132
 class LayerNorm:
     """LayerNormalization and RMSNormalization over trailing axes.
 
-    Parameters. bm: rows of a block. warps: of 32 threads each.
+    Parameters. bm: rows of a block. warps: of 32 threads each. strips: every row is one warp's (strips.py).
     """
 
     name = "cuda.layernorm"
@@ -63,11 +63,12 @@ class LayerNorm:
     def candidates(self, w: Workload) -> Sequence[Params]:
         rows, columns = _rows(w)
         whole = list(row_blockings(rows, columns, _PROCESSORS, len(w.outputs)))
-        if isinstance(_strips(w), str):
+        if isinstance(_strips(w), str) or (isinstance(rows, int) and rows < 8 * _PROCESSORS):
             return whole[:8]
-        many = isinstance(rows, int) and rows >= 8 * _PROCESSORS
-        by_warps = list(strip_blockings(rows, _PROCESSORS))
-        return [*by_warps, *whole[:3]] if many else [*whole[:4], *by_warps]
+        by_warps = list(strip_blockings())
+        # halves take as long as their bytes either way; what turns them into codes is bound by instructions
+        coded = any(itemsize(s.type.dtype) == 1 for s in w.outputs)
+        return [*by_warps, *whole[:3]] if coded else [*whole[:3], *by_warps]
 
     def predict(self, w: Workload, params: Params) -> float:
         count = typical_count(w.outputs[0].type.shape)

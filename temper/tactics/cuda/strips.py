@@ -51,11 +51,9 @@ class Strips:
         return "".join(text.format(i=i) for i in range(self.count))
 
 
-def strip_blockings(rows: DimLike, processors: int) -> Iterator[Params]:
-    """Rows of a block, one a warp; many rows first by blocks that fill a processor."""
-    count = 1 << 14 if isinstance(rows, Dim) else rows
-    wide = [n for n in (4, 8, 2) if count >= 4 * processors * n]
-    for warps in wide or (1, 2):
+def strip_blockings() -> Iterator[Params]:
+    """Rows of a block, one a warp, for many rows: of few, several warps a row are faster."""
+    for warps in (4, 8, 2):
         yield (("bm", warps), ("warps", warps), ("strips", 1))
 
 

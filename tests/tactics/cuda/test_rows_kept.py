@@ -17,7 +17,7 @@ from temper.tactics.cuda.attention import Attention
 from temper.tactics.cuda.attention_int8 import AttentionInt8
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.norm import LayerNorm
-from temper.tactics.cuda.strips import Strips
+from temper.tactics.cuda.strips import Strips, strip_blockings
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
 from temper.tune.measure import Guarded, blank
 from temper.tune.verify import Problem, make_problem, mismatch, sample
@@ -140,9 +140,8 @@ def test_rows_of_a_warp_agree_with_the_reference(tmp_path: Path) -> None:
     }  # fmt: skip
     placed = []
     for name, w in subjects.items():
-        chosen = [p for p in tactic.candidates(w) if dict(p).get("strips")]
-        assert chosen, name
-        placed += [Placed(name, tactic, w, p, {"d0": 7} if name == "run time" else {}) for p in chosen[:2]]
+        env = {"d0": 7} if name == "run time" else {}
+        placed += [Placed(name, tactic, w, p, env) for p in list(strip_blockings())[:2]]
     assert not failures(placed, tmp_path)
 
 
@@ -154,7 +153,8 @@ def test_what_warps_do_not_hold_is_left_to_blocks() -> None:
     assert Strips.of(128, "float16") == "rows of 128 leave lanes idle"
     skewed = norm("float16", 1 << 14, 264, stride=268)
     assert not any(dict(p).get("strips") for p in LayerNorm().candidates(skewed))
-    assert dict(LayerNorm().candidates(norm("float16", 1 << 14, 768))[0])["strips"] == 1
+    assert dict(LayerNorm().candidates(coded(1 << 14, 768))[0])["strips"] == 1
+    assert not any(dict(p).get("strips") for p in LayerNorm().candidates(norm("float16", 128, 768)))
 
 
 def test_codes_behind_statistics_are_divided_by_a_reciprocal() -> None:
