@@ -293,7 +293,7 @@ class _Cutter:
         if not any("Chain" in t.ops for t in self.tactics):
             return ()
         found = []
-        for chain, members in chains(graph, storage.regions):
+        for chain, members in chains(graph, storage.regions, log):
             w, sizes = self.general(chain, storage.strides)
             if (reason := self._declines(w)) is not None:
                 log.did_not("chain", chain.name, reason)

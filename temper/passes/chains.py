@@ -9,14 +9,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from temper.ir.graph import Graph, Node, Value
+from temper.passes.manager import Log
 from temper.passes.partition import Region
+from temper.passes.rising import falls
 from temper.tactics.epilogue import Epilogue
 
-#: Links of a chain.
-LENGTHS = (2,)
-
 #: Anchors that may follow an anchor.
-_FOLLOWS = {"ConvInt8": frozenset({"ConvInt8", "SqueezeExcite"}), "Conv": frozenset({"SqueezeExcite"})}
+_FOLLOWS = {
+    "ConvInt8": frozenset({"ConvInt8", "SqueezeExcite", "MaxPool"}),
+    "Conv": frozenset({"SqueezeExcite", "MaxPool"}),
+    "Transpose": frozenset({"ConvInt8", "Conv"}),
+}
+
+#: Anchors of chains of more than two links.
+_LONGER = (("Transpose", "ConvInt8", "MaxPool"), ("Transpose", "Conv", "MaxPool"))
 
 
 @dataclass(frozen=True)
@@ -66,25 +72,32 @@ class Chain(Region):
         return (self.links,)
 
 
-def chains(graph: Graph, regions: Sequence[Region]) -> Iterator[tuple[Chain, tuple[int, ...]]]:
-    """Chains there could be, each with the indices of its links; they overlap."""
+def chains(graph: Graph, regions: Sequence[Region], log: Log | None = None) -> Iterator[tuple[Chain, tuple[int, ...]]]:
+    """Chains there could be, each with the indices of its links; they overlap.
+
+    A maximum follows only programs that never fall where their anchor's result rises, and has such a one itself, so
+    that its kernel may take it before them: the workload of a chain does not tell. log: is told of those left out.
+    """
     first_input = {
         r.anchor_inputs[0].id: i
         for i, r in enumerate(regions)
         if any(r.op in after for after in _FOLLOWS.values()) and r.anchor_inputs[0] is not None
     }
-    follows = {
-        i: j
-        for i, r in enumerate(regions)
-        if (j := _next(graph, r, first_input)) is not None and regions[j].op in _FOLLOWS[r.op]
-    }
-    for length in LENGTHS:
-        for i in follows:
-            members = [i]
-            while len(members) < length and members[-1] in follows:
-                members.append(follows[members[-1]])
-            if len(members) == length:
-                yield Chain.of([regions[k] for k in members]), tuple(members)
+    follows = {}
+    for i, r in enumerate(regions):
+        j = _next(graph, r, first_input)
+        if j is None or regions[j].op not in _FOLLOWS[r.op]:
+            continue
+        reason = falls(r) or falls(regions[j]) if regions[j].op == "MaxPool" else None
+        if reason is None:
+            follows[i] = j
+        elif log is not None:
+            log.did_not("chain", regions[j].name, f"the maximum stays behind {r.name}: {reason}")
+    for i, j in follows.items():
+        yield Chain.of([regions[i], regions[j]]), (i, j)
+        k = follows.get(j)
+        if k is not None and (regions[i].op, regions[j].op, regions[k].op) in _LONGER:
+            yield Chain.of([regions[i], regions[j], regions[k]]), (i, j, k)
 
 
 def _next(graph: Graph, r: Region, readers: dict[int, int]) -> int | None:

@@ -68,6 +68,7 @@ from temper.tactics.cuda.recurrent import Recurrent as CudaRecurrent
 from temper.tactics.cuda.resize import Resize as CudaResize
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
 from temper.tactics.cuda.stem import ConvFewChannels
+from temper.tactics.cuda.stem_chain import ConvFewChannelsChain
 from temper.tactics.cuda.transpose import Transpose
 
 
@@ -134,6 +135,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
     return (
         ConvImplicitGemm(),
         ConvFewChannels(),
+        ConvFewChannelsChain(),
         GemmTiles(),
         ConvStreamed(),
         GemmStreamed(),

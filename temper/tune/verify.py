@@ -228,11 +228,13 @@ def _answered(
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]
     if w.op in ("Conv", "ConvTranspose", "MatMul", "ConvBfloat16", "MatMulBfloat16"):
-        size = _anchor(w, [None if x is None else _magnitude(x) for x in wide], attrs)[0].astype(np.float64)
-        coarse = _TF32 * w.tf32 + _SUMS8 * any(s is not None and s.type.dtype.startswith("float8") for s in w.inputs)
-        slack = (_EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) + coarse) * size
+        slack = _product_slack(w, wide, env)
     elif w.op == "SqueezeExcite":
         slack = _gates_slack(wide, attrs, acc, 2 * _TF32 * w.tf32)
+    elif w.links and w.links[-1].op == "MaxPool":
+        slack = _pooled_slack(w, wide, acc)
+    elif w.links and w.links[-1].op == "Conv":
+        slack = _product_slack(w.links[-1], _last_inputs(w, wide), env)
     elif w.links:
         # of a chain what the last link is off by, and what its data is: rounded to the next narrow float, behind steps
         # that need not be exact
@@ -274,6 +276,31 @@ def _answered(
         for low, mid, high, own in zip(*ends, inner, strict=True)
     ]
     return Problem(env, inputs, tuple(operands), want, tuple(bounds))
+
+
+def _product_slack(w: Workload, inputs: Arrays, env: Mapping[str, int]) -> np.ndarray:
+    """Error bound of a product's sums. inputs: widened."""
+    attrs = {k: bind_attr(v, env) for k, v in w.attrs}
+    size = _anchor(w, [None if x is None else _magnitude(x) for x in inputs], attrs)[0].astype(np.float64)
+    coarse = _TF32 * w.tf32 + _SUMS8 * any(s is not None and s.type.dtype.startswith("float8") for s in w.inputs)
+    slack: np.ndarray = (_EPS * (2 * np.sqrt(reduction_length(w, env)) + 8) + coarse) * size
+    return slack
+
+
+def _pooled_slack(w: Workload, inputs: Arrays, acc: np.ndarray) -> np.ndarray:
+    """What the maximum of a product's results moves by where its sums move by their error bound: what lies between
+    never falls where they rise."""
+    data, operands = _link_inputs(w, inputs, len(w.links) - 2)
+    product = w.links[-2]
+    (sums,) = _anchor(product, data, {k: bind_attr(v, {}) for k, v in product.attrs})
+    slack = _product_slack(product, data, {})
+    pool = w.links[-1]
+    ends = []
+    for d in (-slack, slack):
+        (y,) = epilogue_reference(product.epilogue, [(sums + d).astype(np.float32), *operands])
+        (end,) = _anchor(pool, widened_inputs(pool, [y]), {k: bind_attr(v, {}) for k, v in pool.attrs})
+        ends.append(np.abs(end.astype(np.float64) - acc))
+    return np.maximum(*ends)
 
 
 def _gates_slack(
@@ -320,13 +347,19 @@ def _anchor(w: Workload, inputs: Arrays, attrs: Attrs) -> list[np.ndarray]:
 
 def _last_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:
     """What the last anchor of a chain computes with."""
-    data, given = inputs[0], []
-    for link, (own, operands) in zip(w.links, chained(w), strict=True):
-        given = widened_inputs(link, [data, *(inputs[i] for i in own)])
-        if link is not w.links[-1]:
+    return _link_inputs(w, inputs, len(w.links) - 1)[0]
+
+
+def _link_inputs(w: Workload, inputs: Arrays, last: int) -> tuple[list[np.ndarray | None], list[np.ndarray | None]]:
+    """What the anchor of a chain's link computes with, and the operands of its program from the second on."""
+    data, given, behind = inputs[0], [], []
+    for i, (link, (own, operands)) in enumerate(zip(w.links[: last + 1], chained(w), strict=False)):
+        given = widened_inputs(link, [data, *(inputs[k] for k in own)])
+        behind = [inputs[k] for k in operands]
+        if i < last:
             (acc,) = _anchor(link, given, {k: bind_attr(v, {}) for k, v in link.attrs})
-            (data,) = epilogue_reference(link.epilogue, [acc, *(inputs[i] for i in operands)])
-    return given
+            (data,) = epilogue_reference(link.epilogue, [acc, *behind])
+    return given, behind
 
 
 def widened_inputs(w: Workload, inputs: Arrays) -> list[np.ndarray | None]:

@@ -34,10 +34,9 @@ from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES, tile_seconds
 from temper.tactics.cuda.product_text import IMAGE, Blocking, constants_added, finished, module_text, product_text
+from temper.tactics.cuda.stem_fold import Folded, fold_text, turned_fold_text
 
 _CODES = frozenset({"int8", "uint8"})
-#: Bytes of a packed pixel are a multiple of this.
-_PIXEL = 16
 #: Most bytes of a pixel: wider ones are read well as they are.
 _MOST = 8
 
@@ -48,58 +47,6 @@ _TILES = (
     (64, 16, 64, 2, 4), (128, 32, 32, 4, 4), (64, 16, 32, 2, 4),
 )  # fmt: skip
 
-
-@dataclass(frozen=True)
-class _Folded:
-    """The image as the second launch reads it: [n, height, width, depth], and windows of `rows` x `columns` pixels.
-    depth and, for codes, columns are powers of two.
-
-    skip: leading rows and columns of the first pixel that are outside the window; lead: rows and columns of padding.
-    """
-
-    height: DimLike
-    width: DimLike
-    depth: int
-    rows: int
-    columns: int
-    skip: tuple[int, int]
-    lead: tuple[int, int]
-
-    @staticmethod
-    def of(s: ConvShape, size: int, exact: bool) -> _Folded:
-        """exact: what the weights of added columns multiply may not be a number."""
-        (sy, sx), (kh, kw) = s.strides, s.kernel
-        skip = (-s.pads[0] % sy, -s.pads[1] % sx)
-        rows, columns = (kh - 1 + skip[0]) // sy + 1, (kw - 1 + skip[1]) // sx + 1
-        columns = columns if exact else 1 << (columns - 1).bit_length()
-        depth = max(_PIXEL // size, 1 << (sy * sx * s.icg - 1).bit_length())
-        lead = (s.pads[0] + skip[0], s.pads[1] + skip[1])
-        return _Folded(s.oh + rows - 1, s.ow + columns - 1, depth, rows, columns, skip, lead)
-
-    @property
-    def run(self) -> int:
-        """Elements of a row of the window."""
-        return self.columns * self.depth
-
-    @property
-    def terms(self) -> int:
-        return self.rows * self.run
-
-
-_FOLD = """\
-spot = tl.program_id(0) * SPOTS + tl.arange(0, SPOTS)
-known = spot < N * HEIGHT * WIDTH
-image = spot // (HEIGHT * WIDTH)
-place = tl.arange(0, DEPTH)
-sub = place // IC
-y = (spot // WIDTH % HEIGHT * STRIDE_Y - LEAD_Y)[:, None] + (sub // STRIDE_X)[None, :]
-x0 = (spot % WIDTH * STRIDE_X - LEAD_X)[:, None] + (sub % STRIDE_X)[None, :]
-inside = (y >= 0) & (y < IH) & (x0 >= 0) & (x0 < IW)
-live = known[:, None] & (sub < STRIDE_Y * STRIDE_X)[None, :]
-at = ((image.to(tl.int64) * IH)[:, None] + y) * IW + x0
-value = tl.load(x + at * X_STRIDE + (place % IC)[None, :], mask=inside & live, other={outside})
-{negative}tl.store(folded + spot.to(tl.int64)[:, None] * DEPTH + place[None, :], {value}, mask=known[:, None])
-"""
 
 _RUNS = """\
 block = tl.program_id(0) // COLUMNS
@@ -125,6 +72,99 @@ for step in range(0, TERMS // BK):
     b = tl.load(b_at + term[:, None])
     acc = product(a, b, acc)
 """
+
+
+@dataclass(frozen=True)
+class Stem:
+    """A convolution of few channels as its kernels see it. data: type of its input; spots: folded pixels a block
+    writes."""
+
+    s: ConvShape
+    f: Folded
+    data: str
+    zero: int
+    bias: bool
+    spots: int
+
+    @staticmethod
+    def of(w: Workload, spots: int = 0) -> Stem:
+        s = conv_shape(w)
+        if isinstance(s, str):
+            raise ValueError(s)
+        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        codes, size = data in _CODES, itemsize(data)
+        f = Folded.of(s, size, size > 1)
+        zero = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
+        bias = len(w.inputs) > 2 and w.inputs[2] is not None
+        return Stem(s, f, data, zero, bias, spots or max(1, 4096 // f.depth))
+
+    @property
+    def size(self) -> int:
+        return itemsize(self.data)
+
+    @property
+    def codes(self) -> bool:
+        return self.data in _CODES
+
+    @property
+    def held(self) -> str:
+        """Type of the folded image and of the weights."""
+        return "int8" if self.codes else self.data
+
+    @property
+    def sums(self) -> str:
+        return "tl.int32" if self.codes else "tl.float32"
+
+    @property
+    def pixels(self) -> DimLike:
+        """Of the folded image."""
+        return product((self.s.n, self.f.height, self.f.width))
+
+    def pointers(self, given: str) -> list[Parameter]:
+        """What the kernels take but for their programs' operands. given: type of the image that is folded."""
+        found = [
+            Parameter("x", POINTER_TYPES[given], ("input", 0)),
+            Parameter("w", POINTER_TYPES[self.held], ("packed", 0)),
+            Parameter("folded", POINTER_TYPES[self.held], ("shared", 0)),
+        ]
+        if self.codes or self.bias:
+            found.append(Parameter("bias", "*i32" if self.codes else "*fp32", ("packed", 1)))
+        return found
+
+    def sizes(self) -> dict[str, Any]:
+        """Constants of the kernels."""
+        s, f = self.s, self.f
+        return {
+            "N": s.n, "IH": s.ih, "IW": s.iw, "OH": s.oh, "OW": s.ow, "IC": s.icg, "OC": s.ocg, "ROWS": s.pixels,
+            "STRIDE_Y": s.strides[0], "STRIDE_X": s.strides[1], "LEAD_Y": f.lead[0], "LEAD_X": f.lead[1],
+            "X_STRIDE": s.xld, "HEIGHT": f.height, "WIDTH": f.width, "DEPTH": f.depth, "RUN": f.run,
+            "TERMS": f.terms, "SPOTS": self.spots,
+        }  # fmt: skip
+
+    def fold(self, entry: str, names: Sequence[str], turn: Workload | None = None) -> str:
+        """The module of the kernel that folds the image, or its planes behind the program of a transposition."""
+        about = f"Folds strides of {self.s.strides[0]}x{self.s.strides[1]} into {self.f.depth} channels."
+        if turn is None:
+            return module_text(about, entry, names, self.sizes(), fold_text(self.data, self.zero))
+        text = turned_fold_text(turn, self.s, self.f, self.zero)
+        return module_text(about, entry, names, self.sizes(), text, "\n" + epilogue_helpers(turn.epilogue))
+
+    def products(self, w: Workload, b: Blocking, entry: str, names: Sequence[str]) -> str:
+        """The module of the kernel that multiplies, with the epilogue of `w`."""
+        s, f = self.s, self.f
+        tile = {
+            "BM": b.bm, "BN": b.bn, "BK": b.bk, "COLUMNS": -(-s.ocg // b.bn), "SPOTS": self.spots, "WARPS": b.warps,
+        }  # fmt: skip
+        rest, order = finished(w, s), ""
+        if b.direct:
+            part = register_tiles.part(w)
+            order = f"n = tl.minimum(column * BN + {register_tiles.columns('BN', part)}, OC - 1)\n"
+            named, rest = register_tiles.epilogue(rest, "acc", b.bn, part)
+            rest = named + IMAGE + rest
+        body = _RUNS.format(sums=self.sums, first=constants_added(s, names), order=order)
+        helpers = product_text(self.held, False).rstrip() + "\n" + epilogue_helpers(w.epilogue)
+        about = f"{f.rows}x{f.columns} windows of {f.depth} channels: tiles of {b.bm}x{b.bn}x{b.bk}."
+        return module_text(about, entry, names, self.sizes() | tile, body + rest, helpers)
 
 
 class ConvFewChannels:
@@ -165,7 +205,8 @@ class ConvFewChannels:
         return epilogue_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        s, f, size = self._parts(w)
+        x = Stem.of(w)
+        s, f, size = x.s, x.f, x.size
         found = []
         for bm, bn, bk, warps, stages in _TILES:
             terms = bk // size
@@ -180,7 +221,8 @@ class ConvFewChannels:
 
     def predict(self, w: Workload, params: Params) -> float:
         """The first launch's bytes at the chip's bandwidth, then blocks as of other products, or the second's bytes."""
-        s, f, size = self._parts(w)
+        x = Stem.of(w)
+        s, f, size = x.s, x.f, x.size
         b, d = Blocking.of(params), DEVICES[w.isa]
         pixels = static(s.pixels) or TYPICAL_PIXELS
         tiles = -(-pixels // b.bm) * -(-s.ocg // b.bn)
@@ -191,69 +233,29 @@ class ConvFewChannels:
         return total * (0.95 if b.direct else 1.0) * (1 + 0.02 * (b.stages - 2)) * (1.2 if b.warps > 4 else 1.0)
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
-        s, f, size = self._parts(w)
-        b = Blocking.of(params)
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
-        codes = data in _CODES
-        held = "int8" if codes else data
-        pointers = [
-            Parameter("x", POINTER_TYPES[data], ("input", 0)),
-            Parameter("w", POINTER_TYPES[held], ("packed", 0)),
-            Parameter("folded", POINTER_TYPES[held], ("shared", 0)),
-        ]
-        if codes or self._has_bias(w):
-            pointers.append(Parameter("bias", "*i32" if codes else "*fp32", ("packed", 1)))
-        pointers += epilogue_parameters(w.epilogue)
+        b, x = Blocking.of(params), Stem.of(w)
+        pointers = [*x.pointers(x.data), *epilogue_parameters(w.epilogue)]
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
         names, aligned = [name for name, _ in signature], frozenset(p.name for p in pointers)
-        spots = max(1, 4096 // f.depth)
-        sizes: dict[str, Any] = {
-            "N": s.n, "IH": s.ih, "IW": s.iw, "OH": s.oh, "OW": s.ow, "IC": s.icg, "OC": s.ocg, "ROWS": s.pixels,
-            "STRIDE_Y": s.strides[0], "STRIDE_X": s.strides[1], "LEAD_Y": f.lead[0], "LEAD_X": f.lead[1],
-            "X_STRIDE": s.xld, "HEIGHT": f.height, "WIDTH": f.width, "DEPTH": f.depth, "RUN": f.run,
-            "TERMS": f.terms, "BM": b.bm, "BN": b.bn, "BK": b.bk, "COLUMNS": -(-s.ocg // b.bn), "SPOTS": spots,
-            "WARPS": b.warps,
-        }  # fmt: skip
-        value = "(value ^ 128).to(tl.int8, bitcast=True)" if data == "uint8" else "value"
-        outside = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
-        negative = ""
-        if outside < 0:  # Triton 3.6 extends its sign over the other bytes of a vector
-            negative, outside = f"value = tl.where(inside & live, value, {outside})\n", 0
-        fold = _FOLD.format(outside=outside, value=value, negative=negative)
-        about = f"Folds strides of {s.strides[0]}x{s.strides[1]} into {f.depth} channels."
-        first = module_text(about, f"{entry}_fold", names, sizes, fold)
-        rest, order = finished(w, s), ""
-        if b.direct:
-            part = register_tiles.part(w)
-            order = f"n = tl.minimum(column * BN + {register_tiles.columns('BN', part)}, OC - 1)\n"
-            named, rest = register_tiles.epilogue(rest, "acc", b.bn, part)
-            rest = named + IMAGE + rest
-        body = _RUNS.format(
-            sums="tl.int32" if codes else "tl.float32", first=constants_added(s, names), order=order
-        )
-        body += rest
-        helpers = product_text(held, False).rstrip() + "\n" + epilogue_helpers(w.epilogue)
-        about = f"{f.rows}x{f.columns} windows of {f.depth} channels: tiles of {b.bm}x{b.bn}x{b.bk}."
-        second = module_text(about, entry, names, sizes, body, helpers)
-        folded = product((s.n, f.height, f.width))
+        first, second = x.fold(f"{entry}_fold", names), x.products(w, b, entry, names)
         return TritonKernel(
             first + "\n\n" + second,
             (f"{entry}_fold", entry),
             tuple(p.ref for p in pointers),
             w.symbols,
-            shared_workspace=folded * (f.depth * size),
+            shared_workspace=x.pixels * (x.f.depth * x.size),
             in_place=len(w.epilogue.results) == 1,
             triton=TritonSource(first, f"{entry}_fold", signature, aligned, 4, 1),
-            grid=ceil_div(folded, spots),
-            then=(TritonSource(second, entry, signature, aligned, b.warps, b.stages, near=bool(b.near), late=codes),),
-            later=(ceil_div(s.pixels, b.bm) * -(-s.ocg // b.bn),),
+            grid=ceil_div(x.pixels, x.spots),
+            then=(TritonSource(second, entry, signature, aligned, b.warps, b.stages, near=bool(b.near), late=x.codes),),
+            later=(ceil_div(x.s.pixels, b.bm) * -(-x.s.ocg // b.bn),),
         )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Weights as [OC, window rows, window columns, depth], zero where a pixel has no such tap; the bias, of codes
         less what the zero point adds."""
-        s, f, _ = self._parts(w)
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        stem = Stem.of(w)
+        s, f, data = stem.s, stem.f, stem.data
         given = constants[1].reshape(*s.kernel, s.icg, s.ocg)
         packed = np.zeros((s.ocg, f.rows, f.columns, f.depth), given.dtype)
         (sy, sx), (skip_y, skip_x) = s.strides, f.skip
@@ -263,20 +265,9 @@ class ConvFewChannels:
                 at = (y % sy * sx + x % sx) * s.icg
                 packed[:, y // sy, x // sx, at : at + s.icg] = given[ky, kx].T
         if data not in _CODES:
-            if not self._has_bias(w):
+            if not stem.bias:
                 return (packed,)
             return packed, numbers(constants[2], w.inputs[2].type.dtype).astype(np.float32)  # type: ignore[union-attr]
-        bias = constants[2].astype(np.int64) if self._has_bias(w) else np.zeros(s.ocg, np.int64)
-        zero = int(w.attr("zero_point", 0)) - (128 if data == "uint8" else 0)  # type: ignore[arg-type]
+        bias = constants[2].astype(np.int64) if stem.bias else np.zeros(s.ocg, np.int64)
+        zero = stem.zero - (128 if data == "uint8" else 0)
         return packed, (bias - zero * given.astype(np.int64).sum(axis=(0, 1, 2))).astype(np.int32)
-
-    def _parts(self, w: Workload) -> tuple[ConvShape, _Folded, int]:
-        s = conv_shape(w)
-        if isinstance(s, str):
-            raise ValueError(s)
-        size = itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
-        return s, _Folded.of(s, size, size > 1), size
-
-    @staticmethod
-    def _has_bias(w: Workload) -> bool:
-        return len(w.inputs) > 2 and w.inputs[2] is not None
