@@ -130,9 +130,8 @@ class ConvFewChannelsChain:
         first = x.fold(f"{entry}_fold", names, turn)
         if pool is None:
             b = Blocking.of(params)
-            second = TritonSource(
-                x.products(w, b, entry, names), entry, signature, aligned, b.warps, b.stages, near=bool(b.near), late=x.codes
-            )
+            text, near = x.products(w, b, entry, names), bool(b.near)
+            second = TritonSource(text, entry, signature, aligned, b.warps, b.stages, near=near, late=x.codes)
             later = ceil_div(x.s.pixels, b.bm) * -(-x.s.ocg // b.bn)
         else:
             p, strip = _pooled(conv, pool), Strip.of(params)
