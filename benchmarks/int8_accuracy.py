@@ -217,12 +217,19 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="also print what INT8 builds say")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--effort", type=int, default=2)
-    parser.add_argument("--folder", type=Path, required=True, help="keeps results, engines and other tools' models")
+    parser.add_argument("--folder", type=Path, help="keeps results, engines and other tools' models")
     parser.add_argument("--again", action="store_true", help="make what --methods names anew")
     parser.add_argument("--nncf-python", type=Path, help="interpreter of an environment with nncf and openvino")
     parser.add_argument("--seconds", type=float, default=0.0, help="time engines, about so long each")
     parser.add_argument("--json", type=Path, help="write results here; what was not run keeps its place")
+    parser.add_argument("--join", type=Path, nargs="*", help="only put results that --json wrote elsewhere into --json")
+    parser.add_argument("--commit", default="unknown", help="that --join brings results of, outside a checkout")
     args = parser.parse_args()
+    if args.join:
+        print(table(joined(args.json, args.join, args.commit)))
+        return
+    if args.folder is None:
+        parser.error("--folder is needed")
     args.folder.mkdir(parents=True, exist_ok=True)
     zoo = load_zoo(args.zoo)
     cases: list[Found] = []
@@ -264,6 +271,12 @@ def main() -> None:
 
 
 def merged(path: Path, cases: Sequence[Found], device: str) -> list[Found]:
+    """Writes the results beside what the file has."""
+    about = system() if device == "cpu" else {**system(), "device": gpu_name(device)}
+    return written(path, cases, {**about, "versions": _versions()})
+
+
+def written(path: Path, cases: Sequence[Found], about: Found) -> list[Found]:
     """Writes the results; cases, methods and times that were not measured keep what the file has of them. Every method
     of a case says which commit it was measured at, on which day and with which effort; those without were measured
     before that was recorded."""
@@ -279,8 +292,20 @@ def merged(path: Path, cases: Sequence[Found], device: str) -> list[Found]:
             **({"timing": timing} if timing is not None else {}),
         }
     every = [rows[n] for n in NAMES if n in rows]
-    about = system() if device == "cpu" else {**system(), "device": gpu_name(device)}
-    path.write_text(json.dumps({**about, "versions": _versions(), "cases": every}, indent=1) + "\n")
+    path.write_text(json.dumps({**about, "cases": every}, indent=1) + "\n")
+    return every
+
+
+def joined(path: Path, files: Sequence[Path], commit: str) -> list[Found]:
+    """Puts the results of files that were written elsewhere, outside a checkout of `commit`, into one."""
+    every: list[Found] = []
+    for file in files:
+        given = json.loads(file.read_text())
+        cases = given.pop("cases")
+        for method in (m for c in cases for m in c["methods"].values()):
+            if method.get("commit") == "unknown":
+                method["commit"] = commit
+        every = written(path, cases, given)
     return every
 
 

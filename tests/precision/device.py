@@ -1,9 +1,10 @@
 """8-bit floats on a real GPU: models that bring them, and a search in which INT8, E4M3 and FP16 compete.
 
-    python -m tests.precision.device [--layers N] [--width N] [--batch N]
+    python -m tests.precision.device [explicit three speed] [--layers N] [--width N] [--batch N]
 
-What a plan answers is compared with the references' evaluation of the very graph that it was made from, roundings to
-narrow types included. Prints a line each; status 1 if one is apart.
+Beside them (speed) a search that leaves in FP16 what INT8 makes slower. What a plan answers is compared with the
+references' evaluation of the very graph that it was made from, roundings to narrow types included. Prints a line each;
+status 1 if one is apart.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ import numpy as np
 from onnx import ModelProto, numpy_helper
 
 from benchmarks.transformer_bert import bert
+from benchmarks.transformer_nets import vit
 from benchmarks.transformer_parts import Transformer
 from benchmarks.transformers import sample_inputs
 from temper.builder import Build, build_plan
 from temper.config import BuildConfig
 from temper.ir.evaluate import evaluate
-from temper.precision.build import build_int8
+from temper.precision.build import Made, build_int8
 from temper.precision.request import Request
 from temper.runtime.engine import Engine
 from tests.passes.float8_net import model
@@ -62,42 +64,81 @@ def outliers(layers: int, width: int, batch: int) -> ModelProto:
     return made
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--effort", type=int, default=1)
-    args = parser.parse_args()
-    start = time.perf_counter()
-    failed = False
+class Told:
+    """Prints lines, and remembers whether something was apart."""
 
-    def told(what: str, found: float, most: float = _APART) -> None:
-        nonlocal failed
-        failed |= not found <= most
-        print(f"[{time.perf_counter() - start:5.1f} s] {what}; apart by {found:.1e} (at most {most:g})", flush=True)
+    def __init__(self) -> None:
+        self.start, self.failed = time.perf_counter(), False
 
+    def __call__(self, what: str, found: float, most: float = _APART) -> None:
+        self.failed |= not found <= most
+        at = f"[{time.perf_counter() - self.start:5.1f} s]"
+        print(f"{at} {what}; apart by {found:.1e} (at most {most:g})", flush=True)
+
+
+def explicit(args: argparse.Namespace, told: Told) -> None:
+    """Models that bring E4M3."""
     images = np.random.default_rng(1).standard_normal((3, 2, 3, 12, 12)).astype(np.float32)
     for precision in ("fp16", "fp32"):
         for folded in (True, False):
             config = BuildConfig(device="cuda", effort=args.effort, precision=precision)
             build = build_plan(model(folded), config)
-            failed |= eights(build) != 3
+            told.failed |= eights(build) != 3
             words = f"explicit E4M3, {precision}, weights {'folded' if folded else 'not folded'}: {eights(build)} of 3"
             told(f"{words} products in 8-bit floats", apart(build, [{"image": x} for x in images]))
-    net = outliers(args.layers, args.width, args.batch)
-    feeds = [sample_inputs(net, seed=k) for k in range(12)]
+
+
+def searched(net: ModelProto, count: int, args: argparse.Namespace) -> Made:
+    """The default INT8 build of a model on random inputs; prints what it says and every engine that was looked at."""
+    feeds = [sample_inputs(net, seed=k) for k in range(count)]
     config = BuildConfig(device="cuda", effort=args.effort, precision="fp16")
     with tempfile.TemporaryDirectory() as folder:
         request = Request(calibration=feeds, compensate=False, work=Path(folder))
         made = build_int8(net.SerializeToString(), config, request, say=lambda line: print("   ", line, flush=True))
     kinds = [s.precision for s in made.outcome.sites]
-    counts = ", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds))
-    print(f"three precisions: {counts}; {made.outcome.verdict}")
+    print(", ".join(f"{kinds.count(k)} {k}" for k in dict.fromkeys(kinds)) + f"; {made.outcome.verdict}")
     for p in made.outcome.points:
-        print(f"    {p.label}: {p.kind}, {p.ms and round(p.ms, 4)} ms, off by {p.divergence}", flush=True)
-    told(f"the chosen engine with {eights(made.build)} products in 8-bit floats", apart(made.build, feeds[-2:]), 0.05)
-    sys.exit(failed)
+        ms = "not timed" if p.ms is None else f"{p.ms:.4f} ms"
+        print(f"    {p.label} ({p.kind}): {ms}, off by {p.divergence}", flush=True)
+    return made
+
+
+def three(args: argparse.Namespace, told: Told) -> None:
+    """What INT8 ruins, in 8-bit floats or in float16."""
+    net = outliers(args.layers, args.width, args.batch)
+    made = searched(net, 12, args)
+    words = f"three precisions: the chosen engine with {eights(made.build)} products in 8-bit floats"
+    told(words, apart(made.build, [sample_inputs(net, seed=99)]), 0.05)
+
+
+def speed(args: argparse.Namespace, told: Told) -> None:
+    """What INT8 makes slower, in float16: attention of a vision transformer."""
+    net = vit(Transformer(args.layers, 768, 12, 3072), batch=1)
+    made = searched(net, 40, args)
+    for step in made.outcome.steps:
+        if "for speed" in step.name:
+            print(f"    {step.name}: {step.why}; {step.ms_before} ms -> {step.ms_after} ms")
+    for site in made.outcome.sites:
+        if site.precision != "int8":
+            print(f"    {site.name}: {site.why}")
+    told("time alone: the chosen engine", apart(made.build, [sample_inputs(net, seed=99)]), 0.1)
+
+
+PARTS = {"explicit": explicit, "three": three, "speed": speed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=768)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--effort", type=int, default=2)
+    args = parser.parse_args()
+    told = Told()
+    for name in args.parts:
+        PARTS[name](args, told)
+    sys.exit(told.failed)
 
 
 if __name__ == "__main__":
