@@ -236,16 +236,16 @@ def seconds(call: Callable[[], Any], repeats: int = 20) -> float:
 
 
 def main() -> None:
-    import torch
-
-    from temper.runtime.cuda.driver import Gpu
-    from temper.target import CudaTarget
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--sets", default="resnet50-int8-128,resnet50-int8-1,bert-fp16-128,bert-int8-128,bert-int8-1")
     parser.add_argument("--effort", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write results here, after every set")
     args = parser.parse_args()
+    import torch
+
+    from temper.runtime.cuda.driver import Gpu
+    from temper.target import CudaTarget
+
     torch.backends.cudnn.benchmark = True
     gpu, rng = Gpu(), np.random.default_rng(0)
     target = CudaTarget(gpu, "sm_90")

@@ -54,6 +54,8 @@ def inspect(
         raise ConfigError(f"--profile {profile}: {file} has {len(plan.profiles)} profiles, numbered from 0")
     if svg is not None:
         write_whole(svg, (_memory_svg(plan, profile) if memory else _graph_svg(plan, profile)).encode())
+        if not as_json:
+            print(f"wrote {svg}")
         return
     parts: dict[str, Any] = {}
     if layers:
