@@ -107,14 +107,14 @@ def build_int8(
             subject, recipe, request, account, data.part, data.held, data.calibration, alternatives
         )
         recipe = made.recipe
-    memory = Memory()
-    if request.work is not None:
-        about = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
-        about += [str(config.isa), str(request.bounds.as_dict())]
-        about += [config.device, config.precision] if subject.target.widens else []
-        about += [",".join(sorted(x)) for x in (subject.pins.fp32, subject.pins.fp8)]
-        memory = Memory.at(request.work, *about)
-    trials = Trials(subject, recipe, held, memory, progress, made.passes, reach)
+
+    def about() -> list[str]:
+        found = [subject.graph.hash(), recipe_digest(recipe), held.digest if held is not None else ""]
+        found += [str(config.isa), str(request.bounds.as_dict())]
+        found += [config.device, config.precision] if subject.target.widens else []
+        return found + [",".join(sorted(x)) for x in (subject.pins.fp32, subject.pins.fp8)]
+
+    trials = Trials(subject, recipe, held, Memory(request.work, about), progress, made.passes, reach)
     chosen = decide(trials, request, account, data.calibration if data is not None else None, made.simulator)
     if request.answers:
         details(trials, request, account, data.calibration if data is not None else None, made.simulator, chosen)

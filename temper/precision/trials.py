@@ -10,8 +10,9 @@ import hashlib
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,27 +43,33 @@ _KEPT = 3
 
 @dataclass
 class Memory:
-    """Values by key, in a JSON file that is replaced as a whole; without a path in memory only."""
+    """Values of a search by key, in a JSON file that is replaced as a whole; without a folder in memory only.
 
-    path: Path | None = None
-    values: dict[str, Any] = field(default_factory=dict)
+    about: all that the values depend on; it is asked when the first of them is.
+    """
 
-    @staticmethod
-    def at(folder: Path | None, *about: str) -> Memory:
-        """The memory of a search. about: all that its values depend on. A damaged file is one without values."""
-        if folder is None:
-            return Memory()
-        key = hashlib.sha256(chr(0).join((str(_FORMAT), *about)).encode()).hexdigest()[:24]
-        path = folder / f"search-{key}.json"
+    folder: Path | None = None
+    about: Callable[[], Sequence[str]] = tuple
+
+    @cached_property
+    def path(self) -> Path | None:
+        if self.folder is None:
+            return None
+        key = hashlib.sha256(chr(0).join((str(_FORMAT), *self.about())).encode()).hexdigest()[:24]
+        return self.folder / f"search-{key}.json"
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """Those of earlier searches at first: none if the file is damaged."""
         try:
-            found = json.loads(path.read_text())
+            found = {} if self.path is None else json.loads(self.path.read_text())
         except (OSError, ValueError):
             found = {}
-        return Memory(path, found if isinstance(found, dict) else {})
+        return found if isinstance(found, dict) else {}
 
     def beside(self, about: str) -> Memory:
         """Another memory, of a search that depends on this too."""
-        return Memory() if self.path is None else Memory.at(self.path.parent, self.path.name, about)
+        return Memory(self.folder, lambda: (self.path.name if self.path is not None else "", about))
 
     def get(self, key: str, make: Callable[[], Any]) -> Any:
         """The value, made and kept if there is none."""
