@@ -93,7 +93,7 @@ def epilogue(precision: str, rank: int, residual: bool, function: str) -> Epilog
         steps += [Instr("Add", (4, 5), "float32"), Instr("Cast", (6,), "float16", half)]
         return Epilogue(tuple(operands), tuple(steps), (7,))
     if residual:
-        operands += [Operand("int8", full), Operand("int32", scalar), Operand("float32", scalar)]
+        operands += [Operand("int8", full), Operand("int32", scalar, limit=65536.0), Operand("float32", scalar)]
     operands += [Operand("float32", scalar)] if function == "Gelu" else []
     n = len(operands)
     steps.append(Instr("Mul", (n, 1), "float32"))

@@ -145,9 +145,9 @@ class Region:
 
 def _limit(v: Value) -> float:
     """As Operand has it."""
-    if v.const is None or v.type.dtype != "float32":
+    if v.const is None or v.type.dtype not in ("float32", "int32"):
         return math.inf
-    largest = np.abs(v.const).max(initial=0)
+    largest = np.abs(v.const.astype(np.float64)).max(initial=0)
     return next((x for x in LIMITS if largest <= x), math.inf)
 
 

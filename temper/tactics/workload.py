@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from typing import Protocol
 
 from temper.ir.dims import Dim, DimLike, data_symbols, substitute
 from temper.ir.graph import Graph, Value
 from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
-from temper.ir.types import TensorType
+from temper.ir.types import TensorType, itemsize
 from temper.passes.chains import Chain
 from temper.passes.partition import Region
 from temper.tactics.base import Slot, Workload
@@ -92,6 +93,28 @@ def canonical(w: Workload) -> tuple[Workload, dict[str, DimLike]]:
 def bound(w: Workload, env: Mapping[str, int]) -> Workload:
     """`w` with the variables in `env` as constants: the static workload a dynamic one is at these sizes."""
     return _mapped(w, lambda d: substitute(d, env))
+
+
+class Launched(Protocol):
+    """What is asked of a kernel, or of what is remembered of one."""
+
+    @property
+    def in_place(self) -> bool: ...
+
+    @property
+    def grid(self) -> DimLike: ...
+
+
+def lent_operand(w: Workload, k: Launched) -> int | None:
+    """The epilogue operand whose buffer output 0 takes over in a plan that has no more use for it, where a GPU's kernel
+    lets it: one of all elements, of the same size, dense."""
+    out = w.outputs[0]
+    if not k.in_place or not k.grid or out.row_stride is not None:
+        return None
+    for i, o in enumerate(w.epilogue.operands[1:], 1):
+        if o.kind == "full" and o.row_stride is None and itemsize(o.dtype) == itemsize(out.type.dtype):
+            return i
+    return None
 
 
 def _dims(w: Workload) -> Iterator[object]:

@@ -20,6 +20,7 @@ from temper.runtime.cuda.driver import Gpu, Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.tactics.base import Params, Tactic, Workload, packed
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.workload import lent_operand
 from temper.tune.measure import DROPPED, Guarded, blank
 from temper.tune.select import Task
 from temper.tune.timing_cache import Record
@@ -172,15 +173,25 @@ class DeviceBench:
         self._outputs = [
             _OnDevice(gpu, Guarded(blank(y), s.row_stride)) for y, s in zip(problem.whole(), w.outputs, strict=True)
         ]
+        #: by operand: a buffer in which it is written over
+        self._taken: dict[int, _OnDevice] = {}
         #: what the outputs hold before a kernel runs
         self._blank = [_uploaded(gpu, o.guarded.block) for o in self._outputs]
         #: by the arrays' identities, with the arrays
         self._rotating: dict[tuple[int, ...], tuple[Sequence[np.ndarray], list[list[Memory]]]] = {}
 
-    def calls(self, k: TritonKernel, functions: Functions, packed: Sequence[int], shared: int) -> list[LaunchCall]:
-        """The launches with these buffers."""
+    def calls(
+        self, k: TritonKernel, functions: Functions, packed: Sequence[int], shared: int, lent: int | None = None
+    ) -> list[LaunchCall]:
+        """The launches with these buffers. lent: the operand whose buffer, a copy, is output 0's too."""
+        if lent is not None and lent not in self._taken:
+            x = self.problem.operands[lent]
+            assert x is not None
+            self._taken[lent] = _OnDevice(self.gpu, Guarded(x, None))
 
         def pointer(kind: str, i: int) -> int:
+            if lent is not None and (kind, i) in (("operand", lent), ("output", 0)):
+                return self._taken[lent].address
             if kind in ("input", "operand"):
                 found = (self._inputs if kind == "input" else self._operands)[i]
                 return 0 if found is None else found.address
@@ -272,19 +283,22 @@ class _OnDevice:
 
 
 class DeviceWatch:
-    """One candidate, ready to be timed in turns with others: a graph of launches over rotating packed constants."""
+    """One candidate, ready to be timed in turns with others: a graph of launches over rotating packed constants, which
+    write over an operand where a plan's would: whether lines are read and written whole matters more there."""
 
     def __init__(
         self, bench: DeviceBench, k: TritonKernel, functions: Functions, packed: Sequence[np.ndarray]
     ) -> None:
         self._bench, self._shared = bench, bench.shared(k)
-        total = sum(a.nbytes for a in packed)
+        total, lent = sum(a.nbytes for a in packed), lent_operand(bench.w, k)
         copies = max(1, min(_REPEATS, bench.cold_bytes // max(total, 1)))
         self._blocks = bench.rotating(packed, copies)
         calls = [
             call
             for i in range(_REPEATS)
-            for call in bench.calls(k, functions, [m.address for m in self._blocks[i % copies]], self._shared.address)
+            for call in bench.calls(
+                k, functions, [m.address for m in self._blocks[i % copies]], self._shared.address, lent
+            )
             if call.grid
         ]
         self._graph = Graph(bench.gpu, calls)

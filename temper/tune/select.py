@@ -17,7 +17,7 @@ from temper.config import knob
 from temper.errors import BuildError, DeviceMemoryError
 from temper.ir.dims import DimLike
 from temper.tactics.base import Kernel, Params, Tactic, Workload
-from temper.tactics.workload import bound
+from temper.tactics.workload import bound, lent_operand
 from temper.tune.remembered import Contestants, Generated, contestants_key, keep, recall
 from temper.tune.timing_cache import Record, TimingCache, digest
 
@@ -497,13 +497,14 @@ class Contest:
         return self._keys[key]
 
     def _time_key(self, c: Candidate) -> str:
+        timed = "timed" if lent_operand(self.task.workload, c.made) is None else "timed in place"
         return digest(
             c.code_key,
             self.task.workload.key,
             c.label,
             self.machine,
             self.task.sizes,
-            "untimed" if self.effort == 0 else "timed",
+            "untimed" if self.effort == 0 else timed,
         )
 
     def missing(self, cache: TimingCache) -> list[Candidate]:

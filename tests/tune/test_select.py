@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,10 @@ from temper.ir.types import TensorType
 from temper.passes.manager import Log
 from temper.passes.partition import partition
 from temper.tactics.base import Kernel, Workload
+from temper.tactics.epilogue import Epilogue, Instr, Operand
 from temper.tactics.sources import cuda_tactics
-from temper.tactics.workload import workload
-from temper.tune.select import Candidate, Task, Tuner, candidates_for
+from temper.tactics.workload import lent_operand, workload
+from temper.tune.select import Candidate, Contest, Task, Tuner, candidates_for
 from temper.tune.timing_cache import Record, TimingCache
 
 
@@ -187,3 +189,26 @@ def test_parameters_of_another_kind_of_kernel_do_not_take_part() -> None:
     (rows, *_), _ = candidates_for(tactics, softmax(-1), 1, "none")
     found, _ = candidates_for(tactics, softmax(1), 1, "none", also=[(rows.tactic, rows.params)])
     assert rows.params and [c.params for c in found] == [()]
+
+
+def test_times_of_kernels_that_may_write_over_an_operand_are_their_own() -> None:
+    t = task(8)
+    mask = (True, True)
+    program = Epilogue(
+        (Operand("float32", mask), Operand("float32", mask)), (Instr("Add", (0, 1), "float32"),), (2,)
+    )
+    added = replace(t, workload=replace(t.workload, epilogue=program))
+    kernel = Kernel("", ("k",), (), (), grid=1)
+    assert lent_operand(t.workload, kernel) is None and lent_operand(added.workload, kernel) == 1
+    assert lent_operand(added.workload, replace(kernel, in_place=False)) is None
+    assert lent_operand(added.workload, replace(kernel, grid=0)) is None, "the CPU's are not timed so"
+    strided = replace(added.workload, outputs=(replace(t.workload.outputs[0], row_stride=64),))
+    assert lent_operand(strided, kernel) is None
+    halves = replace(program, operands=(program.operands[0], Operand("float16", mask)))
+    assert lent_operand(replace(added.workload, epilogue=halves), kernel) is None
+    (tactic, *_), params = cuda_tactics(), ()
+    keys = set()
+    for k in (kernel, replace(kernel, in_place=False)):
+        c = Candidate(tactic, params, k, "sm_90", "none")
+        keys.add(Contest(added, [c], [], "a GPU", 1).time_key(c))
+    assert len(keys) == 2

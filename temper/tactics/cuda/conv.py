@@ -87,8 +87,8 @@ class ImplicitGemm:
         found = blockings(s, self._itemsize(w), w.isa, w.tf32)
         if w.isa == register_tiles.ISA:
             found = list(dict.fromkeys(c for b in found for c in self._on_hopper(w, s, b)))
-        if any(o.kind == "full" and itemsize(o.dtype) == 1 for o in w.epilogue.operands[1:]):
-            # codes take few registers, and few steps of products leave little to wait behind
+        if any(o.kind == "full" and itemsize(o.dtype) <= 2 for o in w.epilogue.operands[1:]):
+            # they take few registers, and few steps of products leave little to wait behind
             found = [*found, *(replace(b, early=1) for b in found if b.split == 1 and b.steps(s) <= 8)]
         return sorted((b.params for b in found), key=lambda p: self.predict(w, p))
 

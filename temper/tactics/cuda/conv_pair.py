@@ -71,9 +71,9 @@ _EXACT = frozenset({"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "C
 #: bm, bk, warps and stages of the first product; results of a step of the second, and the depth of its loop; whether
 #: results are stored from registers, and loads come through the processor's own cache.
 _CHOICES = (
-    (128, 64, 4, 3, 64, 1, 1, 1), (128, 64, 4, 3, 64, 2, 1, 0), (64, 128, 4, 2, 64, 2, 1, 1),
-    (128, 128, 8, 2, 64, 2, 1, 1), (64, 64, 4, 3, 128, 2, 0, 0), (64, 64, 4, 4, 64, 2, 0, 0),
-    (128, 64, 4, 3, 64, 2, 0, 0),
+    (128, 64, 4, 3, 64, 3, 1, 0), (128, 64, 4, 3, 64, 3, 1, 1), (64, 128, 4, 2, 64, 3, 1, 1),
+    (128, 128, 8, 2, 64, 3, 1, 1), (64, 64, 4, 4, 64, 3, 1, 0), (64, 64, 4, 3, 128, 3, 0, 0),
+    (64, 64, 4, 4, 64, 3, 0, 0),
 )  # fmt: skip
 
 
@@ -171,6 +171,9 @@ class ConvPair:
         codes = f"a_v{link.epilogue.results[0]}"
         strides = [o.row_stride for o in w.outputs]
         lines = epilogue_statements(w.epilogue, channels=second.ocg, row_strides=strides)
+        scalars = [x for x in lines if re.match(r"v\d+ = tl\.load\(q\d+\)$", x)]
+        lines = [x for x in lines if x not in scalars]
+        body += "".join(f"{line}\n" for line in scalars)
         if b.direct:
             loads = [x for x in lines if re.match(r"v\d+ = tl\.load\(q\d+ \+ row", x)]
             lines = [x for x in lines if x not in loads]
@@ -182,6 +185,9 @@ class ConvPair:
         else:
             body += _SECOND.format(codes=codes)
         body += "".join(f"    {line}\n" for line in lines)
+        if second.ocg % q["bn"] == 0:
+            body = re.sub(r", mask=(channel_ok(\[None, :\])?|\(n2 < OC2\)\[None, :\])(, other=0)?", "", body)
+            body = body.replace("live = row_ok[:, None] & channel_ok[None, :]", "live = row_ok[:, None]")
         sizes = sizes_of(first, b, 1) | {
             "OC2": second.ocg, "BN2": q["bn"], "STAGES2": q["depth"], "W2_STRIDE": row_length(second, 1),
         }  # fmt: skip

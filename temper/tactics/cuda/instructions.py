@@ -182,7 +182,8 @@ def expression(instr: Instr, args: Sequence[str], dtypes: Sequence[str]) -> str 
             return None
         return f"tl.full((1, 1), {literal(instr.attr('value'), instr.dtype)}, {TRITON_TYPES[instr.dtype]})"
     if instr.op == "Cast" and instr.attr("codes", 0):
-        return f"code_number({args[0]})" if len(args) == 1 else f"code_less({', '.join(args)})"
+        less = "code_near" if instr.attr("codes", 0) == 2 else "code_less"
+        return f"code_number({args[0]})" if len(args) == 1 else f"{less}({', '.join(args)})"
     if instr.op == "Cast":
         return _cast(instr, dtypes[0], instr.dtype, args[0])
     if instr.op == "BitCast":

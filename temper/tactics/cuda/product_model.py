@@ -155,7 +155,7 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     steps = -(-b.steps(s) // b.split)
     own = b.bm * b.bn / (32 * b.warps)
     registers = min(255.0, own * (1 + 0.25 * work.full * work.size * b.early) + (46 if b.direct else 71))
-    fit = d.shared // (b.stages * (b.bm + b.bn) * b.bk * work.size + 1024)
+    fit = d.shared // ((b.stages if steps > 1 else 1) * (b.bm + b.bn) * b.bk * work.size + 1024)
     beside = max(1, min(int(fit), int(65536 // (registers * 32 * b.warps)), 16))
     multiply, load = _step(b, work, d)
     load /= 1 + 0.06 * max(0.0, min(beside, 3.0, tiles / d.processors) - 1)  # more loads are under way
@@ -218,3 +218,22 @@ def streamed_seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
     memory = _bytes(s, work, pixels) / (_DRAM * d.bandwidth)
     total = -(-tiles // d.processors) * tile
     return float((total**4 + memory**4) ** 0.25 + _LAUNCH + 2.6e-6)
+
+
+def kept_seconds(s: ConvShape, b: Blocking, beside: int, work: Work, isa: str) -> float:
+    """Blocks that keep their weights, `beside` on a processor: what a tile loads comes while the one before is
+    finished."""
+    d = DEVICES[isa]
+    pixels = static(s.pixels) or TYPICAL_PIXELS
+    columns = -(-s.ocg // b.bn)
+    groups = max(1, d.processors * beside // columns)
+    blocks = -(-pixels // b.bm)
+    turns = -(-blocks // groups)
+    multiply = _step(b, work, d)[0]
+    load = b.bm * work.size * (b.bk + work.full * b.bn) / _FEED
+    finish = b.bm * b.bn * work.element * (_DIRECT if b.direct else 1.0)
+    start = _START + beside * b.bn * b.bk * work.size / _FEED
+    alone = multiply + finish * max(1.0, 4 / b.warps) + 0.5e-6
+    total = start + turns * max(alone, beside * max(multiply, load, finish))
+    memory = _bytes(s, work, pixels) / (_DRAM * d.bandwidth)
+    return float((total**4 + memory**4) ** 0.25 + _LAUNCH)

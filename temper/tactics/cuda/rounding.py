@@ -90,6 +90,11 @@ def code_less(x, zero):
     lost = (zero - near.to(tl.int32)).to(tl.float32)
     return (above(x) - (lost + (8388608.0 if x.dtype == tl.uint8 else 8388736.0))) - near
 """,
+    "code_near": """
+def code_near(x, zero):
+    # x - zero, |zero| < 2^20: exact
+    return above(x) - (zero.to(tl.float32) + (8388608.0 if x.dtype == tl.uint8 else 8388736.0))
+""",
     "gelu_codes": f"""
 def gelu_codes(x):
     # to 1.9e-4, for codes whose unit is at least {GELU_UNIT!r}: no exponential, no quotient

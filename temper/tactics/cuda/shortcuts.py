@@ -18,7 +18,7 @@ def eased(e: Epilogue) -> Epilogue:
     """The program with `Gelu` approximated to half precision where nothing finer sees it, and what concerns codes
     marked by an attribute `codes`: `Div` by a scalar before rounding to them (quotients beyond 2^10 may be any beyond;
     2: of a GELU, which is off by more than a reciprocal, and is then made for codes), and `Cast` of them to float32,
-    perhaps less a zero point. `Saturate` of what cannot be NaN is marked `finite`."""
+    perhaps less a zero point (2: a small one). `Saturate` of what cannot be NaN is marked `finite`."""
     first = len(e.operands)
     users: list[list[int]] = [[] for _ in range(first + len(e.instrs))]
     for k, instr in enumerate(e.instrs):
@@ -92,7 +92,8 @@ def _from_codes(e: Epilogue, k: int) -> Instr:
     wide = e.instrs[less.args[0] - first]
     if wide.op != "Cast" or e.dtype_of(wide.args[0]) not in ("int8", "uint8"):
         return cast
-    return replace(marked, args=(wide.args[0], less.args[1]))
+    small = e.operands[less.args[1]].limit < 1 << 20
+    return replace(cast, attrs=(*cast.attrs, ("codes", 2 if small else 1)), args=(wide.args[0], less.args[1]))
 
 
 def _is_scalar(e: Epilogue, value: int) -> bool:

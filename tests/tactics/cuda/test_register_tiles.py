@@ -17,6 +17,7 @@ from temper.tactics.base import Slot, Tactic, Workload
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tactics.cuda.product_kept import ConvKept, Kept
 from temper.tactics.cuda.product_text import Blocking
 from temper.tactics.cuda.product_tma import GemmStreamed
 from temper.tactics.cuda.stem import ConvFewChannels
@@ -65,17 +66,19 @@ def halves(rows: int, terms: int, channels: int) -> Workload:
 
 
 #: By name: the tactic, the workload and the blocking.
-CASES: dict[str, tuple[Any, Workload, Blocking]] = {
+CASES: dict[str, tuple[Any, Workload, Blocking | Kept]] = {
     "window": (ConvImplicitGemm(), codes(9, (64, 128), 3, 1), Blocking(64, 128, 64, 4, 3, direct=1, near=1)),
     "residual": (
         ConvImplicitGemm(), codes(10, (64, 256), 1, 1, True), Blocking(128, 256, 64, 8, 3, early=1, direct=1),
     ),
     "first": (ConvFewChannels(), codes(20, (3, 64), 7, 2), Blocking(128, 64, 64, 4, 2, direct=1, near=1)),
     "copied": (GemmStreamed(), halves(130, 64, 256), Blocking(128, 256, 64, 8, 3, direct=1)),
+    "kept": (ConvKept(), codes(10, (192, 192), 1, 1, True), Kept(64, 128, 4, 3, 1, 1)),
+    "kept in turn": (ConvKept(), codes(12, (64, 64), 1, 1), Kept(64, 64, 4, 2, 1, 0)),
 }  # fmt: skip
 
 
-def kernel_of(name: str) -> tuple[Tactic, Workload, Blocking, TritonKernel]:
+def kernel_of(name: str) -> tuple[Tactic, Workload, Blocking | Kept, TritonKernel]:
     tactic, w, b = CASES[name]
     assert register_tiles.fits(w, b.bm, b.bn, b.warps)
     return tactic, w, b, tactic.generate(w, b.params, "direct")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,8 @@ def test_conversions_of_codes_are_marked() -> None:
     less = (wide, Instr("Sub", (3, 2), "int32"), Instr("Cast", (4,), "float32", back))
     made = eased(Epilogue((FULL, codes, zero), less, (5,))).instrs[2]
     assert made.args == (1, 2) and made.attr("codes") == 1
+    near = eased(Epilogue((FULL, codes, replace(zero, limit=65536.0)), less, (5,))).instrs[2]
+    assert near.args == (1, 2) and near.attr("codes") == 2
     plain = eased(Epilogue((FULL, codes), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
     assert plain.args == (1,) and plain.attr("codes") == 1
     other = eased(Epilogue((FULL, zero), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
