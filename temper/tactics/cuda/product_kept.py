@@ -121,7 +121,8 @@ class _Kept:
             registers = bm * bn // (32 * warps) + 55 + 45 * full
             for stages in (3, 2):
                 k = Kept(bm, bn, warps, stages, 1, direct)
-                if beside := min(d.shared // _shared(s, k, full), 65536 // (registers * 32 * warps)):
+                beside = min(d.shared // _shared(s, k, full), 65536 // (registers * 32 * warps))
+                if beside * warps >= 8:  # fewer leave a processor idle whenever one waits
                     yield replace(k, beside=beside)
 
     def predict(self, w: Workload, params: Params) -> float:
