@@ -63,7 +63,7 @@ from temper.tactics.cuda.group_norm import GroupNorm
 from temper.tactics.cuda.matmul import MatMulBatched
 from temper.tactics.cuda.movement import movement_tactics
 from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
-from temper.tactics.cuda.product_kept import ConvKept, GemmKept
+from temper.tactics.cuda.product_kept import ConvKept
 from temper.tactics.cuda.product_tma import ConvStreamed, GemmStreamed
 from temper.tactics.cuda.recurrent import Recurrent as CudaRecurrent
 from temper.tactics.cuda.resize import Resize as CudaResize
@@ -141,7 +141,6 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         ConvStreamed(),
         ConvKept(),
         GemmStreamed(),
-        GemmKept(),
         MatMulBatched(),
         ConvPair(),
         CudaDepthwise(),

@@ -1,4 +1,4 @@
-"""Products of single pixels and few terms of 8 bits by blocks that keep their weights.
+"""1x1 convolutions of few terms of 8 bits by blocks that keep their weights.
 
 A block belongs to one column of tiles. It reads the column's weights once, all terms of them, and goes through tiles of
 rows. Their data, and all that the epilogue reads, are copied to shared memory a tile or two ahead, while the epilogue
@@ -21,7 +21,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape, static
 from temper.tactics.cuda import register_tiles
-from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, work_of
+from temper.tactics.cuda.conv import ConvImplicitGemm, work_of
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import FLOATS
@@ -84,12 +84,12 @@ def _shared(s: ConvShape, k: Kept, full: int) -> int:
     return s.icg * (k.bn + k.stages * k.bm) + (k.stages - 1) * k.bn * (full * k.bm + 8) + 1024
 
 
-class _Kept:
-    """The products of few terms among those of another tactic, whose packing it shares."""
+class ConvKept:
+    """1x1 convolutions of 8-bit numbers; packs as `ConvImplicitGemm` does."""
 
-    name: str
-    ops: frozenset[str]
-    base: ImplicitGemm
+    name = "cuda.conv_kept"
+    ops = ConvImplicitGemm.ops
+    base = ConvImplicitGemm()
     packing: tuple[str, ...] = ()
 
     def accepts(self, w: Workload) -> str | None:
@@ -115,7 +115,7 @@ class _Kept:
         pixels, full = static(s.pixels), sum(itemsize(o.dtype) for o in w.epilogue.operands[1:] if o.kind == "full")
         whole = s.ocg % max(1, register_tiles.part(w)) == 0
         for bm, bn, warps in _TILES:
-            if bn > max(64, s.ocg) or (pixels is not None and -(-pixels // bm) * -(-s.ocg // bn) < 2 * d.processors):
+            if bn > max(64, s.ocg) or (pixels is not None and pixels < bm):
                 continue
             direct = int(w.isa == register_tiles.ISA and whole and register_tiles.fits(w, bm, bn, warps))
             registers = bm * bn // (32 * warps) + 55 + 45 * full
@@ -203,19 +203,3 @@ class _Kept:
 def _taken(pattern: str, text: str) -> tuple[str, str]:
     """The lines that match, and the others."""
     return "".join(re.findall(pattern, text, re.MULTILINE)), re.sub(pattern, "", text, flags=re.MULTILINE)
-
-
-class ConvKept(_Kept):
-    """1x1 Conv and ConvInt8."""
-
-    name = "cuda.conv_kept"
-    ops = ConvImplicitGemm.ops
-    base = ConvImplicitGemm()
-
-
-class GemmKept(_Kept):
-    """a [..., M, K] times a constant b [K, N], of floats or codes."""
-
-    name = "cuda.gemm_kept"
-    ops = GemmTiles.ops
-    base = GemmTiles()

@@ -226,8 +226,10 @@ def streamed_seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
 
 #: Of blocks that keep their weights, fitted to 131 kernels of 7 workloads in codes: seconds of an element and of its
 #: residual, of a start, and of what is waited for where data are copied no more than one tile ahead; warps of a
-#: processor below which instructions wait for each other.
+#: processor below which instructions wait for each other. What keeps them out of the contest where a block computes
+#: one tile, so that nothing is kept.
 _KEPT_ELEMENT, _KEPT_FULL, _KEPT_START, _KEPT_WAIT, _KEPT_WARPS = 4e-11, 4.5e-11, 0.9e-6, 1.4e-6, 4.7
+_KEPT_ONCE = 50e-6
 
 
 def kept_seconds(s: ConvShape, b: Blocking, beside: int, work: Work, isa: str) -> float:
@@ -242,6 +244,7 @@ def kept_seconds(s: ConvShape, b: Blocking, beside: int, work: Work, isa: str) -
     finish = b.bm * b.bn * element
     alone = multiply + finish * max(1.0, _KEPT_WARPS / b.warps) + (_KEPT_WAIT if b.stages < 3 else 0.0)
     busy = beside * (max(multiply, load, finish * max(1.0, _KEPT_WARPS / (b.warps * beside))) + _BLOCK)
-    total = _KEPT_START + -(-blocks // groups) * max(alone, busy)
+    turns = -(-blocks // groups)
+    total = _KEPT_START + turns * max(alone, busy) + (0.0 if turns > 1 else _KEPT_ONCE)
     memory = _bytes(s, work, pixels) / (_DRAM * d.bandwidth)
     return float((total**4 + memory**4) ** 0.25 + _LAUNCH)
