@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +266,8 @@ class _Cutter:
     tactics: Sequence[Tactic]
     target: Target
     config: BuildConfig
+    #: by workloads' keys: why no tactic takes them
+    _reasons: dict[str, str | None] = field(default_factory=dict)
 
     def passes(self, given: Sequence[Pass]) -> tuple[Pass, ...]:
         """The pass list for the target; last, where kernels take that, what is stored in a narrow float type."""
@@ -314,6 +316,11 @@ class _Cutter:
         return data_reason(region) or self._declines(self.general(region, strides)[0])
 
     def _declines(self, w: Workload) -> str | None:
+        if w.key not in self._reasons:
+            self._reasons[w.key] = self._asked(w)
+        return self._reasons[w.key]
+
+    def _asked(self, w: Workload) -> str | None:
         if (lack := self.target.lacks(w)) is not None:
             return lack
         able = [t for t in self.tactics if w.op in t.ops]
