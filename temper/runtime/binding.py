@@ -139,6 +139,21 @@ class Sized:
         at = self._profile.offsets[r.index]
         return at, at + self.value(self._plan.buffers[r.index].bytes)
 
+    @property
+    def host_arena(self) -> np.ndarray:
+        """The arena's bytes where steps on the host work."""
+        raise NotImplementedError
+
+    def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
+        """The array at a place in the host's arena, or among the constants."""
+        shape, dtype = tuple(self.value(d, env) for d in t.shape), storage(t.dtype)
+        offset = self.value(t.ref.offset, env)
+        if t.ref.kind == "const" and t.dtype == "string":
+            return unpack_strings(memoryview(self.plan.constants)[offset:], shape)
+        if t.ref.kind == "const":
+            return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
+        return view(self.host_arena, self._profile.offsets[t.ref.index] + offset, dtype, shape)
+
     def output_shape(self, i: int) -> tuple[DimText, ...]:
         return self._plan.outputs[i].shape
 
@@ -205,6 +220,10 @@ class Bound(Sized):
                 )
         memory = memory or Memory(unit.profile, self.threads)
         return Bound(self.plan, self.code, memory, unit.profile, own, self.threads, unit)
+
+    @property
+    def host_arena(self) -> np.ndarray:
+        return self._memory.block
 
     @property
     def memory(self) -> Memory:
@@ -320,16 +339,6 @@ class Bound(Sized):
             own.stride if own else memory.stride,
             (self.code, memory, self.plan, own),
         )
-
-    def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
-        """The array at a place in the arena or among the constants."""
-        shape, dtype = tuple(self.value(d, env) for d in t.shape), storage(t.dtype)
-        offset = self.value(t.ref.offset, env)
-        if t.ref.kind == "const" and t.dtype == "string":
-            return unpack_strings(memoryview(self.plan.constants)[offset:], shape)
-        if t.ref.kind == "const":
-            return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
-        return view(self._memory.block, self._profile.offsets[t.ref.index] + offset, dtype, shape)
 
     def finish(self, arrays: Sequence[np.ndarray], outputs: list[np.ndarray], hosts: Mapping[int, np.ndarray]) -> None:
         """Fills the outputs that are copies."""

@@ -150,13 +150,9 @@ class CudaBound(Sized):
             return 0
         raise PlanError(f"a GPU kernel's argument is a {r.kind}; build the plan anew")
 
-    def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
-        """The host's copy of an array in the arena, or an array among the constants."""
-        shape, dtype = tuple(self.value(d, env) for d in t.shape), storage(t.dtype)
-        offset = self.value(t.ref.offset, env)
-        if t.ref.kind == "const":
-            return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
-        return view(self._mirror, self._profile.offsets[t.ref.index] + offset, dtype, shape)
+    @property
+    def host_arena(self) -> np.ndarray:
+        return self._mirror
 
     def fetch(self, r: Ref, nbytes: int) -> np.ndarray:
         """Bytes of an argument once everything on the stream is done."""

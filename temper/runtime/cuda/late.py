@@ -17,7 +17,6 @@ import numpy as np
 
 from temper.dtypes import storage
 from temper.errors import InputError
-from temper.plan.container import unpack_strings
 from temper.plan.format import HostStep, Native, Plan, Profile, Ref, SubProgram, TypedRef
 from temper.runtime.binding import Sized
 from temper.runtime.cuda.arrays import Block as Pooled
@@ -284,15 +283,9 @@ class LateBound(Sized):
             self._scratch = self.gpu.allocate(nbytes, "scratch of sizes found in data")
         return self._scratch.address
 
-    def view(self, t: TypedRef, env: Mapping[str, int]) -> np.ndarray:
-        """The host's copy of an array in the arena, or an array among the constants."""
-        shape, dtype = tuple(self.value(d, env) for d in t.shape), storage(t.dtype)
-        offset = self.value(t.ref.offset, env)
-        if t.ref.kind == "const" and t.dtype == "string":
-            return unpack_strings(memoryview(self.plan.constants)[offset:], shape)
-        if t.ref.kind == "const":
-            return view(np.frombuffer(self.plan.constants, np.uint8), offset, dtype, shape)
-        return view(self._mirror, self.profile.offsets[t.ref.index] + offset, dtype, shape)
+    @property
+    def host_arena(self) -> np.ndarray:
+        return self._mirror
 
     def fetch(self, t: TypedRef, run: Run) -> None:
         """Brings what a host step reads to the host."""
