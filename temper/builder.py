@@ -4,29 +4,27 @@ step."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from temper.assemble import Part, Variant, assemble
 from temper.config import BuildConfig, knob
+from temper.cutting import Cutter, Parts
 from temper.errors import ConfigError
-from temper.ir.dims import Dim, DimLike, evaluate
+from temper.ir.dims import Dim, evaluate
 from temper.ir.graph import Graph
-from temper.passes.chains import chains
-from temper.passes.host import data_reason, data_sizes
+from temper.passes.host import data_sizes
 from temper.passes.manager import Log, Pass, run_passes
-from temper.passes.narrow import STORED, check_pins, constants_widened, narrowing
-from temper.passes.partition import Region, dependencies, order_regions, partition
+from temper.passes.narrow import check_pins
+from temper.passes.partition import Region, dependencies
 from temper.passes.pipeline import FLOAT, PIPELINE, for_gpus, quantizing
 from temper.plan import format as plan_format
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
-from temper.plan.storage import Storage, assign_storage
 from temper.profiles import Model, Ranges, Sizes, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
-from temper.tactics.base import Tactic, Workload, packed
-from temper.tactics.workload import canonical, workload
+from temper.tactics.base import packed
 from temper.target import Target, target_of
 from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes, foreseen
 from temper.tune.timing_cache import TimingCache, digest
@@ -69,7 +67,7 @@ def build_plan(
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
     target = target_of(config)
     check_precision(config, target)
-    cutter = _Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
+    cutter = Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
     passes = cutter.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
     watch = _Watch()
 
@@ -97,7 +95,7 @@ def build_plan(
             dump,
         )
         maker = _Maker(tuner, cutter, pool, watch, share)
-        found: dict[int, tuple[Graph, _Parts, Log, int]] = {}
+        found: dict[int, tuple[Graph, Parts, Log, int]] = {}
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
@@ -158,7 +156,7 @@ def foretell(
     """What a build's first profile would be: of every region its row's "name", "origin" and "inputs" as the report has
     them, and the least predicted seconds, 0 on the host. Nothing is compiled."""
     target = target_of(config)
-    cutter = _Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
+    cutter = Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
     sizes = resolve_sizes(model, config)
     fixed, members = next(iter(sizes.groups().items()))
     graph = sizes.graph_with(dict(fixed))
@@ -183,7 +181,7 @@ class _Maker:
     def __init__(
         self,
         tuner: Tuner,
-        cutter: _Cutter,
+        cutter: Cutter,
         pool: ConstantPool,
         watch: _Watch,
         share: bool,
@@ -195,7 +193,7 @@ class _Maker:
         self.subs: list[Variant] = []
 
     def variant(
-        self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, imported: int, others: Mapping[int, Variant]
+        self, graph: Graph, parts: Parts, ranges: Ranges, log: Log, imported: int, others: Mapping[int, Variant]
     ) -> Variant:
         """The program of a graph at these sizes. others: programs of the same graph at other sizes."""
         made = self._tuned(graph, parts, ranges, log, others)
@@ -211,7 +209,7 @@ class _Maker:
         )
 
     def _tuned(
-        self, graph: Graph, parts: _Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
+        self, graph: Graph, parts: Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
     ) -> _Tuned:
         chosen, choices = _tune(self.tuner, graph, parts, _optimum(ranges), self.pool, others, log)
         first_row, self.rows = self.rows, self.rows + len(chosen)
@@ -249,91 +247,10 @@ class _Tuned:
     first_row: int
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """A graph cut into regions with their places and workloads. chains: further parts, each with the indices of those
-    that it may stand for."""
-
-    storage: Storage
-    parts: tuple[Part, ...]
-    chains: tuple[tuple[Part, tuple[int, ...]], ...] = ()
-
-
-@dataclass(frozen=True)
-class _Cutter:
-    """Cuts graphs into regions that some tactic takes, or that run on the host."""
-
-    tactics: Sequence[Tactic]
-    target: Target
-    config: BuildConfig
-    #: by workloads' keys: why no tactic takes them
-    _reasons: dict[str, str | None] = field(default_factory=dict)
-
-    def passes(self, given: Sequence[Pass]) -> tuple[Pass, ...]:
-        """The pass list for the target; last, where kernels take that, what is stored in a narrow float type."""
-        if not self.target.widens:
-            return tuple(given)
-
-        def cut(graph: Graph) -> list[tuple[Region, bool]]:
-            return [(r, self.refuses(r) is not None) for r in self.regions(graph, Log())]
-
-        listed = for_gpus(given, self.target.multiplies("float8e4m3fn"))
-        return (*listed, narrowing(STORED[self.config.precision], cut, self.config.wide))
-
-    def parts(self, graph: Graph, log: Log, alignment: int = 1) -> _Parts:
-        """The regions, and where their values live."""
-        regions = constants_widened(graph, self.regions(graph, log))
-        storage = assign_storage(graph, regions, lambda r, strides: self.refuses(r, strides) is None, log, alignment)
-        parts = []
-        for r in storage.regions:
-            w, sizes = self.general(r, storage.strides)
-            parts.append(Part(r, w, sizes, data_reason(r) or self._declines(w)))
-        return _Parts(storage, tuple(parts), self._chains(graph, storage, log))
-
-    def _chains(self, graph: Graph, storage: Storage, log: Log) -> tuple[tuple[Part, tuple[int, ...]], ...]:
-        """Regions that follow each other and that a tactic computes as one."""
-        if not any("Chain" in t.ops for t in self.tactics):
-            return ()
-        found = []
-        for chain, members in chains(graph, storage.regions, log):
-            w, sizes = self.general(chain, storage.strides)
-            if (reason := self._declines(w)) is not None:
-                log.did_not("chain", chain.name, reason)
-            else:
-                found.append((Part(chain, w, sizes, None), members))
-        return tuple(found)
-
-    def regions(self, graph: Graph, log: Log) -> list[Region]:
-        return _split_declined(partition(graph, log, self.target.widens), self.refuses, log)
-
-    def general(self, r: Region, strides: Mapping[int, int] | None = None) -> tuple[Workload, Mapping[str, DimLike]]:
-        tf32 = self.config.tf32 and self.target.widens
-        threads = self.target.threads(self.config.threads)
-        return canonical(workload(r, self.target.isa, threads, strides, tf32))
-
-    def refuses(self, region: Region, strides: Mapping[int, int] | None = None) -> str | None:
-        """Why no tactic takes a region; None if one does."""
-        return data_reason(region) or self._declines(self.general(region, strides)[0])
-
-    def _declines(self, w: Workload) -> str | None:
-        if w.key not in self._reasons:
-            self._reasons[w.key] = self._asked(w)
-        return self._reasons[w.key]
-
-    def _asked(self, w: Workload) -> str | None:
-        if (lack := self.target.lacks(w)) is not None:
-            return lack
-        able = [t for t in self.tactics if w.op in t.ops]
-        reasons = [f"{t.name}: {r}" for t in able if (r := t.accepts(w)) is not None]
-        if len(reasons) < len(able):
-            return None
-        return "; ".join(reasons) or f"there is no kernel for {w.op}"
-
-
 def _tune(
     tuner: Tuner,
     graph: Graph,
-    parts: _Parts,
+    parts: Parts,
     env: Mapping[str, int],
     pool: ConstantPool,
     others: Mapping[int, Variant],
@@ -362,7 +279,7 @@ def _tune(
 
 def _tasks(
     graph: Graph,
-    parts: _Parts,
+    parts: Parts,
     env: Mapping[str, int],
     pool: ConstantPool,
     taken: Mapping[str, Sequence[Candidate]],
@@ -404,7 +321,7 @@ def _optimum(ranges: Ranges) -> dict[str, int]:
 
 
 def _with_chains(
-    parts: _Parts, choices: Sequence[Choice | None], together: Sequence[Choice | None]
+    parts: Parts, choices: Sequence[Choice | None], together: Sequence[Choice | None]
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
     """Parts and choices with chains in the place of their last link, those that save most first."""
 
@@ -486,20 +403,3 @@ def _constants(region: Region) -> dict[int, Any]:
 
 def _full_rank(array: Any, rank: int) -> Any:
     return array.reshape((1,) * (rank - array.ndim) + array.shape)
-
-
-def _split_declined(regions: Sequence[Region], declines: Callable[[Region], str | None], log: Log) -> list[Region]:
-    """Regions whose epilogue no tactic takes are split into anchor and rest, and pointwise chains into single nodes."""
-    out: list[Region] = []
-    for region in regions:
-        reason = declines(region)
-        ways = region.splits() if reason is not None else ()
-        if reason is None or not ways:
-            out.append(region)
-            continue
-        parts = next((w for w in ways if declines(w[0]) is None), ways[-1])
-        lost = ["prologue"] * (len(parts[0].prologue) < len(region.prologue))
-        lost += ["epilogue"] * (len(parts[0].nodes) < len(region.nodes))
-        log.did_not(f"fuse {' and '.join(lost)}", region.name, reason)
-        out += _split_declined(parts, declines, log)
-    return order_regions(out)

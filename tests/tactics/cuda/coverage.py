@@ -13,8 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from temper.builder import _Cutter
 from temper.config import BuildConfig
+from temper.cutting import Cutter
 from temper.errors import TemperError
 from temper.ir.graph import Graph
 from temper.passes.host import data_reason
@@ -57,10 +57,10 @@ def of_model(path: Path) -> Iterator[Found]:
     config = BuildConfig(device=f"cuda:{_ISA}", effort=0)
     graph = resolve_sizes(path, config).graph
     log = run_passes(graph, PIPELINE)
-    yield from _of_graph(graph, _Cutter(cuda_tactics(), target_of(config), config), log)
+    yield from _of_graph(graph, Cutter(cuda_tactics(), target_of(config), config), log)
 
 
-def _of_graph(graph: Graph, cutter: _Cutter, log: Log) -> Iterator[Found]:
+def _of_graph(graph: Graph, cutter: Cutter, log: Log) -> Iterator[Found]:
     for part in cutter.parts(graph, log, cutter.target.alignment).parts:
         yield part.region.op, part.reason
         for value in (a for n in part.region.nodes for a in n.attrs.values()):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temper.builder import _Cutter
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
+from temper.cutting import Cutter
 from temper.ir.dims import evaluate
 from temper.ir.graph import Graph, Value
 from temper.passes.manager import Log, run_passes
@@ -47,7 +47,7 @@ def gated(integer: bool, batch: int = 2, channels: int = 40, **shape: int | str)
     net.graph.set_outputs([block(net, net.input(batch, 3, 13, 11), channels, **shape)], ["y"])  # type: ignore[arg-type]
     config = BuildConfig(device="cuda:sm_90", precision="fp16", effort=0)
     target = target_of(config)
-    cutter = _Cutter(list(target.tactics()), target, config)
+    cutter = Cutter(list(target.tactics()), target, config)
     passes = PIPELINE
     if integer:
         run_passes(net.graph, FLOAT)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temper.builder import _Cutter
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
+from temper.cutting import Cutter
 from temper.ir.dims import evaluate
 from temper.passes.chains import Chain
 from temper.passes.manager import Log, run_passes
@@ -45,7 +45,7 @@ def stems(integer: bool, shape: Shape, isa: str = "sm_90") -> dict[tuple[str, ..
     net.graph.set_outputs([x], ["y"])
     config = BuildConfig(device=f"cuda:{isa}", precision="fp16", effort=0)
     target = target_of(config)
-    cutter = _Cutter(list(target.tactics()), target, config)
+    cutter = Cutter(list(target.tactics()), target, config)
     passes = PIPELINE
     if integer:
         run_passes(net.graph, FLOAT)
