@@ -42,6 +42,7 @@ class TritonSource:
     use for descriptors it makes (`tl.make_tensor_descriptor`); launches find them at the last pointer parameter.
     near: what the pipeline copies to shared memory stays in the processor's own cache, for loads of the same bytes.
     late: on sm_90, loops of products of integers wait for the sums of the step before, as those of floats do.
+    chained: on sm_90, products that follow each other are waited for once.
     """
 
     text: str
@@ -54,6 +55,7 @@ class TritonSource:
     scratch: int = 0
     near: bool = False
     late: bool = field(default=False, repr=False)
+    chained: bool = field(default=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -116,10 +118,10 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
         scopes.enter_context(knobs.compilation.scope())
         knobs.cache.dir = folder
         knobs.compilation.disable_line_info = True
-        late = source.late and isa == "sm_90"
-        if source.near or late:
+        late, chained = (asked and isa == "sm_90" for asked in (source.late, source.chained))
+        if source.near or late or chained:
             scopes.enter_context(knobs.runtime.scope())
-            knobs.runtime.add_stages_inspection_hook = triton_stages.hook(source.near, late)
+            knobs.runtime.add_stages_inspection_hook = triton_stages.hook(source.near, late, chained)
         try:
             done = triton.compile(
                 ASTSource(fn=function, signature=dict(source.signature), constexprs={}, attrs=hints),

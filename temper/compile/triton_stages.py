@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from temper.compile.triton_chains import chained_sums
+
 #: The wait of a loop's step, with its sums, operands and types.
 _WAIT = re.compile(
     r"(?P<pad> *)(?P<out>%\w+):3 = ttng\.warp_group_dot_wait (?P<dot>%\w+), (?P<a>%[\w#]+), (?P<b>%[\w#]+)"
@@ -29,10 +31,10 @@ _IF = re.compile(r" *(%\w+(:\d+)? = )?scf\.if .*\{")
 _CHOICE = re.compile(r" *(?P<out>%\w+) = arith\.select %\w+, %\w+, (?P<sums>%[\w#]+) : .*")
 
 
-def hook(near: bool, late: bool) -> Callable[..., Any]:
+def hook(near: bool, late: bool, chained: bool = False) -> Callable[..., Any]:
     """Triton's hook on its stages (`knobs.runtime.add_stages_inspection_hook`). Called without arguments, for a name
     and a digest of what it does; else with the backend, the stages by name, options, language and capability."""
-    name = f"{'near' * near}{'late' * late}"
+    name = f"{'near' * near}{'late' * late}{'chained' * chained}"
 
     def change(*state: Any) -> Any:
         if not state:
@@ -41,7 +43,9 @@ def hook(near: bool, late: bool) -> Callable[..., Any]:
         if near:
             stages["ptx"] = _near(stages["ptx"])
         if late:
-            stages["ttgir"] = _late(stages["ttgir"])
+            stages["ttgir"] = _edited(stages["ttgir"], late_sums)
+        if chained:
+            stages["ttgir"] = _edited(stages["ttgir"], chained_sums)
         return None
 
     return change
@@ -54,13 +58,13 @@ def _near(made: Callable[..., Any]) -> Callable[..., Any]:
     return ptx
 
 
-def _late(made: Callable[..., Any]) -> Callable[..., Any]:
+def _edited(made: Callable[..., Any], change: Callable[[str], str]) -> Callable[..., Any]:
     def ttgir(source: Any, metadata: Any) -> Any:
         from triton._C.libtriton import ir
 
         module = made(source, metadata)
         text = str(module)
-        if (changed := late_sums(text)) == text:
+        if (changed := change(text)) == text:
             return module
         with tempfile.TemporaryDirectory(prefix="temper-triton-") as folder:
             path = Path(folder) / "late.ttgir"

@@ -32,7 +32,8 @@ class TritonKernel(Kernel):
     def code(self) -> str:
         plain = [replace(s, text="", aligned=frozenset()) for s in self.sources]
         return "\n".join(
-            f"{s.text}\n# {p} {sorted(s.aligned)}{' late' * s.late}" for s, p in zip(self.sources, plain, strict=True)
+            f"{s.text}\n# {p} {sorted(s.aligned)}{' late' * s.late}{' chained' * s.chained}"
+            for s, p in zip(self.sources, plain, strict=True)
         )
 
     def __post_init__(self) -> None:

@@ -136,7 +136,7 @@ class ConvFewChannelsChain:
         else:
             p, strip = _pooled(conv, pool), Strip.of(params)
             text = _pooled_module(w, conv, pool, x, p, strip, entry, names)
-            second = TritonSource(text, entry, signature, aligned, strip.warps, 1)
+            second = TritonSource(text, entry, signature, aligned, strip.warps, 1, chained=True)
             columns = product((x.s.n, p.pw + p.extra))
             later = ceil_div(columns, strip.bm - p.halo) * (-(-p.ph // strip.down) * -(-x.s.ocg // strip.bn))
         return TritonKernel(

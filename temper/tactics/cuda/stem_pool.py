@@ -68,15 +68,21 @@ class Pooled:
         return self.halo if self.left == 0 else 0
 
 
+#: (rows of a strip, whether they are a loop, products under way)
+_CHOICES = ((1, 0, 1), (2, 0, 1), (4, 0, 1), (4, 0, 2), (7, 1, 1), (14, 1, 1))
+
+
 @dataclass(frozen=True)
 class Strip:
-    """bm columns by bn channels; down: pooled rows of a strip; loop: these are one, else they are written out."""
+    """bm columns by bn channels; down: pooled rows of a strip; loop: these are one, else they are written out; both: 1
+    where the products of two lines are under way together, 2 where the next step's rows are loaded meanwhile."""
 
     bm: int
     bn: int
     down: int
     warps: int
     loop: int
+    both: int
 
     @property
     def params(self) -> Params:
@@ -90,8 +96,8 @@ class Strip:
     def choices(p: Pooled, bn: int, isa: str) -> list[Strip]:
         """For a plane and channels of a tile. Before sm_90 weights are in registers while they multiply, too many of
         them for more than a few rows."""
-        downs = {0: (1, 2, 4), 1: (4, 7, 14)} if int(isa.removeprefix("sm_")) >= 90 else {0: (1, 2)}
-        return [Strip(32, bn, down, 4, loop) for loop, sizes in downs.items() for down in sizes if down <= p.ph]
+        found = _CHOICES if int(isa.removeprefix("sm_")) >= 90 else _CHOICES[:2]
+        return [Strip(32, bn, down, 4, loop, both) for down, loop, both in found if down <= p.ph]
 
     def shared(self, rows: int, run: int) -> int:
         """Bytes of shared memory. rows: of a window of the folded image; run: bytes of one."""
@@ -171,11 +177,6 @@ class _Body:
     def parts(self) -> int:
         return self.b.bn // (self.part or self.b.bn)
 
-    @property
-    def lines(self) -> int:
-        """Rows of the convolution's result that a strip needs."""
-        return 2 * (self.b.down - 1) + self.p.kernel
-
     def text(self) -> str:
         size = self.part or self.b.bn
         order = f"column * BN + {register_tiles.columns('BN', self.part)}" if self.part else "channel"
@@ -189,53 +190,61 @@ class _Body:
         return text + self._written_out()
 
     def _written_out(self) -> str:
-        text, loaded = "", 0
-        for t in range(self.lines):
-            # two rows at a time
-            need = min(t + self.rows + (t % 2 == 0), self.lines + self.rows - 1)
-            text += "".join(self._row(f"a{i}", i) for i in range(loaded, need)) + self._sums(t) + self._masked(t)
-            loaded = max(loaded, need)
-            first = t == 0 if self.p.halo else t % 2 == 0
-            text += "most = acc\n" if first else self._raised()
-            done = t - (self.p.kernel - 1)
-            if done >= 0 and done % 2 == 0:
-                text += self._finished(done // 2, str(done // 2)) + "most = acc\n" * self.p.halo
-        if not self.p.halo:
+        halo = self.p.halo
+        text, loaded = self._carried(), self.rows * halo
+        for q in range(self.b.down):
+            first = 2 * q + halo
+            # the next step's rows are loaded while this one's products are under way
+            more = first + self.rows + 1
+            text += "".join(self._row(f"a{i}", i) for i in range(loaded, more))
+            loaded = more + 2 * (q + 1 < self.b.down) * (self.b.both > 1)
+            ahead = "".join(self._row(f"a{i}", i) for i in range(more, loaded))
+            text += self._step(first, first, ahead=ahead) + self._finished(q, str(q))
+        if not halo:
             return text
         return text + "tl.debug_barrier()\n" + "".join(self._joined(q, str(q)) for q in range(self.b.down))
 
     def _looped(self) -> str:
-        text, halo = "", self.p.halo
-        if halo:
-            text += "".join(self._row(f"a{r}", r) for r in range(self.rows)) + self._sums(0) + self._masked(0)
-            text += "carry = acc\n"
+        halo = self.p.halo
         step = "".join(self._row(f"a{r}", f"q * 2 + {halo + r}") for r in range(self.rows + 1))
-        for i in range(2):
-            step += self._sums(i) + self._masked(halo + i, "q * 2 + ")
-            step += "most = acc\n" if i == 0 and not halo else "most = carry\n" if i == 0 else ""
-            step += self._raised() if i or halo else ""
-        step += "carry = acc\n" * halo + self._finished("q", "")
+        step += self._step(0, halo, "q * 2 + ") + self._finished("q", "")
         if halo:
             step += "tl.debug_barrier()\n" + self._joined("q", "")
-        return text + "for q in range(0, DOWN):\n" + indent(step, "    ")
+        return self._carried() + "for q in range(0, DOWN):\n" + indent(step, "    ")
+
+    def _carried(self) -> str:
+        """The first line of a strip, where its last lines are other strips' first."""
+        if not self.p.halo:
+            return ""
+        text = "".join(self._row(f"a{r}", r) for r in range(self.rows))
+        return text + self._sums("carry", 0) + self._masked("carry", 0)
+
+    def _step(self, first: int, t: int, step: str = "", ahead: str = "") -> str:
+        """`most`, the maximum of lines t and t + 1 of a strip, which begin with row `first`, and of the line before.
+        ahead: statements that are done while products are under way."""
+        upper = self._sums("upper", first), self._masked("upper", t, step)
+        lower = self._sums("lower", first + 1), self._masked("lower", t + 1, step)
+        text = upper[0] + lower[0] + ahead + upper[1] if self.b.both else "".join(upper)
+        if self.p.halo:
+            text += f"most = tl.maximum(carry, upper{self._nan})\n"
+        text += lower[1] if self.b.both else "".join(lower)
+        text += f"most = tl.maximum({'most' if self.p.halo else 'upper'}, lower{self._nan})\n"
+        return text + "carry = lower\n" * self.p.halo
 
     def _row(self, name: str, row: int | str) -> str:
         place = f"tl.minimum(tl.maximum(y0 + {row}, 0), HEIGHT - 1)"
         return f"{name} = tl.load(a_at + {place} * (WIDTH * DEPTH))\n"
 
-    def _sums(self, first: int) -> str:
-        text = f"acc = tl.zeros((2 * BM, BN), {self.sums})\n"
-        return text + "".join(f"acc = product(a{first + r}, w{r}, acc)\n" for r in range(self.rows))
+    def _sums(self, name: str, first: int) -> str:
+        text = f"{name} = tl.zeros((2 * BM, BN), {self.sums})\n"
+        return text + "".join(f"{name} = product(a{first + r}, w{r}, {name})\n" for r in range(self.rows))
 
-    def _masked(self, t: int, step: str = "") -> str:
+    def _masked(self, name: str, t: int, step: str = "") -> str:
         """Sums of line t of a strip, or of a step of its loop, are nothing's where there is no such row."""
         p, down = self.p, self.b.down
         last = 2 * (-(-p.ph // down) - 1) * down - p.top + t + (2 * (down - 1) if step else 0)
         tests = [f"(y0 + {step}{t} >= 0)"] * (t < p.top) + [f"(y0 + {step}{t} < OH)"] * (last >= p.oh)
-        return f"acc = tl.where({' & '.join(tests)}, acc, {_LEAST[self.sums]})\n" if tests else ""
-
-    def _raised(self) -> str:
-        return f"most = tl.maximum(most, acc{self._nan})\n"
+        return f"{name} = tl.where({' & '.join(tests)}, {name}, {_LEAST[self.sums]})\n" if tests else ""
 
     @property
     def _nan(self) -> str:

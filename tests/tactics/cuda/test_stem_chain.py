@@ -133,7 +133,7 @@ def test_compiles(isa: str) -> None:
         kernel = TACTIC.generate(w, next(p for p in TACTIC.candidates(w) if dict(p)["down"] == 1), "stem")
         fold, second = (compile_cubin(source, isa).frame for source in kernel.sources)
         # before sm_90 halves of weights wait for their products in registers
-        assert fold == 0 and second <= (64 if isa < "sm_9" and isa != "sm_100" and not integer else 0)
+        assert fold == 0 and second <= (128 if isa < "sm_9" and isa != "sm_100" and not integer else 0)
 
 
 def test_declines_with_a_reason() -> None:
