@@ -29,6 +29,7 @@ from temper.passes.recurrent import RECURRENT
 from temper.passes.recurrent_cells import RECURRENT_CELLS
 from temper.passes.recurrent_loops import RECURRENT_LOOPS
 from temper.passes.rows import ROWS
+from temper.passes.select_early import SELECT_EARLY
 from temper.passes.signed import SIGNED
 from temper.passes.split_codes import SPLIT_CODES
 from temper.passes.squeeze_excite import GATES_APPLIED, SQUEEZE_EXCITE
@@ -55,6 +56,7 @@ PIPELINE: tuple[Pass, ...] = (
     FOLD,
     PLANES,           # before layout, which would make channels of what are planes; cleanup-2 then merges the renamings
     Pass("cleanup-2", CLEANUP_BUT_CODES.run),
+    SELECT_EARLY,     # after fold, which leaves less between layers; before queries are part of a wider product
     MERGE_PRODUCTS,   # after cleanup: renamings between projections and attention are gone
     SQUEEZE_EXCITE,   # after fold, which joins biases; before layout, which puts views between
     LAYOUT,
