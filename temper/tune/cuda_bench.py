@@ -72,8 +72,9 @@ def judge_here(
         constant.flags.writeable = False
     derived = Derived()  # many pack alike
     prepared = [packed(x.tactic, task.workload, x.params, task.constants, derived) for x in entrants]
+    buffers = Buffers.of(task.workload, problem)
     with turn(gpu):
-        yield from _judged(gpu, stream, task, problem, entrants, prepared, cold_bytes, timed)
+        yield from _judged(gpu, stream, task, buffers, entrants, prepared, cold_bytes, timed)
 
 
 @contextmanager
@@ -89,7 +90,7 @@ def _judged(
     gpu: Gpu,
     stream: Stream,
     task: Task,
-    problem: Problem,
+    buffers: Buffers,
     entrants: Sequence[Entrant],
     prepared: Sequence[Sequence[np.ndarray]],
     cold_bytes: int,
@@ -97,7 +98,7 @@ def _judged(
 ) -> Iterator[Began | tuple[int, Record]]:
     """As `judge_here`, with the GPU to itself. prepared: packed constants by entrant."""
     try:
-        bench = DeviceBench(gpu, stream, task.workload, problem, cold_bytes)
+        bench = DeviceBench(gpu, stream, task.workload, buffers, cold_bytes)
     except DeviceMemoryError as e:
         for i in range(len(entrants)):
             yield i, Record(None, f"the layer's own tensors do not fit: {e}", passing=True)
@@ -157,26 +158,43 @@ def _first_look(
     return wrong
 
 
+@dataclass(frozen=True)
+class Buffers:
+    """A problem with its tensors between guard bytes, outputs as they are before a kernel runs, on the host."""
+
+    problem: Problem
+    inputs: tuple[Guarded | None, ...]
+    operands: tuple[Guarded | None, ...]
+    outputs: tuple[Guarded, ...]
+
+    @staticmethod
+    def of(w: Workload, problem: Problem) -> Buffers:
+        def guarded(x: np.ndarray | None, row_stride: int | None) -> Guarded | None:
+            return None if x is None else Guarded(x, row_stride)
+
+        inputs = zip(problem.inputs, (s.row_stride if s else None for s in w.inputs), strict=True)
+        operands = zip(problem.operands, (o.row_stride for o in w.epilogue.operands), strict=True)
+        outputs = zip(problem.whole(), w.outputs, strict=True)
+        return Buffers(
+            problem,
+            tuple(guarded(x, stride) for x, stride in inputs),
+            tuple(guarded(x, stride) for x, stride in operands),
+            tuple(Guarded(blank(y), s.row_stride) for y, s in outputs),
+        )
+
+
 class DeviceBench:
     """Device buffers of one problem, each with guard bytes around it, shared by all candidates of its workload."""
 
-    def __init__(self, gpu: Gpu, stream: Stream, w: Workload, problem: Problem, cold_bytes: int) -> None:
-        self.gpu, self.stream, self.w, self.problem, self.cold_bytes = gpu, stream, w, problem, cold_bytes
-        self._inputs = [
-            None if x is None else _OnDevice(gpu, Guarded(x, s.row_stride if s else None))
-            for x, s in zip(problem.inputs, w.inputs, strict=True)
-        ]
-        self._operands = [
-            None if x is None else _OnDevice(gpu, Guarded(x, o.row_stride))
-            for x, o in zip(problem.operands, w.epilogue.operands, strict=True)
-        ]
-        self._outputs = [
-            _OnDevice(gpu, Guarded(blank(y), s.row_stride)) for y, s in zip(problem.whole(), w.outputs, strict=True)
-        ]
+    def __init__(self, gpu: Gpu, stream: Stream, w: Workload, buffers: Buffers, cold_bytes: int) -> None:
+        self.gpu, self.stream, self.w, self.problem, self.cold_bytes = gpu, stream, w, buffers.problem, cold_bytes
+        self._inputs = [None if g is None else _OnDevice(gpu, g) for g in buffers.inputs]
+        self._operands = [None if g is None else _OnDevice(gpu, g) for g in buffers.operands]
+        self._outputs = [_OnDevice(gpu, g) for g in buffers.outputs]
         #: by operand: a buffer in which it is written over
         self._taken: dict[int, _OnDevice] = {}
         #: what the outputs hold before a kernel runs
-        self._blank = [_uploaded(gpu, o.guarded.block) for o in self._outputs]
+        self._blank = [_copied(gpu, o.memory, stream) for o in self._outputs]
         #: by the arrays' identities, with the arrays
         self._rotating: dict[tuple[int, ...], tuple[Sequence[np.ndarray], list[list[Memory]]]] = {}
 
@@ -240,7 +258,7 @@ class DeviceBench:
             for i, buffer in enumerate(group):
                 if buffer is not None and not buffer.intact():
                     return f"{name} {i}: wrote outside the tensor"
-        arrays = self.problem.compared([o.fetched() for o in self._outputs])
+        arrays = [o.fetched(self.problem.rows) for o in self._outputs]
         of = zip(arrays, self.problem.want, self.problem.bounds, self.w.outputs, strict=True)
         for i, (y, want, bound, slot) in enumerate(of):
             if (wrong := mismatch(y, want, bound, dtype=slot.type.dtype)) is not None:
@@ -253,33 +271,40 @@ class _OnDevice:
 
     def __init__(self, gpu: Gpu, guarded: Guarded) -> None:
         self.guarded = guarded
-        self._memory = gpu.allocate(guarded.block.nbytes, "verification")
-        self._memory.write(guarded.block)
+        self.memory = gpu.allocate(guarded.block.nbytes, "verification")
+        self.memory.write(guarded.block)
 
     @property
     def address(self) -> int:
-        return self._memory.address + self.guarded.start
+        return self.memory.address + self.guarded.start
 
     def fill(self, source: Memory, stream: Stream) -> None:
         """Copies a block of the same size on the device into this one."""
-        gpu = self._memory.gpu
-        gpu.driver("cuMemcpyDtoDAsync", self._memory.address, source.address, source.nbytes, stream.handle)
+        gpu = self.memory.gpu
+        gpu.driver("cuMemcpyDtoDAsync", self.memory.address, source.address, source.nbytes, stream.handle)
 
     def intact(self) -> bool:
         """True if nothing outside the tensor changed on the device."""
         g = self.guarded
         if g.dense:
             before, after = g.guards
-            self._memory.read(before)
-            self._memory.read(after, g.block.nbytes - after.nbytes)
+            self.memory.read(before)
+            self.memory.read(after, g.block.nbytes - after.nbytes)
         else:
-            self._memory.read(g.block)
+            self.memory.read(g.block)
         return g.intact
 
-    def fetched(self) -> np.ndarray:
-        """The tensor as it is on the device."""
-        self._memory.read(self.guarded.block)
-        return self.guarded.array
+    def fetched(self, rows: np.ndarray | None) -> np.ndarray:
+        """The tensor as it is on the device. rows: indices of its first axis to take; None for all."""
+        g = self.guarded
+        if rows is None or not g.dense:
+            self.memory.read(g.block)
+            return g.array if rows is None else g.array[rows]
+        out = np.empty((len(rows), *g.shape[1:]), g.dtype)
+        for k, i in enumerate(rows):
+            part = out[k : k + 1]
+            self.memory.read(part, g.start + int(i) * part.nbytes)
+        return out
 
 
 class DeviceWatch:

@@ -64,10 +64,6 @@ class Problem:
             return list(self.want)
         return [np.broadcast_to(y[:1], (self.size, *y.shape[1:])) for y in self.want]
 
-    def compared(self, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Of whole outputs what `want` is of."""
-        return list(outputs) if self.rows is None else [y[self.rows] for y in outputs]
-
 
 #: Elements of random data that are made; longer arrays repeat them. It is a prime number, so that no stride through an
 #: array meets the same ones again soon.

@@ -34,7 +34,7 @@ from temper.tactics.base import Params, Tactic
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.sources import cuda_tactics
 from temper.tune.cuda import from_bytes, to_bytes
-from temper.tune.cuda_bench import DeviceBench
+from temper.tune.cuda_bench import Buffers, DeviceBench
 from tests.ops.cases import CASES, cases_of
 from tests.tactics.cuda.record import Record
 from tests.tactics.regions import Subject, Variant, subjects, variants
@@ -212,8 +212,9 @@ def on_device(
             if isinstance(functions, str):
                 wrong: str | None = functions
             else:
-                bench = DeviceBench(gpu, stream, t.subject.workload, t.subject.problem(), 1)
-                packed = t.tactic.prepack(t.subject.workload, t.params, t.subject.constants())
+                w = t.subject.workload
+                bench = DeviceBench(gpu, stream, w, Buffers.of(w, t.subject.problem()), 1)
+                packed = t.tactic.prepack(w, t.params, t.subject.constants())
                 wrong = bench.verify(t.kernel, Functions(gpu, functions), packed)
         except TemperError as e:
             wrong = str(e)
