@@ -30,6 +30,7 @@ def two_gpus_at_once(plan: Plan) -> str:
 
     if _count() == 1:
         return "one GPU: nothing to see"
+    before = torch.cuda.current_device()
     engines = [Engine(plan, device=f"cuda:{k}") for k in range(2)]
     data = [inputs(4, seed=k) for k in range(2)]
     wants = [np.asarray(engines[0](x)) for x in data]
@@ -67,7 +68,8 @@ def two_gpus_at_once(plan: Plan) -> str:
     assert not wrong, wrong
     for refused in (lambda: contexts[1].set_input("x", given[0]), lambda: engines[0](given[1])):
         _refused(refused)
-    return "in turn, side by side and from two threads: the same results; the other GPU's arrays are refused"
+    current = f"PyTorch's current device was {before}, is {torch.cuda.current_device()}"
+    return f"in turn, side by side and from two threads: the same results; the other GPU's arrays are refused; {current}"
 
 
 @check
