@@ -69,7 +69,7 @@ def two_gpus_at_once(plan: Plan) -> str:
     for refused in (lambda: contexts[1].set_input("x", given[0]), lambda: engines[0](given[1])):
         _refused(refused)
     current = f"PyTorch's current device was {before}, is {torch.cuda.current_device()}"
-    return f"in turn, side by side and from two threads: the same results; the other GPU's arrays are refused; {current}"
+    return f"the same results in turn, side by side and from two threads; the other's arrays are refused; {current}"
 
 
 @check
