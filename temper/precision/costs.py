@@ -111,6 +111,23 @@ def _by_site(steps: Sequence[tuple[Mapping[str, object], float]], sites: Sequenc
     return Times(found, outside)
 
 
+def together(rows: Sequence[Mapping[str, object]], sites: Sequence[Site]) -> list[frozenset[str]]:
+    """Products that one kernel computes together, whose time is one of them's and no time the others'."""
+    sources = {o: s.name for s in sites if s.product for o in (s.name, *s.origin) if not o.startswith("rule:")}
+    own = [frozenset(sources[o] for o in _strings(r.get("origin")) if o in sources) for r in rows]
+    return [names for names in own if len(names) > 1]
+
+
+def shared(times: Times, other: Times, groups: Iterable[Collection[str]]) -> Times:
+    """The times with those of products that are computed together divided among them as `other` has theirs."""
+    found = dict(times.sites)
+    for names in groups:
+        whole, weight = sum(times.sites[n] for n in names), sum(other.sites[n] for n in names)
+        if weight:
+            found |= {n: whole * other.sites[n] / weight for n in names}
+    return Times(found, times.rest)
+
+
 def owners(rows: Sequence[Mapping[str, object]], sites: Sequence[Site]) -> dict[int, str]:
     """The site that every row of a build report belongs to: that of its source nodes, else that of the first row it
     reads which has one."""

@@ -78,23 +78,25 @@ class Quicker:
 
     def _candidates(self, chosen: frozenset[str], able: frozenset[str]) -> frozenset[str]:
         """Sites that ought to be faster in float, conversions included."""
+        trials = self.evidence.trials
         known = self.evidence.estimates(chosen)
         if known is None:
             return frozenset()
         quick, slow, measured = known
         margin = _MEASURED if measured else _PREDICTED
+        rows = trials.aimed(chosen).plan.report.get("regions", ())
+        quick = costs.shared(quick, slow, costs.together(rows, trials.subject.sites))
         gain = {n: (1 - margin) * quick.sites[n] - slow.sites[n] for n in able}
         if sum(g for g in gain.values() if g > 0) < _WORTH * quick.total:
             return frozenset()  # without looking at conversions
-        pins = dict.fromkeys(self.evidence.trials.everything - able, "int8") | dict.fromkeys(chosen, "float32")
+        pins = dict.fromkeys(trials.everything - able, "int8") | dict.fromkeys(chosen, "float32")
         demanded = costs.Times({n: t + margin * quick.sites[n] for n, t in slow.sites.items()}, slow.rest)
         links = [
             solver.Edge(e.source, e.reader, {k: _CONVERTING * t for k, t in e.seconds.items()})
             for e in self.evidence.links()
         ]
-        sites = self.evidence.trials.subject.sites
-        problem = costs.problem(sites, quick, demanded, links, {}, pins)
-        best, now = problem.best(0.0), problem.evaluate(chosen & self.evidence.trials.everything)
+        problem = costs.problem(trials.subject.sites, quick, demanded, links, {}, pins)
+        best, now = problem.best(0.0), problem.evaluate(chosen & trials.everything)
         if now.seconds - best.seconds < _WORTH * (now.seconds + quick.rest):
             return frozenset()
         return best.high & able

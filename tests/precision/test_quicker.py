@@ -18,6 +18,7 @@ from temper.precision.build import Made, build_int8
 from temper.precision.quicker import parts
 from temper.precision.request import Request
 from temper.precision.subject import Subject
+from temper.quantize.placement import Site
 from temper.quantize.solver import Edge
 from temper.runtime.engine import Engine, LayerTime
 from tests.conftest import small_model
@@ -128,6 +129,15 @@ def test_sites_that_share_a_neighbour_are_judged_together() -> None:
         (["g", "h"], ["f", "g", "h"]),
     ]
     assert {a for a, _ in parts("bdg", links)} == {frozenset("bd"), frozenset("g")}
+
+
+def test_the_time_of_a_kernel_of_two_products_is_of_both() -> None:
+    sites = [Site(n, "Conv", n, (0,), (), ()) for n in "abc"] + [Site("sum", "Add", "sum", (0, 1), (), ())]
+    rows = [{"origin": ["a"]}, {"origin": ["b", "b relu", "c", "sum"]}]
+    groups = costs.together(rows, sites)
+    assert groups == [frozenset("bc")]
+    quick, slow = costs.Times({"a": 1.0, "b": 6.0, "c": 0.0}, 0.5), costs.Times({"a": 2.0, "b": 4.0, "c": 8.0}, 0.0)
+    assert costs.shared(quick, slow, groups) == costs.Times({"a": 1.0, "b": 2.0, "c": 4.0}, 0.5)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
