@@ -239,6 +239,13 @@ def candidates_for(
             own = [r for r in ranked if r[1] == number][:2]
             if own and own[0][0] < 4 * ranked[0][0]:
                 chosen += [r for r in own if r not in chosen]
+    if effort >= _RESCUE:
+        # kernels that are alike may fail alike: every value of every parameter gets its best into the contest
+        best: dict[tuple[int, str, int], Ranked] = {}
+        for r in ranked:
+            for name, value in r[3]:
+                best.setdefault((r[1], name, value), r)
+        chosen += [r for r in dict.fromkeys(best.values()) if r not in chosen]
     contestants = {(tactic.name, params): tactic for _, _, tactic, params in chosen}
     named = {(t, tuple(k for k, _ in p)) for _, _, t, p in ranked}
     for tactic, params in also:
