@@ -26,7 +26,8 @@ from temper.profiles import Model, Ranges, Sizes, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
 from temper.tactics.base import packed
 from temper.target import Target, target_of
-from temper.tune.select import Candidate, Choice, Progress, Task, Tuner, cold_bytes, foreseen
+from temper.tune.candidates import Candidate, foreseen
+from temper.tune.select import Choice, Progress, Task, Tuner, cold_bytes
 from temper.tune.timing_cache import TimingCache, digest
 
 

@@ -19,8 +19,8 @@ from temper.runtime.cpu import Library
 from temper.runtime.engine import Engine
 from temper.tactics.base import Workload
 from temper.tactics.sources import cpu_tactics
+from temper.tune.candidates import Candidate, candidates_for
 from temper.tune.measure import Bench, Loaded, timer_library
-from temper.tune.select import Candidate, candidates_for
 from temper.tune.verify import make_problem
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from temper.compile.cc import compile_object, compiler_version, link
 from temper.compile.processes import at_once
 from temper.runtime.cpu import Library
 from temper.tactics.base import Kernel
+from temper.tune.candidates import Candidate
 from temper.tune.measure import DROPPED, Bench, Loaded, Stopwatch, timer_library
-from temper.tune.select import Candidate, Task
+from temper.tune.select import Task
 from temper.tune.timing_cache import Record
 from temper.tune.verify import make_problem
 

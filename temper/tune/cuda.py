@@ -22,9 +22,10 @@ from temper.runtime import machine
 from temper.runtime.cuda.driver import Gpu
 from temper.tactics.base import Kernel
 from temper.tactics.cuda.kernel import TritonKernel
+from temper.tune.candidates import Candidate
 from temper.tune.cuda_bench import Entrant
 from temper.tune.cuda_judge import Judge
-from temper.tune.select import Candidate, Task
+from temper.tune.select import Task
 from temper.tune.timing_cache import Record
 
 _LENGTH = struct.Struct("<I")

@@ -21,7 +21,8 @@ from temper.tactics.base import Kernel, Workload
 from temper.tactics.epilogue import Epilogue, Instr, Operand
 from temper.tactics.sources import cuda_tactics
 from temper.tactics.workload import lent_operand, workload
-from temper.tune.select import Candidate, Contest, Task, Tuner, candidates_for
+from temper.tune.candidates import Candidate, candidates_for
+from temper.tune.select import Contest, Task, Tuner
 from temper.tune.timing_cache import Record, TimingCache
 
 

@@ -95,14 +95,14 @@ def tuning(plan: Plan) -> str:
     from temper.compile.triton import TritonSource, compile_cubin, triton_version
     from temper.tactics.cuda.kernel import TritonKernel
     from temper.target import target_of
-    from temper.tune import select
+    from temper.tune.candidates import candidates_for
     from temper.tune.cuda import from_bytes, to_bytes
     from temper.tune.cuda_bench import Entrant
     from temper.tune.cuda_judge import Judge
 
     task = _first_convolution()
     tactics = target_of(BuildConfig(device="cuda", effort=1)).tactics()
-    (chosen, *_), _ = select.candidates_for(tactics, task.workload, 1, triton_version(), task.env)
+    (chosen, *_), _ = candidates_for(tactics, task.workload, 1, triton_version(), task.env)
     kernel = chosen.kernel
     assert isinstance(kernel, TritonKernel)
     first = kernel.triton.signature[0][0]
@@ -149,7 +149,8 @@ def memory(plan: Plan) -> str:
     problem = make_problem(task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=3e8)
     entrants: list[Any] = [None, None]
     stream: Any = Stream(gpu)
-    found = list(cuda_bench._judged(gpu, stream, task, problem, entrants, [(), ()], 0, True))
+    buffers = cuda_bench.Buffers.of(task.workload, problem)
+    found = list(cuda_bench._judged(gpu, stream, task, buffers, entrants, [(), ()], 0, True))
     assert len(found) == 2 and all(isinstance(a, tuple) and a[1].passing for a in found), found
     return words[:90]
 
