@@ -52,10 +52,10 @@ class Fake:
         pass
 
 
-def task(rows: int, optional: bool = False) -> Task:
+def task(rows: int, terms: int = 64, columns: int = 48, optional: bool = False) -> Task:
     g = Graph("product")
-    x = g.add_input("x", TensorType("float32", (rows, 64)))
-    weights = g.add_constant(np.ones((64, 48), np.float32), "w")
+    x = g.add_input("x", TensorType("float32", (rows, terms)))
+    weights = g.add_constant(np.ones((terms, columns), np.float32), "w")
     g.set_outputs([make(g, "MatMul", [x, weights], {}).output])
     (region,) = partition(g, Log())
     w: Workload = workload(region, "sm_90", 1)
@@ -130,6 +130,16 @@ def test_where_no_candidate_is_right_more_are_looked_at(tuner: Tuner, device: Fa
     assert third.choose([task(512, optional=True)]) == {}
     with pytest.raises(BuildError, match="'rows512': every candidate kernel failed its check"):
         third.choose([task(512)])
+
+
+def test_where_kernels_of_one_kind_all_fail_another_kind_is_tried(tuner: Tuner, device: Fake) -> None:
+    """Few rows and many terms: all that is looked at otherwise adds parts in a second launch."""
+    few = task(64, 8192, 512)
+    every, _ = candidates_for(tuner.tactics, few.workload, 5, "none")
+    device.wrong = {c.label for c in every if ("split", 1) not in c.params}
+    assert len(device.wrong) > 32
+    (choice,) = tuner.choose([few]).values()
+    assert ("split", 1) in choice.candidate.params
 
 
 def test_tasks_are_judged_at_once_where_the_device_does(tuner: Tuner, device: Fake) -> None:
