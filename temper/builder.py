@@ -97,6 +97,7 @@ def build_plan(
         )
         maker = _Maker(tuner, cutter, pool, watch, share)
         found: dict[int, tuple[Graph, Parts, Log, int]] = {}
+        every = Log()
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
             imported = len(own.nodes)
@@ -105,11 +106,7 @@ def build_plan(
             log = run_passes(
                 own, passes, dump=dump, stop_after=config.stop_after, disable=config.disable, always=_verifies()
             )
-            _check_disabled(config.disable, log, target)
-            if quantize is not None and not config.stop_after:
-                quantize.check(log)
-            if not config.stop_after:
-                check_pins(config.wide, log)
+            every.add(log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
             parts = cutter.parts(own, log, target.alignment)
@@ -120,6 +117,12 @@ def build_plan(
                 if device.overlaps:
                     tuner.ahead(_tasks(own, parts, _optimum(sizes.ranges[i]), pool, {}, tuner.effort))
             watch.lap("tune")
+        # what one profile's graph lacks another's may have: at a batch of one some layers are others
+        _check_disabled(config.disable, every, target)
+        if not config.stop_after:
+            check_pins(config.wide, every)
+            if quantize is not None:
+                quantize.check(every)
         for i, (own, parts, log, imported) in found.items():
             variants[i] = maker.variant(own, parts, sizes.ranges[i], log, imported, variants)
             watch.lap("plan")

@@ -41,6 +41,10 @@ def compose(first: Perm, then: Perm) -> Perm:
     return tuple(first[i] for i in then)
 
 
+#: What nodes are made by; those it names nothing are called after what they are made of (names.py).
+_RULE = "rule:channels-last"
+
+
 def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
     """`v` transposed; folded for constants, quantized ones too, nothing for the identity."""
     if perm == tuple(range(v.type.rank)):
@@ -54,7 +58,7 @@ def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
             attrs = {**source.attrs, "axis": perm.index(axis % len(perm))}
             inputs = [transpose(graph, codes, perm), *source.inputs[1:]]
             return make(graph, "DequantizeLinear", inputs, attrs, origin=source.origin).output
-    return make(graph, "Transpose", [v], {"perm": perm}).output
+    return make(graph, "Transpose", [v], {"perm": perm}, origin=(_RULE,)).output
 
 
 def _turned(array: np.ndarray, perm: Perm) -> np.ndarray:
@@ -91,7 +95,7 @@ def _convert(graph: Graph, log: Log) -> None:
             log.did_not("channels-last", node.name, "its sizes are not constants")
             continue
         new = make(
-            graph, node.op, inputs, attrs, name=node.name, origin=(*(node.origin or (node.name,)), "rule:channels-last")
+            graph, node.op, inputs, attrs, name=node.name, origin=(*(node.origin or (node.name,)), _RULE)
         )
         for old, out in zip(node.outputs, new.outputs, strict=True):
             graph.replace_uses(old, transpose(graph, out, to_first(rank)) if out.type.rank == rank else out)
@@ -189,9 +193,9 @@ def _as_reshape(graph: Graph, node: Node, perm: Perm) -> bool:
         return False
     if not _shape_ok(node.output.type.shape):
         return False
-    graph.replace_uses(
-        node.output, make(graph, "Reshape", [x], {"shape": node.output.type.shape}, origin=node.origin).output
-    )
+    origin = (*dict.fromkeys((*node.origin, _RULE)),)
+    shape = node.output.type.shape
+    graph.replace_uses(node.output, make(graph, "Reshape", [x], {"shape": shape}, origin=origin).output)
     graph.remove_node(node)
     return True
 
@@ -233,7 +237,7 @@ def _elementwise(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
                         v.const.reshape((1,) * (rank - v.type.rank) + v.const.shape), v.name, v.type.dtype
                     )
                     if v.const is not None
-                    else make(graph, "Reshape", [v], {"shape": shape}).output
+                    else make(graph, "Reshape", [v], {"shape": shape}, origin=(_RULE,)).output
                 )
             inputs.append(transpose(graph, v, inverse(perm)))
     return _rewire(graph, user, inputs, user.attrs, perm)
@@ -322,7 +326,8 @@ def _reshape(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
         if new_perm != to_first(len(new_perm)) or len(new_perm) < 3:
             return False
         x = transpose(graph, x, together)
-    first = make(graph, "Reshape", [x], {"shape": shape}, origin=user.origin or (user.name,)).output
+    origin = (*(user.origin or (user.name,)), _RULE)
+    first = make(graph, "Reshape", [x], {"shape": shape}, origin=origin).output
     graph.replace_uses(user.output, transpose(graph, first, new_perm))
     graph.remove_node(user)
     return True
@@ -396,7 +401,7 @@ def _matmul_rows(graph: Graph, log: Log) -> None:
         )
         source = t.inputs[0]
         assert source is not None
-        x = make(graph, "Reshape", [source], {"shape": a.type.shape}, origin=reshape.origin).output
+        x = make(graph, "Reshape", [source], {"shape": a.type.shape}, origin=(*reshape.origin, _RULE)).output
         graph.set_input(node, 0, x)
         graph.set_input(node, 1, graph.add_constant(w.const[rows], w.name, w.type.dtype))
         log.did("permute classifier weights", node.name)

@@ -83,7 +83,7 @@ def _run(graph: Graph, log: Log) -> None:
     for node in graph.nodes:
         made = _lifted(graph, node) if graph.alive(node) else None
         if made is not None:
-            rows = make(graph, "Reshape", [made], {"shape": node.output.type.shape}).output
+            rows = make(graph, "Reshape", [made], {"shape": node.output.type.shape}, origin=(f"rule:{_NAME}",)).output
             graph.replace_uses(node.output, rows)
             log.did(_NAME, node.name)
     graph.prune()

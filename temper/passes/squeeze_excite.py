@@ -162,7 +162,8 @@ def _run(graph: Graph, log: Log) -> None:
             attrs |= {"gate_alpha": float(node.attrs["alpha"]), "gate_beta": float(node.attrs["beta"])}  # type: ignore[arg-type]
         new = make(graph, "SqueezeExcite", [x, *weights], attrs, name=node.name, origin=_origin(node, x)).output
         if new.type != node.output.type:
-            new = make(graph, "Reshape", [new], {"shape": node.output.type.shape}).output
+            shape = node.output.type.shape
+            new = make(graph, "Reshape", [new], {"shape": shape}, origin=(f"rule:{_NAME}",)).output
         graph.replace_uses(node.output, new)
         log.did(_NAME, node.name)
     graph.prune()

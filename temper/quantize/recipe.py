@@ -71,12 +71,15 @@ class Recipe:
         return replace(found, groups=tuple(groups))
 
     def replace_operands(self, graph: Graph) -> None:
-        """Puts `operands` into the graph. ConfigError for one that is not there, or has another shape."""
+        """Puts `operands` into the graph, those of its nodes. ConfigError for one that is no constant, or has another
+        shape."""
         nodes = {n.outputs[0].name: n for n in graph.nodes}
         for (key, i), array in self.operands.items():
             node = nodes.get(key)
-            old = node.inputs[i] if node is not None and i < len(node.inputs) else None
-            if node is None or old is None or old.const is None or old.const.shape != array.shape:
+            if node is None:
+                continue  # of another profile's graph
+            old = node.inputs[i] if i < len(node.inputs) else None
+            if old is None or old.const is None or old.const.shape != array.shape:
                 raise ConfigError(f"the recipe replaces input {i} of '{key}', which is no constant of {array.shape}")
             constant = graph.add_constant(array.astype(old.const.dtype), old.name)
             graph.set_input(node, i, constant)
@@ -88,6 +91,8 @@ class Recipe:
         have are left out; the builder checks that each was somewhere."""
         self.replace_operands(graph)
         sites = self.sites_in(graph)
+        for name in sorted(self.sites - {s.name for s in sites}):
+            log.did_not("quantize", name, "not in the graph for these sizes: what is there instead stays in float")
         if self.form == "float8":
             chosen = [s for s in sites if s.name in self.sites]
             insert_float8(graph, chosen, self.amax)
