@@ -28,7 +28,7 @@ from temper.tactics.cuda.epilogue_triton import (
     epilogue_statements,
 )
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.product_text import (
     Blocking,
     blocks,
@@ -112,9 +112,7 @@ class ConvPair:
     packing = ()
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "Chain":
-            return f"computes chains, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, "Chain", "chains")) is not None:
             return reason
         found = _shapes(w)
         return found if isinstance(found, str) else None

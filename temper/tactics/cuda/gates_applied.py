@@ -28,7 +28,7 @@ from temper.tactics.cuda.epilogue_triton import (
     program_function,
 )
 from temper.tactics.cuda.kernel import TritonKernel, dim_text
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import widened
 from temper.tactics.cuda.source import Stage
 from temper.tactics.cuda.squeeze_excite import (
@@ -244,9 +244,7 @@ class GatesApplied:
     packing = ()
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "SqueezeExcite":
-            return f"computes SqueezeExcite, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, "SqueezeExcite")) is not None:
             return reason
         return gates_decline(w) if w.attr("apply", 0) else "applies the gates it makes"
 
@@ -310,9 +308,7 @@ class DepthwiseGated:
     packing = ()
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "Chain":
-            return f"computes chains, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, "Chain", "chains")) is not None:
             return reason
         if len(w.links) != 2 or w.links[1].op != "SqueezeExcite" or not w.links[1].attr("apply", 0):
             return "computes a convolution and the gates of its result, applied"

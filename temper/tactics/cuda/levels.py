@@ -7,6 +7,12 @@ from temper.tactics.base import Workload
 from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
 
 
+def declines(w: Workload, op: str, words: str = "") -> str | None:
+    """Why a tactic of one op has nothing to do with the workload, or can have no kernel for it. words: what it
+    computes, if not the op."""
+    return f"computes {words or op}, not {w.op}" if w.op != op else level_declines(w)
+
+
 def level_declines(w: Workload) -> str | None:
     """Why no kernel can be made for the workload's level, or for its element types there."""
     if w.isa not in CUDA_ISAS:

@@ -29,7 +29,7 @@ from temper.tactics.cuda.epilogue_triton import (
     program_function,
 )
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.tiles import constants_text
 from temper.tactics.epilogue import Attr, Epilogue, Instr, Operand
@@ -177,9 +177,7 @@ class SqueezeExcite:
     packing = ()
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "SqueezeExcite":
-            return f"computes SqueezeExcite, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, "SqueezeExcite")) is not None:
             return reason
         if w.attr("apply", 0):
             return "makes gates and does not apply them"

@@ -25,7 +25,7 @@ from temper.tactics.cuda.epilogue_triton import (
     program_declines,
 )
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.product_text import Blocking, module_text, product_text
 from temper.tactics.cuda.stem import ConvFewChannels, Stem
@@ -60,9 +60,7 @@ class ConvFewChannelsChain:
     packing: tuple[str, ...] = ()
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op != "Chain":
-            return f"computes chains, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, "Chain", "chains")) is not None:
             return reason
         if isinstance(found := _links(w), str):
             return found
