@@ -43,6 +43,7 @@ class TritonSource:
     near: what the pipeline copies to shared memory stays in the processor's own cache, for loads of the same bytes.
     late: on sm_90, loops of products of integers wait for the sums of the step before, as those of floats do.
     chained: on sm_90, products that follow each other are waited for once.
+    registers: the most that a thread may have, so that more blocks share a processor; 0: as many as it asks for.
     """
 
     text: str
@@ -56,6 +57,7 @@ class TritonSource:
     near: bool = False
     late: bool = field(default=False, repr=False)
     chained: bool = field(default=False, repr=False)
+    registers: int = field(default=0, repr=False)
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def compile_cubin(source: TritonSource, isa: str) -> Cubin:
                     "num_warps": source.warps,
                     "num_stages": source.stages,
                     "enable_fp_fusion": source.fuse_multiply_add,
+                    **({"maxnreg": source.registers} if source.registers else {}),
                 },
             )
         except (TritonError, RuntimeError) as e:

@@ -289,7 +289,9 @@ top = highest
             body += "v0 = tl.where(total[:, None] == 0.0, 0.0, v0)\n"
         if (half := w.epilogue.operands[0].dtype) != "float32":
             body += f"v0 = v0.to({FLOATS[half]})\n"
-        return attention_kernel(w, entry, operands, t, body)
+        # a few numbers more in a thread would leave room for one block of eight warps on a processor, not for two
+        tight = kept(operands, t) and t.warps == 8 and t.bm * (t.bn + v.room) >= 160 * 32 * t.warps
+        return attention_kernel(w, entry, operands, t, body, registers=128 if tight else 0)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
@@ -350,9 +352,9 @@ v_at = {v.row_text('batch', f'({kv})', '0')}
 
 
 def attention_kernel(
-    w: Workload, entry: str, operands: Sequence[Heads], t: Tile, body: str, helpers: str = ""
+    w: Workload, entry: str, operands: Sequence[Heads], t: Tile, body: str, helpers: str = "", registers: int = 0
 ) -> Kernel:
-    """The kernel whose body computes v0 of a block of queries."""
+    """The kernel whose body computes v0 of a block of queries. registers: as TritonSource has them."""
     q, k, v, out = operands
     names = ("q", "k", "v", "mask", "scale")
     inputs = [
@@ -377,7 +379,8 @@ live = row_ok[:, None] & channel_ok[None, :]
     body += stores(w)
     grid = q.b * q.heads * ceil_div(q.s, t.bm)
     return kernel_of(
-        w, entry, about, inputs, sizes, body, helpers=helpers, grid=grid, warps=t.warps, stages=t.stages
+        w, entry, about, inputs, sizes, body, helpers=helpers, grid=grid, warps=t.warps, stages=t.stages,
+        registers=registers,
     )  # fmt: skip
 
 

@@ -32,6 +32,7 @@ from temper.tactics.cuda.attention import (
     tiles,
 )
 from temper.tactics.cuda.epilogue_triton import epilogue_declines
+from temper.tactics.cuda.rounding import HALVES_OF_CODES
 from temper.tactics.heads import integer_attr
 
 #: Most keys for which |sum of codes times values| <= 255 * 128 * keys is a whole number of float32, and of int32.
@@ -41,7 +42,7 @@ _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 #: Conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded half to even,
 #: in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
 #: weight_codes: 255 e^x for x <= 0 as a code; its product with a power of two is exact, and so may be contracted.
-#: half: bytes as float16, 1024 + 128 added to them and taken away.
+#: half: bytes as float16.
 _HELPERS = f"""
 
 
@@ -61,8 +62,9 @@ def weight_codes(x):
 
 @triton.jit
 def half(x):
-    bits = ((x.to(tl.uint8, bitcast=True) ^ 128).to(tl.int16) & 255) | 0x6400
-    return bits.to(tl.float16, bitcast=True) - 1152.0
+    return tl.inline_asm_elementwise(
+        "{HALVES_OF_CODES}", "=r,=r,r", [x], dtype=tl.float16, is_pure=True, pack=4,
+    )
 """
 
 

@@ -33,6 +33,7 @@ class TritonKernel(Kernel):
         plain = [replace(s, text="", aligned=frozenset()) for s in self.sources]
         return "\n".join(
             f"{s.text}\n# {p} {sorted(s.aligned)}{' late' * s.late}{' chained' * s.chained}"
+            + (f" {s.registers}" if s.registers else "")
             for s, p in zip(self.sources, plain, strict=True)
         )
 

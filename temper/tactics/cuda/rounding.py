@@ -30,6 +30,12 @@ NUMBERS: Mapping[str, str] = {
     + " }"
     for kind, start in (("int8", "xor.b32 t, $4, 0x80808080; "), ("uint8", "mov.b32 t, $4; "))
 }
+#: Assembly that makes four signed codes halves: each is the low byte of 1024 + 128 + itself.
+HALVES_OF_CODES = (
+    "{ .reg .b32 t, c, a, b; xor.b32 t, $2, 0x80808080; mov.b32 c, 0x64806480; "
+    "prmt.b32 a, t, 0x64646464, 0x4140; prmt.b32 b, t, 0x64646464, 0x4342; "
+    "sub.rn.f16x2 $0, a, c; sub.rn.f16x2 $1, b, c; }"
+)
 #: A sum of a product, cut to [0, 1].
 SATURATED = "fma.rn.sat.f32 $0, $1, $2, $3;"
 

@@ -49,13 +49,14 @@ def kernel_of(
     scratch: DimLike = 0,
     in_place: bool | None = None,
     results: Sequence[Parameter] = (),
+    registers: int = 0,
 ) -> TritonKernel:
     """A kernel whose `body` stores every result.
 
     inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls, each
     preceded by two blank lines. before: launches of their own, with the same pointers and constants. scratch: bytes
     that all blocks share. in_place: as Kernel has it; by default of kernels with one result.
-    results: pointers after those of the epilogue.
+    results: pointers after those of the epilogue. registers: as TritonSource has them.
     """
     pointers = [*inputs, *epilogue_parameters(w.epilogue), *results]
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
@@ -67,7 +68,7 @@ def kernel_of(
             f"\n\n@triton.jit\ndef {name}({', '.join(name for name, _ in signature)}):\n"
             + indent(f"{constants_text(sizes)}\n\n{last.body}", "    ")
         )
-        return TritonSource(text, name, signature, aligned, last.warps, last.stages)
+        return TritonSource(text, name, signature, aligned, last.warps, last.stages, registers=registers)
 
     main = source(entry, Stage(body, grid, warps, stages), helpers + epilogue_helpers(w.epilogue))
     sources = (*(source(f"{entry}_{i}", stage, helpers) for i, stage in enumerate(before)), main)
