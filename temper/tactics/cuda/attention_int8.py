@@ -32,7 +32,7 @@ from temper.tactics.cuda.attention import (
     tiles,
 )
 from temper.tactics.cuda.epilogue_triton import epilogue_declines
-from temper.tactics.cuda.rounding import HALVES_OF_CODES
+from temper.tactics.cuda.rounding import HALVES_OF_CODES, HALVES_OF_WORDS
 from temper.tactics.heads import integer_attr
 
 #: Most keys for which |sum of codes times values| <= 255 * 128 * keys is a whole number of float32, and of int32.
@@ -41,8 +41,11 @@ _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 
 #: Conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded half to even,
 #: in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
-#: weight_codes: 255 e^x for x <= 0 as a code; its product with a power of two is exact, and so may be contracted.
+#: weight_codes: 255 e^x for x <= 0 as a code, in the bits of a float32 whose lower half are those of 1024 + code as
+#: float16 (a product with a power of two is exact, so that it may be contracted).
 #: half: bytes as float16.
+_WEIGHED = 12582912.0 + 0x6400
+_WEIGHED_BITS = int(np.float32(_WEIGHED).view(np.int32))
 _HELPERS = f"""
 
 
@@ -57,7 +60,14 @@ def weight_codes(x):
     f = tl.maximum(x * {float(LOG2E)!r}, -16.0) - (t - 12582912.0)
     p = 255.0 + f * ({float(P1)!r} + f * ({float(P2)!r} + f * {float(P3)!r}))
     power = ((t.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
-    return tl.fma(p, power, tl.full(p.shape, 12582912.0, tl.float32)) - 12582912.0
+    return tl.fma(p, power, tl.full(p.shape, {float(_WEIGHED)!r}, tl.float32)).to(tl.int32, bitcast=True)
+
+
+@triton.jit
+def weight_halves(bits):
+    return tl.inline_asm_elementwise(
+        "{HALVES_OF_WORDS}", "=r,r,r", [bits], dtype=tl.float16, is_pure=True, pack=2,
+    )
 
 
 @triton.jit
@@ -107,61 +117,69 @@ class AttentionInt8:
         keys = 1 << 40 if isinstance(k.s, Dim) else k.s
         kind = "float32" if keys <= _EXACT_FLOATS else "int32" if keys <= _EXACT_WORDS else "int64"
         whole = "" if kind == "float32" else f".to(tl.{kind})"
+        counted, wide = ("int64", whole) if kind == "int64" else ("int32", "")
 
         def values_text(tail: bool) -> str:
             there = v.mask("(j < KEYS)[:, None]" if tail else "", "e[None, :]")
             return f"tl.load(v + v_at + j[:, None] * V_ROW + e[None, :]{there})"
 
-        def step(values: str) -> str:
-            """What `scores` weigh."""
+        def step(values: str, width: int) -> str:
+            """What `scores` of `width` keys weigh."""
             text = f"""\
 codes = weight_codes(scores - base[:, None])
-total += tl.sum(codes, axis=1){whole}
+total += (tl.sum(codes, axis=1) - {_wrapped(width * _WEIGHED_BITS)}){wide}
 values = half({values})
 """
             if whole:
-                return text + f"v0 += tl.dot(codes.to(tl.float16), values){whole}\n"
-            return text + "v0 = tl.dot(codes.to(tl.float16), values, v0)\n"
+                return text + f"v0 += tl.dot(weight_halves(codes), values){whole}\n"
+            return text + "v0 = tl.dot(weight_halves(codes), values, v0)\n"
 
         last = "tl.minimum(KEYS, tile % BLOCKS * BM + BM + KEYS - QUERIES)" if integer_attr(w, "causal") else "KEYS"
         loop = f"for first in range(0, {last}, BN):\n"
         body = head_text(operands, t, "({} ^ 128).to(tl.int8, bitcast=True)" if unsigned else "{}")
-        start = f"total = tl.zeros((BM,), tl.{kind})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
+        start = f"total = tl.zeros((BM,), tl.{counted})\nv0 = tl.zeros((BM, {v.room}), tl.{kind})\n"
         body += 'unit = tl.load(scale)\ntop = tl.full((BM,), float("-inf"), tl.float32)\n'
         highest = "top = tl.maximum(top, tl.max(scores, axis=1))\n"
         if kept(operands, t):
             # all scores are kept, of blocks that together hold hardly more than the keys
-            held = [(f"j = {at} + tl.arange(0, {n})\n", at + n > keys) for at, n in parts(0, keys, 3)]
+            held = [(f"j = {at} + tl.arange(0, {n})\n", at + n > keys, n) for at, n in parts(0, keys, 3)]
             read = []
-            for i, (place, tail) in enumerate(held):
+            for i, (place, tail, _) in enumerate(held):
                 values, shift = values_text(tail), "" if mask is None else mask_text(mask)
                 if t.early:
                     body += f"{place}values_{i} = {values}\n"
                     body += f"shift_{i} = {shift}\n" if shift else ""
                     values, shift = f"values_{i}", f"shift_{i}" if shift else ""
                 read.append((values, shift))
-            for i, ((place, tail), (_, shift)) in enumerate(zip(held, read, strict=True)):
+            for i, ((place, tail, _), (_, shift)) in enumerate(zip(held, read, strict=True)):
                 body += f"{place}{_scores(w, k, tail, zero, shift)}scores_{i} = scores\n{highest}"
             body += _BASE + start
-            for i, ((place, _), (values, _)) in enumerate(zip(held, read, strict=True)):
-                body += f"{place}scores = scores_{i}\n{step(values)}"
+            for i, ((place, _, width), (values, _)) in enumerate(zip(held, read, strict=True)):
+                body += f"{place}scores = scores_{i}\n{step(values, width)}"
         else:
             tail = ragged(k, t)
             shift = "" if mask is None else mask_text(mask)
             scores = "j = first + tl.arange(0, BN)\n" + _scores(w, k, tail, zero, shift)
             body += f"{loop}{indent(scores + highest, '    ')}{_BASE}"
-            body += f"{start}{loop}{indent(scores + step(values_text(tail)), '    ')}"
+            body += f"{start}{loop}{indent(scores + step(values_text(tail), t.bn), '    ')}"
         body += "over = tl.div_rn(tl.full((BM,), 1.0, tl.float32), total.to(tl.float32))\n"
         if integer_attr(w, "safe"):
             body += "over = tl.where(total == 0, 0.0, over)\n"
         body += "v0 = v0.to(tl.float32) * over[:, None]\n"
-        return attention_kernel(w, entry, operands, t, body, _HELPERS)
+        # a few numbers more in a thread would leave room for fewer blocks on a processor
+        tight = kept(operands, t) and t.bm * (t.bn + v.room) >= 160 * 32 * t.warps
+        return attention_kernel(w, entry, operands, t, body, _HELPERS, registers=128 if tight else 0)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
 
 
 _BASE = 'base = tl.where(top == float("-inf"), 0.0, top)\n'
+
+
+def _wrapped(x: int) -> int:
+    """The number in 32 bits, as sums that overflow leave it."""
+    return (x + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _scores(w: Workload, k: Heads, tail: bool, zero: int, shift: str) -> str:
@@ -174,7 +192,8 @@ sums = tl.dot(queries, keys, out_dtype=tl.int32)
 """
     if zero:
         text += f"sums -= tl.sum(keys.to(tl.int32), axis=0)[None, :] * ({zero})\n"
-    small = k.d * 128 * (255 if zero else 128) < 1 << 22
+    # conversions are as quick as additions from sm_90 on
+    small = k.d * 128 * (255 if zero else 128) < 1 << 22 and w.isa in ("sm_80", "sm_89")
     exact = "small_to_float(sums)" if small else "sums.to(tl.float32)"
     text += f"scores = {exact} * unit\n"
     text += f"scores += {shift}\n" if shift else ""

@@ -36,6 +36,10 @@ HALVES_OF_CODES = (
     "prmt.b32 a, t, 0x64646464, 0x4140; prmt.b32 b, t, 0x64646464, 0x4342; "
     "sub.rn.f16x2 $0, a, c; sub.rn.f16x2 $1, b, c; }"
 )
+#: Assembly that makes two codes halves: each is the low half of a word, as 1024 and itself.
+HALVES_OF_WORDS = (
+    "{ .reg .b32 t, c; mov.b32 c, 0x64006400; prmt.b32 t, $1, $2, 0x5410; sub.rn.f16x2 $0, t, c; }"
+)
 #: A sum of a product, cut to [0, 1].
 SATURATED = "fma.rn.sat.f32 $0, $1, $2, $3;"
 

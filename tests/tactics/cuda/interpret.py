@@ -24,7 +24,7 @@ import numpy as np
 
 from temper.compile.triton import TritonSource, load_kernel
 from temper.reference.formats import number, numbers
-from temper.tactics.cuda.rounding import ASSEMBLY, HALVES_OF_CODES, NUMBERS, SATURATED
+from temper.tactics.cuda.rounding import ASSEMBLY, HALVES_OF_CODES, HALVES_OF_WORDS, NUMBERS, SATURATED
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def _assembly() -> None:
         NUMBERS["int8"]: (tl.float32, lambda x: (x.astype(np.float32) + np.float32(2**23 + 128))),
         NUMBERS["uint8"]: (tl.float32, lambda x: (x.view(np.uint8).astype(np.float32) + np.float32(2**23))),
         HALVES_OF_CODES: (tl.float16, lambda x: x.view(np.int8).astype(np.float16)),
+        HALVES_OF_WORDS: (tl.float16, lambda x: x.astype(np.int16).view(np.float16) - np.float16(1024)),
         SATURATED: (tl.float32, lambda a, b, c: (a.astype(np.float64) * b + c).astype(np.float32).clip(0, 1)),
     }
 
