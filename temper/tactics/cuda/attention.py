@@ -146,7 +146,7 @@ def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: 
     # 6 warps keep a processor busy; a step waits for its keys, the less the earlier they were fetched
     busy = min(1.0, each * t.warps / 6)
     held = t.bm * (t.bn + v.room) / (32 * t.warps)  # numbers that a thread holds
-    late = (1.0 if t.warps <= 4 else 1.12 if held < 160 else 1.4) * (1.25 if held > 160 else 1.0)
+    late = (1.0 if t.warps <= 4 else 1.12) * (1.25 if held > 160 else 1.0) * (0.95 if t.early else 1.0)
     if steps > 1:
         late *= {1: 1.25, 2: 1.0 if t.bn >= 128 else 1.05, 3: 1.08 if t.bn >= 128 else 1.0}[t.stages]
         late *= 1.5 if held > 128 else 1.0
@@ -290,7 +290,7 @@ top = highest
         if (half := w.epilogue.operands[0].dtype) != "float32":
             body += f"v0 = v0.to({FLOATS[half]})\n"
         # a few numbers more in a thread would leave room for one block of eight warps on a processor, not for two
-        tight = kept(operands, t) and t.warps == 8 and t.bm * (t.bn + v.room) >= 160 * 32 * t.warps
+        tight = w.isa == "sm_90" and kept(operands, t) and t.warps == 8 and t.bm * (t.bn + v.room) >= 160 * 32 * t.warps
         return attention_kernel(w, entry, operands, t, body, registers=128 if tight else 0)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:

@@ -39,8 +39,8 @@ from temper.tactics.heads import integer_attr
 _EXACT_FLOATS = (1 << 24) // (255 * 128)
 _EXACT_WORDS = ((1 << 31) - 1) // (255 * 128)
 
-#: Conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded half to even,
-#: in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
+#: Before sm_90 conversions cost as much as eight additions. 1.5 * 2^23 added to a number below 2^22 leaves it, rounded
+#: half to even, in the low bits: those of an integer added to the bits of 1.5 * 2^23 are its conversion.
 #: weight_codes: 255 e^x for x <= 0 as a code, in the bits of a float32 whose lower half are those of 1024 + code as
 #: float16 (a product with a power of two is exact, so that it may be contracted).
 #: half: bytes as float16.
@@ -167,7 +167,7 @@ values = half({values})
             body += "over = tl.where(total == 0, 0.0, over)\n"
         body += "v0 = v0.to(tl.float32) * over[:, None]\n"
         # a few numbers more in a thread would leave room for fewer blocks on a processor
-        tight = kept(operands, t) and t.bm * (t.bn + v.room) >= 160 * 32 * t.warps
+        tight = w.isa == "sm_90" and kept(operands, t) and t.bm * (t.bn + v.room) >= 160 * 32 * t.warps
         return attention_kernel(w, entry, operands, t, body, _HELPERS, registers=128 if tight else 0)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
@@ -192,7 +192,6 @@ sums = tl.dot(queries, keys, out_dtype=tl.int32)
 """
     if zero:
         text += f"sums -= tl.sum(keys.to(tl.int32), axis=0)[None, :] * ({zero})\n"
-    # conversions are as quick as additions from sm_90 on
     small = k.d * 128 * (255 if zero else 128) < 1 << 22 and w.isa in ("sm_80", "sm_89")
     exact = "small_to_float(sums)" if small else "sums.to(tl.float32)"
     text += f"scores = {exact} * unit\n"
