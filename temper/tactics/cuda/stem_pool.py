@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from textwrap import indent
 
 from temper.ir.dims import Dim
 from temper.tactics.base import Params, Workload
@@ -68,20 +67,19 @@ class Pooled:
         return self.halo if self.left == 0 else 0
 
 
-#: (rows of a strip, whether they are a loop, products under way)
-_CHOICES = ((1, 0, 1), (2, 0, 1), (4, 0, 1), (4, 0, 2), (7, 1, 1), (14, 1, 1))
+#: (rows of a strip, products under way)
+_CHOICES = ((1, 1), (2, 1), (4, 0), (4, 2), (7, 0), (7, 2))
 
 
 @dataclass(frozen=True)
 class Strip:
-    """bm columns by bn channels; down: pooled rows of a strip; loop: these are one, else they are written out; both: 1
-    where the products of two lines are under way together, 2 where the next step's rows are loaded meanwhile."""
+    """bm columns by bn channels; down: pooled rows of a strip; both: 1 where the products of two lines are under way
+    together, 2 where the next step's rows are loaded meanwhile."""
 
     bm: int
     bn: int
     down: int
     warps: int
-    loop: int
     both: int
 
     @property
@@ -97,7 +95,7 @@ class Strip:
         """For a plane and channels of a tile. Before sm_90 weights are in registers while they multiply, too many of
         them for more than a few rows."""
         found = _CHOICES if int(isa.removeprefix("sm_")) >= 90 else _CHOICES[:2]
-        return [Strip(32, bn, down, 4, loop, both) for down, loop, both in found if down <= p.ph]
+        return [Strip(32, bn, down, 4, both) for down, both in found if down <= p.ph]
 
     def shared(self, rows: int, run: int) -> int:
         """Bytes of shared memory. rows: of a window of the folded image; run: bytes of one."""
@@ -106,10 +104,10 @@ class Strip:
     def seconds(self, blocks: int, p: Pooled, rows: int, run: int) -> float:
         """Predicted time of so many blocks."""
         lines = 2 * (self.down - 1) + p.kernel
-        resident = max(1, min(12 // self.warps, (220 << 10) // self.shared(rows, run)))
+        resident = max(1, min(3 - (self.both > 1), (220 << 10) // self.shared(rows, run)))
         # a line's products at the tensor cores' rate, and what a block waits for
         products = 2.0 * 2 * self.bm * self.bn * rows * run / (1979e12 / 132 * 0.8)
-        waits = (0.7e-6 if self.loop else 0.5e-6) / resident
+        waits = (0.55e-6 - 0.1e-6 * self.both) / resident
         waves = max(1.0, blocks / (132 * resident))
         return 2e-6 + waves * resident * (lines * max(products, waits) + 0.5e-6 / resident)
 
@@ -184,12 +182,9 @@ class _Body:
         text += "".join(f"w{r} = tl.load(b_at + {r} * RUN)\n" for r in range(self.rows)) + _PLACE
         for i in range(self.parts):
             text += _CHANNELS.format(i=i, first=i * size, part=size)
-        if self.b.loop:
-            return text + self._looped()
-        text += "".join(self._loads(i) for i in range(self.parts))
-        return text + self._written_out()
+        return text + "".join(self._loads(i) for i in range(self.parts)) + self._steps()
 
-    def _written_out(self) -> str:
+    def _steps(self) -> str:
         halo = self.p.halo
         text, loaded = self._carried(), self.rows * halo
         for q in range(self.b.down):
@@ -199,18 +194,10 @@ class _Body:
             text += "".join(self._row(f"a{i}", i) for i in range(loaded, more))
             loaded = more + 2 * (q + 1 < self.b.down) * (self.b.both > 1)
             ahead = "".join(self._row(f"a{i}", i) for i in range(more, loaded))
-            text += self._step(first, first, ahead=ahead) + self._finished(q, str(q))
+            text += self._step(first, ahead) + self._finished(q)
         if not halo:
             return text
-        return text + "tl.debug_barrier()\n" + "".join(self._joined(q, str(q)) for q in range(self.b.down))
-
-    def _looped(self) -> str:
-        halo = self.p.halo
-        step = "".join(self._row(f"a{r}", f"q * 2 + {halo + r}") for r in range(self.rows + 1))
-        step += self._step(0, halo, "q * 2 + ") + self._finished("q", "")
-        if halo:
-            step += "tl.debug_barrier()\n" + self._joined("q", "")
-        return self._carried() + "for q in range(0, DOWN):\n" + indent(step, "    ")
+        return text + "tl.debug_barrier()\n" + "".join(self._joined(q) for q in range(self.b.down))
 
     def _carried(self) -> str:
         """The first line of a strip, where its last lines are other strips' first."""
@@ -219,11 +206,11 @@ class _Body:
         text = "".join(self._row(f"a{r}", r) for r in range(self.rows))
         return text + self._sums("carry", 0) + self._masked("carry", 0)
 
-    def _step(self, first: int, t: int, step: str = "", ahead: str = "") -> str:
-        """`most`, the maximum of lines t and t + 1 of a strip, which begin with row `first`, and of the line before.
-        ahead: statements that are done while products are under way."""
-        upper = self._sums("upper", first), self._masked("upper", t, step)
-        lower = self._sums("lower", first + 1), self._masked("lower", t + 1, step)
+    def _step(self, t: int, ahead: str) -> str:
+        """`most`, the maximum of lines t and t + 1 of a strip and of the line before. ahead: statements that are done
+        while products are under way."""
+        upper = self._sums("upper", t), self._masked("upper", t)
+        lower = self._sums("lower", t + 1), self._masked("lower", t + 1)
         text = upper[0] + lower[0] + ahead + upper[1] if self.b.both else "".join(upper)
         if self.p.halo:
             text += f"most = tl.maximum(carry, upper{self._nan})\n"
@@ -231,7 +218,7 @@ class _Body:
         text += f"most = tl.maximum({'most' if self.p.halo else 'upper'}, lower{self._nan})\n"
         return text + "carry = lower\n" * self.p.halo
 
-    def _row(self, name: str, row: int | str) -> str:
+    def _row(self, name: str, row: int) -> str:
         place = f"tl.minimum(tl.maximum(y0 + {row}, 0), HEIGHT - 1)"
         return f"{name} = tl.load(a_at + {place} * (WIDTH * DEPTH))\n"
 
@@ -239,11 +226,11 @@ class _Body:
         text = f"{name} = tl.zeros((2 * BM, BN), {self.sums})\n"
         return text + "".join(f"{name} = product(a{first + r}, w{r}, {name})\n" for r in range(self.rows))
 
-    def _masked(self, name: str, t: int, step: str = "") -> str:
-        """Sums of line t of a strip, or of a step of its loop, are nothing's where there is no such row."""
+    def _masked(self, name: str, t: int) -> str:
+        """Sums of line t of a strip are nothing's where there is no such row."""
         p, down = self.p, self.b.down
-        last = 2 * (-(-p.ph // down) - 1) * down - p.top + t + (2 * (down - 1) if step else 0)
-        tests = [f"(y0 + {step}{t} >= 0)"] * (t < p.top) + [f"(y0 + {step}{t} < OH)"] * (last >= p.oh)
+        last = 2 * (-(-p.ph // down) - 1) * down - p.top + t
+        tests = [f"(y0 + {t} >= 0)"] * (t < p.top) + [f"(y0 + {t} < OH)"] * (last >= p.oh)
         return f"{name} = tl.where({' & '.join(tests)}, {name}, {_LEAST[self.sums]})\n" if tests else ""
 
     @property
@@ -253,32 +240,31 @@ class _Body:
     def _loads(self, i: int) -> str:
         return "".join(_of_part(x, i) + "\n" for x in self.program.loads)
 
-    def _within(self, mask: str, q: int | str, i: int) -> str:
+    def _within(self, mask: str, q: int, i: int) -> str:
         """The mask of a part of row q of a strip."""
         down = "" if self.p.ph % self.b.down == 0 else f" & (q0 + {q} + 0 * spot < PH)"
         return f"({mask}{down})[:, None] & channel_ok_{i}[None, :]"
 
-    def _finished(self, q: int | str, tag: str) -> str:
+    def _finished(self, q: int) -> str:
         """Stores row q of the strip, from `most`, and keeps what the next column takes of it."""
         text = self._split() + _ROW.format(q=q, more="")
         for i in range(self.parts):
             steps = "".join(_of_part(x, i) + "\n" for x in self.program.steps)
             result = _of_part(self.program.result, i)
-            text += self._loads(i) if self.b.loop else ""
             text += f"v0 = tl.maximum(even_{i}, odd_{i}{self._nan})\n{steps}"
             text += f"tl.store({_AT.format(i=i)}, {result}, mask={self._within('mine', q, i)})\n"
             if self.p.halo:
-                text += f"v0 = odd_{i}\n{steps}later{tag}_{i} = {result}\n"
+                text += f"v0 = odd_{i}\n{steps}later{q}_{i} = {result}\n"
         return text
 
-    def _joined(self, q: int | str, tag: str) -> str:
+    def _joined(self, q: int) -> str:
         """Takes what was kept into the next column's results."""
         text = _ROW.format(q=q, more=" + 1")
         nan = _NAN if self.wide == "tl.float32" else ""
         for i in range(self.parts):
             mask = self._within("next_ok", q, i)
             text += f"there = tl.load({_AT.format(i=i)}, mask={mask}, other=0)\n"
-            text += f"more = tl.maximum(there.to({self.wide}), later{tag}_{i}.to({self.wide}){nan}).to(there.dtype)\n"
+            text += f"more = tl.maximum(there.to({self.wide}), later{q}_{i}.to({self.wide}){nan}).to(there.dtype)\n"
             text += f"tl.store({_AT.format(i=i)}, more, mask={mask})\n"
         return text
 
