@@ -191,9 +191,14 @@ def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
 
 #: (rows, channels, bytes of terms, warps, stages) of blocks that stay.
 _STREAMED = (
-    (128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 4, 4), (128, 128, 128, 8, 4), (128, 64, 128, 4, 4),
+    (128, 256, 128, 8, 3), (256, 128, 128, 8, 3), (128, 128, 128, 4, 3), (128, 128, 128, 8, 4), (128, 64, 128, 4, 4),
     (256, 64, 128, 8, 3),
 )  # fmt: skip
+
+
+def beside(b: Blocking) -> int:
+    """Blocks that stay on a processor: of those of four warps two, so that one multiplies while the other finishes."""
+    return 2 if b.warps == 4 else 1
 
 
 def streamed_blockings(s: ConvShape, size: int, isa: str, direct: int = 0) -> list[Blocking]:
@@ -206,21 +211,33 @@ def streamed_blockings(s: ConvShape, size: int, isa: str, direct: int = 0) -> li
         if bn <= max(64, s.ocg)
         and (pixels is None or pixels >= bm)
         and s.icg * size >= 64
-        and (stages + direct * (bm * bn == 32768)) * (bm + bn) * bk + bm * bn * (1 - direct) <= shared
+        and (stages + direct * (bm * bn == 32768)) * (bm + bn) * bk + bm * bn * (1 - direct)
+        <= (shared * warps // 8)
     ]
 
 
+#: Fitted to BERT-large's and ViT's INT8 products at batch 128: of loads of codes by two blocks, of an epilogue behind
+#: the other's products, and of a tile of codes whose sums are waited for a step later.
+_BOTH, _BEHIND, _LATE = 0.7, 0.4, 0.82
+
+
 def streamed_seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
-    """One block a processor: the epilogue runs after a tile's products, whose loads hide behind them."""
+    """One block a processor: the epilogue runs after a tile's products, whose loads hide behind them. Of two beside
+    each other one multiplies meanwhile."""
     d = DEVICES[isa]
     pixels = static(s.pixels) or TYPICAL_PIXELS
-    tiles = -(-pixels // b.bm) * -(-s.ocg // b.bn)
+    tiles, together = -(-pixels // b.bm) * -(-s.ocg // b.bn), beside(b)
     finish = b.bm * b.bn * work.element * max(1.0, 4 / b.warps) * (_DIRECT if b.direct else 1.0)
     if b.warps < 8 or work.full:  # nothing else runs while a tile's residual is waited for
         finish *= 1.2
-    tile = b.steps(s) * max(_step(b, work, d)) + finish
+    multiply, load = _step(b, work, d)
+    if together > 1 and tiles > d.processors:
+        tile = b.steps(s) * max(multiply, load * (_BOTH if work.size == 1 else 1.0)) + _BEHIND * finish
+    else:
+        together = 1
+        tile = (b.steps(s) * max(multiply, load) + finish) * (_LATE if work.size == 1 else 1.0)
     memory = _bytes(s, work, pixels) / (_DRAM * d.bandwidth)
-    total = -(-tiles // d.processors) * tile
+    total = -(-tiles // (d.processors * together)) * together * tile
     return float((total**4 + memory**4) ** 0.25 + _LAUNCH + 2.6e-6)
 
 

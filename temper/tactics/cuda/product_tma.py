@@ -1,7 +1,8 @@
 """Matrix products whose operands come to shared memory by the chip's copy engine (TMA), in blocks that stay.
 
-Each of as many blocks as the chip has processors computes one tile after another and loads for the next while it stores
-the last. The engine reads tiles by descriptors, which each block makes of its pointers as it starts.
+Each of as many blocks as the chip has processors, or of twice as many small ones, computes one tile after another and
+loads for the next while it stores the last. The engine reads tiles by descriptors, which each block makes of its
+pointers as it starts.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, Packed, Packing, pack, work_of
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.product_model import DEVICES, streamed_blockings, streamed_seconds
+from temper.tactics.cuda.product_model import DEVICES, beside, streamed_blockings, streamed_seconds
 from temper.tactics.cuda.product_text import (
     GROUPED,
     IMAGE,
@@ -100,7 +101,7 @@ class _Streamed:
         names = [name for name, _ in signature]
         programs = _programs(s, b, w.isa)
         sizes: dict[str, DimLike] = {
-            **sizes_of(s, b, size), "PROGRAMS": DEVICES[w.isa].processors, "STEPS": b.steps(s),
+            **sizes_of(s, b, size), "PROGRAMS": DEVICES[w.isa].processors * beside(b), "STEPS": b.steps(s),
         }  # fmt: skip
         order, rest = (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE, finished(w, s)
         if b.direct:
@@ -169,7 +170,7 @@ def _pack(about: tuple[Packing, int], weights: np.ndarray, added: np.ndarray | N
 
 def _programs(s: ConvShape, b: Blocking, isa: str) -> DimLike:
     """Blocks launched."""
-    tiles, processors = blocks(s, b), DEVICES[isa].processors
+    tiles, processors = blocks(s, b), DEVICES[isa].processors * beside(b)
     return opaque("min", tiles, processors) if isinstance(tiles, Dim) else min(static(tiles) or 1, processors)
 
 
