@@ -37,6 +37,10 @@ class Spool:
     def __len__(self) -> int:
         return len(self._places)
 
+    def __del__(self) -> None:
+        if "_file" in vars(self):  # unless there was no room for one
+            self._file.close()
+
     def append(self, arrays: Arrays) -> None:
         """DataError if the disk is full."""
         places = []

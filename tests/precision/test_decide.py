@@ -14,7 +14,8 @@ from temper.config import BuildConfig
 from temper.plan.format import Plan
 from temper.precision.build import Made, build_int8
 from temper.precision.request import Request
-from temper.runtime.engine import Engine, LayerTime
+from temper.runtime.context import LayerTime
+from temper.runtime.engine import Engine
 from tests.commands import Run
 from tests.precision.conftest import pictures
 

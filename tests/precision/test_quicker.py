@@ -20,7 +20,8 @@ from temper.precision.request import Request
 from temper.precision.subject import Subject
 from temper.quantize.placement import Site
 from temper.quantize.solver import Edge
-from temper.runtime.engine import Engine, LayerTime
+from temper.runtime.context import LayerTime
+from temper.runtime.engine import Engine
 from tests.conftest import small_model
 from tests.precision.conftest import pictures
 from tests.precision.test_decide import SIZE, kept, planted

@@ -12,6 +12,7 @@ from temper.config import knob
 from temper.errors import InputError, PlanError, TemperError
 from temper.plan.cubins import from_archive
 from temper.plan.format import Binding, Plan, value_of
+from temper.runtime.context import Context, LayerTime
 from temper.runtime.cuda.arrays import DeviceArray, check_open
 from temper.runtime.cuda.bound import CudaBound, Place, Watch, arena_bytes
 from temper.runtime.cuda.driver import Gpu, Memory, Stream, runs_on
@@ -20,7 +21,6 @@ from temper.runtime.cuda.late import is_late
 from temper.runtime.cuda.launch import Functions, LaunchCall
 from temper.runtime.cuda.layers import layer_times
 from temper.runtime.cuda.transfer import Transfers
-from temper.runtime.engine import Context, LayerTime
 from temper.runtime.shapes import Shapes, choose_profile, solve
 from temper.runtime.steps import Run
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from temper.errors import InputError, TemperError
 from temper.plan.format import Binding
+from temper.runtime.context import Context, LayerTime
 from temper.runtime.cuda.arrays import Pool
 from temper.runtime.cuda.context import CudaPlan, stream_handle, watch_of
 from temper.runtime.cuda.driver import Stream
 from temper.runtime.cuda.inputs import Given, is_host, on_device, wrong_shape
 from temper.runtime.cuda.late import Block, LateBound, step_times
-from temper.runtime.engine import Context, LayerTime
 from temper.runtime.shapes import Shapes, choose_profile, solve
 
 if TYPE_CHECKING:

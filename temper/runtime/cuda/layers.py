@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from temper.plan.format import Launch, Native
+from temper.runtime.context import LayerTime
 from temper.runtime.cuda.bound import CudaBound, DeviceCall, DeviceHostCall
 from temper.runtime.cuda.launch import Graph
-from temper.runtime.engine import LayerTime
 from temper.runtime.steps import Run
 
 #: Runs of a launch between two events: the events' own time, of a microsecond or two, is spread over them.

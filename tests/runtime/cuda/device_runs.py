@@ -220,8 +220,8 @@ def big_inputs(plan: Plan) -> str:
 @check
 def graphs_kept(plan: Plan) -> str:
     """More shapes than a context keeps graphs for: those used last stay, results are right either way."""
+    from temper.runtime.context import _KEPT_SHAPES
     from temper.runtime.cuda.driver import Gpu, bindings
-    from temper.runtime.engine import _KEPT_SHAPES
 
     driver = Counted(bindings())
     engine = Engine(plan, gpu=Gpu(0, driver))

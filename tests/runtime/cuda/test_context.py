@@ -78,7 +78,7 @@ def test_only_nodes_that_touch_a_moved_array_change(engine: Engine, driver: Fake
 def test_graphs_of_the_shapes_used_last_are_kept(
     engine: Engine, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("temper.runtime.engine._KEPT_SHAPES", 2)
+    monkeypatch.setattr("temper.runtime.context._KEPT_SHAPES", 2)
     context = _context(engine)  # bound to a batch of 2, the optimum
 
     def made(batch: int) -> bool:
