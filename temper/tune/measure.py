@@ -55,7 +55,7 @@ class Guarded:
         self.address = self.block.ctypes.data + self.start
         self._body = self.block[self.start : self.start + nbytes]
         self.view[...] = array.reshape(self.view.shape)
-        self._gaps = self._outside()
+        self._gaps = tuple(part.copy() for part in self._outside())
 
     @property
     def view(self) -> np.ndarray:
@@ -76,20 +76,21 @@ class Guarded:
         """The bytes before the tensor and after it."""
         return self.block[: self.start], self.block[self.start + len(self._body) :]
 
-    def _outside(self) -> bytes:
-        if self.dense:
-            return b"".join(g.tobytes() for g in self.guards)
-        copy = self.block.copy()
+    def _outside(self) -> tuple[np.ndarray, ...]:
+        """Bytes that are no tensor's: before it, after it and between its rows."""
+        if self.dense or self.rows < 2:
+            return self.guards
         size = self.dtype.itemsize
-        if self.rows > 0 and self.row:
-            body = copy[self.start : len(copy) - _GUARD]
-            np.lib.stride_tricks.as_strided(body, (self.rows, self.row * size), (self.stride * size, 1))[...] = 0
-        return copy.tobytes()
+        gap = (self.stride - self.row) * size
+        between = np.lib.stride_tricks.as_strided(
+            self._body[self.row * size :], (self.rows - 1, gap), (self.stride * size, 1)
+        )
+        return (*self.guards, between)
 
     @property
     def intact(self) -> bool:
         """True if nothing outside the rows changed."""
-        return self._outside() == self._gaps
+        return all(np.array_equal(now, then) for now, then in zip(self._outside(), self._gaps, strict=True))
 
     @property
     def array(self) -> np.ndarray:
