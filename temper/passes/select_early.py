@@ -161,10 +161,13 @@ def _run(graph: Graph, log: Log) -> None:
         if not graph.alive(node) or len(node.outputs) != 1:
             continue
         rows = _asked(graph, node.output)
-        if rows is None or not _reaches(graph, node, rows):
+        if rows is None:
             continue
         needed = _by_rows(node, rows)
-        assert needed is not None
+        if needed is None or not _reaches(graph, node, rows):
+            if TABLE[node.op].kind in (Kind.CONTRACTION, Kind.REDUCTION):
+                log.did_not(_NAME, node.name, f"{node.op} does not treat rows of axis {rows.axis} apart")
+            continue
         inputs = [rows_of(v, needed[i]) if v is not None and i in needed else v for i, v in enumerate(node.inputs)]
         origin = (*(node.origin or (node.name,)), f"rule:{_NAME}")
         new = make(graph, node.op, inputs, node.attrs, name=node.name, origin=origin)

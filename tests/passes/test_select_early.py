@@ -113,6 +113,12 @@ def test_stays_where_nothing_is_spared_or_rows_are_not_apart(made: Callable[[Net
     assert ops(after) == before and "select-early" not in applied(log)
 
 
+def test_says_why_a_product_is_computed_whole() -> None:
+    n = Net()
+    _, log = check(n.done(_causal(n)), (SELECT_EARLY,))
+    assert [reason for _, _, reason in log.declined] == ["Attention does not treat rows of axis 1 apart"]
+
+
 def test_an_output_of_the_model_is_computed_whole() -> None:
     n = Net()
     x = norm(n, dense(n, n.input(2, 7, 8), 6))
