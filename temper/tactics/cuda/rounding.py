@@ -9,18 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Assembly that rounds four numbers half to even and cuts them to codes, by what it is called. NaN gives 0 before
-#: `moved` ones flip the highest bit, which is the distance between int8 with a zero point of -128 and uint8 with 0.
+#: Assembly that rounds four numbers half to even and cuts them to int8, perhaps plus 128 as uint8. NaN gives 0. Threads
+#: with fewer numbers fill up with undefined ones, of which ptxas makes an instruction that does not exist where it
+#: packs unsigned codes (F2IP.U8 without .RELU): so none are packed.
 ASSEMBLY: Mapping[str, str] = {
-    name: "{ .reg .b32 a, b, c, d, t; "
+    kind: "{ .reg .b32 a, b, c, d, t; "
     "cvt.rni.s32.f32 a, $1; cvt.rni.s32.f32 b, $2; cvt.rni.s32.f32 c, $3; cvt.rni.s32.f32 d, $4; "
-    f"cvt.pack.sat.{packed}.s32.b32 t, d, c, 0; cvt.pack.sat.{packed}.s32.b32 $0, b, a, t;{flip} }}"
-    for name, packed, flip in (
-        ("whole_int8", "s8", ""),
-        ("whole_uint8", "u8", ""),
-        ("moved_int8", "u8", " xor.b32 $0, $0, 0x80808080;"),
-        ("moved_uint8", "s8", " xor.b32 $0, $0, 0x80808080;"),
-    )
+    f"cvt.pack.sat.s8.s32.b32 t, d, c, 0; cvt.pack.sat.s8.s32.b32 $0, b, a, t;{flip} }}"
+    for kind, flip in (("int8", ""), ("uint8", " xor.b32 $0, $0, 0x80808080;"))
 }
 #: Assembly that makes 2^23 plus four codes, of int8 and 128 more, float32 numbers.
 NUMBERS: Mapping[str, str] = {
@@ -61,6 +57,9 @@ _GELU = (
 #: The least unit of codes for which that error is less than half of one; smaller ones `passes/integer.py` keeps away.
 GELU_UNIT = 2.0**-11
 
+#: Whole numbers less 128, before they are cut: 1.5 * 2^23 has no fraction, and what is too large for it is cut anyway.
+_LESS = "(x + 12582912.0) - 12583040.0"
+
 _STEPS = "".join(f"    p = tl.fma(t, p, {c!r})\n" for c in reversed(_GELU[:-2]))
 
 #: In an order in which each calls only earlier ones.
@@ -68,13 +67,14 @@ HELPERS: Mapping[str, str] = {
     **{
         name: f"""
 def {name}(x):
-    # NaN gives {'the least code' if name in ('whole_uint8', 'moved_int8') else 'the zero point'}
+    # NaN gives the {"middle code" if less else "zero point"}
     return tl.inline_asm_elementwise(
-        "{text}",
-        "=r,r,r,r,r", [x], dtype=tl.{name.partition("_")[2]}, is_pure=True, pack=4,
+        "{ASSEMBLY[kind]}",
+        "=r,r,r,r,r", [{_LESS if less else "x"}], dtype=tl.{kind}, is_pure=True, pack=4,
     )
 """
-        for name, text in ASSEMBLY.items()
+        for (kind, zero), name in CODED.items()
+        for less in (zero == (-128 if kind == "int8" else 0),)
     },
     "above": f"""
 def above(x):

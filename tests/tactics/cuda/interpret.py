@@ -89,15 +89,12 @@ def _assembly() -> None:
     import triton.language as tl
     from triton.runtime import interpreter
 
-    def rounded(x: np.ndarray, low: int, high: int, flip: int) -> np.ndarray:
-        whole = np.rint(np.where(np.isnan(x), 0.0, x)).clip(low, high).astype(np.int64)
-        return (whole ^ flip).astype(np.uint8)
+    def rounded(x: np.ndarray) -> np.ndarray:
+        return np.rint(np.where(np.isnan(x), 0.0, x)).clip(-128, 127).astype(np.int8)
 
     known = {
-        ASSEMBLY["whole_int8"]: (tl.int8, lambda x: rounded(x, -128, 127, 0)),
-        ASSEMBLY["whole_uint8"]: (tl.uint8, lambda x: rounded(x, 0, 255, 0)),
-        ASSEMBLY["moved_int8"]: (tl.int8, lambda x: rounded(x, 0, 255, 128)),
-        ASSEMBLY["moved_uint8"]: (tl.uint8, lambda x: rounded(x, -128, 127, 128)),
+        ASSEMBLY["int8"]: (tl.int8, rounded),
+        ASSEMBLY["uint8"]: (tl.uint8, lambda x: rounded(x).view(np.uint8) ^ np.uint8(128)),
         NUMBERS["int8"]: (tl.float32, lambda x: (x.astype(np.float32) + np.float32(2**23 + 128))),
         NUMBERS["uint8"]: (tl.float32, lambda x: (x.view(np.uint8).astype(np.float32) + np.float32(2**23))),
         HALVES_OF_CODES: (tl.float16, lambda x: x.view(np.int8).astype(np.float16)),
@@ -115,7 +112,7 @@ def _assembly() -> None:
     def run(self: Any, text: str, constraints: str, values: Any, *more: Any) -> Any:
         kind, made = known[text]
         data = made(*(v.data for v in values))
-        return Results(interpreter.TensorHandle(data.view(np.int8) if kind is tl.int8 else data, kind.scalar))
+        return Results(interpreter.TensorHandle(data, kind.scalar))
 
     interpreter.InterpreterBuilder.create_inline_asm = run
 
