@@ -19,6 +19,7 @@ from temper.ir.ops.rules import ints
 from temper.passes.manager import Log, Pass
 
 _NAME = "select-early"
+_RULE = (f"rule:{_NAME}",)
 
 #: Ops of which every output element is made of one element of each input, at the same place.
 _POINTWISE = frozenset(
@@ -153,7 +154,7 @@ def _run(graph: Graph, log: Log) -> None:
                 )
                 cut[v.id, rows] = graph.add_constant(v.const[index], v.name, v.type.dtype)
             else:
-                cut[v.id, rows] = make(graph, "Slice", [v], rows.attrs).output
+                cut[v.id, rows] = make(graph, "Slice", [v], rows.attrs, origin=_RULE).output
         return cut[v.id, rows]
 
     for node in reversed(graph.nodes):
@@ -169,14 +170,14 @@ def _run(graph: Graph, log: Log) -> None:
                 log.did_not(_NAME, node.name, f"{node.op} does not treat rows of axis {rows.axis} apart")
             continue
         inputs = [rows_of(v, needed[i]) if v is not None and i in needed else v for i, v in enumerate(node.inputs)]
-        origin = (*(node.origin or (node.name,)), f"rule:{_NAME}")
+        origin = (*(node.origin or (node.name,)), *_RULE)
         new = make(graph, node.op, inputs, node.attrs, name=node.name, origin=origin)
         # thresholds of the whole hold for a part
         new.output.known_as(node.output.sources)
         for reader, _ in list(node.output.uses):
             y = new.output
             if reader.output.type != y.type:
-                y = make(graph, "Reshape", [y], {"shape": reader.output.type.shape}, origin=reader.origin).output
+                y = make(graph, "Reshape", [y], {"shape": reader.output.type.shape}, origin=_RULE).output
             cut = {k: v for k, v in cut.items() if v is not reader.output}
             graph.replace_uses(reader.output, y)
             graph.remove_node(reader)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -134,6 +135,16 @@ def test_thresholds_are_still_known_by_the_source_models_names() -> None:
     run_passes(graph, (SELECT_EARLY,))
     (found,) = (v for v in graph.values if "normal" in v.sources and v.type.shape == (2, 1, 6))
     assert found.producer is not None and found.producer.op == "LayerNormalization"
+
+
+def test_names_do_not_depend_on_how_many_nodes_were_made_before() -> None:
+    n = Net(3)
+    x = norm(n, layer(n, n.input(2, 7, 8)))
+    graph = n.done(dense(n, token(n, x), 5))
+    run_passes(graph, FLOAT)
+    assert "Slice" in ops(graph)
+    made = [x.name for x in graph.nodes if x.op in ("Slice", "Reshape")]
+    assert made and not any(re.fullmatch(r"(Slice|Reshape)_\d+", name) for name in made)
 
 
 def test_the_whole_pipeline_keeps_the_numbers() -> None:
