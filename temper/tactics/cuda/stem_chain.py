@@ -38,6 +38,9 @@ _FIRST = ConvFewChannels()
 #: Folded pixels that a block writes where it reads planes.
 _SPOTS = 128
 
+#: Values of a folded pixel that a text may write out, one by one.
+_WRITTEN_OUT = 64
+
 #: Bytes of a tile's weights and of the rows it multiplies at a time, at most.
 _SHARED = 80 << 10
 
@@ -67,8 +70,11 @@ class ConvFewChannelsChain:
         turn, conv, pool = found
         if (reason := _FIRST.accepts(conv)) is not None:
             return reason
-        if turn is not None and (reason := turn_declines(turn)) is not None:
-            return reason
+        if turn is not None:
+            if (reason := turn_declines(turn)) is not None:
+                return reason
+            if (depth := Stem.of(conv).f.depth) > _WRITTEN_OUT:
+                return f"the text of a folded pixel of {depth} values would take minutes to compile"
         if any(s.row_stride is not None for link in w.links[:-1] for s in link.outputs):
             return "what lies between is a part of another tensor"
         if pool is None:

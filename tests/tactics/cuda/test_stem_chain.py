@@ -150,6 +150,7 @@ def test_declines_with_a_reason() -> None:
     assert TACTIC.accepts(conv) == "computes chains, not ConvInt8"
     assert "one convolution" in str(reason(conv, conv)) and "one convolution" in str(reason(turn, pool))
     assert reason(attrs(turn, perm=(0, 3, 2, 1)), conv) == "folds planes of channels"
+    assert "1024 values" in str(reason(turn, attrs(conv, strides=(16, 16))))
     assert "move by 2" in str(reason(conv, attrs(pool, strides=(1, 1))))
     assert "move by 2" in str(reason(conv, attrs(pool, dilations=(2, 2))))
     assert "padded" in str(reason(conv, attrs(pool, pads=(2, 2, 2, 2))))
