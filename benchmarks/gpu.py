@@ -172,7 +172,7 @@ def measure(
             if inputs[0].dim() == 4:
                 net = net.to(memory_format=torch.channels_last)
                 inputs = [t.contiguous(memory_format=torch.channels_last) for t in inputs]
-            for kind in kinds:
+            for kind in sorted(kinds, key=KINDS.index):
                 runs[f"torch {kind}"] = prepared(net, kind, inputs, stream)
         if not warm:
             with turn(Gpu(0)):
@@ -293,6 +293,8 @@ def main() -> None:
     args = parser.parse_args()
     precisions, kinds, batches = ([x for x in a.split(",") if x] for a in (args.precisions, args.peers, args.batches))
     batches = list(map(int, batches))
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"--peers: {', '.join(sorted(unknown))} is none of {', '.join(KINDS)}")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.plans or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)

@@ -16,8 +16,9 @@ import numpy as np
 
 from temper.peers import MissingPeer
 
-#: Ways to run a module, weakest first.
-KINDS = ("eager", "graph", "compiled")
+#: Ways to run a module, in the order in which one process must prepare them: compiling frees the workspaces of
+#: libraries that a graph captured before would go on using.
+KINDS = ("eager", "compiled", "graph")
 
 Launch = Callable[[], Any]
 
