@@ -25,8 +25,8 @@ _EPS = float(np.finfo(np.float32).eps)
 _EXACT_STEPS = frozenset(
     {"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant", "Identity", "Neg", "Abs"}
 )
-#: Distance of a number of these types to the next one, relatively, at most.
-_NEXT = {"bfloat16": 2.0**-7, "float8e4m3fn": 2.0**-3}
+#: Distance of a number of these types to the next one: relatively, at most, and of the smallest numbers.
+_NEXT = {"bfloat16": (2.0**-7, 2.0**-133), "float8e4m3fn": (2.0**-3, 2.0**-9)}
 
 
 def program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -39,7 +39,7 @@ def program_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) ->
     bounds = [_rounding(y, 8.0) for y in want]
     if w.isa.startswith("sm_") and any(_inexact(i.op) for i in w.epilogue.instrs):
         bounds = [
-            b + _NEXT[d] * np.abs(as_numbers(y, d)) if d in _NEXT else b
+            b + np.maximum(_NEXT[d][0] * np.abs(as_numbers(y, d)), _NEXT[d][1]) if d in _NEXT else b
             for b, y, d in zip(bounds, want, dtypes, strict=True)
         ]
     first = len(w.epilogue.operands)

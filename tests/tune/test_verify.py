@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -35,6 +37,15 @@ def test_a_function_may_move_a_code_beside_a_tie(to: str) -> None:
         assert mismatch(_moved(want, i, 3), want, bound, dtype=to) is not None
     clear = int(np.flatnonzero(np.broadcast_to(bound, want.shape) == 0)[0])
     assert mismatch(_moved(want, clear, 1), want, bound, dtype=to) is not None
+
+
+def test_a_function_on_a_gpu_may_move_the_smallest_codes_too() -> None:
+    w = replace(_program("Gelu", "float8e4m3fn"), isa="sm_90")
+    p = make_problem(w, {}, {})
+    (want,), (bound,) = p.want, p.bounds
+    nothing = int(np.flatnonzero(want == 0)[0])
+    assert mismatch(_moved(want, nothing, 1), want, bound, dtype="float8e4m3fn") is None
+    assert mismatch(_moved(want, nothing, 3), want, bound, dtype="float8e4m3fn") is not None
 
 
 def _moved(codes: np.ndarray, i: int | np.intp, by: int) -> np.ndarray:
