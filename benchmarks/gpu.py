@@ -5,9 +5,10 @@
     python -m benchmarks.gpu --layers                                # also time every layer alone
 
 One process a model holds all contenders: inputs on the device, everybody enqueues on one stream and is timed
-by CUDA events in turns, medians over the turns. PyTorch runs in float16. Models are measured one at a time, each
-when its plans are built, while those of later models are still compiled (they use the GPU only between models). Writes
-JSON with device, date and versions to --json after every model; rows of other models and batches stay. --plans keeps
+by CUDA events in turns, medians over the turns; the compiled module takes turns of its own with Temper's plans. PyTorch
+runs in float16. Models are measured one at a time, each when its plans are built, while those of later models are still
+compiled (they use the GPU only between models). Writes JSON with device, date and versions to --json after every model;
+rows of other models and batches stay. --plans keeps
 models, plans, times and kernels in a folder, and uses those that are there.
 """
 
@@ -29,7 +30,7 @@ import numpy as np
 
 from benchmarks import models, transformers
 from benchmarks.contest import fresh
-from benchmarks.gpu_peers import KINDS, module, prepared
+from benchmarks.gpu_peers import CONTESTS, KINDS, module, prepared
 from temper.peers import MissingPeer, random_inputs
 
 Row = dict[str, Any]
@@ -123,6 +124,7 @@ def measure(
 ) -> list[Row]:
     """Medians in ms by contender, in this process, a row a batch. sizes: precisions by batch. warm: only let PyTorch
     compile, so that its cache is filled."""
+    kinds = [k for k in kinds if k == "compiled" or not warm]
     import torch
 
     import temper
@@ -162,31 +164,40 @@ def measure(
             row["enqueue_us"][precision] = _enqueue(context.enqueue, stream)
             if layers:
                 with turn(Gpu(0)):
-                    times = engine.profile_layers(feeds)
+                    layer_times = engine.profile_layers(feeds)
                 of = engine.report["regions"]
                 row["layers"][precision] = [
-                    f"{t.seconds * 1e6:.2f} us  {t.name}  {of[t.report]['tactic']}" for t in times
+                    f"{t.seconds * 1e6:.2f} us  {t.name}  {of[t.report]['tactic']}" for t in layer_times
                 ]
-        if net is not None:
-            inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
-            if inputs[0].dim() == 4:
-                net = net.to(memory_format=torch.channels_last)
-                inputs = [t.contiguous(memory_format=torch.channels_last) for t in inputs]
-            for kind in sorted(kinds, key=KINDS.index):
-                runs[f"torch {kind}"] = prepared(net, kind, inputs, stream)
+        inputs = [t.half() if t.is_floating_point() else t for t in given.values()]
+        if net is not None and inputs[0].dim() == 4:
+            net = net.to(memory_format=torch.channels_last)
+            inputs = [t.contiguous(memory_format=torch.channels_last) for t in inputs]
+        times_of: dict[str, list[float]] = {}
+        contests = [[k for k in each if k in kinds] for each in CONTESTS if net is not None]
+        for peers in [each for each in contests if each] or [[]]:
+            members = runs | {f"torch {k}": prepared(net, k, inputs, stream) for k in peers}
+            if not warm:
+                with turn(Gpu(0)):
+                    for k, times in _contest(members, stream).items():
+                        times_of.setdefault(k, []).extend(times)
         if not warm:
-            with turn(Gpu(0)):
-                counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
-                times_of: dict[str, list[float]] = {k: [] for k in runs}
-                for _ in range(_TURNS):
-                    for k, run in runs.items():
-                        times_of[k].append(_turn(run, stream, counts[k]))
             row["ms"] = {k: statistics.median(t) for k, t in times_of.items()}
             row["spread"] = {k: max(t) / min(t) - 1 for k, t in times_of.items()}
             row["device"] = torch.cuda.get_device_name()
             row["versions"] = {"torch": torch.__version__, "temper": temper.__version__, "triton": _version("triton")}
         rows.append(row)
     return rows
+
+
+def _contest(runs: Mapping[str, Callable[[], Any]], stream: Any) -> dict[str, list[float]]:
+    """Milliseconds of every member in each of its turns."""
+    counts = {k: _repeated(run, stream, _SECONDS) for k, run in runs.items()}
+    times: dict[str, list[float]] = {k: [] for k in runs}
+    for _ in range(_TURNS):
+        for k, run in runs.items():
+            times[k].append(_turn(run, stream, counts[k]))
+    return times
 
 
 def _enqueue(launch: Callable[[], Any], stream: Any) -> float:

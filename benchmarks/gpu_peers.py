@@ -16,9 +16,11 @@ import numpy as np
 
 from temper.peers import MissingPeer
 
-#: Ways to run a module, in the order in which one process must prepare them: compiling frees the workspaces of
-#: libraries that a graph captured before would go on using.
-KINDS = ("eager", "compiled", "graph")
+#: Ways to run a module, weakest first.
+KINDS = ("eager", "graph", "compiled")
+#: Those that are timed together. Compiling frees what a graph captured before it goes on using: such a graph may end
+#: with a launch failure, and is not run any more.
+CONTESTS = (("eager", "graph"), ("compiled",))
 
 Launch = Callable[[], Any]
 
