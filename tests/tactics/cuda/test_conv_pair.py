@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from temper.ir.dims import evaluate
 from temper.ir.graph import Graph, Value
 from temper.passes.chains import Chain, chains
 from temper.passes.manager import Log, run_passes
@@ -17,11 +16,10 @@ from temper.passes.pipeline import FLOAT, for_gpus, quantizing
 from temper.tactics.cuda.conv_pair import ConvPair
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.workload import workload
-from temper.tune.measure import Guarded, blank
 from temper.tune.verify import make_problem, mismatch
 from tests.passes.nets import Net
 from tests.quantize.nets import recipe_of
-from tests.tactics.cuda.interpret import Job, interpret
+from tests.tactics.cuda.guarded_run import guarded_run
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no GPU kernel can be interpreted", allow_module_level=True)
@@ -72,25 +70,10 @@ def test_agrees_with_the_reference_of_its_parts(tmp_path: Path) -> None:
     problem = make_problem(w, constants, {}, operand_constants=full)
     assert all(not b.any() for b in problem.bounds)
     kernel = TACTIC.generate(w, TACTIC.candidates(w)[0], "block")
-    packed = TACTIC.prepack(w, TACTIC.candidates(w)[0], constants)
-    arrays: dict[str, np.ndarray] = {}
-    guards: dict[str, Guarded] = {}
-    arguments: list[int | tuple[str, int]] = []
-    scratch = np.zeros(evaluate(kernel.shared_workspace, {}), np.int8)
-    for kind, i in kernel.args:
-        given = {"input": problem.inputs, "operand": problem.operands, "packed": packed}
-        array = scratch if kind == "shared" else blank(problem.want[i]) if kind == "output" else given[kind][i]
-        assert array is not None
-        g = guards[f"{kind}{i}"] = Guarded(np.asarray(array), None)
-        arrays[f"{kind}{i}"] = g.block.view(g.dtype)
-        arguments.append((f"{kind}{i}", g.start // g.dtype.itemsize))
     assert isinstance(kernel, TritonKernel)
-    job = Job(kernel.source, kernel.entries[0], evaluate(kernel.grid, {}), tuple(arguments))
-    results = interpret([job], arrays, tmp_path)
-    for name, g in guards.items():
-        g.block[:] = results[name].view(np.uint8)
-        assert g.intact, name
-    assert mismatch(guards["output0"].array, problem.want[0], problem.bounds[0]) is None
+    packed = TACTIC.prepack(w, TACTIC.candidates(w)[0], constants)
+    made = guarded_run(kernel, problem, packed, tmp_path / "k")
+    assert mismatch(made["output0"], problem.want[0], problem.bounds[0]) is None
 
 
 def test_declines_with_a_reason() -> None:

@@ -12,7 +12,6 @@ import pytest
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
 from temper.cutting import Cutter
-from temper.ir.dims import evaluate
 from temper.ir.graph import Graph, Value
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
@@ -20,11 +19,10 @@ from temper.tactics.base import Workload
 from temper.tactics.cuda.gates_applied import DepthwiseGated, GatesApplied
 from temper.tactics.cuda.squeeze_excite import SqueezeExcite
 from temper.target import target_of
-from temper.tune.measure import Guarded, blank
 from temper.tune.verify import make_problem, mismatch
 from tests.passes.nets import Net
 from tests.quantize.nets import recipe_of
-from tests.tactics.cuda.interpret import Job, interpret
+from tests.tactics.cuda.guarded_run import guarded_run
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no GPU kernel can be interpreted", allow_module_level=True)
@@ -82,29 +80,8 @@ def test_agrees_with_the_reference_of_its_parts(
     several = TACTIC.candidates(w)
     for number, params in enumerate((several[0], several[-1])):
         kernel = TACTIC.generate(w, params, "gated")
-        packed = TACTIC.prepack(w, params, constants)
-        arrays: dict[str, np.ndarray] = {}
-        guards: dict[str, Guarded] = {}
-        arguments: list[tuple[str, int, str]] = []
-        scratch = np.full(evaluate(kernel.shared_workspace, {}), 85, np.uint8)
-        for (kind, i), (_, pointer) in zip(kernel.args, kernel.triton.signature, strict=True):
-            given = {"input": problem.inputs, "operand": problem.operands, "packed": packed}
-            array = scratch if kind == "shared" else blank(problem.want[i]) if kind == "output" else given[kind][i]
-            assert array is not None
-            g = guards.setdefault(f"{kind}{i}", Guarded(np.asarray(array), None))
-            arrays[f"{kind}{i}"] = g.block.view(g.dtype)
-            arguments.append((f"{kind}{i}", g.start // g.dtype.itemsize, pointer))
-        jobs = [
-            Job(s.text, s.entry, evaluate(grid, {}), tuple(arguments))
-            for s, grid in zip(kernel.sources, kernel.grids, strict=True)
-        ]
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        results = interpret(jobs, arrays, folder)
-        for name, g in guards.items():
-            g.block[:] = results[name].view(np.uint8)
-            assert g.intact, name
-        assert mismatch(guards["output0"].array, problem.want[0], problem.bounds[0]) is None
+        made = guarded_run(kernel, problem, TACTIC.prepack(w, params, constants), tmp_path / str(number))
+        assert mismatch(made["output0"], problem.want[0], problem.bounds[0]) is None
 
 
 @pytest.mark.parametrize("isa", CUDA_ISAS)

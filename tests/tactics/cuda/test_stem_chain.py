@@ -12,18 +12,16 @@ import pytest
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
 from temper.cutting import Cutter
-from temper.ir.dims import evaluate
 from temper.passes.chains import Chain
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.stem_chain import ConvFewChannelsChain
 from temper.target import target_of
-from temper.tune.measure import Guarded, blank
 from temper.tune.verify import make_problem, mismatch
 from tests.passes.nets import Net
 from tests.quantize.nets import recipe_of
-from tests.tactics.cuda.interpret import Job, interpret
+from tests.tactics.cuda.guarded_run import guarded_run
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("triton is not installed: no GPU kernel can be interpreted", allow_module_level=True)
@@ -73,28 +71,8 @@ def wrong(w: Workload, chain: Chain, params: Params, folder: Path) -> str | None
     else:
         assert problem.bounds[0].max() < 0.02 * np.abs(problem.want[0]).max()
     kernel = TACTIC.generate(w, params, "stem")
-    packed = TACTIC.prepack(w, params, constants)
-    arrays: dict[str, np.ndarray] = {}
-    guards: dict[str, Guarded] = {}
-    arguments: list[tuple[str, int, str]] = []
-    scratch = np.full(evaluate(kernel.shared_workspace, {}), 85, np.uint8)
-    for (kind, i), (_, pointer) in zip(kernel.args, kernel.triton.signature, strict=True):
-        given = {"input": problem.inputs, "operand": problem.operands, "packed": packed}
-        array = scratch if kind == "shared" else blank(problem.want[i]) if kind == "output" else given[kind][i]
-        assert array is not None
-        g = guards.setdefault(f"{kind}{i}", Guarded(np.asarray(array), None))
-        arrays[f"{kind}{i}"] = g.block.view(g.dtype)
-        arguments.append((f"{kind}{i}", g.start // g.dtype.itemsize, pointer))
-    jobs = [
-        Job(s.text, s.entry, evaluate(grid, {}), tuple(arguments))
-        for s, grid in zip(kernel.sources, kernel.grids, strict=True)
-    ]
-    folder.mkdir()
-    results = interpret(jobs, arrays, folder)
-    for name, g in guards.items():
-        g.block[:] = results[name].view(np.uint8)
-        assert g.intact, name
-    return mismatch(guards["output0"].array, problem.want[0], problem.bounds[0])
+    made = guarded_run(kernel, problem, TACTIC.prepack(w, params, constants), folder)
+    return mismatch(made["output0"], problem.want[0], problem.bounds[0])
 
 
 @pytest.mark.parametrize("integer", [True, False])
