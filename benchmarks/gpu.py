@@ -8,8 +8,8 @@ One process a model holds all contenders: inputs on the device, everybody enqueu
 by CUDA events in turns, medians over the turns; the compiled module takes turns of its own with Temper's plans. PyTorch
 runs in float16. Models are measured one at a time, each when its plans are built, while those of later models are still
 compiled (they use the GPU only between models). Writes JSON with device, date and versions to --json after every model;
-rows of other models and batches stay. --plans keeps
-models, plans, times and kernels in a folder, and uses those that are there.
+rows of other models and batches stay. --plans keeps models, plans, times and kernels in a folder, and uses those that
+are there.
 """
 
 from __future__ import annotations
@@ -124,13 +124,13 @@ def measure(
 ) -> list[Row]:
     """Medians in ms by contender, in this process, a row a batch. sizes: precisions by batch. warm: only let PyTorch
     compile, so that its cache is filled."""
-    kinds = [k for k in kinds if k == "compiled" or not warm]
     import torch
 
     import temper
     from temper.runtime.cuda.driver import Gpu
     from temper.tune.cuda_bench import turn
 
+    kinds = [k for k in kinds if k == "compiled" or not warm]
     stream = torch.cuda.Stream()
     engines, words = {}, []
     for precision in () if warm else dict.fromkeys(p for each in sizes.values() for p in each if p):

@@ -165,7 +165,7 @@ def foretell(
     fixed, members = next(iter(sizes.groups().items()))
     graph = sizes.graph_with(dict(fixed))
     passes = cutter.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
-    run_passes(graph, passes, disable=config.disable)
+    run_passes(graph, passes, disable=config.disable, always=_verifies())
     parts = cutter.parts(graph, Log(), target.alignment).parts
     env = {**data_sizes(p.region for p in parts), **_optimum(sizes.ranges[members[0]])}
     found: list[tuple[Mapping[str, object], float]] = []

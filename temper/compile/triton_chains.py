@@ -72,12 +72,12 @@ def _joined(lines: Sequence[str], run: _Run) -> list[str] | None:
     added = [s for s in sums if s in own]
     rest = "\n".join(lines[run.stop :])
     # sums that a later product takes are read by nothing else; of waits only the sums are used
-    if len(set(added)) != len(added) or any(_uses(rest, s) for s in added):
+    if len(set(added)) != len(added) or any(uses(rest, s) for s in added):
         return None
     if any(re.search(re.escape(w) + r"(#[1-9]|(?![\w#]))", rest) for w in run.waited):
         return None
     for wait, dot in run.waited.items():
-        if dot in added and _uses(rest, f"{wait}#0"):
+        if dot in added and uses(rest, f"{wait}#0"):
             return None
     made = []
     for d, s in zip(run.dots, sums, strict=True):
@@ -111,5 +111,6 @@ def _plain(value: str, run: _Run) -> str:
     return run.waited.get(value.removesuffix("#0"), value) if value.endswith("#0") else value
 
 
-def _uses(text: str, value: str) -> bool:
+def uses(text: str, value: str) -> bool:
+    """Whether a value is named in TTGIR text."""
     return re.search(re.escape(value) + r"(?![\w#])", text) is not None

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from temper.compile.triton_chains import chained_sums
+from temper.compile.triton_chains import chained_sums, uses
 
 #: The wait of a loop's step, with its sums, operands and types.
 _WAIT = re.compile(
@@ -108,7 +108,7 @@ def _loop(lines: list[str], at: int, name: str) -> list[str] | None:
     places = [i for i, v in enumerate(given) if v in kept]
     if len(places) != 1 or len(given) != len(carried) or carried[places[0]] != dot["sums"]:
         return None
-    if any(_uses(lines[i], dot["sums"]) for i in body if i != at - 1):
+    if any(uses(lines[i], dot["sums"]) for i in body if i != at - 1):
         return None
     wait = f"ttng.warp_group_dot_wait {{}}{{}} {{{{pendings = 0 : i32}}}} : {sums}{{}}"
     made: list[str] = lines[: at] + [lines[at].replace("pendings = 0", "pendings = 1")]
@@ -117,7 +117,7 @@ def _loop(lines: list[str], at: int, name: str) -> list[str] | None:
         line = lines[i]
         if line.startswith(pad + "}"):
             inside = ""
-        if _uses(line, f"{out}#0"):
+        if uses(line, f"{out}#0"):
             if inside:
                 line = _renamed(line, f"{out}#0", f"{inside}#0")
             elif not (_CHOICE.fullmatch(line) or i == end - 1):
@@ -125,7 +125,7 @@ def _loop(lines: list[str], at: int, name: str) -> list[str] | None:
         made.append(line)
         if _IF.fullmatch(line) and len(line) - len(line.lstrip()) == len(pad):
             stop = next(k for k in range(i + 1, end) if lines[k].startswith(pad + "}"))
-            if any(_uses(lines[k], f"{out}#0") for k in range(i + 1, stop)):
+            if any(uses(lines[k], f"{out}#0") for k in range(i + 1, stop)):
                 used += 1
                 inside = f"{name}_{used}"
                 made.append(f"{pad}  {inside}:3 = " + wait.format(f"{out}#0", f", {a}, {b}", f", {found['read']}"))
@@ -148,10 +148,6 @@ def _copied(lines: list[str], body: range, operand: str) -> bool:
             return False
         operand = found[1]
     return False
-
-
-def _uses(line: str, value: str) -> bool:
-    return re.search(re.escape(value) + r"(?![\w#])", line) is not None
 
 
 def _renamed(line: str, value: str, name: str) -> str:

@@ -21,9 +21,7 @@ from temper.passes.integer_means import integer_mean
 from temper.passes.integer_products import integer_attention, integer_product
 from temper.passes.integer_reading import CODES, Scaled, dequantized, quantized
 from temper.passes.manager import Log, Pass
-
-#: Units of codes smaller than this are told apart from others where a GELU is quantized (cuda/rounding.py).
-GELU_UNIT = 2.0**-11
+from temper.tactics.epilogue import GELU_UNIT
 
 
 class Integer:

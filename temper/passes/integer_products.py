@@ -10,6 +10,7 @@ import numpy as np
 from temper.ir.graph import Node, Value
 from temper.passes.integer_reading import CODES, Scaled
 from temper.passes.integer_weights import dequantized_weights
+from temper.passes.layout import turned as transposed
 
 if TYPE_CHECKING:
     from temper.passes.integer import Integer
@@ -46,7 +47,7 @@ def _product(to: Integer, node: Node) -> str | None:
     if node.op == "MatMul" and codes.ndim != 2:
         return "its weights are a batch"
     derived = to.graph.derived
-    shifted = derived(_turned, codes) if turned else codes
+    shifted = derived(transposed, codes, (1, 0)) if turned else codes
     scale = np.broadcast_to(x.scale * w_scale, (shifted.shape[-1],))
     weights = to.graph.add_constant(shifted, f"{node.name}.codes")
     data, rank = x.codes, x.codes.type.rank
@@ -153,10 +154,6 @@ def sum_bits(weights: np.ndarray) -> int:
     """ConvInt8's `bits`: every sum of products of these weights (output channels last) with 8-bit codes less their zero
     point is below 2^bits in magnitude. 25 or 31, as kernels ask for no other."""
     return 25 if 255 * largest_sum(weights) < 2**25 else 31
-
-
-def _turned(weights: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(weights.T)
 
 
 def _int32(x: int) -> np.ndarray:

@@ -21,16 +21,6 @@ from temper.passes.manager import Log, Pass
 _NAME = "select-early"
 _RULE = (f"rule:{_NAME}",)
 
-#: Ops of which every output element is made of one element of each input, at the same place.
-_POINTWISE = frozenset(
-    {
-        "Abs", "Add", "Cast", "Clip", "Div", "Elu", "Erf", "Exp", "Gelu", "HardSigmoid", "HardSwish", "Identity",
-        "LeakyRelu", "Log", "Max", "Min", "Mish", "Mul", "Neg", "Pow", "Relu", "Sigmoid", "Silu", "Softplus", "Sqrt",
-        "Sub", "Tanh", "Where",
-    }
-)  # fmt: skip
-
-
 @dataclass(frozen=True)
 class _Rows:
     """What is selected along an axis: `count` indices from `start` on, `step` apart."""
@@ -84,6 +74,12 @@ def _selected(node: Node) -> _Rows | None:
     return found if 2 * found.count <= size else None
 
 
+def _pointwise(op: str) -> bool:
+    """Every output element is made of one element of each input, at the same place: of no parameters along an axis."""
+    definition = TABLE[op]
+    return definition.kind is Kind.ELEMENTWISE and definition.deterministic and "axis" not in definition.attrs
+
+
 def _by_rows(node: Node, rows: _Rows) -> dict[int, _Rows] | None:
     """Which inputs of a node the rows of its result need, and along which of their axes; None where it does not treat
     rows of that axis apart."""
@@ -91,7 +87,7 @@ def _by_rows(node: Node, rows: _Rows) -> dict[int, _Rows] | None:
         return None
     shape, x = node.output.type.shape, node.inputs[0]
     rank, axis = len(shape), rows.axis
-    if node.op in _POINTWISE:
+    if _pointwise(node.op):
         found = {}
         for i, v in enumerate(node.inputs):
             own = axis - (rank - v.type.rank) if v is not None else -1

@@ -1,7 +1,7 @@
 """Checks that a program computes what its graph says in every order its steps may run in.
 
-Nothing is shared with what lays out memory or makes the order: both are read as a plan states them. Two rules, at the
-smallest, the best and the largest sizes of every profile:
+Nothing is shared with what lays out memory, which is read as the plan states it; the order is what the runtime will
+make. Two rules, at the smallest, the best and the largest sizes of every profile:
 
 - Two launches one of which writes bytes that the other touches are ordered: one is reached from the other through
   those that each waits for.

@@ -148,7 +148,7 @@ def _eight_bits(image: Any, path: Path) -> Any:
     if image.mode in ("I", "F") and not wide:
         kind = "32-bit integers" if image.mode == "I" else "floats"
         raise DataError(f"{path}: its pixels are {kind}, of a range that it does not tell; give .npz files instead")
-    return Image.fromarray((np.asarray(image, np.uint32) // 257).astype(np.uint8)) if wide else image
+    return Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8)) if wide else image
 
 
 def _resized(image: Any, size: tuple[int, int], fit: str) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from temper.runtime.cuda.context import CudaPlan
     from temper.runtime.cuda.driver import Gpu
 
+
 @dataclass(frozen=True)
 class TensorSpec:
     """A model input or output: dtype as numpy sees it; a dimension is an int or the text of an expression in the

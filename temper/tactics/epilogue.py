@@ -21,6 +21,10 @@ Attr = int | float | str | tuple[int, ...] | tuple[float, ...]
 #: as programs that differ in them are tuned and compiled apart.
 LIMITS = (0.5, 65536.0)
 
+#: Kernels may approximate a GELU that is divided by a unit and rounded to 8-bit codes as finely as units of this size
+#: and above need; who makes such a program keeps smaller ones apart.
+GELU_UNIT = 2.0**-11
+
 
 @dataclass(frozen=True)
 class Operand:

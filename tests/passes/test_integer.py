@@ -18,13 +18,13 @@ from temper.frontends.onnx import import_onnx
 from temper.ir.evaluate import evaluate, evaluate_values
 from temper.ir.graph import Graph, Value
 from temper.ir.ops import make
-from temper.passes.integer import GELU_UNIT
 from temper.passes.integer_products import sum_bits
 from temper.passes.manager import run_passes
 from temper.passes.pipeline import PIPELINE
 from temper.quantize.codes import insert
 from temper.quantize.placement import place, quantizable
 from temper.runtime.engine import Engine
+from temper.tactics.epilogue import GELU_UNIT
 from tests.passes.nets import Net
 
 AT = [p.name for p in PIPELINE].index("integer")

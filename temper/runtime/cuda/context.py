@@ -27,6 +27,7 @@ from temper.runtime.steps import Run
 if TYPE_CHECKING:
     from temper.runtime.engine import Engine
 
+
 def check_gpu(plan: Plan, gpu: Gpu) -> None:
     """PlanError if the plan's code is not for this GPU."""
     if not runs_on(plan.isa, gpu.isa):

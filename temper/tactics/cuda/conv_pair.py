@@ -38,6 +38,7 @@ from temper.tactics.cuda.product_text import (
     row_length,
     sizes_of,
 )
+from temper.tactics.cuda.source import SCALARS, taken
 from temper.tactics.epilogue import Epilogue
 
 _PRODUCT = ConvImplicitGemm()
@@ -169,20 +170,18 @@ class ConvPair:
         codes = f"a_v{link.epilogue.results[0]}"
         strides = [o.row_stride for o in w.outputs]
         lines = epilogue_statements(w.epilogue, channels=second.ocg, row_strides=strides)
-        scalars = [x for x in lines if re.match(r"v\d+ = tl\.load\(q\d+\)$", x)]
-        lines = [x for x in lines if x not in scalars]
-        body += "".join(f"{line}\n" for line in scalars)
+        scalars, steps = taken(SCALARS, "".join(f"{line}\n" for line in lines))
+        body += scalars
         if b.direct:
-            loads = [x for x in lines if re.match(r"v\d+ = tl\.load\(q\d+ \+ row", x)]
-            lines = [x for x in lines if x not in loads]
-            early = "".join(f"    {line}\n" for line in loads)
+            early, steps = taken(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", steps)
+            early = indent(early, "    ")
             order = indent(register_tiles.ordered("acc2", q["bn"], q["bn"])[0], "    ")
             columns = register_tiles.columns("BN2", q["bn"])
             body += register_tiles.ROWS
             body += _SECOND_DIRECT.format(codes=codes, columns=columns, order=order, early=early)
         else:
             body += _SECOND.format(codes=codes)
-        body += "".join(f"    {line}\n" for line in lines)
+        body += indent(steps, "    ")
         if second.ocg % q["bn"] == 0:
             body = re.sub(r", mask=(channel_ok(\[None, :\])?|\(n2 < OC2\)\[None, :\])(, other=0)?", "", body)
             body = body.replace("live = row_ok[:, None] & channel_ok[None, :]", "live = row_ok[:, None]")

@@ -9,7 +9,7 @@ what comes from the L2 cache, and what a block of one tile would wait for comes 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from textwrap import indent
 
@@ -21,13 +21,13 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cpu.blocking import ConvShape, static
 from temper.tactics.cuda import register_tiles
-from temper.tactics.cuda.conv import ConvImplicitGemm, work_of
+from temper.tactics.cuda.conv import ConvImplicitGemm, Packed, Packing, work_of
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.product_model import DEVICES, kept_seconds
 from temper.tactics.cuda.product_text import Blocking, module_text, product_text, sizes_of
-from temper.tactics.cuda.source import stores
+from temper.tactics.cuda.source import SCALARS, stores, taken
 
 #: Terms of a step at most and at least, and steps of a tile at most.
 _STEP, _LEAST, _STEPS = 256, 32, 8
@@ -162,6 +162,10 @@ class ConvKept:
         """As the base packs."""
         return self.base.prepack(w, (), constants)
 
+    def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:
+        """As `tactics.base.packed` asks."""
+        return self.base.packs(w, ())
+
     def _body(self, w: Workload, s: ConvShape, k: Kept, terms: int, names: Sequence[str], codes: bool) -> str:
         pixels = static(s.pixels)
         rows, whole = pixels is not None and pixels % k.bm == 0, s.ocg % k.bn == 0
@@ -178,8 +182,8 @@ class ConvKept:
             named, rest = register_tiles.epilogue(rest, "acc", k.bn, part)
         if re.search(r"\bimage\b", rest):
             named += "image = row // (OH * OW)\n"
-        early, rest = _taken(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest)
-        scalars, rest = _taken(r"^v\w+ = tl\.load\(q\d+\)\n", rest)
+        early, rest = taken(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest)
+        scalars, rest = taken(SCALARS, rest)
         mask = "" if rows else f", mask=inside[:, None], other={'0' if codes else '0.0'}"
         tile = "at = (tl.zeros((1, 1), tl.int64) + block) * (BM * X_STRIDE)\n"
         tile += "" if rows else "inside = block * BM + m < ROWS\n"
@@ -198,8 +202,3 @@ class ConvKept:
             scalars=scalars,
             tile=indent(tile, "    "),
         )
-
-
-def _taken(pattern: str, text: str) -> tuple[str, str]:
-    """The lines that match, and the others."""
-    return "".join(re.findall(pattern, text, re.MULTILINE)), re.sub(pattern, "", text, flags=re.MULTILINE)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from temper.tactics.epilogue import GELU_UNIT
+
 #: Assembly that rounds four numbers half to even and cuts them to int8, perhaps plus 128 as uint8. NaN gives 0. Threads
 #: with fewer numbers fill up with undefined ones, of which ptxas makes an instruction that does not exist where it
 #: packs unsigned codes (F2IP.U8 without .RELU): so none are packed.
@@ -48,14 +50,13 @@ CODED: Mapping[tuple[str, int], str] = {
 }
 
 #: GELU for codes is x * (1/2 + x P(x^2)), the factor cut to [0, 1]: coefficients of P, minimax for the result's error
-#: over |x| <= 3.9 (a linear program on 1500 points), which is at most 1.9e-4 everywhere. The last one is positive, so
+#: over |x| <= 3.9 (a linear program on 1500 points), which is at most 1.9e-4 everywhere, less than half of the least
+#: unit (`GELU_UNIT`). The last one is positive, so
 #: that beyond the factor is cut on the right side.
 _GELU = (
     0.39808565378189087, -0.06486952304840088, 0.008913809433579445, -0.00084451655857265, 5.123771552462131e-05,
     -1.7705158370517893e-06, 2.627185402559462e-08,
 )  # fmt: skip
-#: The least unit of codes for which that error is less than half of one; smaller ones `passes/integer.py` keeps away.
-GELU_UNIT = 2.0**-11
 
 #: Whole numbers less 128, before they are cut: 1.5 * 2^23 has no fraction, and what is too large for it is cut anyway.
 _LESS = "(x + 12582912.0) - 12583040.0"

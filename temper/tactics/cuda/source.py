@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import indent
@@ -21,6 +22,15 @@ def stores(w: Workload, channels: DimLike | None = None) -> str:
     width = channels if channels is not None else shape[-1] if shape else 1
     strides = [s.row_stride for s in w.outputs]
     return "\n".join(epilogue_statements(w.epilogue, channels=dim_text(width), row_strides=strides)) + "\n"
+
+
+#: Loads of numbers that all elements share.
+SCALARS = r"^v\w+ = tl\.load\(q\d+\)\n"
+
+
+def taken(pattern: str, text: str) -> tuple[str, str]:
+    """The lines of a kernel's text that match, and the others."""
+    return "".join(re.findall(pattern, text, re.MULTILINE)), re.sub(pattern, "", text, flags=re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.source import kernel_of, stores
+from temper.tactics.cuda.source import SCALARS, kernel_of, stores, taken
 
 #: Elements of a row that one lane may hold.
 _HELD = 64
@@ -95,8 +95,7 @@ def strip_kernel(
     body += sums
     finish = re.sub(r"(tl\.load\(q\d+ \+ )(channel\[None, :\])", r"\1across + \2", stores(w, strips.columns))
     finish = re.sub(r"(tl\.load\(q\d+ \+ across.*mask=)channel_ok\[None, :\]", r"\1live", finish)
-    scalars = "".join(re.findall(r"^v\d+ = tl\.load\(q\d+\)\n", finish, re.MULTILINE))
-    finish = re.sub(r"^v\d+ = tl\.load\(q\d+\)\n", "", finish, flags=re.MULTILINE)
+    scalars, finish = taken(SCALARS, finish)
     body += scalars
     for i in range(strips.count):
         ok = "channel < COLUMNS" if strips.ragged(i) else "tl.full((WIDTH,), 1, tl.int1)"

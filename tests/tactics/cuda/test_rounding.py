@@ -14,14 +14,12 @@ import pytest
 from temper.compile import triton_stages
 from temper.compile.triton import compile_cubin
 from temper.ir.types import TensorType
-from temper.passes import integer
 from temper.tactics.base import Slot, Workload
 from temper.tactics.cuda.conv import GemmTiles
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers, epilogue_statements
 from temper.tactics.cuda.product_tma import GemmStreamed
-from temper.tactics.cuda.rounding import GELU_UNIT
 from temper.tactics.cuda.shortcuts import eased
-from temper.tactics.epilogue import Epilogue, Instr, Operand
+from temper.tactics.epilogue import GELU_UNIT, Epilogue, Instr, Operand
 from tests.tactics.cuda.interpret import Job, interpret
 
 _FULL = (True, True)
@@ -78,7 +76,6 @@ def test_gelu_for_codes_is_within_half_of_the_least_unit(tmp_path: Path) -> None
     e = Epilogue((Operand("float32", _FULL), Operand("float32", (False, False))), steps, (4,))
     assert eased(e).instrs[0].attr("approximate") == "codes"
     units = [GELU_UNIT, 0.05]
-    assert integer.GELU_UNIT == GELU_UNIT
     for unit, codes in zip(units, _coded([e, e], x, units, tmp_path), strict=True):
         assert np.abs(codes - (want / unit).clip(-128, 127)).max() < 0.9
 
