@@ -166,6 +166,14 @@ def test_direction(module: str) -> None:
             assert _may(room, name.removeprefix("temper").removeprefix(".")), f"{module} may not import {name}"
 
 
+def test_kernels_of_one_device_do_not_build_on_those_of_another() -> None:
+    for module in MODULES:
+        for one, other in (("cpu", "cuda"), ("cuda", "cpu")):
+            if module.startswith(f"temper.tactics.{one}."):
+                wrong = [n for n in imports(module) if n.startswith(f"temper.tactics.{other}")]
+                assert not wrong, f"{module} imports {wrong}: what both devices use belongs in temper/tactics"
+
+
 def test_runtime_needs_numpy_only() -> None:
     """What a deployed engine loads: the runtime, the plan format, the references and errors."""
     seen: set[str] = set()

@@ -11,8 +11,9 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, evaluate
 from temper.ir.types import TensorType
 from temper.tactics.base import Slot, Workload
+from temper.tactics.conv_geometry import conv_shape
 from temper.tactics.cpu.blocking import BAND, COPIED, FLAT, ROWS, Blocking, Geometry, prefetch_rate
-from temper.tactics.cpu.conv import ConvFallback, ConvGemm, conv_shape
+from temper.tactics.cpu.conv import ConvFallback, ConvGemm
 from temper.tactics.cpu.gemm import Gemm, GemmPacked
 from temper.tactics.cpu.source import c_dim
 from temper.tactics.epilogue import Epilogue, Instr, Operand

@@ -8,9 +8,10 @@ import pytest
 from temper.ir.dims import Dim
 from temper.ir.types import TensorType
 from temper.tactics.base import Slot, Workload
-from temper.tactics.cpu.pointwise import Pointwise, collapse, strides_of
+from temper.tactics.cpu.pointwise import Pointwise, collapse
 from temper.tactics.epilogue import Epilogue, Instr, Operand
 from temper.tactics.epilogue_reference import epilogue_reference
+from temper.tactics.geometry import strides_of
 from tests.tactics.kernels import ISAS, N, Runner, assert_close, f32
 
 rng = np.random.default_rng(0)

@@ -10,8 +10,9 @@ import pytest
 
 from temper.ir.ops import TABLE
 from temper.tactics.base import Slot
-from temper.tactics.cpu.resize import ResizeTaps, axis_taps
+from temper.tactics.cpu.resize import ResizeTaps
 from temper.tactics.epilogue_reference import epilogue_reference
+from temper.tactics.resize_geometry import axis_taps
 from tests.tactics.kernels import ISAS, N, Runner, bias_relu_scale
 from tests.tactics.test_index_copy import workload
 

@@ -15,10 +15,10 @@ import numpy as np
 from temper.ir.dims import DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.index_copy import BLOCK_BYTES, INTEGER, Axis, attrs_of_axis, declines_copy, fill_bits, merged
-from temper.tactics.cpu.pointwise import strides_of
+from temper.tactics.cpu.index_copy import BLOCK_BYTES, INTEGER, Axis, declines_copy, fill_bits, merged
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import attrs_of_axis, strides_of, typical_count
 
 #: Shared scratch a table of one axis needs: int32 indices.
 _ENTRY_BYTES = 4

@@ -9,66 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import Dim, DimLike, product
+from temper.ir.dims import DimLike
 from temper.tactics.base import Params
+from temper.tactics.conv_geometry import TYPICAL_PIXELS, TYPICAL_WIDTH, ConvShape
+from temper.tactics.geometry import static
 
 FLAT, ROWS, COPIED, BAND = 0, 1, 2, 3
 
 #: Bytes of weights that stay in the second-level cache beside the activations.
 _L2 = 950_000
-
-#: Pixel count and width that stand for unknown ones when candidates are ranked.
-TYPICAL_PIXELS, TYPICAL_WIDTH = 784, 28
-
-
-@dataclass(frozen=True)
-class ConvShape:
-    """Geometry of a convolution per group, with pixel strides (elements) of input and output.
-
-    img_rows: output rows per index of axis 0, for the epilogue's `img`. Only n, ih, iw, oh, ow and img_rows may be
-    symbolic. packed: elements of a pixel where a kernel row is one tap of `icg` words, whose pixels follow each other.
-    """
-
-    n: DimLike
-    ih: DimLike
-    iw: DimLike
-    oh: DimLike
-    ow: DimLike
-    icg: int
-    ocg: int
-    groups: int
-    kernel: tuple[int, int]
-    strides: tuple[int, int]
-    dilations: tuple[int, int]
-    pads: tuple[int, int, int, int]
-    xld: int
-    old: int
-    img_rows: DimLike
-    packed: int = 0
-
-    @property
-    def k(self) -> int:
-        """Products per output element."""
-        return self.kernel[0] * self.kernel[1] * self.icg
-
-    @property
-    def pixels(self) -> DimLike:
-        return product((self.n, self.oh, self.ow))
-
-    @property
-    def flat(self) -> bool:
-        """Output pixel i reads exactly input pixel i."""
-        return self.kernel == (1, 1) and self.strides == (1, 1) and not any(self.pads)
-
-    @property
-    def padded(self) -> bool:
-        """A tap can fall outside the input."""
-        return any(p > 0 for p in self.pads)
-
-
-def static(d: DimLike) -> int | None:
-    """The dimension if it is known."""
-    return None if isinstance(d, Dim) else int(d)
 
 
 #: Register tiles (pixels, vectors) that keep accumulators, weights and a broadcast in registers. The largest (14x2,

@@ -7,10 +7,11 @@ from math import prod
 from temper.ir.dims import product
 from temper.ir.ops.contraction import windowed
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.direct import Direct, array_c, integers
+from temper.tactics.cpu.direct import Direct, array_c
 from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import integers
 
 
 class ColumnsToImage(Direct):

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.blocking import (
-    COPIED,
-    TYPICAL_PIXELS,
-    Blocking,
-    ConvShape,
-    Geometry,
-    blockings,
-    predict_seconds,
-    prefetch_rate,
-    static,
-)
+from temper.tactics.conv_geometry import TYPICAL_PIXELS, ConvShape, conv_shape
+from temper.tactics.cpu.blocking import COPIED, Blocking, Geometry, blockings, predict_seconds, prefetch_rate
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import static
 
 
 def decline_dtype(w: Workload) -> str | None:
@@ -34,60 +24,6 @@ def decline_dtype(w: Workload) -> str | None:
     types = [s.type.dtype for s in w.inputs if s is not None] + [w.outputs[0].type.dtype, w.epilogue.operands[0].dtype]
     odd = sorted({t for t in types if t != "float32"})
     return f"computes float32 only, not {', '.join(odd)}" if odd else None
-
-
-@lru_cache(maxsize=4096)
-def conv_shape(w: Workload) -> ConvShape | str:
-    """Geometry of a channels-last 2-D Conv workload, or the reason it has none here."""
-    x, k = w.inputs[0], w.inputs[1]
-    if x is None or k is None:
-        return "a convolution needs input and weights"
-    if x.type.rank != 4 or k.type.rank != 4:
-        return f"computes 2-D convolutions (rank 4), not rank {x.type.rank}"
-    if not w.attr("channels_last", 0):
-        return "computes channels-last tensors only"
-    channels, oc = static(x.type.shape[3]), static(k.type.shape[3])
-    kh, kw, icg = (static(d) for d in k.type.shape[:3])
-    groups = w.attr("group", 1)
-    if channels is None or oc is None or kh is None or kw is None or icg is None or not isinstance(groups, int):
-        return "channel counts and kernel size must be known at build time"
-    if channels != icg * groups or oc % groups:
-        return f"{channels} input and {oc} output channels do not fit {groups} groups of {icg}"
-    n, ih, iw, _ = x.type.shape
-    out = w.outputs[0]
-    _, oh, ow, _ = out.type.shape
-    return ConvShape(
-        n,
-        ih,
-        iw,
-        oh,
-        ow,
-        icg,
-        oc // groups,
-        groups,
-        (kh, kw),
-        _pair(w, "strides"),
-        _pair(w, "dilations"),
-        _pads(w),
-        x.row_stride or channels,
-        out.row_stride or oc,
-        product((oh, ow)),
-    )
-
-
-def _pair(w: Workload, name: str) -> tuple[int, int]:
-    value = w.attr(name, (1, 1))
-    if not isinstance(value, tuple) or len(value) != 2:
-        raise ValueError(f"Conv attribute {name} must have 2 entries, not {value!r}")
-    return int(value[0]), int(value[1])
-
-
-def _pads(w: Workload) -> tuple[int, int, int, int]:
-    value = w.attr("pads", (0, 0, 0, 0))
-    if not isinstance(value, tuple) or len(value) != 4:
-        raise ValueError(f"Conv attribute pads must have 4 entries, not {value!r}")
-    t, left, b, r = (int(p) for p in value)
-    return t, left, b, r
 
 
 @dataclass(frozen=True)

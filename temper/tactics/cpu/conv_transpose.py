@@ -5,7 +5,6 @@ are not constants. Slow but for depthwise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -13,53 +12,9 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, DimLike
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
+from temper.tactics.conv_geometry import TransposedShape, transposed_shape
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
-
-
-@dataclass(frozen=True)
-class TransposedShape:
-    """Static geometry of a channels-last 2-D or 3-D ConvTranspose, per group; an image is a volume of depth 1."""
-
-    icg: int
-    ocg: int
-    groups: int
-    kernel: tuple[int, ...]
-    strides: tuple[int, ...]
-    dilations: tuple[int, ...]
-    pads: tuple[int, ...]  # before the data, per axis
-
-
-def _tuple(w: Workload, name: str) -> tuple[int, ...]:
-    value = w.attr(name)
-    assert isinstance(value, tuple)
-    return tuple(int(i) for i in value)
-
-
-def transposed_shape(w: Workload) -> TransposedShape | str:
-    """Geometry of a workload, or the reason it has none here."""
-    x, k = w.inputs[0], w.inputs[1]
-    assert x is not None and k is not None
-    if x.type.rank not in (4, 5):
-        return f"computes 2-D and 3-D transposed convolutions, not rank {x.type.rank}"
-    if not w.attr("channels_last", 0):
-        return "computes channels-last tensors only"
-    if any(isinstance(d, Dim) for d in (*k.type.shape, x.type.shape[-1])):
-        return "channel counts and kernel size must be known at build"
-    if k.row_stride is not None:
-        return "its weights are a view"
-    *kernel, channels, ocg = (int(str(d)) for d in k.type.shape)
-    groups, flat = int(str(w.attr("group"))), x.type.rank == 4
-    pads, lead = _tuple(w, "pads"), (1,) if flat else ()
-    return TransposedShape(
-        channels // groups,
-        ocg,
-        groups,
-        (*lead, *kernel),
-        (*lead, *_tuple(w, "strides")),
-        (*lead, *_tuple(w, "dilations")),
-        (0, *pads[:2]) if flat else pads[:3],
-    )
 
 
 class ConvTransposeFallback:

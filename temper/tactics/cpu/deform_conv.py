@@ -6,9 +6,10 @@ from math import prod
 
 from temper.ir.dims import Dim, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.direct import Direct, array_c, integers
+from temper.tactics.cpu.direct import Direct, array_c
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import integers, typical_count
 
 #: positions taken together, as in the template
 _LANES = 16

@@ -17,6 +17,7 @@ from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.render import STORED, anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import int_tuple
 
 #: Extents that stand for unknown ones when candidates are ranked.
 _TYPICAL_EXTENT = 28
@@ -40,14 +41,6 @@ class Shape:
     pads: tuple[int, int, int, int]
     xld: int
     old: int
-
-
-def int_tuple(w: Workload, name: str, count: int, default: int) -> tuple[int, ...] | None:
-    """A tuple attribute of `count` ints; absent or empty means the default everywhere; None if it has another form."""
-    value = w.attr(name, ()) or (default,) * count
-    if not isinstance(value, tuple) or len(value) != count:
-        return None
-    return tuple(int(x) for x in value)
 
 
 def depthwise_shape(w: Workload) -> Shape | str:

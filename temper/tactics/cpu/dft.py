@@ -11,7 +11,9 @@ from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct, array_c
 from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.fourier import roots_of_unity
+from temper.tactics.geometry import typical_count
 
 
 def factors(n: int) -> list[int]:
@@ -69,11 +71,4 @@ class FourierTransform(Direct):
         return Kernel(source, (entry,), args, w.symbols, 32 * n)
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """exp(-2 pi i t / n) for t = 0 .. n - 1 as pairs; the angle is reduced to an eighth of a turn first."""
-        n = int(str(w.attr("length")))
-        t = np.arange(n)
-        eighth = (8 * t + n) // (2 * n)  # the nearest multiple of a quarter turn
-        rest = np.pi / 2 * (4 * t - eighth * n) / n
-        quarter = np.array([1, -1j, -1, 1j])[eighth % 4]
-        table = quarter * (np.cos(rest) - 1j * np.sin(rest))
-        return (np.stack([table.real, table.imag], -1).reshape(-1),)
+        return (roots_of_unity(int(str(w.attr("length")))),)

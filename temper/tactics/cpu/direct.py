@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.source import typical_count
+from temper.tactics.geometry import typical_count
 from temper.tactics.plain import Plain
 
 
@@ -21,13 +21,6 @@ class Direct(Plain):
 
     def predict(self, w: Workload, params: Params) -> float:
         return 1e-6 + typical_count(w.outputs[0].type.shape) * self.seconds / w.threads
-
-
-def integers(w: Workload, name: str) -> tuple[int, ...]:
-    """A tuple of plain ints among the attributes."""
-    value = w.attr(name)
-    assert isinstance(value, tuple)
-    return tuple(int(i) for i in value)
 
 
 def array_c(values: Sequence[int | str]) -> str:

@@ -13,7 +13,8 @@ from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct, array_c
 from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import typical_count
 
 
 class Einsum(Direct):

@@ -11,7 +11,8 @@ from temper.ir.dims import DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import typical_count
 
 _INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 

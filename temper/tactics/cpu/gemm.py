@@ -9,18 +9,12 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike, ceil_div, product
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
-from temper.tactics.cpu.blocking import (
-    Blocking,
-    ConvShape,
-    Geometry,
-    blockings,
-    predict_seconds,
-    register_tiles,
-    static,
-)
+from temper.tactics.conv_geometry import row_image
+from temper.tactics.cpu.blocking import Blocking, Geometry, blockings, predict_seconds, register_tiles
 from temper.tactics.cpu.conv import Terms, conv_kernel, decline_dtype, heavy_epilogue, pack_words
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import static
 
 
 def decline_matmul(w: Workload) -> str | None:
@@ -82,32 +76,6 @@ class GemmPacked:
     @staticmethod
     def _geometry(w: Workload, params: Params) -> Geometry:
         return Geometry(row_image(w), Blocking.of(params), ISAS[w.isa].lanes)
-
-
-def row_image(w: Workload) -> ConvShape:
-    """All rows of the product as the pixels of one image of height 1."""
-    a, out = w.inputs[0], w.outputs[0]
-    assert a is not None
-    k, n = static(a.type.shape[-1]), static(out.type.shape[-1])
-    assert k is not None and n is not None
-    rows = product(a.type.shape[:-1])
-    return ConvShape(
-        1,
-        1,
-        rows,
-        1,
-        rows,
-        k,
-        n,
-        1,
-        (1, 1),
-        (1, 1),
-        (1, 1),
-        (0, 0, 0, 0),
-        a.row_stride or k,
-        out.row_stride or n,
-        product(out.type.shape[1:-1]),
-    )
 
 
 def matrices_of(slot: Slot) -> tuple[DimLike, ...]:

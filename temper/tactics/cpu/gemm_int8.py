@@ -8,12 +8,13 @@ import numpy as np
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.blocking import register_tiles, static
+from temper.tactics.cpu.blocking import register_tiles
 from temper.tactics.cpu.conv import Terms
 from temper.tactics.cpu.gemm import rows_of, runtime_product
 from temper.tactics.cpu.int8 import GemmInt8
 from temper.tactics.cpu.render import STORED, anchor_declines
 from temper.tactics.cpu.source import c_dim
+from temper.tactics.geometry import static
 
 _INPUTS = {"uint8": "uint8_t", "int8": "int8_t"}
 _TYPICAL = 64

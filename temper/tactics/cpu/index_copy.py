@@ -20,9 +20,9 @@ from temper.ir.types import itemsize
 from temper.reference.formats import number
 from temper.reference.movement import REFERENCES
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import attrs_of_axis, strides_of, typical_count
 
 INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 
@@ -65,51 +65,6 @@ class Layout:
     inner: Axis
     run: DimLike
     fill: int | None
-
-
-def attrs_of_axis(w: Workload, a: int) -> dict[str, object] | None:
-    """The op's attributes restricted to input axis `a` as a 1-D problem; None if the op leaves the axis alone."""
-    attrs = dict(w.attrs)
-    x = w.inputs[0]
-    assert x is not None
-    size, rank = x.type.shape[a], x.type.rank
-
-    def at(name: str, i: int) -> object:
-        value = attrs[name]
-        assert isinstance(value, tuple)
-        return value[i]
-
-    if w.op == "Pad":
-        begin, end = at("pads", a), at("pads", rank + a)
-        return None if begin == end == 0 else {"pads": (begin, end), "mode": attrs["mode"], "value": -1}
-    if w.op == "Tile":
-        return None if at("repeats", a) == 1 else {"repeats": (at("repeats", a),)}
-    if w.op == "Slice":
-        starts = attrs["starts"]
-        assert isinstance(starts, tuple)
-        axes, steps = attrs.get("axes", tuple(range(len(starts)))), attrs.get("steps", (1,) * len(starts))
-        assert isinstance(axes, tuple) and isinstance(steps, tuple)
-        for i, axis in enumerate(axes):
-            if int(axis) % rank == a:
-                return {"starts": (starts[i],), "ends": (at("ends", i),), "axes": (0,), "steps": (steps[i],)}
-        return None
-    assert w.op == "Resize"
-    out = w.outputs[0].type.shape[a]
-    scale = at("scales", a) if "scales" in attrs else 1.0 if size == out else 0.0
-    roi = (float(str(at("roi", a))), float(str(at("roi", rank + a)))) if "roi" in attrs else (0.0, 1.0)
-    if (
-        size == out
-        and scale == 1.0
-        and (attrs["coordinate_transformation_mode"] != "tf_crop_and_resize" or roi == (0.0, 1.0))
-    ):
-        return None
-    rest = {
-        k: v for k, v in attrs.items() if k not in ("sizes", "scales", "roi", "extrapolation_value", "channels_last")
-    }
-    extent: dict[str, object] = {"scales": (scale,)} if "scales" in attrs else {}
-    if "sizes" in attrs:
-        extent["sizes"] = (out,)
-    return {**rest, **extent, "roi": roi, "extrapolation_value": -1.0}
 
 
 def fill_bits(w: Workload) -> int | None:

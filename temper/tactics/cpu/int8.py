@@ -15,10 +15,11 @@ import numpy as np
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.blocking import ConvShape, static
-from temper.tactics.cpu.conv import Terms, conv_kernel, conv_shape, pack_bias, pack_words
+from temper.tactics.conv_geometry import ConvShape, conv_shape
+from temper.tactics.cpu.conv import Terms, conv_kernel, pack_bias, pack_words
 from temper.tactics.cpu.render import STORED, anchor_declines
 from temper.tactics.cpu.words import Product, WordProduct, matrix_shape
+from temper.tactics.geometry import static
 
 _INPUTS = {"uint8": "uint8_t", "int8": "int8_t"}
 

@@ -6,7 +6,8 @@ from temper.compile.cc import ISAS
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import typical_count
 
 #: cycles per register of 4 * lanes bytes: a comparison and a shuffle for each row of the table
 _CYCLES = 34

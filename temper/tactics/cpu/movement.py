@@ -14,9 +14,10 @@ from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import ArgRef, Kernel, Params, Slot, Workload
-from temper.tactics.cpu.pointwise import collapse, strides_of
+from temper.tactics.cpu.pointwise import collapse
 from temper.tactics.cpu.render import template_text
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import strides_of
 
 _INTEGER = {1: "uint8_t", 2: "uint16_t", 4: "uint32_t", 8: "uint64_t"}
 

@@ -18,24 +18,12 @@ from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.instructions import SCALAR_TYPES
 from temper.tactics.cpu.rare import rare_headers
 from temper.tactics.cpu.render import body_c, body_declines, lanes_only, load_c, store_c, template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
 from temper.tactics.epilogue import Epilogue
+from temper.tactics.geometry import strides_of, typical_count
 
 #: Elements of a block: small enough to share a few thousand elements among threads, large enough to amortise indexing.
 _BLOCK = 4096
-
-
-def strides_of(shape: Sequence[DimLike], mask: Sequence[bool], row_stride: int | None) -> list[DimLike]:
-    """Element strides along `shape`'s axes of a row-major tensor that has size 1 (stride 0) where mask is False."""
-    out: list[DimLike] = [0] * len(shape)
-    step: DimLike = 1
-    for a in reversed(range(len(shape))):
-        if mask[a]:
-            out[a] = step
-            step = step * shape[a]
-        if a == len(shape) - 1 and row_stride is not None:
-            step = row_stride
-    return out
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.depthwise import int_tuple
 from temper.tactics.cpu.instructions import C_TYPES
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import int_tuple
 
 _TYPICAL_EXTENT = 28
 

@@ -7,17 +7,16 @@ depends on the shape alone. Bound by reading the input: 64 bytes a cycle from L1
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from temper.compile.cc import ISAS
-from temper.ir.dims import Dim, DimLike, product
+from temper.ir.dims import Dim, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.instructions import C_TYPES
-from temper.tactics.cpu.pointwise import strides_of
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, epilogue_c, template_text, workload_epilogue_c
-from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c, typical_count
+from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c
+from temper.tactics.geometry import Axis, collapse_axes, reduced_axes, strides_of, typical_count
 
 #: Kind of accumulation, and how the result follows from the total `t`, the shift `s` and the element count ELEMENTS.
 _KINDS: Mapping[str, tuple[str, str]] = {
@@ -32,42 +31,6 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "ReduceLogSum": ("SUM", "v_log(t)"),
     "ReduceLogSumExp": ("EXP_SUM", "(v_log(t) + (s))"),
 }
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A collapsed axis of the input: its size, element stride, and whether it is reduced."""
-
-    size: DimLike
-    stride: DimLike
-    reduced: bool
-
-
-def collapse_axes(w: Workload, axes: frozenset[int]) -> list[Axis]:
-    """Input axes without those of size 1, neighbours of one kind merged; a kept last axis stays alone."""
-    x = w.inputs[0]
-    assert x is not None
-    shape = x.type.shape
-    strides = strides_of(shape, (True,) * len(shape), x.row_stride)
-    out: list[Axis] = []
-    for i, (d, s) in enumerate(zip(shape, strides, strict=True)):
-        last = i == len(shape) - 1
-        if d == 1 and not last:
-            continue
-        alone = last and i not in axes
-        if out and not alone and out[-1].reduced == (i in axes) and out[-1].stride == d * s:
-            out[-1] = Axis(out[-1].size * d, s, i in axes)
-        else:
-            out.append(Axis(d, s, i in axes))
-    return out
-
-
-def reduced_axes(w: Workload) -> frozenset[int]:
-    """The axes a Reduce* workload reduces, not negative."""
-    x = w.inputs[0]
-    axes = w.attr("axes")
-    assert x is not None and isinstance(axes, tuple)
-    return frozenset(int(a) % x.type.rank for a in axes)
 
 
 def origin_c(axes: Sequence[Axis], symbols: tuple[str, ...]) -> str:

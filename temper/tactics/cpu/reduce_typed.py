@@ -9,9 +9,10 @@ from temper.reference.formats import range_of
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.direct import Direct
 from temper.tactics.cpu.instructions import C_TYPES
-from temper.tactics.cpu.reduce import Axis, collapse_axes, nest_c, origin_c, reduced_axes
+from temper.tactics.cpu.reduce import nest_c, origin_c
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import Axis, collapse_axes, reduced_axes, typical_count
 
 #: how an element joins the total, and how the result follows from it
 _KINDS: Mapping[str, tuple[str, str]] = {

@@ -16,8 +16,10 @@ from temper.ir.dims import Dim, DimLike, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
 from temper.tactics.cpu.axis_maps import coordinate, roi_text, scale_text, unchanged
 from temper.tactics.cpu.render import epilogue_args, template_text, workload_epilogue_c
-from temper.tactics.cpu.resize import AXES, axis_attrs, c_float, declines_resize, last_axis
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.resize import c_float, declines_resize
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import typical_count
+from temper.tactics.resize_geometry import AXES, axis_attrs, last_axis
 
 _TAPS: Mapping[str, int] = {"linear": 2, "cubic": 4}
 

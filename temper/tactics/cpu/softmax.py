@@ -9,10 +9,10 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import Dim, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.pointwise import strides_of
-from temper.tactics.cpu.reduce import Axis, origin_c
+from temper.tactics.cpu.reduce import origin_c
 from temper.tactics.cpu.render import anchor_declines, epilogue_args, template_text, workload_epilogue_c
-from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c, typical_count
+from temper.tactics.cpu.source import c_dim, defines, identity_epilogue_c
+from temper.tactics.geometry import Axis, strides_of, typical_count
 
 
 class Softmax:

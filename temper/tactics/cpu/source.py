@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from math import prod
+from collections.abc import Mapping
 
 from temper.ir.dims import Dim, DimLike, Opaque
 
@@ -41,11 +40,6 @@ def identity_epilogue_c() -> str:
         "INLINE void epi_init(epi_t *e, void *const *p) { (void)e; (void)p; }\n"
         "INLINE vf epilogue(vf v0, const epi_t *e, int64_t img, int64_t pix, int64_t c, int n) { return v0; }\n"
     )
-
-
-def typical_count(shape: Sequence[DimLike], unknown: int = 64) -> int:
-    """Number of elements, a run-time dimension taken as `unknown`: what predictions count with."""
-    return prod(unknown if isinstance(d, Dim) else d for d in shape)
 
 
 def defines(values: Mapping[str, int | str]) -> str:

@@ -23,10 +23,10 @@ import numpy as np
 from temper.compile.cc import ISAS
 from temper.ir.dims import DimLike, ceil_div, product
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.blocking import static
 from temper.tactics.cpu.gemm import GemmPacked
 from temper.tactics.cpu.render import epilogue_args, template_text, workload_epilogue_c
 from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import static
 
 #: Below these the additions and the larger weights cost what the eighth product saves.
 _LEAST_ROWS, _LEAST_TERMS = 48, 256

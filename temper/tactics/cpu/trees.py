@@ -10,7 +10,8 @@ from temper.compile.cc import ISAS
 from temper.ir.ops.ensembles import AGGREGATES, MODES
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cpu.render import template_text
-from temper.tactics.cpu.source import c_dim, defines, typical_count
+from temper.tactics.cpu.source import c_dim, defines
+from temper.tactics.geometry import typical_count
 
 _T = {"float32": "float", "float64": "double"}
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.blocking import Blocking, ConvShape, Geometry, blockings, predict_seconds, static
+from temper.tactics.conv_geometry import ConvShape, row_image
+from temper.tactics.cpu.blocking import Blocking, Geometry, blockings, predict_seconds
 from temper.tactics.cpu.conv import Terms
-from temper.tactics.cpu.gemm import row_image
+from temper.tactics.geometry import static
 
 
 @dataclass(frozen=True)

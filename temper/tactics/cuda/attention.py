@@ -16,12 +16,12 @@ import numpy as np
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Slot, Workload
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.source import kernel_of, stores
+from temper.tactics.geometry import typical_count
 from temper.tactics.heads import ByHeads, integer_attr, operands_by_heads
 
 #: Sizes that predictions count with where a size is known at run time only.

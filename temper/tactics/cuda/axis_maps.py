@@ -13,9 +13,9 @@ import numpy as np
 
 from temper.ir.dims import Dim, DimLike
 from temper.tactics.base import Workload
-from temper.tactics.cpu.index_copy import attrs_of_axis
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, loaded, output_index
+from temper.tactics.geometry import attrs_of_axis
 
 #: The float32 input position of output index i: `reference.resize.source_coordinates` over size, out and s (the scale);
 #: empty where it takes more than an expression.

@@ -20,9 +20,7 @@ from temper.ir.dims import ceil_div, product
 from temper.ir.types import itemsize
 from temper.reference.formats import numbers
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.blocking import ConvShape, static
-from temper.tactics.cpu.conv import conv_shape
-from temper.tactics.cpu.gemm import row_image
+from temper.tactics.conv_geometry import ConvShape, conv_shape, row_image
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
@@ -35,6 +33,7 @@ from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8
 from temper.tactics.cuda.product_model import Work, blockings, seconds
 from temper.tactics.cuda.product_text import ROW, Blocking, Border, blocks, one_launch, row_length, two_launches
+from temper.tactics.geometry import static
 
 Packed = tuple[np.ndarray, ...]
 

@@ -16,8 +16,7 @@ import numpy as np
 
 from temper.compile.triton import TritonSource
 from temper.tactics.base import Params, Workload, chained
-from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
-from temper.tactics.cpu.conv import conv_shape
+from temper.tactics.conv_geometry import TYPICAL_PIXELS, ConvShape, conv_shape
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm
 from temper.tactics.cuda.epilogue_triton import (
@@ -40,6 +39,7 @@ from temper.tactics.cuda.product_text import (
 )
 from temper.tactics.cuda.source import SCALARS, taken
 from temper.tactics.epilogue import Epilogue
+from temper.tactics.geometry import static
 
 _PRODUCT = ConvImplicitGemm()
 

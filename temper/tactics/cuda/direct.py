@@ -10,13 +10,13 @@ from textwrap import indent
 from temper.compile.triton import TritonSource
 from temper.ir.dims import DimLike
 from temper.tactics.base import ArgRef, Kernel, Params, Workload
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
 from temper.tactics.cuda.instructions import POINTER_TYPES
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import constants_text
 from temper.tactics.epilogue import Epilogue
+from temper.tactics.geometry import typical_count
 from temper.tactics.plain import Plain
 
 

@@ -15,8 +15,6 @@ from temper.ir.dims import DimLike, product
 from temper.ir.types import TensorType, itemsize
 from temper.reference.formats import number
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.pointwise import strides_of
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_declines
 from temper.tactics.cuda.instructions import BIT_TYPES, POINTER_TYPES, literal
 from temper.tactics.cuda.kernel import dim_text
@@ -24,6 +22,7 @@ from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import widened
 from temper.tactics.cuda.tiles import tile_kernel
 from temper.tactics.epilogue import Epilogue
+from temper.tactics.geometry import strides_of, typical_count
 
 #: Integers that stand for any element of so many bytes.
 _BITS = {1: "int8", 2: "int16", 4: "int32", 8: "int64"}

@@ -13,7 +13,6 @@ import numpy as np
 from temper.ir.dims import Dim, DimLike, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.instructions import literal
 from temper.tactics.cuda.levels import level_declines
@@ -21,6 +20,7 @@ from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.rows import Pass, row_blockings, row_kernel
 from temper.tactics.cuda.shortcuts import behind_sums
 from temper.tactics.cuda.strips import Strips, strip_blockings, strip_kernel
+from temper.tactics.geometry import typical_count
 
 _PROCESSORS = 132
 

@@ -8,12 +8,11 @@ import numpy as np
 
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.pointwise import strides_of
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, program_declines
 from temper.tactics.cuda.instructions import POINTER_TYPES
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.tiles import offset_text, tile_kernel
+from temper.tactics.geometry import strides_of, typical_count
 
 
 class Pointwise:

@@ -19,7 +19,7 @@ from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, ceil_div
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.blocking import ConvShape, static
+from temper.tactics.conv_geometry import ConvShape
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm, Packed, Packing, work_of
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
@@ -28,6 +28,7 @@ from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.product_model import DEVICES, kept_seconds
 from temper.tactics.cuda.product_text import Blocking, module_text, product_text, sizes_of
 from temper.tactics.cuda.source import SCALARS, stores, taken
+from temper.tactics.geometry import static
 
 #: Terms of a step at most and at least, and steps of a tile at most.
 _STEP, _LEAST, _STEPS = 256, 32, 8

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
+from temper.tactics.conv_geometry import TYPICAL_PIXELS, ConvShape
 from temper.tactics.cuda.product_text import ROW, Blocking
+from temper.tactics.geometry import static
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from textwrap import indent
 
 from temper.ir.dims import DimLike, ceil_div
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.blocking import ConvShape
+from temper.tactics.conv_geometry import ConvShape
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
 from temper.tactics.cuda.loads import FLOATS, FLOATS8

@@ -15,7 +15,7 @@ from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, opaque, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.blocking import ConvShape, static
+from temper.tactics.conv_geometry import ConvShape
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles, ImplicitGemm, Packed, Packing, pack, work_of
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers
@@ -34,6 +34,7 @@ from temper.tactics.cuda.product_text import (
     product_text,
     sizes_of,
 )
+from temper.tactics.geometry import static
 
 #: Bytes of a descriptor in memory.
 _DESCRIPTOR = 128

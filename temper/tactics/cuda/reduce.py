@@ -17,15 +17,13 @@ from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.reference.reduction import highest, lowest
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.pointwise import strides_of
-from temper.tactics.cpu.reduce import Axis, collapse_axes, reduced_axes
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter, program_declines
 from temper.tactics.cuda.instructions import POINTER_TYPES, TRITON_TYPES
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.source import Stage, kernel_of, stores
+from temper.tactics.geometry import Axis, collapse_axes, reduced_axes, strides_of, typical_count
 
 _PROCESSORS = 132
 

@@ -13,12 +13,12 @@ import numpy as np
 
 from temper.ir.dims import DimLike
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.resize import ResizeShape, last_axis, resize_shape
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
 from temper.tactics.cuda.tiles import tile_kernel
+from temper.tactics.geometry import typical_count
+from temper.tactics.resize_geometry import ResizeShape, last_axis, resize_shape
 
 #: Taps written out; more are loops.
 _UNROLLED = 16

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from itertools import product as combinations
 
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.instructions import TRITON_TYPES, literal
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, output_index
+from temper.tactics.geometry import typical_count
 
 _FLOATS = ("float32", "float64")
 _TAPS = {"nearest": 1, "linear": 2, "cubic": 4}

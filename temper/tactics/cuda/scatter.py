@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 from temper.ir.dims import Dim, product
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.instructions import expression
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.epilogue import Instr
+from temper.tactics.geometry import typical_count
 
 #: Updates an element looks through at most: beyond, the host is faster.
 _MOST = 1 << 17

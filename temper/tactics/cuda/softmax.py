@@ -13,12 +13,12 @@ import numpy as np
 from temper.ir.dims import DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Kernel, Params, Workload
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.rows import Pass, row_blockings, row_kernel
 from temper.tactics.cuda.source import kernel_of, stores
+from temper.tactics.geometry import typical_count
 
 _PROCESSORS = 132
 

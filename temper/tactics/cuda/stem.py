@@ -18,8 +18,7 @@ from temper.ir.dims import DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.reference.formats import numbers
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.blocking import TYPICAL_PIXELS, ConvShape, static
-from temper.tactics.cpu.conv import conv_shape
+from temper.tactics.conv_geometry import TYPICAL_PIXELS, ConvShape, conv_shape
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import work_of
 from temper.tactics.cuda.epilogue_triton import (
@@ -35,6 +34,7 @@ from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES, tile_seconds
 from temper.tactics.cuda.product_text import IMAGE, Blocking, constants_added, finished, module_text, product_text
 from temper.tactics.cuda.stem_fold import Folded, fold_text, turned_fold_text
+from temper.tactics.geometry import static
 
 _CODES = frozenset({"int8", "uint8"})
 #: Most bytes of a pixel: wider ones are read well as they are.

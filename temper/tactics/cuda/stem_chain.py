@@ -14,7 +14,7 @@ import numpy as np
 from temper.compile.triton import TritonSource
 from temper.ir.dims import ceil_div, product
 from temper.tactics.base import Params, Workload, chained
-from temper.tactics.cpu.blocking import TYPICAL_PIXELS, static
+from temper.tactics.conv_geometry import TYPICAL_PIXELS
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
@@ -32,6 +32,7 @@ from temper.tactics.cuda.stem import ConvFewChannels, Stem
 from temper.tactics.cuda.stem_fold import turn_declines
 from temper.tactics.cuda.stem_pool import Pooled, Program, Strip, pooled_body
 from temper.tactics.epilogue import Epilogue
+from temper.tactics.geometry import static
 
 _FIRST = ConvFewChannels()
 

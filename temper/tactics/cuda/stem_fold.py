@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from temper.ir.dims import DimLike
 from temper.tactics.base import Workload
-from temper.tactics.cpu.blocking import ConvShape
+from temper.tactics.conv_geometry import ConvShape
 from temper.tactics.cuda.epilogue_triton import epilogue_declines, epilogue_statements
 from temper.tactics.cuda.instructions import TRITON_TYPES
 

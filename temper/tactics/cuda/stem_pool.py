@@ -15,9 +15,9 @@ from dataclasses import dataclass
 
 from temper.ir.dims import Dim
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.conv import conv_shape
-from temper.tactics.cpu.depthwise import int_tuple
+from temper.tactics.conv_geometry import conv_shape
 from temper.tactics.cuda import register_tiles
+from temper.tactics.geometry import int_tuple
 
 #: What nothing is less than, by the type of the sums.
 _LEAST = {"tl.int32": "-2147483648", "tl.float32": 'float("-inf")'}

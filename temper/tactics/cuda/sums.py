@@ -13,14 +13,13 @@ from temper.ir.opdef import AttrValue
 from temper.ir.ops.contraction import einsum_terms, windowed
 from temper.ir.types import TensorType
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.dft import FourierTransform
-from temper.tactics.cpu.direct import integers
-from temper.tactics.cpu.source import typical_count
 from temper.tactics.cuda.epilogue_triton import Parameter
 from temper.tactics.cuda.instructions import TRITON_TYPES
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, loaded, output_index
+from temper.tactics.fourier import roots_of_unity
+from temper.tactics.geometry import integers, typical_count
 
 _FLOATS = ("float32", "float64")
 _INTS = tuple(f"{s}int{n}" for s in ("", "u") for n in (8, 16, 32, 64))
@@ -156,7 +155,7 @@ class FourierSums(_Summed):
         return Body(lines, [input_pointer(w, 0, "x"), table], f"Fourier transforms of length {n}.")
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        return FourierTransform().prepack(w, params, constants)
+        return (roots_of_unity(int(str(w.attr("length")))),)
 
 
 class ColumnsToImage(_Summed):

@@ -16,7 +16,6 @@ from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
-from temper.tactics.cpu.depthwise import int_tuple
 from temper.tactics.cuda.epilogue_triton import (
     Parameter,
     epilogue_helpers,
@@ -25,6 +24,7 @@ from temper.tactics.cuda.epilogue_triton import (
 )
 from temper.tactics.cuda.kernel import TritonKernel, dim_text
 from temper.tactics.cuda.tiles import constants_text
+from temper.tactics.geometry import int_tuple
 
 #: Uses of loaded elements beyond which taps are a loop.
 _UNROLLED = 160
