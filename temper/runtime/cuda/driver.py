@@ -57,19 +57,20 @@ class Driver:
     def __init__(self, module: Any) -> None:
         self.module = module
         self.fault = ""
+        self._success = module.CUresult.CUDA_SUCCESS
 
     def __call__(self, name: str, *args: Any, what: str = "") -> Any:
         """Result of a driver function: nothing, one value or a tuple of them. DeviceError names `what` it was for."""
         try:
-            function = getattr(self.module, name)
-            code, *rest = function(*args)
+            result = getattr(self.module, name)(*args)
         except (AttributeError, RuntimeError) as e:  # cuda-bindings' words for a function that the driver lacks
             raise DeviceError(
                 f"{what or name}: this CUDA driver or cuda-bindings lacks {name} ({e}); install newer ones"
             ) from e
-        if code != self.module.CUresult.CUDA_SUCCESS:
-            raise self.error(code, what or name)
-        return None if not rest else rest[0] if len(rest) == 1 else tuple(rest)
+        if result[0] is not self._success and result[0] != self._success:
+            raise self.error(result[0], what or name)
+        count = len(result)
+        return None if count == 1 else result[1] if count == 2 else result[1:]
 
     def error(self, code: Any, what: str) -> DeviceError:
         """The error of a call that gave `code`; remembers a fault."""

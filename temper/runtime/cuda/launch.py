@@ -94,6 +94,7 @@ class Graph:
         """before: for every launch the earlier ones it depends on; the one before it if None. All have blocks."""
         self.gpu, self.launches = gpu, list(launches)
         self.label = _span(self.launches)
+        self._launching = f"launching {self.label}"
         self._graph = self.exec = None
         d = gpu.driver
         self._graph = d("cuGraphCreate", 0)
@@ -141,7 +142,7 @@ class Graph:
             )  # fmt: skip
 
     def launch(self, stream: Stream) -> None:
-        self.gpu.driver("cuGraphLaunch", self.exec, stream.handle, what=f"launching {self.label}")
+        self.gpu.driver("cuGraphLaunch", self.exec, stream.handle, what=self._launching)
 
 
 def _span(launches: Sequence[LaunchCall]) -> str:

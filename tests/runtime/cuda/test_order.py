@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 from temper.plan.format import Launch, Ref
-from temper.runtime.cuda.order import Span, dependencies
+from temper.runtime.cuda.order import Span, dependencies, straightened
 
 
 def arena(row: int, start: int, nbytes: int) -> Span:
@@ -87,3 +87,11 @@ def test_every_conflict_of_random_programs_is_ordered() -> None:
                 )
                 pieces = other[-1] == spans[-1] and other[-1] not in spans[:-1]
                 assert not clash or j in after[i] or pieces, (i, j)
+
+
+def test_what_is_almost_a_straight_line_becomes_one() -> None:
+    line = [[], [], [0, 1], *([i] for i in range(2, 39))]  # 39 of 40 launches on one path
+    assert straightened(line) == [[], *([i] for i in range(39))]
+    fork = [[], [], [0, 1], [2]]
+    assert straightened(fork) == fork
+    assert straightened([]) == []
