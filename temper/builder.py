@@ -26,7 +26,7 @@ from temper.profiles import Model, Ranges, Sizes, check_profiles, resolve_sizes
 from temper.quantize.recipe import Recipe
 from temper.tactics.base import packed
 from temper.target import Target, target_of
-from temper.tune.candidates import Candidate, foreseen
+from temper.tune.candidates import Candidate, predicted_seconds
 from temper.tune.select import Choice, Progress, Task, Tuner, cold_bytes
 from temper.tune.timing_cache import TimingCache, digest
 
@@ -150,15 +150,18 @@ def float_graph(model: Model | Sizes, config: BuildConfig | None = None) -> Grap
 
 
 def _verifies() -> bool:
-    """Graphs are verified after passes that edited nothing too."""
+    """Whether graphs are verified even after passes that edited nothing."""
     return knob("TEMPER_VERIFY") == "1"
 
 
-def foretell(
+def predict_build(
     model: Model, config: BuildConfig, *, quantize: Recipe | None = None
 ) -> list[tuple[Mapping[str, object], float]]:
-    """What a build's first profile would be: of every region its row's "name", "origin" and "inputs" as the report has
-    them, and the least predicted seconds, 0 on the host. Nothing is compiled."""
+    """What the cost model predicts of a build's first profile, without compiling anything.
+
+    For every region in order: "name", "origin" and "inputs" as in the build report's row, and the predicted seconds of
+    its fastest candidate (0 for a region on the host).
+    """
     target = target_of(config)
     cutter = Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
     sizes = resolve_sizes(model, config)
@@ -173,7 +176,7 @@ def foretell(
         seconds = None
         if part.reason is None:
             own = {s: evaluate(part.sizes.get(s, Dim.symbol(s)), env) for s in part.workload.symbols}
-            seconds = foreseen(cutter.tactics, part.workload, own)
+            seconds = predicted_seconds(cutter.tactics, part.workload, own)
         row = {"name": part.region.name, "origin": list(part.region.origin), "inputs": sorted(reads)}
         found.append((row, seconds or 0.0))
     return found

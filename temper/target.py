@@ -18,9 +18,10 @@ from temper.runtime.binding import Sized
 from temper.runtime.cuda.driver import Gpu, bindings, runs_on
 from temper.runtime.cuda.order import order_of
 from temper.tactics.base import Tactic, Workload
+from temper.tactics.cpu.sources import cpu_tactics
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
-from temper.tactics.sources import cpu_tactics, cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tune.cpu import Cpu
 from temper.tune.cuda import Cuda, from_bytes
 from temper.tune.select import Choice, Device

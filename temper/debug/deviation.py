@@ -182,7 +182,7 @@ def coarseness(plan: Plan) -> float:
 
 def _factor(label: str) -> float:
     """The error factor of the tactic with this label; 1 for one that states none, or that this Temper no longer has."""
-    from temper.tactics.sources import cpu_tactics
+    from temper.tactics.cpu.sources import cpu_tactics
 
     name, *pairs = label.split(" ")
     params = tuple((k, int(v)) for k, _, v in (p.partition("=") for p in pairs) if v.lstrip("-").isdigit())

@@ -18,7 +18,7 @@ from temper.passes.partition import Region
 from temper.runtime.cpu import Library
 from temper.runtime.engine import Engine
 from temper.tactics.base import Workload
-from temper.tactics.sources import cpu_tactics
+from temper.tactics.cpu.sources import cpu_tactics
 from temper.tune.candidates import Candidate, candidates_for
 from temper.tune.measure import Bench, Loaded, timer_library
 from temper.tune.verify import make_problem

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from temper.builder import Build, build_plan, foretell
+from temper.builder import Build, build_plan, predict_build
 from temper.config import BuildConfig
 from temper.dtypes import storage
 from temper.ir.graph import Graph, Node, Value
@@ -97,7 +97,7 @@ def tuned_times(build: Build, sites: Sequence[Site]) -> Times | None:
 
 def foretold_times(model: Model, config: BuildConfig, recipe: Recipe | None, sites: Sequence[Site]) -> Times:
     """The cost model's time of every step of an engine that is not built, by site."""
-    return _by_site(foretell(model, config, quantize=recipe), sites)
+    return _by_site(predict_build(model, config, quantize=recipe), sites)
 
 
 def _by_site(steps: Sequence[tuple[Mapping[str, object], float]], sites: Sequence[Site]) -> Times:

@@ -105,9 +105,10 @@ class Launched(Protocol):
     def grid(self) -> DimLike: ...
 
 
-def lent_operand(w: Workload, k: Launched) -> int | None:
-    """The epilogue operand whose buffer output 0 takes over in a plan that has no more use for it, where a GPU's kernel
-    lets it: one of all elements, of the same size, dense."""
+def donated_operand(w: Workload, k: Launched) -> int | None:
+    """The epilogue operand that donates its buffer to output 0, if the plan has no further use for it and the GPU
+    kernel allows that: the first dense one with an element for each of the output's, of the same size. None if there
+    is no such operand."""
     out = w.outputs[0]
     if not k.in_place or not k.grid or out.row_stride is not None:
         return None

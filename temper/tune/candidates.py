@@ -117,8 +117,8 @@ def _ranked(
     return ranked, declined
 
 
-def foreseen(tactics: Sequence[Tactic], w: Workload, env: Mapping[str, int] | None = None) -> float | None:
-    """The least seconds predicted of any legal candidate; None if there is none."""
+def predicted_seconds(tactics: Sequence[Tactic], w: Workload, env: Mapping[str, int] | None = None) -> float | None:
+    """Predicted seconds of the fastest legal candidate; None if there is no candidate."""
     ranked, _ = _ranked(tactics, w, env)
     return ranked[0][0] if ranked else None
 

@@ -20,7 +20,7 @@ from temper.runtime.cuda.driver import Gpu, Memory, Stream
 from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.tactics.base import Params, Tactic, Workload, packed
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.workload import lent_operand
+from temper.tactics.workload import donated_operand
 from temper.tune.measure import DROPPED, Guarded, blank
 from temper.tune.select import Task
 from temper.tune.timing_cache import Record
@@ -315,7 +315,7 @@ class DeviceWatch:
         self, bench: DeviceBench, k: TritonKernel, functions: Functions, packed: Sequence[np.ndarray]
     ) -> None:
         self._bench, self._shared = bench, bench.shared(k)
-        total, lent = sum(a.nbytes for a in packed), lent_operand(bench.w, k)
+        total, lent = sum(a.nbytes for a in packed), donated_operand(bench.w, k)
         copies = max(1, min(_REPEATS, bench.cold_bytes // max(total, 1)))
         self._blocks = bench.rotating(packed, copies)
         calls = [

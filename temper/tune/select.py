@@ -16,7 +16,7 @@ import numpy as np
 from temper.config import knob
 from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.base import Kernel, Params, Tactic, Workload
-from temper.tactics.workload import lent_operand
+from temper.tactics.workload import donated_operand
 from temper.tune.candidates import RESCUE, Candidate, Known, Remembered, Trial, candidates_for, generated
 from temper.tune.remembered import Contestants, Generated, contestants_key, keep, recall
 from temper.tune.timing_cache import Record, TimingCache, digest
@@ -337,7 +337,7 @@ class Contest:
         return self._keys[key]
 
     def _time_key(self, c: Candidate) -> str:
-        timed = "timed" if lent_operand(self.task.workload, c.made) is None else "timed in place"
+        timed = "timed" if donated_operand(self.task.workload, c.made) is None else "timed in place"
         return digest(
             c.code_key,
             self.task.workload.key,

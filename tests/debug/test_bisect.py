@@ -25,7 +25,7 @@ from temper.passes.rewrite import Any_, Match, Rule, op, rules_pass
 from temper.plan.format import Native
 from temper.runtime.engine import Engine
 from temper.tactics.base import Kernel, Params, Tactic, Workload
-from temper.tactics.sources import cpu_tactics
+from temper.tactics.cpu.sources import cpu_tactics
 from tests.commands import Run
 from tests.debug.models import chain, perceptron
 

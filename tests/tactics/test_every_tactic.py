@@ -23,7 +23,7 @@ from temper.runtime.cpu import Library
 from temper.runtime.machine import cpu_flags
 from temper.tactics.base import Kernel, Params, Tactic
 from temper.tactics.cpu.instructions import OPS
-from temper.tactics.sources import cpu_tactics
+from temper.tactics.cpu.sources import cpu_tactics
 from temper.tune.measure import Bench, Loaded, timer_library
 from tests.ops.cases import CASES, Case, cases_of
 from tests.tactics.regions import Subject, Variant, subjects, variants

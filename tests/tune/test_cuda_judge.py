@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from temper.errors import BuildError, DeviceMemoryError
-from temper.tactics.sources import cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tune import cuda, cuda_bench
 from temper.tune.cuda_judge import Judge
 from temper.tune.select import Contest

@@ -11,7 +11,7 @@ import pytest
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.conv import GemmTiles
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.sources import cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tune import remembered
 from temper.tune.remembered import Contestants, Generated
 from temper.tune.select import Tuner

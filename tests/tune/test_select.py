@@ -18,9 +18,9 @@ from temper.ir.types import TensorType
 from temper.passes.manager import Log
 from temper.passes.partition import partition
 from temper.tactics.base import Kernel, Workload
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tactics.epilogue import Epilogue, Instr, Operand
-from temper.tactics.sources import cuda_tactics
-from temper.tactics.workload import lent_operand, workload
+from temper.tactics.workload import donated_operand, workload
 from temper.tune.candidates import Candidate, candidates_for
 from temper.tune.select import Contest, Task, Tuner
 from temper.tune.timing_cache import Record, TimingCache
@@ -210,13 +210,13 @@ def test_times_of_kernels_that_may_write_over_an_operand_are_their_own() -> None
     )
     added = replace(t, workload=replace(t.workload, epilogue=program))
     kernel = Kernel("", ("k",), (), (), grid=1)
-    assert lent_operand(t.workload, kernel) is None and lent_operand(added.workload, kernel) == 1
-    assert lent_operand(added.workload, replace(kernel, in_place=False)) is None
-    assert lent_operand(added.workload, replace(kernel, grid=0)) is None, "the CPU's are not timed so"
+    assert donated_operand(t.workload, kernel) is None and donated_operand(added.workload, kernel) == 1
+    assert donated_operand(added.workload, replace(kernel, in_place=False)) is None
+    assert donated_operand(added.workload, replace(kernel, grid=0)) is None, "the CPU's are not timed so"
     strided = replace(added.workload, outputs=(replace(t.workload.outputs[0], row_stride=64),))
-    assert lent_operand(strided, kernel) is None
+    assert donated_operand(strided, kernel) is None
     halves = replace(program, operands=(program.operands[0], Operand("float16", mask)))
-    assert lent_operand(replace(added.workload, epilogue=halves), kernel) is None
+    assert donated_operand(replace(added.workload, epilogue=halves), kernel) is None
     (tactic, *_), params = cuda_tactics(), ()
     keys = set()
     for k in (kernel, replace(kernel, in_place=False)):

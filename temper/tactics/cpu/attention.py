@@ -176,6 +176,3 @@ class Attention:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
-
-
-TACTICS: tuple[Attention, ...] = (Attention(),)

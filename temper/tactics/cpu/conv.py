@@ -292,4 +292,3 @@ class ConvFallback:
 
 
 #: Exported for the registry: general first, fallback last.
-TACTICS: tuple[ConvGemm | ConvFallback, ...] = (ConvGemm(), ConvFallback())

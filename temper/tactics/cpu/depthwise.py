@@ -214,6 +214,3 @@ def _shape(w: Workload) -> Shape:
     if isinstance(s, str):
         raise ValueError(f"workload was not accepted: {s}")
     return s
-
-
-TACTICS: tuple[Depthwise, ...] = (Depthwise(),)

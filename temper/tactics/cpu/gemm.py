@@ -202,4 +202,3 @@ class Gemm:
 
 
 #: Exported for the registry: the fallback last.
-TACTICS: tuple[GemmPacked | Gemm, ...] = (GemmPacked(), Gemm())

@@ -86,6 +86,3 @@ def _axis(w: Workload) -> int:
     x, axis = w.inputs[0], w.attr("axis", -1)
     assert x is not None and isinstance(axis, int)
     return axis % x.type.rank
-
-
-TACTICS: tuple[LayerNorm, ...] = (LayerNorm(),)

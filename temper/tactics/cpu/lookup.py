@@ -31,6 +31,3 @@ class Lookup(Direct):
         text = defines({"ENTRY": entry, "COUNT": c_dim(w.outputs[0].type.count, w.symbols)})
         source = template_text("vec.h") + text + template_text("lookup.c")
         return Kernel(source, (entry,), (("input", 0), ("input", 1), ("output", 0)), w.symbols)
-
-
-TACTICS: tuple[Lookup, ...] = (Lookup(),)

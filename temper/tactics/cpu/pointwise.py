@@ -173,6 +173,3 @@ def _loops_c(w: Workload, loops: Loops, vector: bool) -> str:
             "",
         ]
     )
-
-
-TACTICS: tuple[Pointwise, ...] = (Pointwise(),)

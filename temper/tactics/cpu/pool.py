@@ -152,6 +152,3 @@ class PoolBytes:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
-
-
-TACTICS: tuple[Pool | PoolBytes, ...] = (Pool(), PoolBytes())

@@ -274,5 +274,3 @@ class Recurrent:
 
 #: numbers that CELL is compared with by the preprocessor
 _KINDS = "".join(f"#define {kind} {i}\n" for i, kind in enumerate(("LSTM", "GRU_BEFORE", "GRU_AFTER", "RNN")))
-
-TACTICS: tuple[Recurrent, ...] = (Recurrent(),)

@@ -189,6 +189,3 @@ class ArgExtreme:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
-
-
-TACTICS: tuple[Reduce | ArgExtreme, ...] = (Reduce(), ArgExtreme())

@@ -94,6 +94,3 @@ def _start(op: str, dtype: str) -> str:
     if op == "ReduceMin":
         return f"{high}ull" if dtype == "uint64" else f"{high}ll"
     return f"(-{-(low + 1)}ll - 1)" if low < 0 else "0"
-
-
-TACTICS: tuple[ReduceTyped, ...] = (ReduceTyped(),)

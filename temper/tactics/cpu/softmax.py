@@ -76,6 +76,3 @@ class Softmax:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         return ()
-
-
-TACTICS: tuple[Softmax, ...] = (Softmax(),)

@@ -201,6 +201,3 @@ def _accepted(w: Workload) -> _Shape:
     if isinstance(s, str):
         raise ValueError(f"workload was not accepted: {s}")
     return s
-
-
-TACTICS: tuple[SqueezeExcite, ...] = (SqueezeExcite(),)

@@ -188,4 +188,3 @@ class GemmStrassen:
 
 
 #: Exported for the registry.
-TACTICS: tuple[GemmStrassen, ...] = (GemmStrassen(),)

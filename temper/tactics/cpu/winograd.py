@@ -308,4 +308,3 @@ class WinogradConv:
 
 
 #: Exported for the registry.
-TACTICS: tuple[WinogradConv, ...] = (WinogradConv(),)

@@ -1,8 +1,9 @@
-"""Attention in one kernel on a CUDA GPU: a block of queries meets a block of keys at a time, and no score is stored.
+"""Flash attention on a CUDA GPU: one kernel meets blocks of queries with blocks of keys and stores no scores.
 
-Heads are read and written through strides, so that splitting and merging them costs nothing. The largest score and the
-sum of weights are carried along and the result rescaled when they change (Dao et al., FlashAttention, 2022). Scores and
-sums are float32. Weights, which are at most 1, are rounded to the type of the values where that is a half.
+Heads are read and written through strides, so that splitting and merging them costs nothing. Softmax is computed
+online: each row's largest score and sum of weights are carried along, and its result is rescaled when they change (Dao
+et al., FlashAttention, 2022). Scores and sums are float32. Weights, which are at most 1, are rounded to the type of the
+values where that is a half.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Attention of codes in one kernel on a CUDA GPU, bit for bit as its reference has it.
+"""Attention of 8-bit codes on a CUDA GPU in one kernel, bit for bit equal to its reference.
 
-Weights are codes relative to a row's largest score, so that one has to be known first: where the keys fit in one block
-its scores are kept, else they are computed twice. Sums of weights times values are integers below 2^24 for up to 514
-keys: half-precision products, whose sums are float32, are then exact, and values need no transposition as bytes would.
-More keys are summed by block so, and the blocks in integers.
+Softmax weights are codes relative to a row's largest score, so that score has to be known first: where all keys fit in
+one block the scores are kept, otherwise they are computed twice. Up to 514 keys, a sum of weights times values is an
+integer below 2^24: half-precision products with float32 sums are exact then, and unlike bytes need no transposition of
+the values. With more keys, each block is summed in that way and the blocks are added as integers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Pad, Tile, Slice, Expand, Trilu and nearest Resize on a CUDA GPU: output axes map to input axes by formulas.
+"""Pad, Tile, Slice, Expand, Trilu and nearest Resize on a CUDA GPU: each output axis maps to an input axis by formula.
 
-The formulas are the references' own arithmetic (Resize: float32 coordinates), and hold for sizes known at run time
-only. One that leaves the tensor makes a hole, which takes the fill value.
+The formulas are the references' own arithmetic (Resize: float32 coordinates), and also hold for sizes known at run time
+only. An element whose formula points outside the input gets the fill value.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import numpy as np
 
 from temper.ir.dims import Dim, DimLike
 from temper.tactics.base import Workload
+from temper.tactics.cuda.indexed import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.cuda.kernel import dim_text
-from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.geometry import attrs_of_axis
 
 #: The float32 input position of output index i: `reference.resize.source_coordinates` over size, out and s (the scale);

@@ -1,8 +1,9 @@
-"""Suppression of overlapping boxes on a CUDA GPU: one block for an image and a class, then all survivors packed.
+"""Non-maximum suppression on a CUDA GPU: one block per image and class, then the surviving boxes of all are packed.
 
-The first launch keeps a rank of every box in scratch: the order of scores, or DEAD for one that does not pass the
-threshold or overlaps a box kept before. Each turn keeps the best that is alive, and the next turn marks what overlaps
-it. Overlap is intersection over union, each operation rounded as in the reference, so that both decide alike.
+The first launch keeps a rank of every box in scratch: its place in the order of scores, or DEAD if it is below the
+threshold or overlaps a box kept before. Each turn keeps the best box that is alive, and the next turn marks those that
+overlap it. Overlap is intersection over union, with each operation rounded as in the reference, so that both decide
+alike.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Convolution as an implicit matrix product on a CUDA GPU, and matrix products: channels-last data in floats of 32, 16
-and 8 bits summed in float32, 8-bit codes in int32.
+"""Implicit GEMM on a CUDA GPU: convolution with constant weights as a matrix product, and matrix products themselves.
 
-Rows of the product are output pixels, columns output channels, and the terms run over taps and input channels. Either
-each step takes a block of channels of one tap, or (few input channels) a block of the flattened (tap, channel) axis.
-A matrix product is a 1x1 convolution of one row. Tensor cores multiply signed bytes: unsigned codes are shifted by 128
-as they are loaded, and the bias makes up for it.
+Data are channels-last: floats of 32, 16 or 8 bits, which are summed in float32, or 8-bit codes, summed in int32. Rows
+of the product are output pixels, columns are output channels, and its terms run over taps and input channels. Each step
+takes a block of channels of one tap or, where input channels are few, a block of the flattened (tap, channel) axis. A
+matrix product is a 1x1 convolution of one row. Tensor cores multiply signed bytes: unsigned codes are shifted by 128 as
+they are loaded, and the packed bias makes up for it.
 """
 
 from __future__ import annotations

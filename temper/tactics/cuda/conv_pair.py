@@ -1,9 +1,9 @@
-"""A convolution of codes and the 1x1 convolution that reads its result, as one kernel on a CUDA GPU.
+"""Two back-to-back convolutions of codes as one kernel on a CUDA GPU: any, then the 1x1 that reads its result.
 
 A block computes all channels of the first convolution for its pixels, keeps their codes, and multiplies these by the
-second's weights, some of its channels at a time. What lies between is neither written nor read, and at large sizes the
-second product, which is bound by memory, runs beside other blocks' first, which is not. Codes, sums and roundings are
-those of the two kernels apart, bit for bit.
+second's weights, a part of its channels at a time. The tensor between them is neither written nor read; at large sizes
+the second product, which is bound by memory, runs beside other blocks' first product, which is bound by arithmetic.
+Codes, sums and roundings are those of the two separate kernels, bit for bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from temper.tactics.cuda.product_text import (
     row_length,
     sizes_of,
 )
-from temper.tactics.cuda.source import SCALARS, taken
+from temper.tactics.cuda.source import SCALARS, extract_lines
 from temper.tactics.epilogue import Epilogue
 from temper.tactics.geometry import static
 
@@ -170,10 +170,10 @@ class ConvPair:
         codes = f"a_v{link.epilogue.results[0]}"
         strides = [o.row_stride for o in w.outputs]
         lines = epilogue_statements(w.epilogue, channels=second.ocg, row_strides=strides)
-        scalars, steps = taken(SCALARS, "".join(f"{line}\n" for line in lines))
+        scalars, steps = extract_lines(SCALARS, "".join(f"{line}\n" for line in lines))
         body += scalars
         if b.direct:
-            early, steps = taken(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", steps)
+            early, steps = extract_lines(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", steps)
             early = indent(early, "    ")
             order = indent(register_tiles.ordered("acc2", q["bn"], q["bn"])[0], "    ")
             columns = register_tiles.columns("BN2", q["bn"])

@@ -1,5 +1,7 @@
-"""Transposed convolution as it stands on a CUDA GPU, for what passes/lower.py leaves: depthwise, dilated with a stride,
-weights that are not constants. Every output element gathers its products; slow but for depthwise.
+"""Transposed convolution on a CUDA GPU, in the cases that passes/lower.py does not turn into plain convolution.
+
+These are depthwise ones, those dilated with a stride, and those whose weights are not constants. Every output element
+gathers its own products: slow, except for depthwise ones.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Convolution without a matrix product on a CUDA GPU: floats summed in float32, 8-bit codes in int32.
+"""Depthwise and small grouped convolution on a CUDA GPU, without tensor cores.
 
-Depthwise ones are bound by memory where there is enough of it; at batch 1 by the time a load takes to arrive, so that
-all taps of an unrolled window are requested at once. Groups of few channels, and what is known at run time only, are
-computed the same way, one input channel of the group after the other.
+Floats are summed in float32, codes in int32. Depthwise convolution is bound by memory bandwidth where there is enough
+data; at batch 1 it is bound by the latency of loads, so that all taps of an unrolled window are requested at once.
+Groups of few channels, and products whose weights or zero points are known at run time only, are computed in the same
+way, one input channel of the group after the other.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""What GPU tactics of whole, hand-written kernels share: dense tensors, no program behind the op, stages that launch in
-order."""
+"""Base class of GPU tactics with hand-written kernels: dense tensors, no fused epilogue, stages launched in order."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Epilogue program -> Triton text applied to a tile of results, the counterpart of tactics/cpu/render.py.
+"""Renders an epilogue program as Triton text that is applied to a tile of results; CPU: tactics/cpu/render.py.
 
 The text is plain statements for the body of a kernel plus the helper functions they call. The kernel around it defines,
 for a tile of BM rows (flat index over all axes but the last) and BN channels:
@@ -24,7 +24,7 @@ from temper.tactics.cuda.instructions import TRITON_TYPES as TRITON_TYPES
 from temper.tactics.cuda.instructions import expression
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.rounding import HELPERS as ROUNDING
-from temper.tactics.cuda.shortcuts import eased
+from temper.tactics.cuda.shortcuts import with_shortcuts
 from temper.tactics.epilogue import Epilogue
 
 _FLOATS = frozenset({"float32", *HALVES})
@@ -99,7 +99,7 @@ def epilogue_statements(e: Epilogue, *, channels: int | str, row_strides: Sequen
     """
     if (reason := program_declines(e)) is not None:
         raise ValueError(reason)
-    e = eased(e)
+    e = with_shortcuts(e)
     lines = []
     for i, o in enumerate(e.operands[1:], 1):
         if o.kind == "general":
@@ -130,7 +130,7 @@ def epilogue_helpers(e: Epilogue, body: str = "") -> str:
     """Definitions of the functions that the statements, and a kernel's `body`, call, each preceded by two blank lines;
     empty if there are none."""
     needed: set[str] = set()
-    e = eased(e)
+    e = with_shortcuts(e)
     todo = [expression(i, [f"v{a}" for a in i.args], [e.dtype_of(a) for a in i.args]) or "" for i in e.instrs]
     todo.append(body)
     while todo:

@@ -1,4 +1,4 @@
-"""Range and ConstantOfShape of sizes known at run time only, on a CUDA GPU; others are constants by now."""
+"""Range and ConstantOfShape with sizes known at run time only, on a CUDA GPU; all others were folded into constants."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Triton functions that convert the element types Triton has no arithmetic for, the counterpart of the CPU's formats.h.
+"""Triton functions that convert element types for which Triton has no arithmetic; CPU: tactics/cpu/templates/formats.h.
 
 In memory and in programs such elements are bits: floats of at most 8 bits in uint8, integers narrower than a byte in
 int8 or uint8 (temper/dtypes.py). Conversions give exactly what the references give, NaN's bits included, on every chip.

@@ -1,4 +1,4 @@
-"""Triton functions that elementwise programs call: float32 ones, and those few models need, in float64.
+"""Triton functions that elementwise programs call: the common ones in float32, rarely used ones in float64.
 
 Float32 exponentials use the GPU's approximate 2^x: relative error up to 2^-22 + |x| 2^-24. Functions in float64 are
 good to a few ulp of float64 over all finite arguments; a float32 result is rounded from them once.

@@ -1,9 +1,9 @@
-"""Squeeze-excite with its gates applied, on a CUDA GPU: a map times what its channels' means are turned into.
+"""Squeeze-excite fused with the multiplication by its gates, and with a depthwise convolution before it, on a CUDA GPU.
 
-Three launches: sums of the channels, hidden units, and gates with their product, where every block computes the gates
-of its own channels. Behind a depthwise convolution the first launch is that convolution, whose blocks sum what they
-store: then the map is read once, by the last launch, and lies in scratch. At batch 1 the time goes into launches and
-waiting, not into what is computed twice.
+Three launches: sums over each channel; hidden units; then gates and product, where every block computes the gates of
+its own channels. Behind a depthwise convolution the first launch is that convolution, whose blocks also sum what they
+store: the map is then kept in scratch and read only once, by the last launch. At batch 1 the time goes into launches
+and latency, not into what several blocks compute again.
 """
 
 from __future__ import annotations

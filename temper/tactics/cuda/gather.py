@@ -1,9 +1,7 @@
-"""Elements fetched by indices that are read at run time, on a CUDA GPU.
+"""Gather, GatherElements, GatherND, Lookup, OneHot and ReverseSequence on a CUDA GPU: elements at run-time indices.
 
-Gather, GatherElements, GatherND, Lookup, OneHot and ReverseSequence.
-
-A negative index counts from the end. One outside its axis, which ONNX forbids, gives an element of all-one bits: NaN,
-or -1 (as on the CPU).
+A negative index counts from the end. An index outside its axis, which ONNX forbids, gives an element of all-one bits:
+NaN, or -1 (as on the CPU).
 """
 
 from __future__ import annotations
@@ -12,8 +10,8 @@ from collections.abc import Callable
 
 from temper.ir.types import itemsize
 from temper.tactics.base import Workload
+from temper.tactics.cuda.indexed import Body, Tiled, dense, input_pointer, is_plain, loaded, output_index
 from temper.tactics.cuda.kernel import dim_text
-from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, is_plain, loaded, output_index
 
 _INDICES = ("int32", "int64")
 

@@ -1,4 +1,4 @@
-"""Histogram of |x| for calibration on a CUDA GPU: extremes of every part, counts at one width, and the vector of both.
+"""Histogram of |x| for calibration on a CUDA GPU, in stages: extremes of each part, counts of bins, result.
 
 Counts are integers: the order in which they are added does not matter.
 """

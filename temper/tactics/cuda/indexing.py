@@ -1,4 +1,4 @@
-"""Triton functions of index arithmetic, as the numpy references do it."""
+"""Triton functions of index arithmetic, rounding as the numpy references do."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Triton text of the single instructions of an elementwise program, the counterpart of tactics/cpu/instructions.py.
+"""Renders single instructions of an elementwise program as Triton text; CPU: tactics/cpu/instructions.py.
 
 Halves (float16, bfloat16) are computed in float32 and rounded after every instruction; 8-bit floats are only moved and
-converted, and those that Triton lacks are their bits (formats.py). Integers narrower than 32 bits are computed in int32
-and wrap when they narrow. Max, Min, Relu and Clip propagate NaN.
+converted, and those that Triton lacks are handled as bits (formats.py). Integers narrower than 32 bits are computed in
+int32 and wrap when they narrow. Max, Min, Relu and Clip propagate NaN.
 """
 
 from __future__ import annotations

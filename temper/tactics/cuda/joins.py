@@ -1,4 +1,4 @@
-"""Concat and Split that could not become views, on a CUDA GPU."""
+"""Concat and Split on a CUDA GPU, where the memory plan could not make them views."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import replace
 from temper.ir.dims import DimLike
 from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter
+from temper.tactics.cuda.indexed import Body, Tiled, as_bits, dense, input_pointer, loaded, output_index
 from temper.tactics.cuda.instructions import POINTER_TYPES
 from temper.tactics.cuda.kernel import TritonKernel, dim_text
-from temper.tactics.cuda.moves import Body, Tiled, as_bits, dense, input_pointer, loaded, output_index
 from temper.tactics.cuda.tiles import tile_kernel
 
 

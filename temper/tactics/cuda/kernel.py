@@ -1,4 +1,4 @@
-"""What a CUDA tactic generates: Triton source and its launch grid, besides what every kernel states."""
+"""The kernel type of CUDA tactics: Triton source and launch grids, in addition to what every `Kernel` has."""
 
 from __future__ import annotations
 

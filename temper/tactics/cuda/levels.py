@@ -1,4 +1,4 @@
-"""What a GPU's code level lacks, whatever the kernel."""
+"""What a GPU's code level (sm_80 ...) cannot do in any kernel: reasons that every CUDA tactic gives first."""
 
 from __future__ import annotations
 

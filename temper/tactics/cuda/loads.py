@@ -1,8 +1,8 @@
-"""The float types that GPU kernels read and write, and how they compute with them: in float32.
+"""The float types that GPU kernels read and write; all of them are computed with in float32.
 
-A tensor may be stored narrower than its op computes (`Workload.widened`): the kernel converts what it loads. Products
-multiply the stored values themselves, where both operands are of one narrow type: their products are exact in float32,
-so that nothing but the order of the sum can tell.
+A tensor may be stored narrower than its op computes (`Workload.widened`): the kernel converts what it loads.
+Tensor-core products multiply the stored values themselves if both operands have the same narrow type: each single
+product is exact in float32, so that the result differs from a float32 product only in the order of its sum.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Products of two matrices known at run time on a CUDA GPU: batches, broadcast, either operand transposed.
+"""Batched matrix products on a CUDA GPU of two operands known at run time, with broadcasting and transposed operands.
 
 Halves and codes go to the tensor cores as they are; float32 does too where TF32 is allowed. Bound by the tensor cores
 where K is long, else by reading the operands and writing the result.

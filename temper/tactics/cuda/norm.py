@@ -1,4 +1,4 @@
-"""Layer and RMS normalisation on a CUDA GPU: one read of a row, its statistics in float32, and the epilogue.
+"""Layer and RMS normalisation on a CUDA GPU: a row is read once, its statistics are float32, an epilogue may follow.
 
 Bound by reading and writing the rows where there are many, by the launch where there are few.
 """
@@ -18,7 +18,7 @@ from temper.tactics.cuda.instructions import literal
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, widened
 from temper.tactics.cuda.rows import Pass, row_blockings, row_kernel
-from temper.tactics.cuda.shortcuts import behind_sums
+from temper.tactics.cuda.shortcuts import with_reciprocal
 from temper.tactics.cuda.strips import Strips, strip_blockings, strip_kernel
 from temper.tactics.geometry import typical_count
 
@@ -80,7 +80,7 @@ class LayerNorm:
         x = w.inputs[0]
         assert x is not None
         rows, columns = _rows(w)
-        w = replace(w, epilogue=behind_sums(w.epilogue))
+        w = replace(w, epilogue=with_reciprocal(w.epilogue))
         names = ("x", "scale", "bias")
         inputs = [
             Parameter(name, POINTER_TYPES[s.type.dtype], ("input", i))

@@ -1,4 +1,4 @@
-"""Elementwise chains with any broadcasting on a CUDA GPU."""
+"""Chains of elementwise ops with any broadcasting on a CUDA GPU."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Positions of what is not zero (NaN is not) on a CUDA GPU: rows of indices in order, zeros behind them, their number.
+"""NonZero on a CUDA GPU: indices of elements that are not zero, in order, zeros behind them, and how many there are.
 
-One block: where a row goes depends on all elements before it.
+NaN counts as not zero. One block does it all: where a row of indices goes depends on all elements before it.
 """
 
 from __future__ import annotations

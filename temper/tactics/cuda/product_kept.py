@@ -1,9 +1,9 @@
-"""1x1 convolutions of few terms of 8 bits by blocks that keep their weights.
+"""Weight-stationary 1x1 convolution of 8-bit operands with few input channels: blocks keep their weights.
 
-A block belongs to one column of tiles. It reads the column's weights once, all terms of them, and goes through tiles of
-rows. Their data, and all that the epilogue reads, are copied to shared memory a tile or two ahead, while the epilogue
-of the tile before is computed. Where terms are few a tile's weights are as many bytes as its data, so that this halves
-what comes from the L2 cache, and what a block of one tile would wait for comes while it computes.
+A block belongs to one column of output tiles. It reads that column's weights once, all terms of them, and goes through
+the tiles of the column. Their data, and everything the epilogue reads, are copied to shared memory one or two tiles
+ahead, while the epilogue of the tile before is computed. With few terms the weights of a tile are as many bytes as its
+data, so that keeping them halves the traffic from the L2 cache; and the latency of loads hides behind computation.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.product_model import DEVICES, kept_seconds
 from temper.tactics.cuda.product_text import Blocking, module_text, product_text, sizes_of
-from temper.tactics.cuda.source import SCALARS, stores, taken
+from temper.tactics.cuda.source import SCALARS, extract_lines, stores
 from temper.tactics.geometry import static
 
 #: Terms of a step at most and at least, and steps of a tile at most.
@@ -183,8 +183,8 @@ class ConvKept:
             named, rest = register_tiles.epilogue(rest, "acc", k.bn, part)
         if re.search(r"\bimage\b", rest):
             named += "image = row // (OH * OW)\n"
-        early, rest = taken(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest)
-        scalars, rest = taken(SCALARS, rest)
+        early, rest = extract_lines(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest)
+        scalars, rest = extract_lines(SCALARS, rest)
         mask = "" if rows else f", mask=inside[:, None], other={'0' if codes else '0.0'}"
         tile = "at = (tl.zeros((1, 1), tl.int64) + block) * (BM * X_STRIDE)\n"
         tile += "" if rows else "inside = block * BM + m < ROWS\n"

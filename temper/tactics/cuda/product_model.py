@@ -1,4 +1,4 @@
-"""Blockings of products on tensor cores and the time they should take; nothing here knows about workloads or text."""
+"""Cost model of tensor-core products: candidate blockings and their predicted time. Knows no workloads."""
 
 from __future__ import annotations
 

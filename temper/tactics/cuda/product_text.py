@@ -1,12 +1,12 @@
-"""Text of the kernels that multiply by constant weights on tensor cores: implicit convolution and matrix product.
+"""Kernel texts of implicit convolution and matrix product with constant weights on tensor cores.
 
 A block computes BM rows (output pixels) by BN output channels, over steps of BK terms. Rows and channels beyond the
-last are clamped to it, so that loads need no masks but for what lies outside the image, which is read as zeros. Codes
-stand for `code - zero_point`: the bias makes up for the zero point as if no pixel were outside, and a table for the
-rows whose windows leave the image, unless a window's lost taps are read from a pixel of zero points kept for that.
+last are clamped to it, so that only loads from outside the image need masks; those give zeros. Codes stand for
+`code - zero_point`. The bias makes up for the zero point as if every window were inside the image; for windows that are
+not, either a table says what to add for each way of leaving it, or the lost taps read a pixel filled with zero points.
 
-With SPLIT > 1 each block sums one of SPLIT equal ranges of the steps into scratch, and a second launch adds the ranges
-in order and applies the epilogue: results do not depend on who was first.
+With SPLIT > 1 (split-K) each block sums one of SPLIT equal ranges of the steps into scratch, and a second launch adds
+the ranges in order and applies the epilogue: results do not depend on which block was first.
 """
 
 from __future__ import annotations

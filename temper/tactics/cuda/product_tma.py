@@ -1,7 +1,7 @@
-"""Matrix products whose operands come to shared memory by the chip's copy engine (TMA), in blocks that stay.
+"""Persistent matrix products on a CUDA GPU, whose operands the tensor memory accelerator (TMA) copies to shared memory.
 
-Each of as many blocks as the chip has processors, or of twice as many small ones, computes one tile after another and
-loads for the next while it stores the last. The engine reads tiles by descriptors, which each block makes of its
+There are as many blocks as the chip has processors, or twice as many small ones. Each computes one tile after another,
+and loads for the next while it stores the last. TMA reads tiles by descriptors, which each block makes from its
 pointers as it starts.
 """
 

@@ -1,8 +1,9 @@
-"""Recurrent layers in one kernel on a CUDA GPU: a block takes some rows of one direction through all steps; float32.
+"""LSTM, GRU and RNN layers in one kernel on a CUDA GPU: a block takes some rows of one direction through all steps.
 
-Steps follow each other within the block, whose warps meet after each: no launch and no other block is waited for. A
-block reads R from the L2 cache once a step, so that is the limit: about 60 GB/s, whatever the number of rows up to the
-number of processors. Few rows get a block each and are multiplied element by element; many share blocks of 16.
+Steps follow each other within the block, whose warps synchronise after each: there are no launches between steps, and
+no block waits for another. A block reads the recurrent weights R from the L2 cache once a step, and that is the limit:
+about 60 GB/s for each block. Few rows get a block each and are multiplied element by element; many share blocks of 16.
+Everything is float32.
 """
 
 from __future__ import annotations

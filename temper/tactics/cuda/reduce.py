@@ -1,8 +1,9 @@
-"""Reductions over any axes on a CUDA GPU, and the position of an extreme along one.
+"""Reductions over any axes, ArgMax and ArgMin on a CUDA GPU.
 
-A block computes a line of outputs, neighbours along the output's last axis (or its rows where that has one element),
-and reads their elements in steps. Where outputs are few and elements many, the elements are split among blocks as well,
-and a second launch joins what they found: the order of additions depends on the shape and the parameters alone.
+A block computes a line of outputs that are neighbours along the output's last axis (or its rows where that has one
+element), and reads their elements in steps. Where outputs are few and elements many, the elements are split among
+blocks as well, and a second launch joins the partial results: the order of additions depends only on the shape and the
+parameters.
 """
 
 from __future__ import annotations

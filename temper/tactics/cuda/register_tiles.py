@@ -1,9 +1,9 @@
-"""Results of a product on sm_90 stored from the registers they are in, without a way through shared memory.
+"""Stores of product results on sm_90 straight from the accumulator registers, without a detour through shared memory.
 
-Hopper's products leave a thread pairs of neighbouring channels, eight channels apart. So the tile's columns are given
-channels in such an order that what a thread holds of a row lies together, 16 bytes at a time, and the epilogue takes
-the tile's rows in the order in which warps hold them, eight neighbours each: the layout of 16-byte accesses. Elsewhere
-the texts are as right, and slower.
+Hopper's WGMMA leaves each thread pairs of neighbouring columns, eight columns apart. So the product's columns are
+assigned to channels in an order that puts what a thread holds of a row side by side, 16 bytes at a time, and the
+epilogue takes the tile's rows in the order in which warps hold them, eight neighbours each: the layout of 16-byte
+accesses. On other chips the texts are just as correct, but slower.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Linear and cubic Resize on a CUDA GPU: separable weighted means over up to three axes.
 
-First input indices and weights of every axis are tables made at build from the reference itself (cpu/resize.py).
+First input indices and weights along every axis are tables made at build (tactics/resize_geometry.py).
 """
 
 from __future__ import annotations

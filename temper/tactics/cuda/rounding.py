@@ -1,8 +1,8 @@
-"""Triton functions between float32 and 8-bit codes, and GELU as finely as codes can tell.
+"""Triton functions between float32 and 8-bit codes, and GELU approximated no more finely than codes can show.
 
-PTX's packed conversion saturates, and with a rounding conversion before it the assembler makes one instruction of two
-elements (F2IP), where a minimum, a maximum, a sum and permutations took 3.75 an element. Back, one permutation puts a
-code into the lowest bits of 2^23.
+PTX's packed conversion saturates; with a rounding conversion before it the assembler makes one instruction for two
+elements (F2IP), where minimum, maximum, addition and permutations took 3.75 per element. In the other direction, one
+permutation puts a code into the lowest bits of the float 2^23.
 """
 
 from __future__ import annotations

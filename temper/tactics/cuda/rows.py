@@ -1,7 +1,7 @@
-"""Kernels whose blocks compute whole rows: every element depends on sums over its row (softmax, normalisation).
+"""Kernels whose blocks compute whole rows, since every element depends on sums over its row (softmax, normalisation).
 
-A block has BM rows and BN columns at a time. Where a row is at most BN long it is read once and kept in registers;
-longer ones are read once a pass, from the cache after the first.
+A block has BM rows and BN columns at a time. A row of at most BN elements is read once and kept in registers; a longer
+one is read once for every pass, from the cache after the first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""CumSum and CumProd of any number type along any axis on a CUDA GPU; totals are float64, or integers that wrap."""
+"""Cumulative ops (CumSum, CumProd) of any number type along any axis on a CUDA GPU.
+
+Running totals are float64, or integers that wrap.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples between elements of images on a CUDA GPU, in float64 as the references: GridSample, RoiAlign, MaxRoiPool."""
+"""GridSample, RoiAlign and MaxRoiPool on a CUDA GPU: images sampled between pixels, in float64 as the references do."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from itertools import product as combinations
 
 from temper.tactics.base import Params, Workload
+from temper.tactics.cuda.indexed import Body, Tiled, dense, input_pointer, output_index
 from temper.tactics.cuda.instructions import TRITON_TYPES, literal
 from temper.tactics.cuda.kernel import dim_text
-from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, output_index
 from temper.tactics.geometry import typical_count
 
 _FLOATS = ("float32", "float64")

@@ -1,7 +1,7 @@
-"""ScatterElements and ScatterND on a CUDA GPU: every output element looks through the updates that may meet it.
+"""ScatterElements and ScatterND on a CUDA GPU: every output element looks through the updates that may concern it.
 
-So no two threads write one element, and updates combine in their order, as the reference has it: results do not depend
-on timing, floats included. An index outside its axis, which ONNX forbids, scatters nothing (as on the CPU).
+No two threads write the same element, and updates combine in their order, as in the reference: results do not depend on
+timing, not even in floats. An index outside its axis, which ONNX forbids, scatters nothing (as on the CPU).
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from temper.ir.dims import Dim, product
 from temper.tactics.base import Params, Workload
+from temper.tactics.cuda.indexed import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.cuda.instructions import expression
 from temper.tactics.cuda.kernel import dim_text
-from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.epilogue import Instr
 from temper.tactics.geometry import typical_count
 

@@ -1,4 +1,4 @@
-"""Cheaper forms of an epilogue program's steps where what is made of their results cannot tell, or hardly.
+"""Cheaper forms of an epilogue program's instructions where what consumes their results cannot tell the difference.
 
 A product's epilogue runs on every element it computes: GELU to float32's precision took as long as the product itself.
 """
@@ -14,11 +14,16 @@ from temper.tactics.epilogue import Epilogue, Instr
 _COARSE = frozenset({*HALVES, *FLOATS8, "float8e5m2"})
 
 
-def eased(e: Epilogue) -> Epilogue:
-    """The program with `Gelu` approximated to half precision where nothing finer sees it, and what concerns codes
-    marked by an attribute `codes`: `Div` by a scalar before rounding to them (quotients beyond 2^10 may be any beyond;
-    2: of a GELU, which is off by more than a reciprocal, and is then made for codes), and `Cast` of them to float32,
-    perhaps less a zero point (2: a small one). `Saturate` of what cannot be NaN is marked `finite`."""
+def with_shortcuts(e: Epilogue) -> Epilogue:
+    """The program with attributes that let instructions.py choose cheaper texts:
+
+    - `Gelu`: approximate="half" where its result is only ever rounded to half precision or less, "codes" where it is
+      only divided by a scale and rounded to codes.
+    - `Div` by a scalar before rounding to codes: codes=1; a quotient beyond 2^10 may become any other beyond. codes=2
+      if a GELU is divided: its approximation errs by more than a reciprocal does, which may then replace the division.
+    - `Cast` of 8-bit codes to float32, perhaps less a zero point: codes=1, or 2 if that zero point is small.
+    - `Saturate` of a value that cannot be NaN: finite=1.
+    """
     first = len(e.operands)
     users: list[list[int]] = [[] for _ in range(first + len(e.instrs))]
     for k, instr in enumerate(e.instrs):
@@ -66,10 +71,10 @@ def _finite(e: Epilogue, value: int) -> bool:
     )
 
 
-def behind_sums(e: Epilogue) -> Epilogue:
-    """The program with its division of the anchor's result before rounding to codes, if there is one, as one by a
-    reciprocal: the result is a quotient of float sums, which is off by more."""
-    marked = eased(e).instrs
+def with_reciprocal(e: Epilogue) -> Epilogue:
+    """The program with the division of the anchor's result before rounding to codes, if there is one, marked to be a
+    multiplication by the reciprocal: for anchors whose results are quotients of float sums, which err by more."""
+    marked = with_shortcuts(e).instrs
     return replace(
         e,
         instrs=tuple(

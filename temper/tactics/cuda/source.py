@@ -1,4 +1,4 @@
-"""From the parts of a Triton kernel's text to the kernel."""
+"""Assembles Triton kernels: from the statements, constants and pointers of its stages to a `TritonKernel`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def stores(w: Workload, channels: DimLike | None = None) -> str:
     return "\n".join(epilogue_statements(w.epilogue, channels=dim_text(width), row_strides=strides)) + "\n"
 
 
-#: Loads of numbers that all elements share.
+#: Pattern of loads of scalars: numbers that all elements share.
 SCALARS = r"^v\w+ = tl\.load\(q\d+\)\n"
 
 
-def taken(pattern: str, text: str) -> tuple[str, str]:
-    """The lines of a kernel's text that match, and the others."""
+def extract_lines(pattern: str, text: str) -> tuple[str, str]:
+    """The lines of a kernel's text that match `pattern`, and the text without them."""
     return "".join(re.findall(pattern, text, re.MULTILINE)), re.sub(pattern, "", text, flags=re.MULTILINE)
 
 

@@ -1,9 +1,8 @@
-"""Squeeze-excite on a CUDA GPU: sums of the channels in many blocks, then both matrix-vector products.
+"""Squeeze-excite on a CUDA GPU: sums over each channel in many blocks, then both matrix-vector products.
 
-The products' weights are hundreds of kilobytes at most, but one processor reads no more than some 60 bytes a
-nanosecond: either every block computes all hidden units again before its share of the gates (one launch less), or
-hidden units and gates are launches of their own. What a block needs is requested at once, since at batch 1 the time
-goes into waiting.
+The products' weights are hundreds of kilobytes at most, but one processor reads only some 60 bytes a nanosecond. So
+either every block computes all hidden units again before its share of the gates (one launch less), or hidden units and
+gates are launches of their own. What a block needs is requested at once, since at batch 1 the time is latency.
 """
 
 from __future__ import annotations

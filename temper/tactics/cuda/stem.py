@@ -1,8 +1,8 @@
-"""Convolution of few input channels (a network's first) on tensor cores: strides become channels, then a plain product.
+"""A network's first convolution (few input channels, strided) on tensor cores, by space-to-depth and a plain product.
 
-A first launch writes the image so that one pixel of it holds all stride x stride pixels that a step of the window
-passes (space to depth), padding included and channels padded to 16 bytes. The window then is of stride 1, and each of
-its rows one run of contiguous bytes: terms that single pixels of 3 channels could not be read by.
+A first launch rewrites ("folds") the image so that one of its pixels holds all stride x stride pixels that a step of
+the window passes, with padding included and channels padded to 16 bytes. The window then has stride 1, and each of its
+rows is one run of contiguous bytes, which single pixels of 3 channels are not.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A network's first layers as one kernel on a CUDA GPU: turning the image, its convolution of few channels, a maximum.
+"""A network's first layers as one chain on a CUDA GPU: NCHW to NHWC, first convolution, max pooling if it follows.
 
-The image's channels become the last axis as it is folded for the convolution: what the transposition would give is
-neither written nor read. Where a maximum follows, the convolution's result is not either (stem_pool.py).
+The transposition happens while the image is folded for the convolution (stem_fold.py), so that the transposed image is
+neither written nor read. Where max pooling follows, the convolution's result is not either (stem_pool.py).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The image a convolution of few channels reads: folded, so that one pixel holds all that a step of its window passes.
+"""Space-to-depth of the image that a first convolution reads ("folding"): geometry and kernel text.
 
-A launch writes it from the image as it is, channels last, or from planes of channels behind the program that follows
-their transposition.
+One folded pixel holds all pixels that a step of the convolution's window passes. The launch reads the image either as
+it is (channels-last), or as planes of channels, together with the program fused behind their transposition.
 """
 
 from __future__ import annotations

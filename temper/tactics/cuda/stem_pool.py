@@ -1,11 +1,11 @@
-"""Text of the kernel that multiplies windows of a folded image and takes the maximum of its results' windows.
+"""Kernel text that multiplies windows of a folded image and max-pools the results without storing them.
 
-A block walks down a strip of rows. Its tile is BM columns of the pooled plane (over all images), of each the last two
-of the columns of its window: pairs of rows of the product 8 apart, so that a thread holds both. A row of the folded
-image is loaded once for all rows of the result that need it. The maximum down the columns is taken of sums; what
-follows the sums, which never falls where they rise, is applied to the maximum of both columns and to the second's
-alone, which is the first of the next window: when the block's own results are stored, it is taken into that one's.
-Rows and columns beyond the last are the last again, which changes no maximum.
+A block walks down a strip of rows. Its tile is BM columns of the pooled plane (over all images); of each it holds the
+last two columns of the pooling window, as pairs of rows of the product 8 apart, so that one thread has both. A row of
+the folded image is loaded once for all rows of the result that need it. The maximum down the columns is taken of the
+accumulators. The epilogue, which must be monotonic (never falls where the accumulator rises), is applied twice: to the
+maximum of both columns, and to that of the second alone, which is the first of the next window and is joined with it
+when the block stores its results. Rows and columns beyond the last repeat the last, which changes no maximum.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Kernels whose warps compute whole rows of halves: every element depends on sums over its row.
+"""Row kernels for halves in which each warp computes whole rows: LayerNorm and others that need sums over a row.
 
-A row lies in strips of 32 lanes by 16 bytes, so that a lane meets its row's others within one warp: sums need neither
-shared memory nor barriers, and a row that is no power of two long wastes nothing but the end of its last strip.
+A row lies in strips of 32 lanes by 16 bytes, so that all elements of a row are within one warp: sums need neither
+shared memory nor barriers, and a row whose length is no power of two wastes only the end of its last strip.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.source import SCALARS, kernel_of, stores, taken
+from temper.tactics.cuda.source import SCALARS, extract_lines, kernel_of, stores
 
 #: Elements of a row that one lane may hold.
 _HELD = 64
@@ -95,7 +95,7 @@ def strip_kernel(
     body += sums
     finish = re.sub(r"(tl\.load\(q\d+ \+ )(channel\[None, :\])", r"\1across + \2", stores(w, strips.columns))
     finish = re.sub(r"(tl\.load\(q\d+ \+ across.*mask=)channel_ok\[None, :\]", r"\1live", finish)
-    scalars, finish = taken(SCALARS, finish)
+    scalars, finish = extract_lines(SCALARS, finish)
     body += scalars
     for i in range(strips.count):
         ok = "channel < COLUMNS" if strips.ragged(i) else "tl.full((WIDTH,), 1, tl.int1)"

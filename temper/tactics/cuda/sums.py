@@ -1,5 +1,7 @@
-"""Sums that few models need, one output element a lane, in float64 as the references: Einsum (and products it is for),
-DFT, Col2Im, DeformConv; and Hardmax."""
+"""Rarely used sums on a CUDA GPU, one output element a lane, in float64: Einsum, DFT, Col2Im, DeformConv; Hardmax.
+
+Einsum's kernel also computes the matrix products that tensor cores do not take.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +16,10 @@ from temper.ir.ops.contraction import einsum_terms, windowed
 from temper.ir.types import TensorType
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter
+from temper.tactics.cuda.indexed import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.cuda.instructions import TRITON_TYPES
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.loads import HALVES
-from temper.tactics.cuda.moves import Body, Tiled, dense, input_pointer, loaded, output_index
 from temper.tactics.fourier import roots_of_unity
 from temper.tactics.geometry import integers, typical_count
 

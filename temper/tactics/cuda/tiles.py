@@ -1,7 +1,7 @@
-"""Kernels that compute tiles of rows by channels without a matrix product: their common head, sizes and launch.
+"""Skeleton of kernels that compute tiles of rows by channels without a matrix product: head, sizes and launch.
 
-A tile is BM rows (flat index over all axes but the last) by BN channels. What goes between the head and the epilogue
-computes v0 from them; the names are those epilogue_triton.py states.
+A tile is BM rows (flat index over all axes but the last) by BN channels. Statements between the head and the epilogue
+compute v0 from them; the names in scope are those that epilogue_triton.py states.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """TopK along any axis on a CUDA GPU.
 
 Elements of at most 32 bits become integers that order as (element, position) do: equal ones keep their order, and NaN
-is above all numbers. A block sorts its lines a piece at a time and keeps the best of what it had and the piece. Of
+is above all numbers. A block sorts its lines a piece at a time and keeps the best of what it had and the new piece. For
 wider elements a block looks for the best, then for the best of those that come after it, and so on.
 """
 

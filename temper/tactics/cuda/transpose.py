@@ -1,4 +1,4 @@
-"""Transposition on a CUDA GPU: every output tile gathers its elements; an epilogue may follow."""
+"""Transposition on a CUDA GPU: every output tile gathers its elements; an epilogue may be fused."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Kernels that slide a window over channels-last planes without a matrix product: depthwise convolution and pools.
+"""Sliding-window kernels over channels-last planes without tensor cores: depthwise convolution and pooling.
 
-A block computes BM groups of output pixels by BN channels. A group is R rows by C columns of pixels, each with an
-accumulator of its own, so that an input element is loaded once for all of them: of a 3x3 window that moves by one
-pixel, a group of 2x4 loads 24 elements and uses them 72 times. Large windows are loops over their taps, of one pixel
-a group.
+A block computes BM groups of output pixels by BN channels. A group is R rows by C columns of pixels, each with its own
+accumulator, so that an input element is loaded once for all of them: with a 3x3 window of stride 1, a group of 2x4
+loads 24 elements and uses them 72 times. Large windows are loops over their taps, with one pixel per group.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from temper.runtime.cuda.launch import Functions, Graph, LaunchCall
 from temper.runtime.engine import Engine
 from temper.runtime.steps import Run
 from temper.runtime.trace import trace
-from temper.tactics.sources import cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from tests.runtime.cuda.fake import CUgraphDependencyType, CUresult, FakeDriver
 
 rng = np.random.default_rng(3)

@@ -22,7 +22,7 @@ from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import PIPELINE
 from temper.profiles import resolve_sizes
 from temper.tactics.base import Tactic, Workload
-from temper.tactics.sources import cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.target import target_of
 from tests.ops.cases import CASES
 from tests.tactics.regions import Variant, subjects

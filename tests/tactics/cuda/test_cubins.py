@@ -10,8 +10,8 @@ import pytest
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tactics.epilogue import Operand
-from temper.tactics.sources import cuda_tactics
 from tests.tactics.cuda.trials import Trial, ops, trials
 
 if importlib.util.find_spec("triton") is None:

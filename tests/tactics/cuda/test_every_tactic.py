@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from temper.ir.dims import evaluate
-from temper.tactics.sources import cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tune.measure import Guarded, blank
 from temper.tune.verify import mismatch
 from tests.tactics.cuda.interpret import Job, interpret

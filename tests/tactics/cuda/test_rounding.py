@@ -18,7 +18,7 @@ from temper.tactics.base import Slot, Workload
 from temper.tactics.cuda.conv import GemmTiles
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers, epilogue_statements
 from temper.tactics.cuda.product_tma import GemmStreamed
-from temper.tactics.cuda.shortcuts import eased
+from temper.tactics.cuda.shortcuts import with_shortcuts
 from temper.tactics.epilogue import GELU_UNIT, Epilogue, Instr, Operand
 from tests.tactics.cuda.interpret import Job, interpret
 
@@ -74,7 +74,7 @@ def test_gelu_for_codes_is_within_half_of_the_least_unit(tmp_path: Path) -> None
     want = np.array([0.5 * v * math.erfc(-v / math.sqrt(2)) for v in x.ravel().tolist()]).reshape(x.shape)
     steps = Instr("Gelu", (0,), "float32"), Instr("Div", (2, 1), "float32"), _saturate(3, "int8", 0)
     e = Epilogue((Operand("float32", _FULL), Operand("float32", (False, False))), steps, (4,))
-    assert eased(e).instrs[0].attr("approximate") == "codes"
+    assert with_shortcuts(e).instrs[0].attr("approximate") == "codes"
     units = [GELU_UNIT, 0.05]
     for unit, codes in zip(units, _coded([e, e], x, units, tmp_path), strict=True):
         assert np.abs(codes - (want / unit).clip(-128, 127)).max() < 0.9

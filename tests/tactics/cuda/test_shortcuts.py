@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers, epilogue_statements
-from temper.tactics.cuda.shortcuts import eased
+from temper.tactics.cuda.shortcuts import with_shortcuts
 from temper.tactics.epilogue import Epilogue, Instr, Operand
 from temper.tactics.epilogue_reference import epilogue_reference
 from tests.tactics.cuda.interpret import Job, interpret
@@ -20,7 +20,7 @@ CODES = (Instr("Div", (0, 1), "float32"), Instr("Saturate", (2,), "int8", (("to"
 
 
 def forms(e: Epilogue) -> list[tuple[tuple[str, object], ...]]:
-    return [i.attrs for i in eased(e).instrs]
+    return [i.attrs for i in with_shortcuts(e).instrs]
 
 
 def test_only_what_nothing_finer_sees_is_approximated() -> None:
@@ -82,11 +82,11 @@ def test_conversions_of_codes_are_marked() -> None:
     codes, zero = Operand("int8", (True, True)), Operand("int32", (False, False))
     wide, back = Instr("Cast", (1,), "int32", (("to", "int32"),)), (("to", "float32"),)
     less = (wide, Instr("Sub", (3, 2), "int32"), Instr("Cast", (4,), "float32", back))
-    made = eased(Epilogue((FULL, codes, zero), less, (5,))).instrs[2]
+    made = with_shortcuts(Epilogue((FULL, codes, zero), less, (5,))).instrs[2]
     assert made.args == (1, 2) and made.attr("codes") == 1
-    near = eased(Epilogue((FULL, codes, replace(zero, limit=65536.0)), less, (5,))).instrs[2]
+    near = with_shortcuts(Epilogue((FULL, codes, replace(zero, limit=65536.0)), less, (5,))).instrs[2]
     assert near.args == (1, 2) and near.attr("codes") == 2
-    plain = eased(Epilogue((FULL, codes), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
+    plain = with_shortcuts(Epilogue((FULL, codes), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
     assert plain.args == (1,) and plain.attr("codes") == 1
-    other = eased(Epilogue((FULL, zero), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
+    other = with_shortcuts(Epilogue((FULL, zero), (Instr("Cast", (1,), "float32", back),), (2,))).instrs[0]
     assert other.attr("codes", 0) == 0

@@ -32,7 +32,7 @@ from temper.runtime.cuda.driver import Gpu, Stream
 from temper.runtime.cuda.launch import Functions
 from temper.tactics.base import Params, Tactic
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.sources import cuda_tactics
+from temper.tactics.cuda.sources import cuda_tactics
 from temper.tune.cuda import from_bytes, to_bytes
 from temper.tune.cuda_bench import Buffers, DeviceBench
 from tests.ops.cases import CASES, cases_of

@@ -1,4 +1,4 @@
-"""The tactics of every device, in one list each. A new tactic is one class and one line here."""
+"""The tactics of CPUs. A new one is a class of its own and one line here."""
 
 from __future__ import annotations
 
@@ -47,30 +47,6 @@ from temper.tactics.cpu.top_k import TopK
 from temper.tactics.cpu.trees import Trees
 from temper.tactics.cpu.winograd import WinogradConv
 from temper.tactics.cpu.winograd_int8 import WinogradInt8
-from temper.tactics.cuda import pointwise as cuda_pointwise
-from temper.tactics.cuda import pool as cuda_pool
-from temper.tactics.cuda import reduce as cuda_reduce
-from temper.tactics.cuda import softmax as cuda_softmax
-from temper.tactics.cuda.attention import Attention as CudaAttention
-from temper.tactics.cuda.attention_int8 import AttentionInt8 as CudaAttentionInt8
-from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
-from temper.tactics.cuda.conv_pair import ConvPair
-from temper.tactics.cuda.conv_transpose import ConvTransposeDirect
-from temper.tactics.cuda.depthwise import ConvDirect
-from temper.tactics.cuda.depthwise import Depthwise as CudaDepthwise
-from temper.tactics.cuda.gates_applied import DepthwiseGated, GatesApplied
-from temper.tactics.cuda.group_norm import GroupNorm
-from temper.tactics.cuda.matmul import MatMulBatched
-from temper.tactics.cuda.movement import movement_tactics
-from temper.tactics.cuda.norm import LayerNorm as CudaLayerNorm
-from temper.tactics.cuda.product_kept import ConvKept
-from temper.tactics.cuda.product_tma import ConvStreamed, GemmStreamed
-from temper.tactics.cuda.recurrent import Recurrent as CudaRecurrent
-from temper.tactics.cuda.resize import Resize as CudaResize
-from temper.tactics.cuda.squeeze_excite import SqueezeExcite as CudaSqueezeExcite
-from temper.tactics.cuda.stem import ConvFewChannels
-from temper.tactics.cuda.stem_chain import ConvFewChannelsChain
-from temper.tactics.cuda.transpose import Transpose
 
 
 def cpu_tactics() -> tuple[Tactic, ...]:
@@ -128,38 +104,4 @@ def cpu_tactics() -> tuple[Tactic, ...]:
         Gemm(),
         ConvTransposeFallback(),
         ConvFallback(),
-    )
-
-
-def cuda_tactics() -> tuple[Tactic, ...]:
-    """Everything that can compute a workload on a GPU."""
-    return (
-        ConvImplicitGemm(),
-        ConvFewChannels(),
-        ConvFewChannelsChain(),
-        GemmTiles(),
-        ConvStreamed(),
-        ConvKept(),
-        GemmStreamed(),
-        MatMulBatched(),
-        ConvPair(),
-        CudaDepthwise(),
-        ConvDirect(),
-        ConvTransposeDirect(),
-        CudaResize(),
-        cuda_pool.Pool(),
-        cuda_reduce.Reduce(),
-        cuda_reduce.ArgExtreme(),
-        CudaRecurrent(),
-        CudaAttention(),
-        CudaAttentionInt8(),
-        CudaLayerNorm(),
-        GroupNorm(),
-        cuda_softmax.Softmax(),
-        CudaSqueezeExcite(),
-        GatesApplied(),
-        DepthwiseGated(),
-        Transpose(),
-        *movement_tactics(),
-        cuda_pointwise.Pointwise(),
     )

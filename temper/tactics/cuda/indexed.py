@@ -1,7 +1,7 @@
-"""What GPU tactics of one tile kernel share whose elements are found by index: base class, output indices, and bits.
+"""Base class of GPU tactics that find each output element by index (gather, pad ...): one kernel over output tiles.
 
-Where nothing is computed behind a movement, elements move as integers of their width, so that types that Triton (or the
-chip) lacks move too; otherwise they are loaded as what they are.
+Where nothing is fused behind, elements move as integers of their width, so that types that Triton (or the chip) lacks
+move too; otherwise they are loaded with their own type.
 """
 
 from __future__ import annotations
