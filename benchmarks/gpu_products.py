@@ -1,6 +1,6 @@
 """Every convolution and matrix product of the GPU benchmark models alone, beside cuDNN and cuBLAS in the same run.
 
-    python -m benchmarks.gpu_products [--sets resnet50-int8-128,bert-fp16-32] [--effort 2] [--json FILE]
+    python -m benchmarks.gpu_products [--sets resnet50-int8-128,bert-fp16-32] [--effort 2] [--json FILE] [--cache FILE]
 
 A set is model-precision-batch: resnet50 (int8, fp16), bert (large, sequence 128) and vit (B/16): int8, fp16, fp8. The
 tuner compiles, checks and times Temper's kernels, epilogues included, as a build does: graphs of launches whose weights
@@ -240,6 +240,7 @@ def main() -> None:
     parser.add_argument("--sets", default="resnet50-int8-128,resnet50-int8-1,bert-fp16-128,bert-int8-128,bert-int8-1")
     parser.add_argument("--effort", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write results here, after every set")
+    parser.add_argument("--cache", type=Path, help="timing cache with kernels compiled before; none if not given")
     args = parser.parse_args()
     import torch
 
@@ -250,7 +251,7 @@ def main() -> None:
     gpu, rng = Gpu(), np.random.default_rng(0)
     target = CudaTarget(gpu, "sm_90")
     folder = tempfile.TemporaryDirectory(prefix="temper-products-")
-    cache = TimingCache(Path(folder.name) / "times.sqlite")
+    cache = TimingCache(args.cache or Path(folder.name) / "times.sqlite")
     tuner = Tuner(target.tactics(), target.device(), str(target.fingerprint), cache, args.effort)
     result: dict[str, Any] = {
         "date": date.today().isoformat(), "device": gpu.name,

@@ -1,10 +1,11 @@
 """8-bit floats on a real GPU: models that bring them, and a search in which INT8, E4M3 and FP16 compete.
 
-    python -m tests.precision.device [explicit three speed] [--layers N] [--width N] [--batch N]
+    python -m tests.precision.device [explicit three speed] [--layers N] [--width N] [--batch N] [--feeds N]
 
 Beside them (speed) a search that leaves in FP16 what INT8 makes slower. What a plan answers is compared with the
-references' evaluation of the very graph that it was made from, roundings to narrow types included. Prints a line each;
-status 1 if one is apart.
+references' evaluation of the very graph that it was made from, roundings to narrow types included, and so is every
+layer's result, computed from what the engine gave that layer: networks magnify roundings, single layers do not. Prints
+a line each; status 1 if one is apart.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from benchmarks.transformer_parts import Transformer
 from benchmarks.transformers import sample_inputs
 from temper.builder import Build, build_plan
 from temper.config import BuildConfig
+from temper.debug.deviation import bounds, compare_layers
 from temper.ir.evaluate import evaluate
 from temper.precision.build import Made, build_int8
 from temper.precision.request import Request
@@ -38,6 +40,12 @@ _APART = 0.02
 
 #: Of the outputs' deviation, where codes are behind float arithmetic: as much as INT8 itself may add.
 _NOISE = 0.1
+
+#: Images of which the references' products of integers take seconds.
+_COMPARED = 8
+
+#: Of the codes of one layer: sums of another order are on the other side of what is rounded.
+_CODES = 0.02
 
 
 def apart(build: Build, feeds: Sequence[Feeds]) -> float:
@@ -58,6 +66,22 @@ def noise(build: Build, feeds: Feeds) -> float:
         print(f"    output {want.shape}: noise {off:.1e}, largest difference {largest:.1e} of {np.abs(want).max():.1e}")
         worst = max(worst, off)
     return worst
+
+
+def layers(build: Build, feeds: Feeds, told: Told) -> None:
+    """Every layer alone: floats within their type's bound; of codes, which rounding may make the next ones, few."""
+    engine = Engine(build.plan)
+    rows = compare_layers(build.graph, engine, feeds, bounds(build.plan, {}), None)
+    kinds = [[dtype for _, dtype, *_ in engine.report["regions"][k]["results"]] for k in range(len(rows))]
+    codes = [r for r, k in zip(rows, kinds, strict=True) if {"int8", "uint8", "float8e4m3fn"} & set(k)]
+    floats = [r for r in rows if r not in codes]
+    worst = max(floats, key=lambda r: r["own"] / r["tolerance"])
+    told(f"    the worst of {len(floats)} layers of floats, {worst['name']}", worst["own"], worst["tolerance"])
+    if codes:
+        most = max(codes, key=lambda r: r["own"])
+        told(f"    the worst of {len(codes)} layers of codes, {most['name']}: share that differs", most["own"], _CODES)
+    path = ", ".join(f"{r['total'] or 0:.0e}" for r in rows)
+    print(f"    from the inputs on, layer by layer: {path}", flush=True)
 
 
 def eights(build: Build) -> int:
@@ -119,23 +143,26 @@ def searched(net: ModelProto, count: int, args: argparse.Namespace) -> Made:
 
 def three(args: argparse.Namespace, told: Told) -> None:
     """What INT8 ruins, in 8-bit floats or in float16."""
-    net = outliers(args.layers, args.width, args.batch)
-    made = searched(net, 12, args)
+    net = outliers(args.layers, args.width, args.batch or 16)
+    made = searched(net, args.feeds or 12, args)
     words = f"three precisions: the chosen engine with {eights(made.build)} products in 8-bit floats"
     told(words, noise(made.build, sample_inputs(net, seed=99)), _NOISE)
+    layers(made.build, sample_inputs(net, seed=99), told)
 
 
 def speed(args: argparse.Namespace, told: Told) -> None:
     """What INT8 makes slower, in float16: attention of a vision transformer."""
-    net = vit(Transformer(args.layers, 768, 12, 3072), batch=1)
-    made = searched(net, 40, args)
+    net = vit(Transformer(args.layers, 768, 12, 3072), batch=args.batch or 1)
+    made = searched(net, args.feeds or 40, args)
     for step in made.outcome.steps:
         if "for speed" in step.name:
             print(f"    {step.name}: {step.why}; {step.ms_before} ms -> {step.ms_after} ms")
     for site in made.outcome.sites:
         if site.precision != "int8":
             print(f"    {site.name}: {site.why}")
-    told("time alone: the chosen engine", noise(made.build, sample_inputs(net, seed=99)), _NOISE)
+    if (args.batch or 1) <= _COMPARED:
+        told("time alone: the chosen engine", noise(made.build, sample_inputs(net, seed=99)), _NOISE)
+        layers(made.build, sample_inputs(net, seed=99), told)
 
 
 PARTS = {"explicit": explicit, "three": three, "speed": speed}
@@ -146,7 +173,8 @@ def main() -> None:
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=", ".join(PARTS))
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=768)
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=0, help="16, or 1 of speed, if not given")
+    parser.add_argument("--feeds", type=int, default=0, help="batches to calibrate with; 12, or 40 of speed, if not given")
     parser.add_argument("--effort", type=int, default=2)
     args = parser.parse_args()
     told = Told()

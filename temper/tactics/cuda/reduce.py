@@ -28,6 +28,9 @@ from temper.tactics.geometry import Axis, collapse_axes, reduced_axes, strides_o
 
 _PROCESSORS = 132
 
+#: Codes that are converted at once (`rounding`): Triton compiles no tile of fewer.
+_PACKED = 4
+
 #: Elements of a block, each with its position in 64 bits, that fit in registers.
 _HELD = 2048
 
@@ -169,6 +172,12 @@ def lines_of(w: Workload, axes: frozenset[int], keep: bool) -> Lines:
     return Lines(tuple(kept), tuple(a for a in collapse_axes(w, axes) if a.reduced))
 
 
+def _coded(w: Workload) -> bool:
+    """Its program makes 8-bit codes, or reads them."""
+    kinds = {o.dtype for o in w.epilogue.operands[1:]} | {i.dtype for i in w.epilogue.instrs}
+    return bool(kinds & {"int8", "uint8"})
+
+
 def line_sizes(w: Workload, lines: Lines, params: Params) -> dict[str, DimLike]:
     """The constants that the texts use."""
     shape, p = w.outputs[0].type.shape, dict(params)
@@ -179,15 +188,15 @@ def line_sizes(w: Workload, lines: Lines, params: Params) -> dict[str, DimLike]:
     }  # fmt: skip
 
 
-def line_blockings(lines: Lines, splittable: bool) -> Iterator[Params]:
+def line_blockings(lines: Lines, splittable: bool, least: int = 1) -> Iterator[Params]:
     """Outputs of a block, elements of a step, splits and warps."""
     inner = bool(lines.reduced) and lines.reduced[-1].stride == 1
     count = 1024 if isinstance(lines.count, Dim) else max(1, lines.count)
     width = lines.rows if lines.by_rows else lines.channels
     width = 256 if isinstance(width, Dim) else max(1, width)
     depths = (64, 256, 1024, 4096) if inner else (8, 32, 128)
-    for line in (1, 4, 16) if inner else (16, 64, 128, 256):
-        if line >= 2 * width and line > (1 if inner else 16):
+    for line in [n for n in (1, 4, 16) if n >= least] if inner else (16, 64, 128, 256):
+        if line >= 2 * width and line > (least if inner else 16):
             continue
         for depth in depths:
             if (depth >= 2 * count and depth > depths[0]) or not 64 <= line * depth <= 8192:
@@ -248,7 +257,7 @@ class Reduce:
         return program_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        found = list(line_blockings(self._lines(w), True))
+        found = list(line_blockings(self._lines(w), True, _PACKED if _coded(w) else 1))
         return sorted(found, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:
