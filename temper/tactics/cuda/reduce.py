@@ -391,7 +391,8 @@ class ArgExtreme:
         return program_declines(w.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        found = [p for p in line_blockings(self._lines(w), False) if dict(p)["line"] * dict(p)["depth"] <= _HELD]
+        found = list(line_blockings(self._lines(w), False, _PACKED if _coded(w) else 1))
+        found = [p for p in found if dict(p)["line"] * dict(p)["depth"] <= _HELD]
         return sorted(found, key=lambda p: self.predict(w, p))
 
     def predict(self, w: Workload, params: Params) -> float:

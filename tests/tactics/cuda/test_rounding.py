@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from temper.builder import build_plan
 from temper.compile import triton_stages
 from temper.compile.triton import compile_cubin
+from temper.config import BuildConfig
 from temper.ir.types import TensorType
 from temper.tactics.base import Slot, Workload
 from temper.tactics.cuda.conv import GemmTiles
@@ -20,6 +22,7 @@ from temper.tactics.cuda.epilogue_triton import epilogue_helpers, epilogue_state
 from temper.tactics.cuda.product_tma import GemmStreamed
 from temper.tactics.cuda.shortcuts import with_shortcuts
 from temper.tactics.epilogue import GELU_UNIT, Epilogue, Instr, Operand
+from tests.passes.nets import Net
 from tests.tactics.cuda.interpret import Job, interpret
 
 _FULL = (True, True)
@@ -127,6 +130,20 @@ def test_products_of_integers_wait_for_the_step_before(tactic: Any, monkeypatch:
     assert before.count("pendings = 1") == 0 and after.count("pendings = 1") == 1
     assert after.count("warp_group_dot_wait") > before.count("warp_group_dot_wait")
     assert late.data != compile_cubin(replace(source, late=False), "sm_90").data
+
+
+def test_codes_of_single_elements_compile(timing_cache: Path) -> None:
+    """Triton converts four codes at once, and compiles no tile of fewer."""
+    net = Net()
+    x = net.input(1, 3, 5, 5)
+    mean, best = net("ReduceMean", x, axes=(0, 1, 2, 3), keepdims=1), net("ArgMax", x, axis=1, keepdims=1)
+    scale, zero = net.const(0.02), net.const(-128, "int8")
+    found = [net("QuantizeLinear", y, scale, zero, to="int8") for y in (mean, net("Cast", best, to="float32"))]
+    config = BuildConfig(device="cuda:sm_90", effort=0, cache=timing_cache)
+    rows = build_plan(net.done(*found), config).plan.report["regions"]
+    tactics = {r["tactic"].split()[0]: r["tactic"] for r in rows if r["op"] in ("ReduceMean", "ArgMax")}
+    assert tactics.keys() == {"cuda.reduce", "cuda.arg_extreme"}
+    assert all("line=1 " not in label for label in tactics.values()), tactics
 
 
 def test_other_loops_are_left_alone() -> None:
