@@ -14,7 +14,7 @@ def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=
     from temper.plan.conflicts import program_faults
     from temper.plan.file import verify as verify_file
     from temper.plan.memory_check import plan_faults
-    from temper.runtime.cuda.context import check_gpu
+    from temper.runtime.cuda.context import check_gpu, gpu_remarks
     from temper.runtime.cuda.driver import Gpu
     from temper.runtime.engine import check_machine
     from temper.target import graph_order
@@ -25,10 +25,14 @@ def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=
         raise PlanError(f"{plan}: the memory layout is unsound: {'; '.join(faults[:5])}")
     if found.device == "cuda":
         try:
-            check_gpu(found, Gpu())
+            gpu = Gpu()
+            check_gpu(found, gpu)
         except TemperError as e:
             raise type(e)(f"{plan}: every byte and the memory layout are sound, but it cannot run here: {e}") from e
-    for remark in check_machine(found):
+        remarks = gpu_remarks(found, gpu)
+    else:
+        remarks = check_machine(found)
+    for remark in remarks:
         print(f"note: {remark}")
     print(f"{plan}: sound, runs here")
 

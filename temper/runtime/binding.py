@@ -6,6 +6,7 @@ import ctypes
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 
@@ -193,7 +194,8 @@ class Bound(Sized):
         self.first_slot = len(self._plan.inputs) + len(self._plan.outputs)
         self.pointers = (ctypes.c_void_p * max(1, self.first_slot + len(self.slots)))()
         self.bindings = ctypes.addressof(self.pointers)
-        self.steps = tuple(self._step(s) for s in self.program)
+        me: Bound = proxy(self)  # without a cycle, memory is given back with the last holder
+        self.steps = tuple(_step(s, me) for s in self.program)
         self._drops = self._last_uses()
         #: the native context's handle when the program is one native segment and nothing needs copying, the common case
         self.single: int = 0
@@ -203,11 +205,6 @@ class Bound(Sized):
         if isinstance(first, NativeCall) and first.fixed and not self.copies and len(self.fresh) == len(self.outputs):
             assert first.context is not None
             self.single = first.context.handle
-
-    def _step(self, s: Segment) -> NativeCall | HostCall | FlowCall:
-        if isinstance(s, Native):
-            return NativeCall(s, self)
-        return FlowCall(s, self) if s.subs else HostCall(s, self)
 
     def sub(self, number: int, env: Mapping[str, int], arrays: Sequence[Any], memory: Memory | None) -> Bound:
         """A sub-program bound to what it takes: sizes from `env`, and the shapes of its inputs."""
@@ -372,3 +369,10 @@ class Bound(Sized):
                     offset += self._profile.offsets[index]
                 source = view(block, offset, target.dtype, target.shape)
             np.copyto(target, source, casting="no")
+
+
+def _step(s: Segment, bound: Bound) -> NativeCall | HostCall | FlowCall:
+    """What runs a segment."""
+    if isinstance(s, Native):
+        return NativeCall(s, bound)
+    return FlowCall(s, bound) if s.subs else HostCall(s, bound)

@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from weakref import proxy
 
 import numpy as np
 
@@ -130,18 +131,22 @@ class Engine:
         return cls(plan_file.read(path), threads=threads, spin_us=spin_us, device=device)
 
     @classmethod
-    def from_bytes(cls, data: bytes | memoryview, *, threads: int | None = None, spin_us: int | None = None) -> Engine:
+    def from_bytes(
+        cls, data: bytes | memoryview, *, threads: int | None = None, spin_us: int | None = None, device: str = ""
+    ) -> Engine:
         """As `load`, from the bytes of a plan file."""
-        return cls(plan_file.from_bytes(data), threads=threads, spin_us=spin_us)
+        return cls(plan_file.from_bytes(data), threads=threads, spin_us=spin_us, device=device)
 
     @property
     def _shared(self) -> CudaPlan | None:
         """What all contexts share on the GPU; None on a CPU."""
         if self._cuda is None and self.plan.device == "cuda":
-            from temper.runtime.cuda.context import CudaPlan
-            from temper.runtime.cuda.driver import Gpu
+            from temper.runtime.cuda.context import CudaPlan, gpu_remarks
+            from temper.runtime.cuda.driver import gpu_here
 
-            self._cuda = CudaPlan(self.plan, Gpu(self._gpu) if isinstance(self._gpu, int) else self._gpu)
+            gpu = gpu_here(self._gpu) if isinstance(self._gpu, int) else self._gpu
+            self._cuda = CudaPlan(self.plan, gpu)
+            self.remarks += gpu_remarks(self.plan, gpu)
         return self._cuda
 
     @property
@@ -211,6 +216,7 @@ class Engine:
             context = self._idle.pop()
         except IndexError:
             context = self.context()
+            context._engine = proxy(self)  # which owns it: without a cycle, memory is given back with the engine
         try:
             return context._execute(arrays, targets)
         finally:

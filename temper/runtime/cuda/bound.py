@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from math import prod
+from weakref import proxy
 
 import numpy as np
 
@@ -99,7 +100,7 @@ class CudaBound(Sized):
         self.host_step = next((s.name or s.op for s in self.program if isinstance(s, HostStep)), "")
         self.steps: list[DeviceCall | DeviceHostCall] = []
         for s in self.program:
-            self.steps.append(self.call(s) if isinstance(s, Native) else DeviceHostCall(s, self))
+            self.steps.append(self.call(s) if isinstance(s, Native) else DeviceHostCall(s, proxy(self)))
         #: the run of launches, where that is all there is
         only = self.steps[0] if len(self.steps) == 1 and not self.copies else None
         self.single = only if isinstance(only, DeviceCall) else None
@@ -208,14 +209,15 @@ class DeviceCall:
         before: Sequence[Sequence[int]] | None,
     ) -> None:
         """live: those of some block. before: for each of them, those it depends on; None: the one before it."""
-        self.bound, self.launches, self.live, self.before = bound, launches, live, before
+        self.gpu, self.stream, self._watch = bound.gpu, bound.stream, bound.watch
+        self.launches, self.live, self.before = launches, live, before
         self.changed: dict[int, LaunchCall] = {}
         self.graph: Graph | None = None
 
     def prepare(self) -> Graph:
         """The graph, with arguments as they are now."""
         if self.graph is None:
-            self.graph = Graph(self.bound.gpu, self.live, self.before)
+            self.graph = Graph(self.gpu, self.live, self.before)
         else:
             for x in self.changed.values():
                 self.graph.update(x)
@@ -224,11 +226,11 @@ class DeviceCall:
 
     def run(self, run: Run | None = None) -> None:
         graph = self.graph if self.graph is not None and not self.changed else self.prepare()
-        graph.launch(self.bound.stream)
+        graph.launch(self.stream)
 
     def direct(self) -> None:
         """The launches one by one."""
-        stream, watch = self.bound.stream.handle, self.bound.watch
+        stream, watch = self.stream.handle, self._watch
         for x in self.live:
             if watch is None:
                 x.run(stream)
@@ -241,6 +243,7 @@ class DeviceHostCall:
     """A host step between launches: operands come from the device, results go back."""
 
     def __init__(self, step: HostStep, bound: CudaBound) -> None:
+        """bound: which holds this, by a weak reference."""
         self.step, self.bound = step, bound
         self._call = HostCall(step, bound)  # type: ignore[arg-type]
 

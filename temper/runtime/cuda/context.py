@@ -37,6 +37,18 @@ def check_gpu(plan: Plan, gpu: Gpu) -> None:
         )
 
 
+def gpu_remarks(plan: Plan, gpu: Gpu) -> tuple[str, ...]:
+    """What a user should know of a plan that this GPU can run: that it was tuned elsewhere, or nowhere."""
+    tuned = plan.fingerprint.get("gpu", "")
+    if not plan.report.get("effort", 1) or not tuned:
+        return ("nothing of this plan was timed, kernels are those that the cost model chose: `temper rebuild` tunes it",)
+    if (tuned, plan.fingerprint.get("processors")) != (gpu.name, gpu.processors):
+        return (
+            f"tuned on {tuned}, running on {gpu.name}: results are the same, speed may not be; `temper rebuild` re-tunes",
+        )
+    return ()
+
+
 class CudaPlan:
     """What all contexts of an engine share on one GPU."""
 

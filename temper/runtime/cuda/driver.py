@@ -8,6 +8,8 @@ every later error says so, and what was running.
 from __future__ import annotations
 
 import ctypes
+import gc
+import os
 from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -44,6 +46,10 @@ def bindings() -> ModuleType:
         (code,) = driver.cuInit(0)
     except RuntimeError as e:  # no libcuda.so
         raise DeviceError(f"there is no CUDA driver on this machine ({e}); install NVIDIA's driver") from e
+    if code == driver.CUresult.CUDA_ERROR_NO_DEVICE:
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = "" if hidden is None else f" (CUDA_VISIBLE_DEVICES is {hidden!r})"
+        raise DeviceError(f"the CUDA driver sees no GPU{why}; see what nvidia-smi lists")
     if code != driver.CUresult.CUDA_SUCCESS:
         raise DeviceError(f"the CUDA driver did not start: {code.name}; see whether nvidia-smi works")
     return driver
@@ -54,10 +60,18 @@ class Driver:
     whole.
     """
 
+    _process = staticmethod(os.getpid)
+
     def __init__(self, module: Any) -> None:
         self.module = module
         self.fault = ""
         self._success = module.CUresult.CUDA_SUCCESS
+        self._started_in = self._process()
+
+    @property
+    def forked(self) -> bool:
+        """This process is a copy of the one that the GPU knows, and cannot use it."""
+        return self._process() != self._started_in
 
     def __call__(self, name: str, *args: Any, what: str = "") -> Any:
         """Result of a driver function: nothing, one value or a tuple of them. DeviceError names `what` it was for."""
@@ -74,6 +88,11 @@ class Driver:
 
     def error(self, code: Any, what: str) -> DeviceError:
         """The error of a call that gave `code`; remembers a fault."""
+        if self.forked:
+            return DeviceError(
+                f"{what}: this process was forked from one that had used the GPU, which the driver does not take over; "
+                "start it otherwise (multiprocessing: the methods 'spawn' or 'forkserver') and load the engine in it"
+            )
         if self.fault:
             return DeviceError(
                 f"{what}: nothing runs on this GPU in this process any more, since a kernel faulted before: "
@@ -86,6 +105,8 @@ class Driver:
                 f"{text}. Nothing runs on this GPU in this process from now on; with TEMPER_SYNC=1 every kernel is "
                 "waited for, and the error names the one that faults"
             )
+        if code.name == "CUDA_ERROR_OUT_OF_MEMORY":
+            return DeviceMemoryError(f"{text}: end what else uses the GPU, or take smaller profiles or fewer contexts")
         return DeviceError(text)
 
     def _words(self, code: Any) -> str:
@@ -108,8 +129,8 @@ class Gpu:
         self.version = int(self.driver("cuDriverGetVersion"))
         if self.version < _OLDEST:
             raise DeviceError(
-                f"the CUDA driver is of version {self.version // 1000}.{self.version % 1000 // 10}, GPU plans need "
-                f"{_OLDEST // 1000}.0: install a newer NVIDIA driver"
+                f"the CUDA driver is of version {self.cuda}, GPU plans need {_OLDEST // 1000}.0: install a newer NVIDIA "
+                "driver"
             )
         count = self.driver("cuDeviceGetCount")
         if not 0 <= index < count:
@@ -134,6 +155,27 @@ class Gpu:
         """Makes the GPU the calling thread's own."""
         self.driver("cuCtxSetCurrent", self.context)
 
+    def give_back(self, *calls: tuple[str, Any]) -> None:
+        """Functions of the driver that free or destroy something, each with what: from a destructor, which may run in
+        any thread, whatever GPU that uses and capture it is in. What they return is of no use to anybody.
+        """
+        if self.driver.forked:
+            return  # they are the parent's
+        module = self.driver.module
+        module.cuCtxPushCurrent(self.context)
+        (_, mode) = module.cuThreadExchangeStreamCaptureMode(
+            module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        )
+        for name, what in calls:
+            getattr(module, name)(what)
+        module.cuThreadExchangeStreamCaptureMode(mode)
+        module.cuCtxPopCurrent()
+
+    @property
+    def cuda(self) -> str:
+        """The version of CUDA that the driver is for."""
+        return f"{self.version // 1000}.{self.version % 1000 // 10}"
+
     @property
     def bus(self) -> str:
         """Which of the machine's devices it is, whatever number it has in this process."""
@@ -157,6 +199,12 @@ class Gpu:
         return Memory(self, nbytes, what)
 
 
+@cache
+def gpu_here(index: int) -> Gpu:
+    """The process's GPU of that number: one object, so that every engine on it knows of a fault."""
+    return Gpu(index)
+
+
 class Memory:
     """A block of device memory, freed with the object."""
 
@@ -164,14 +212,10 @@ class Memory:
         """DeviceMemoryError if there is no room, with what there is."""
         self.gpu, self.nbytes = gpu, nbytes
         self.address = 0
-        module = gpu.driver.module
-        result = module.CUresult
-        # memory taken while some stream is being captured is no part of what is captured
-        (_, mode) = module.cuThreadExchangeStreamCaptureMode(
-            module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
-        )
-        code, address = module.cuMemAlloc(max(nbytes, 1))
-        module.cuThreadExchangeStreamCaptureMode(mode)
+        result = gpu.driver.module.CUresult
+        code, address = self._taken()
+        if code == result.CUDA_ERROR_OUT_OF_MEMORY and gc.collect():
+            code, address = self._taken()
         if code == result.CUDA_ERROR_OUT_OF_MEMORY:
             free, total = gpu.driver("cuMemGetInfo")
             raise DeviceMemoryError(
@@ -182,9 +226,20 @@ class Memory:
             raise gpu.driver.error(code, f"allocating {nbytes} bytes for {what}")
         self.address = int(address)
 
+    def _taken(self) -> tuple[Any, Any]:
+        """What the driver says, and the address."""
+        module = self.gpu.driver.module
+        # memory taken while some stream is being captured is no part of what is captured
+        (_, mode) = module.cuThreadExchangeStreamCaptureMode(
+            module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
+        )
+        code, address = module.cuMemAlloc(max(self.nbytes, 1))
+        module.cuThreadExchangeStreamCaptureMode(mode)
+        return code, address
+
     def __del__(self) -> None:
         if self.address:
-            self.gpu.driver.module.cuMemFree(self.address)
+            self.gpu.give_back(("cuMemFree", self.address))
 
     def write(self, array: np.ndarray, offset: int = 0) -> None:
         """Copies an array's bytes to the device; they are there for every stream when this returns."""
@@ -212,7 +267,7 @@ class Pinned:
 
     def __del__(self) -> None:
         if self.address:
-            self.gpu.driver.module.cuMemFreeHost(self.address)
+            self.gpu.give_back(("cuMemFreeHost", self.address))
 
 
 def _megabytes(nbytes: int) -> str:
@@ -232,7 +287,7 @@ class Event:
 
     def __del__(self) -> None:
         if self.handle is not None:
-            self.gpu.driver.module.cuEventDestroy(self.handle)
+            self.gpu.give_back(("cuEventDestroy", self.handle))
 
     def record(self, stream: Any) -> None:
         """Now, on a stream's handle."""
@@ -284,7 +339,7 @@ class Stream:
 
     def __del__(self) -> None:
         if getattr(self, "owned", False) and self.handle is not None:
-            self.gpu.driver.module.cuStreamDestroy(self.handle)
+            self.gpu.give_back(("cuStreamDestroy", self.handle))
 
     @property
     def public(self) -> int:

@@ -62,7 +62,10 @@ def on_device(x: Any, b: Binding, gpu: Gpu, stream: Stream, role: str) -> Given:
             raise InputError(f"{name} cannot be shared: {e}") from e
         address, shape, dtype, whole, owner = t.address, t.shape, t.dtype, t.contiguous, t.owner
     else:
-        address, shape, dtype, whole, other = _interface(x.__cuda_array_interface__, name)
+        facts = x.__cuda_array_interface__
+        address, shape, dtype, whole, other = _interface(facts, name)
+        if role != "input" and facts["data"][1]:
+            raise InputError(f"{name} is read-only: give an array that can be written")
         if address:
             _check_device(name, _device_of(address, gpu, name), gpu)
         if other is not None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
+from weakref import proxy
 
 import numpy as np
 
@@ -102,7 +103,8 @@ class LateBound(Sized):
         #: where arrays are on the device
         self._at: dict[Key, int] = {}
         self._scratch: Memory | None = None
-        self.steps = [LateLaunches(s, self) if isinstance(s, Native) else _Host(s, self) for s in self.program]
+        me = proxy(self)  # without a cycle, memory is given back with the last holder
+        self.steps = [LateLaunches(s, me) if isinstance(s, Native) else _Host(s, me) for s in self.program]
 
     # ---- as flow.py uses it
 

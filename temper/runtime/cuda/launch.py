@@ -23,8 +23,7 @@ class Functions:
         self._loaded: dict[str, Any] = {}
 
     def __del__(self) -> None:
-        for module in self._modules:
-            self.gpu.driver.module.cuModuleUnload(module)
+        self.gpu.give_back(*(("cuModuleUnload", module) for module in self._modules))
 
     def get(self, name: str) -> tuple[Any, DeviceFunction]:
         """Handle and facts of a function. DeviceError if the GPU cannot run its code."""
@@ -33,7 +32,8 @@ class Functions:
         f = self.archive[name]
         if name not in self._loaded:
             d = self.gpu.driver
-            module = d("cuModuleLoadData", bytes(f.cubin), what=f"loading {name} on {self.gpu.name} ({self.gpu.isa})")
+            what = f"loading {name} on {self.gpu.name} ({self.gpu.isa}), whose driver is for CUDA {self.gpu.cuda}"
+            module = d("cuModuleLoadData", bytes(f.cubin), what=what)
             self._modules.append(module)
             handle = d("cuModuleGetFunction", module, f.entry.encode(), what=f"finding {f.entry}")
             if f.shared > _PLAIN_SHARED:
@@ -126,11 +126,8 @@ class Graph:
         self.gpu.driver(name, self._graph, first, second, data, len(edges), what=f"connecting {self.label}")
 
     def __del__(self) -> None:
-        module = self.gpu.driver.module
-        if self.exec is not None:
-            module.cuGraphExecDestroy(self.exec)
-        if self._graph is not None:
-            module.cuGraphDestroy(self._graph)
+        made = (("cuGraphExecDestroy", self.exec), ("cuGraphDestroy", self._graph))
+        self.gpu.give_back(*((name, x) for name, x in made if x is not None))
 
     def update(self, launch: LaunchCall) -> None:
         """Makes later runs use a launch's arguments as they are now."""

@@ -174,6 +174,12 @@ class FakeDriver:
     def cuCtxSetCurrent(self, context: int) -> tuple[Any, ...]:
         return self._ok()
 
+    def cuCtxPushCurrent(self, context: int) -> tuple[Any, ...]:
+        return self._ok()
+
+    def cuCtxPopCurrent(self) -> tuple[Any, ...]:
+        return self._ok(77)
+
     def cuCtxSynchronize(self) -> tuple[Any, ...]:
         return self._ok()
 
