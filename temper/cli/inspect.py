@@ -232,7 +232,7 @@ def _show_layers(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
     from temper.cli.show import size, table
 
     device = any("kernels" in r for r in rows)
-    heads = ("us", "GFLOPS", "share %", *(("x floor", "bound", "regs", "shared") if device else ()), "tactic")
+    heads = ("us", "GFLOPS", "share %", *(("x floor", "bound", "regs", "shared", "kernel") if device else ()), "tactic")
     screen.print(
         table(
             ("layer", "ops", "output", "in", "MFLOP", "bytes", *heads),
@@ -261,7 +261,8 @@ def _show_layers(screen: Any, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _on_gpu(r: Mapping[str, Any]) -> tuple[str, ...]:
-    """Times over the roofline's floor, what bounds that, registers per thread and bytes of shared memory."""
+    """Times over the roofline's floor, what bounds that, registers per thread, bytes of shared memory, and the kernels'
+    names as profilers show them."""
     from temper.cli.show import size
 
     kernels = r["kernels"]
@@ -273,6 +274,7 @@ def _on_gpu(r: Mapping[str, Any]) -> tuple[str, ...]:
         r["bound"],
         f"{registers}{spilled}" if kernels else "-",
         size(shared) if kernels else "-",
+        _some([k["name"] for k in kernels], 1) or "-",
     )
 
 

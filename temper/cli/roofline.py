@@ -36,7 +36,7 @@ class Roof:
     def floor(self, nbytes: float, operations: float, precision: str) -> tuple[float, str]:
         """The least seconds, and which of "memory" and "arithmetic" asks for them."""
         memory = nbytes / self.bandwidth
-        peak = self.peaks.get(precision) or self.peaks["float32"]
+        peak = self.peaks.get("float16" if precision == "bfloat16" else precision) or self.peaks["float32"]
         return max((memory, "memory"), (operations / peak, "arithmetic"))
 
 
@@ -56,10 +56,11 @@ def multiplied_in(row: Mapping[str, Any]) -> str:
         return "int8"
     if op not in ("Conv", "MatMul", "ConvTranspose", "Attention"):
         return "float32"
-    for name, found in (("float8", "float8"), ("bfloat16", "float16"), ("float16", "float16"), ("tf32", "tf32")):
-        if name in key:
-            return found
-    return "float32"
+    read = key.partition("->")[0]  # what it writes may be narrower
+    for name in ("float8", "bfloat16", "float16"):
+        if name in read:
+            return name
+    return "tf32" if "tf32" in key else "float32"
 
 
 def kernels_of(plan: Plan) -> dict[int, list[dict[str, Any]]]:

@@ -62,7 +62,7 @@ def layer_rows(plan: Plan) -> list[dict[str, Any]]:
     totals = [sum(r.get("seconds") or 0.0 for _, r in regions_of(plan, k)) for k in range(len(plan.profiles))]
     rows = []
     for number, r in enumerate(plan.report.get("regions", [])):
-        seconds, total = r.get("seconds"), totals[r.get("profile", 0)]
+        seconds, total, product = r.get("seconds"), totals[r.get("profile", 0)], precision_of(r["op"])
         device: dict[str, Any] = {}
         if plan.device == "cuda":
             floor, bound = (None, "")
@@ -84,7 +84,7 @@ def layer_rows(plan: Plan) -> list[dict[str, Any]]:
                 "gflops": r["operations"] / seconds / 1e9 if seconds else None,
                 "share": seconds / total if seconds and total else None,
                 "reason": r.get("reason", ""),
-                "precision": precision_of(r["op"]),
+                "precision": multiplied_in(r) if product and plan.device == "cuda" else product,
                 "why_float": floats.get(r["name"], ""),
                 **device,
             }

@@ -216,7 +216,8 @@ class Engine:
             context = self._idle.pop()
         except IndexError:
             context = self.context()
-            context._engine = proxy(self)  # which owns it: without a cycle, memory is given back with the engine
+            own: Any = proxy(self)  # which owns it: without a cycle, memory is given back with the engine
+            context._engine = own
         try:
             return context._execute(arrays, targets)
         finally:

@@ -41,10 +41,11 @@ def gpu_remarks(plan: Plan, gpu: Gpu) -> tuple[str, ...]:
     """What a user should know of a plan that this GPU can run: that it was tuned elsewhere, or nowhere."""
     tuned = plan.fingerprint.get("gpu", "")
     if not plan.report.get("effort", 1) or not tuned:
-        return ("nothing of this plan was timed, kernels are those that the cost model chose: `temper rebuild` tunes it",)
+        return ("kernels of this plan were not timed, but chosen by the cost model: `temper rebuild` tunes it here",)
     if (tuned, plan.fingerprint.get("processors")) != (gpu.name, gpu.processors):
         return (
-            f"tuned on {tuned}, running on {gpu.name}: results are the same, speed may not be; `temper rebuild` re-tunes",
+            f"tuned on {tuned}, running on {gpu.name}: results are the same, speed may not be; `temper rebuild` "
+            "re-tunes",
         )
     return ()
 

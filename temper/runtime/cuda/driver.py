@@ -88,11 +88,6 @@ class Driver:
 
     def error(self, code: Any, what: str) -> DeviceError:
         """The error of a call that gave `code`; remembers a fault."""
-        if self.forked:
-            return DeviceError(
-                f"{what}: this process was forked from one that had used the GPU, which the driver does not take over; "
-                "start it otherwise (multiprocessing: the methods 'spawn' or 'forkserver') and load the engine in it"
-            )
         if self.fault:
             return DeviceError(
                 f"{what}: nothing runs on this GPU in this process any more, since a kernel faulted before: "
@@ -129,8 +124,8 @@ class Gpu:
         self.version = int(self.driver("cuDriverGetVersion"))
         if self.version < _OLDEST:
             raise DeviceError(
-                f"the CUDA driver is of version {self.cuda}, GPU plans need {_OLDEST // 1000}.0: install a newer NVIDIA "
-                "driver"
+                f"the CUDA driver is of version {self.cuda}, GPU plans need {_OLDEST // 1000}.0: install a newer "
+                "NVIDIA driver"
             )
         count = self.driver("cuDeviceGetCount")
         if not 0 <= index < count:
@@ -152,7 +147,12 @@ class Gpu:
         self.bandwidth = 2 * self.driver.attribute(self.handle, "MEMORY_CLOCK_RATE") * 1000 * width // 8
 
     def enter(self) -> None:
-        """Makes the GPU the calling thread's own."""
+        """Makes the GPU the calling thread's own. DeviceError in a process that was forked since."""
+        if self.driver.forked:
+            raise DeviceError(
+                "this process was forked from one that had used the GPU, which the driver does not take over: start "
+                "it otherwise (multiprocessing: 'spawn' or 'forkserver'), and load the engine in it"
+            )
         self.driver("cuCtxSetCurrent", self.context)
 
     def give_back(self, *calls: tuple[str, Any]) -> None:

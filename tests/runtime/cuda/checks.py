@@ -18,12 +18,13 @@ def check(f: Callable[[Plan], str]) -> Callable[[Plan], str]:
     return f
 
 
-def model(channels: int = 16, layers: int = 6) -> bytes:
-    """x [N, 8, 16, 16] -> y [N, channels] through convolutions."""
+def model(channels: int = 16, layers: int = 6, width: int = 8) -> bytes:
+    """x [N, width, 16, 16] -> y [N, channels] through convolutions."""
     from onnx import TensorProto, helper, numpy_helper
 
     rng = np.random.default_rng(0)
-    nodes, weights, name, width = [], [], "x", 8
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", width, 16, 16))
+    nodes, weights, name = [], [], "x"
     for k in range(layers):
         w = rng.standard_normal((channels, width, 3, 3), np.float32) / (3 * width**0.5)
         weights.append(numpy_helper.from_array(w, f"w{k}"))
@@ -32,7 +33,6 @@ def model(channels: int = 16, layers: int = 6) -> bytes:
         name, width = f"r{k}", channels
     nodes.append(helper.make_node("GlobalAveragePool", [name], ["p"], name="mean"))
     nodes.append(helper.make_node("Flatten", ["p"], ["y"], name="flat"))
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ("N", 8, 16, 16))
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, ("N", channels))
     graph = helper.make_graph(nodes, "small", [x], [y], weights)
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)

@@ -12,7 +12,7 @@ import time
 
 from temper.builder import build_plan
 from temper.config import BuildConfig, Profile
-from tests.runtime.cuda import device_arrays, device_commands, device_faults, device_runs, device_second  # noqa: F401 - register
+from tests.runtime.cuda import device_arrays, device_commands, device_faults, device_life, device_runs, device_second  # noqa: F401 - register
 from tests.runtime.cuda.checks import CHECKS, model
 
 

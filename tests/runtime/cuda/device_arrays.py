@@ -53,6 +53,94 @@ def torch_arrays(plan: Plan) -> str:
     return "in, out, parts, misaligned, wrong ones named"
 
 
+class Shown:
+    """An array of the GPU as its __cuda_array_interface__ shows it, changed in places."""
+
+    def __init__(self, owner: object, **changed: object) -> None:
+        self._owner = owner
+        self.__cuda_array_interface__ = {**owner.__cuda_array_interface__, **changed}  # type: ignore[attr-defined]
+
+
+@check
+def odd_arrays(plan: Plan) -> str:
+    """What a caller may give by mistake, or by right: every one is used, or refused with its name and what to do."""
+    import cupy
+    import torch
+
+    engine = Engine(plan)
+    want = engine(inputs(3))
+    x = torch.from_numpy(inputs(3)).cuda()
+    locked = inputs(3)
+    locked.flags.writeable = False
+    good = {
+        "read-only numpy": locked,
+        "a view of numpy": np.ascontiguousarray(np.swapaxes(inputs(3), 1, 3)).swapaxes(1, 3),
+        "read-only on the GPU": Shown(x, data=(x.data_ptr(), True)),
+        "strides of axes of one element": torch.as_strided(x[:1], (1, 8, 16, 16), (7, 256, 16, 1)),
+        "strides that say nothing": Shown(x, strides=(8192, 1024, 64, 4)),
+        "pinned": torch.from_numpy(inputs(3)).pin_memory().numpy(),
+    }
+    for a in good.values():
+        got = np.asarray(engine(a))
+        same(got, want[: len(got)])
+    out = np.empty((3, 16), np.float32)
+    assert engine(x, out=out) is out
+    same(out, want)
+    out[:] = 0
+    assert engine({"x": x}, out={"y": out}) is out
+    same(out, want)
+    free = cupy.empty((3, 16), np.float32)
+    assert engine(x, out=[free]) is free
+    same(free.get(), want)
+    needs = torch.nn.Parameter(x.clone())
+    bad = [
+        (x.requires_grad_(False).to(memory_format=torch.channels_last), "not contiguous"),
+        (x[::2], "not contiguous"),
+        (x.expand(3, 8, 16, 16)[:, :, :, ::2], "not contiguous"),
+        (needs, "cannot be shared"),
+        (x.int(), "dtype int32, expected float32"),
+        (x.bfloat16(), "dtype bfloat16, expected float32"),
+        (x.to(torch.complex64), "dtype complex64"),
+        (x.cpu(), "not on a GPU"),
+        (x[0], "rank 3 instead of 4"),
+        (x[:0], "no profile of this plan holds N = 0"),
+        (inputs(3)[:0], "no profile of this plan holds N = 0"),
+        (cupy.asarray(x).astype(np.float16), "dtype float16"),
+        (Shown(x, mask=x), "has a mask"),
+        (Shown(x, stream=0), "names stream 0"),
+        (inputs(3).astype(">f4"), "dtype >f4"),
+        (inputs(3).tolist(), "is a list"),
+        (None, "is a NoneType"),
+    ]
+    for a, words in bad:
+        try:
+            engine(a)
+        except TemperError as e:
+            assert "'x'" in str(e) or "profile" in words, e
+            assert words in str(e), (words, e)
+        else:
+            raise AssertionError(f"taken: {words}")
+    frozen = np.empty((3, 16), np.float32)
+    frozen.flags.writeable = False
+    wrong = [
+        (Shown(cupy.empty((3, 16), np.float32), data=(free.data.ptr, True)), "is read-only"),
+        (frozen, "read-only"),
+        (torch.empty(3, 16), "not on a GPU"),
+        (torch.empty(2, 16, device="cuda"), "has shape (2, 16), expected (3, 16)"),
+        (torch.empty(16, 3, device="cuda").t(), "not contiguous"),
+        (x.view(-1)[:48].view(3, 16), "shares memory with 'x'"),
+    ]
+    for out, words in wrong:
+        try:
+            engine(x, out=out)
+        except TemperError as e:
+            assert words in str(e), (words, e)
+        else:
+            raise AssertionError(f"written to: {words}")
+    same(engine(x).numpy(), want)  # nothing of that has harmed the engine
+    return f"{len(good) + 3} used, {len(bad) + len(wrong)} refused"
+
+
 @check
 def cupy_arrays(plan: Plan) -> str:
     import cupy

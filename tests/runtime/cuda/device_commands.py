@@ -54,6 +54,44 @@ def commands(plan: Plan) -> str:
 
 
 @check
+def examples(plan: Plan) -> str:
+    """The first commands that a user tries: INT8 from a folder of pictures for four batch sizes in one plan with one
+    copy of the weights, its speed with several streams, what is in it; and mistakes, each with its status."""
+    from PIL import Image
+
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        for k in range(12):
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), np.uint8)).save(folder / "images" / f"{k}.png")
+        onnx, four = folder / "net.onnx", folder / "four.plan"
+        onnx.write_bytes(model(32, 3, width=3))
+        start = time.perf_counter()
+        calib = ("--int8", "--calib", folder / "images")
+        _run("build", onnx, "--device", "cuda", *calib, "--batch", "1,8,32,128", "-o", four, "--effort", 1)
+        seconds = time.perf_counter() - start
+        weights, parameters = json.loads(_run("inspect", four, "--json"))["weights_bytes"], 9 * 32 * (3 + 32 + 32)
+        assert weights < 3 * parameters, (weights, parameters)  # of one or two bytes
+        shown = _run("inspect", four, "--layers")
+        assert all(f"N {n}" in shown for n in (1, 8, 32, 128)), shown
+        assert all(w in shown for w in ("kernel", "tactic", "regs", "shared", "bytes", "share %", "x floor")), shown
+        shown = _run("bench", four, "--batch", "1,8,32,128", "--streams", "1,2,4", "--duration", 0.05)
+        assert all(w in shown for w in ("to GPU ms", "back ms", "enqueue us", "streams")), shown
+        _run("bench", four, "--layers", "--duration", 0.05)
+        _run("verify", four)
+        _run("compare", onnx, four, "--tolerance", 0.2)
+        for fault, *line in (
+            ("no GPU 7", "build", onnx, "--device", "cuda:7", "-o", folder / "x.plan"),
+            ("no GPU 7", "bench", four, "--device", "cuda:7"),
+            ("cannot run on 'cpu'", "run", four, "--device", "cpu"),
+        ):
+            done = CliRunner().invoke(app, [str(a) for a in line])
+            assert done.exit_code == 1 and fault in done.output, (line, done.output, done.exception)
+    return f"INT8 for four batch sizes in {seconds:.1f} s, {weights} bytes of weights"
+
+
+@check
 def staging(plan: Plan) -> str:
     """Gigabytes a second of host arrays by the driver alone and through pinned chunks (for a machine that is idle)."""
     from temper.runtime.cuda.driver import Gpu, Stream

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from temper.config import BuildConfig
-from temper.errors import ConfigError, DeviceError, DeviceMemoryError, InputError, PlanError
+from temper.errors import ConfigError, DeviceError, DeviceMemoryError, InputError, PlanError, TemperError
 from temper.plan.format import Plan
 from temper.runtime.cuda.driver import Gpu, Memory, Stream
 from temper.runtime.engine import Engine
@@ -89,10 +89,25 @@ def _first_convolution() -> Any:
     return next(t for t in tasks if t.workload.op == "Conv")
 
 
+#: What a kernel may do instead of ending well, given its first pointer.
+HARM = {
+    "faults": "    tl.store({first} + (1 << 44), tl.load({first}))\n",
+    "hangs": "    n = 0\n    while tl.load({first}, volatile=True) < 3.0e38:\n        n += 1\n",
+}
+
+
+def _harmed(kernel: Any, harm: str) -> Any:
+    """A kernel with a line of HARM at its start."""
+    source = kernel.triton
+    at = source.text.index(":\n", source.text.index(")", source.text.index(f"def {kernel.entries[0]}("))) + 2
+    line = HARM[harm].format(first=source.signature[0][0])
+    return replace(kernel, triton=replace(source, text=source.text[:at] + line + source.text[at:]))
+
+
 @check
 def tuning(plan: Plan) -> str:
     """Of three candidates for a layer one faults and one never ends: they are out, with reasons; the third is timed."""
-    from temper.compile.triton import TritonSource, compile_cubin, triton_version
+    from temper.compile.triton import compile_cubin, triton_version
     from temper.tactics.cuda.kernel import TritonKernel
     from temper.target import target_of
     from temper.tune.candidates import candidates_for
@@ -105,18 +120,9 @@ def tuning(plan: Plan) -> str:
     (chosen, *_), _ = candidates_for(tactics, task.workload, 1, triton_version(), task.env)
     kernel = chosen.kernel
     assert isinstance(kernel, TritonKernel)
-    first = kernel.triton.signature[0][0]
-    bad = {
-        "sound": "",
-        "faults": f"    tl.store({first} + (1 << 44), tl.load({first}))\n",
-        "hangs": f"    n = 0\n    while tl.load({first}, volatile=True) < 3.0e38:\n        n += 1\n",
-    }
     entrants = []
-    for line in bad.values():
-        text = kernel.triton.text
-        at = text.index(":\n", text.index(")", text.index(f"def {kernel.entries[0]}("))) + 2
-        source = TritonSource(**{**vars(kernel.triton), "text": text[:at] + line + text[at:]})
-        cubins = [compile_cubin(x, Gpu().isa) for x in (source, *kernel.then)]
+    for harm in ("", *HARM):
+        cubins = [compile_cubin(x, Gpu().isa) for x in (_harmed(kernel, harm) if harm else kernel).sources]
         entrants.append(Entrant(chosen.tactic, chosen.params, kernel, from_bytes(to_bytes(cubins))))
     judge = Judge(0, limit=3.0)
     start = time.perf_counter()
@@ -127,6 +133,102 @@ def tuning(plan: Plan) -> str:
     assert got[1].seconds is None and "do not end within 3 s" in got[1].failure, got
     seconds = time.perf_counter() - start
     return f"{got[2].seconds * 1e6:.1f} us; {got[0].failure[:90]}; {got[1].failure}; {seconds:.1f} s"
+
+
+@check
+def harmed_build(plan: Plan) -> str:
+    """A whole build in which one candidate of a convolution faults and one never ends: it goes on without them, its
+    results are right, and the plan tells why they are out."""
+    import tempfile
+    from functools import partial
+    from pathlib import Path
+
+    import onnxruntime
+
+    import temper.tune.cuda as tuned
+    from temper.builder import build_plan
+    from temper.tune.cuda_judge import Judge
+
+    left = list(HARM)
+
+    class Harmful(tuned.Cuda):
+        def compile(self, kernels: Any, isa: str, jobs: int) -> Any:
+            given = {}
+            for key, k in kernels.items():
+                given[key] = _harmed(k, left.pop()) if left and "tl.dot(" in k.triton.text else k
+            return super().compile(given, isa, jobs)
+
+    import temper.target as target
+
+    kept = target.Cuda, tuned.Judge
+    target.Cuda, tuned.Judge = Harmful, partial(Judge, limit=3.0)  # type: ignore[misc,assignment]
+    start = time.perf_counter()
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            config = BuildConfig(device="cuda", effort=2, cache=Path(folder) / "cache.sqlite")
+            made = build_plan(model(layers=1), config).plan
+    finally:
+        target.Cuda, tuned.Judge = kept  # type: ignore[misc]
+    notes = [note for r in made.report["regions"] for _, _, note in r["trials"] if note.startswith("does not run")]
+    assert not left and len(notes) == 2, (left, notes)
+    assert any("ILLEGAL" in n for n in notes) and any("do not end within 3 s" in n for n in notes), notes
+    x = inputs(1)
+    want = onnxruntime.InferenceSession(model(layers=1), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    got = Engine(made)(x)
+    assert abs(got - want).max() < abs(want).max() * 2**-8, (got, want)
+    return f"{'; '.join(n[:70] for n in notes)}; {time.perf_counter() - start:.1f} s"
+
+
+@check
+def memory_taken(plan: Plan) -> str:
+    """Nearly all of the GPU's memory in other hands (for a GPU nobody else uses): loads, contexts and builds say what
+    there is no room for; when it is back, all goes on."""
+    import torch
+
+    from temper.builder import build_plan
+
+    gpu, words = Gpu(0), []
+    torch.cuda.init()
+    free = int(gpu.driver("cuMemGetInfo")[0])
+    taken = torch.empty(free - (2 << 30), dtype=torch.uint8, device="cuda")
+    hoard: list[Memory] = []
+
+    def hold(nbytes: int) -> None:
+        try:
+            while True:
+                hoard.append(gpu.allocate(nbytes, "a check"))
+        except DeviceMemoryError:
+            pass
+
+    for nbytes in (256 << 20, 8 << 20, 2 << 20):
+        hold(nbytes)
+    engine = Engine(plan)
+    big = Plan(**{**vars(plan), "constants": memoryview(bytes(256 << 20))})
+    for make, of in ((lambda: Engine(big), "the model's constants"), (lambda: engine(inputs(8192)), "arena")):
+        try:
+            make()
+        except DeviceMemoryError as e:
+            assert "has no room for" in str(e) and of in str(e) and "are free" in str(e), e
+            words.append(str(e)[:80])
+        else:
+            raise AssertionError(f"there was room for {of}")
+    for room, sizes in ((0, (1, 1, 1)), (1500 << 20, (8192, 8192, 8192))):
+        for _ in range(0, room, 256 << 20):
+            hoard.pop(0)
+        start = time.perf_counter()
+        try:
+            made = build_plan(model(layers=2), BuildConfig(device="cuda", effort=1, batches=(sizes,))).plan
+            notes = {n for r in made.report["regions"] for _, _, n in r["trials"] if "fit" in n}
+            words.append(f"built with {room >> 20} MiB, {len(notes)} notes of what did not fit {list(notes)[:1]}")
+        except TemperError as e:
+            assert "OUT_OF_MEMORY" in str(e) or "has no room" in str(e) or "memory" in str(e), e
+            words.append(f"with {room >> 20} MiB in {time.perf_counter() - start:.0f} s: {str(e)[:300]}")
+    hoard.clear()
+    del taken
+    torch.cuda.empty_cache()
+    same(Engine(plan)(inputs(2)), Engine(plan)(inputs(2)))
+    same(engine(inputs(8192))[:2].shape, (2, 16))
+    return "\n  ".join(words)
 
 
 @check
