@@ -31,6 +31,9 @@ _FAULTS = frozenset(
     )
 )  # fmt: skip
 
+#: bound here, as destructors may run when modules are gone
+_process = os.getpid
+
 #: The least driver that cuda-bindings 12.8, the oldest this runtime takes, is for.
 _OLDEST = 12000
 
@@ -57,21 +60,14 @@ def bindings() -> ModuleType:
 
 class Driver:
     """Checked calls of a driver module. fault: what was running when the GPU's context was lost, and how; "" if it is
-    whole.
+    whole. process: the one that the GPU knows.
     """
-
-    _process = staticmethod(os.getpid)
 
     def __init__(self, module: Any) -> None:
         self.module = module
         self.fault = ""
         self._success = module.CUresult.CUDA_SUCCESS
-        self._started_in = self._process()
-
-    @property
-    def forked(self) -> bool:
-        """This process is a copy of the one that the GPU knows, and cannot use it."""
-        return self._process() != self._started_in
+        self.process = os.getpid()
 
     def __call__(self, name: str, *args: Any, what: str = "") -> Any:
         """Result of a driver function: nothing, one value or a tuple of them. DeviceError names `what` it was for."""
@@ -148,7 +144,7 @@ class Gpu:
 
     def enter(self) -> None:
         """Makes the GPU the calling thread's own. DeviceError in a process that was forked since."""
-        if self.driver.forked:
+        if _process() != self.driver.process:
             raise DeviceError(
                 "this process was forked from one that had used the GPU, which the driver does not take over: start "
                 "it otherwise (multiprocessing: 'spawn' or 'forkserver'), and load the engine in it"
@@ -159,8 +155,8 @@ class Gpu:
         """Functions of the driver that free or destroy something, each with what: from a destructor, which may run in
         any thread, whatever GPU that uses and capture it is in. What they return is of no use to anybody.
         """
-        if self.driver.forked:
-            return  # they are the parent's
+        if not calls or _process() != self.driver.process:
+            return  # what a forked process has is its parent's
         module = self.driver.module
         module.cuCtxPushCurrent(self.context)
         (_, mode) = module.cuThreadExchangeStreamCaptureMode(
