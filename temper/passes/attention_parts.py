@@ -1,4 +1,4 @@
-"""Pieces of attention as exporters write them: heads of keys that are repeated, and masks that hide the future."""
+"""Parts of attention as exporters write them: keys repeated for groups of heads, and causal masks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Which rows a [B, heads, S, D] operand of attention is read from: a kernel can do by strides what splits heads.
+"""Finds strided views for attention's operands [B, heads, S, D], so that a kernel reads them without splitting heads.
 
 A value is traced back through Reshape, Transpose, Split, Slice, Gather of one index and scalar factors; at each step it
-is a strided view of an earlier tensor. The earliest of them whose rows the kernel can read is taken.
+is a strided view of an earlier tensor. The earliest tensor whose rows the kernel can read is used.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Ops with a number of results that depends on data but has a bound: a kernel fills a tensor of the largest size.
+"""Ops whose number of results depends on data but has a bound: a kernel fills a tensor of the largest size.
 
-The number is known when the kernel has run, a Sizes step reads it, and what follows sees the first rows only: a view.
+The number is known when the kernel has run. A Sizes step reads it, and what follows sees only the first rows: a view.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What lowering rules share: the matched node, its attributes as numbers, and nodes that stand for it."""
+"""What lowering rules share: a builder for the nodes that replace the matched one, and its attributes as numbers."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Regions that follow each other closely enough to be one kernel: chains, priced against their links by measured time.
+"""Chains: consecutive regions that one kernel may compute, if measured faster than its links apart.
 
-A link's one result is read by the next link's anchor, as its first input, and by nothing else.
+A link has one result, which is read by the next link's anchor, as its first input, and by nothing else.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Q/DQ graphs brought into the form that integer arithmetic takes most of: codes as early, and as long, as possible.
+"""Rewrites Q/DQ graphs so that as much as possible runs on codes: quantization moves up, dequantization moves down.
 
 Three rewrites, each exact:
 

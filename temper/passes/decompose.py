@@ -1,6 +1,6 @@
-"""Ops of which kernels know the parts but not the whole: selections by position, quantization, products of integers.
+"""Writes ops without kernels as several ops that have them: selections by position, quantization, integer products.
 
-Runs before `lower`. Each function's docstring is its algebra; it returns what stands for the node, or why not.
+Runs before `lower`. Each function's docstring is its algebra; it returns what replaces the node, or the reason why not.
 """
 
 from __future__ import annotations

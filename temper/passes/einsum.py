@@ -1,4 +1,4 @@
-"""Einsum of float32 as transposes, products and sums, for which there are fast kernels.
+"""Float32 Einsum becomes transposes, matrix products and sums, for which there are fast kernels.
 
 Runs before the idioms, which then recognise attention that was written with Einsum.
 """

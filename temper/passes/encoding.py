@@ -1,6 +1,6 @@
-"""Signed codes that only products read are stored plus 128: VNNI multiplies unsigned by signed bytes, and a product
-that finds signed data has to turn every word it reads.
+"""Signed codes that only products read are stored plus 128, as VNNI wants them on CPUs.
 
+VNNI multiplies unsigned by signed bytes: a product that finds signed data would have to convert every word it reads.
 int8 codes with zero point z are uint8 codes with zero point z + 128: the same values, so that no bit of a result
 changes.
 """

@@ -1,4 +1,4 @@
-"""Quantization that a model writes out in float arithmetic, as training with it does, becomes Q/DQ.
+"""Fake quantization that a model writes out in float arithmetic, as quantization-aware training does, becomes Q/DQ.
 
 A rounded value is fake-quantized if what leads to it and what follows is, with a scale s > 0 and integers z, l, h,
 
@@ -6,8 +6,9 @@ A rounded value is fake-quantized if what leads to it and what follows is, with 
 
 in any order in which it is written: the clip before or after rounding, in units of x or of codes, by Clip, Min, Max or
 Relu; Mul by 1/s for Div by s; floor(u + 1/2) for round(u), as TensorFlow rounds; u + (round(u) - u), which hides the
-rounding from gradients. Results agree with the chain's but for values within float32's rounding of the middle between
-two codes. Weights get their codes here, before constants are folded; scales may be computed from other constants.
+rounding from gradients. Results agree with the chain's except for values within float32's rounding of the middle
+between two codes. Weights get their codes here, before constants are folded; scales may be computed from other
+constants.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Models quantized to 8-bit floats (E4M3) themselves: products of codes, on GPUs that multiply them.
+"""Models that come quantized to 8-bit floats (E4M3): their products multiply the codes, on GPUs that can.
 
     conv(s q, t w8) = (s t) conv(q, w8)      q, w8: E4M3; s: a number; t: one of every output channel
 
-Weights come as float32, since constants are folded: they are E4M3 numbers times a scale of their channel, which is
-found again (any that fits, up to a power of two) and checked element by element. Sums are float32, as of halves. NVIDIA
-TensorRT writes and reads such models ("explicit quantization", FP8).
+Weights arrive as float32, since constants are folded: they are E4M3 numbers times a scale of their channel, which is
+recovered (any that fits, up to a power of two) and checked element by element. Sums are float32, as those of halves.
+NVIDIA TensorRT writes and reads such models ("explicit quantization", FP8).
 """
 
 from __future__ import annotations

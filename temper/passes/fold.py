@@ -1,9 +1,7 @@
-"""Arithmetic folded into weights: BatchNorm, scale, bias and padding become part of the convolution or matrix product
-beside them.
+"""Folds arithmetic into weights: BatchNorm, scale, bias and padding join the convolution or matrix product beside them.
 
 Weights are still in the framework's layout here (channels first): [OC, IC/group, k..] for Conv, [IC, OC/group, k..] for
-ConvTranspose.
-Folded products are computed in float64 and rounded once.
+ConvTranspose. Folded products are computed in float64 and rounded once.
 """
 
 from __future__ import annotations

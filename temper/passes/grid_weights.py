@@ -1,8 +1,9 @@
-"""Weights whose quantization an exporter folded into float constants get their codes back.
+"""Recovers the codes of quantized weights that an exporter folded into float constants.
 
 Where a product reads dequantized codes and each output channel of its constant weights lies on a grid of at most 8
-bits, w = s k with whole k, the weights are s and k: training with quantization left them so. The grid is looked for, s
-being max |w| / m for some m up to 128, and holds to a thousandth of a step, which weights that are on none never do.
+bits, w = s k with integer k, the weights are s and k: quantization-aware training left them so. The grid is searched
+for, with s = max |w| / m for some m up to 128, and must hold to a thousandth of a step; weights that were never
+quantized do not pass that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Products whose operands are bfloat16 already become products of bfloat16.
+"""Products whose operands are exactly bfloat16 become products of bfloat16.
 
 A float32 Conv or MatMul reads Cast(x) from bfloat16 and weights that bfloat16 holds exactly: every product is exact in
 float32 either way, so that only the order of the sum may differ. bfloat16 models have this form (WIDEN), and so have

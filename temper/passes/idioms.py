@@ -1,4 +1,4 @@
-"""Idioms: activations and blocks that exporters write out in primitive ops, recovered as one op."""
+"""Recognises activations and blocks that exporters write out in primitive ops, and replaces each by one op."""
 
 from __future__ import annotations
 

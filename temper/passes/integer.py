@@ -4,7 +4,7 @@ A value x that is read as DequantizeLinear(q, s, z) stands for s (q - z). Betwee
 scale t, everything that commutes with a positive factor (add, relu, clip, max, min) is computed in units of t, so that
 the factors s / t are multiplied in once, at the leaves. They are divided in float64 and rounded to float32; those of
 8-bit codes, less their zero point, then to 16 significant bits, so that the products are exact. What does not commute
-is float arithmetic between a multiplication by s and a division by t.
+is computed in float, between a multiplication by s and a division by t.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Means of codes: exact sums, and one multiplication."""
+"""Means of codes: an exact integer sum, then one multiplication."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""ONNX's integer operators as products of codes whose zero point is known at build or at run time only.
+"""ONNX's integer operators become products of codes whose zero point may be known at run time only.
 
     (a - za) @ (b - zb), b and zb constant: MatMulInt8(a, b - zb) whose zero point is za
 
-That is what quantizing activations at run time leaves (DynamicQuantizeLinear, the product, a cast, a multiplication by
-both scales); the steps after the product join its kernel as any others do.
+This is what quantizing activations at run time leaves (DynamicQuantizeLinear, the product, a cast, a multiplication by
+both scales); the steps after the product are fused with it as usual.
 """
 
 from __future__ import annotations

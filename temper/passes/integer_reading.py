@@ -1,4 +1,4 @@
-"""What DequantizeLinear and QuantizeLinear state, where integer arithmetic can take it: codes, scale and zero point."""
+"""Reads Quantize- and DequantizeLinear as (codes, scale, zero point), where integer arithmetic can use them."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Which values a narrow float type cannot hold because of constants that are too large for it, such as the -1e9 and
--3.4e38 of masks: stored narrowly they would be infinite, and infinity minus infinity is no number.
+"""Finds values that a narrow float type cannot hold, because of large constants such as the -1e9 and -3.4e38 of masks.
 
-What is made of such a constant may be as large, up to an op whose results are bounded (Softmax, Sigmoid, a
-normalization). Products of ordinary activations are not looked at: their ranges are not in the graph.
+Stored narrowly they would be infinite, and infinity minus infinity is NaN. A value computed from such a constant may be
+as large, up to an op whose results are bounded (Softmax, Sigmoid, a normalization). Products of ordinary activations
+are not examined: their ranges are not in the graph.
 """
 
 from __future__ import annotations

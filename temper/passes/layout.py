@@ -1,9 +1,9 @@
-"""Channels-last: every spatial op works on [N, spatial.., C]; transposes move to the edges and cancel.
+"""Channels-last layout: every spatial op works on [N, spatial.., C]; transposes move to the edges and cancel.
 
 Each channels-first spatial op is rewritten between two Transposes. These then sink through their readers until they
 meet one that undoes them, or the edge of the graph. A reader whose other inputs would need a transpose in return lets
-only "to first" ones of rank 4 and more through (at rank 3 "to first" and "to last" are the same permutation), or those
-that leave fewer than they take: so sinking ends.
+through only "to channels-first" ones of rank 4 and more (at rank 3 both directions are the same permutation), or those
+that leave fewer transposes than they remove: so sinking ends.
 """
 
 from __future__ import annotations

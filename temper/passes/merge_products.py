@@ -1,8 +1,8 @@
-"""Products of one tensor with several constant matrices (queries, keys, values) become one product with views of it.
+"""Products of one tensor with several constant matrices (queries, keys, values) become one product and views of it.
 
 [x @ a + p, x @ b + q, ..] = split(x @ [a b ..] + [p q ..]). Done where every product is read by attention only, which
-reads pieces of wider rows; x is then read once and small batches fill more columns. Where rows of all images were
-products of two axes (tf2onnx, ONNX Runtime), the wide product is reshaped in place of each narrow one.
+can read pieces of wider rows; x is then read once, and small batches fill more columns. Where rows of all images were
+flattened into products of two axes (tf2onnx, ONNX Runtime), the wide product is reshaped instead of each narrow one.
 """
 
 from __future__ import annotations

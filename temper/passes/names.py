@@ -1,5 +1,8 @@
-"""Names that do not depend on how many nodes were made before: what passes left unnamed is called after the nearest
-named tensor it is made of, so that graphs of several profiles name the same tensor alike where their passes differ."""
+"""Gives the values that passes left unnamed names that do not depend on how many nodes were made before.
+
+Each is called after the nearest named tensor that it is computed from, so that the graphs of several profiles give the
+same tensor the same name even where their passes differ.
+"""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
-"""Tensors that cross regions of a GPU's program are stored in a narrow float type; what computes them stays float32.
+"""Stores tensors that cross regions of a GPU program in a narrow float type (FP16, BF16); arithmetic stays float32.
 
 A value that another region reads gets a conversion where it is made (the end of that region's program) and one at every
 reader (its prologue, or a step of its program). Ops that only move values move the narrow ones. Products multiply what
 is stored, so that their weights are converted here, at build.
 
 What stays float32, with its reason in the log: inputs and outputs of the model, pinned layers, what the host computes
-or reads, values that a constant makes too large (large.py), sums that are small and large at once (ReduceSum and the
-like), integers in floats, coordinates, and what ArgMax and its kind decide by.
+or reads, values that a constant makes too large (large.py), sums of many values (ReduceSum and the like), integers held
+in floats, coordinates, and whatever ArgMax and similar ops decide by.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Idioms of transformers written in primitive ops: layer and RMS normalisation, and GELU by tanh.
+"""Recognises layer and RMS normalisation, and GELU by tanh, written in primitive ops.
 
 The core of a normalisation becomes an op with a scale of ones; a constant factor and shift after it then join that op.
 So every spelling of the two is one rule for the core (division, product with a reciprocal or with a power) and one each

@@ -1,8 +1,7 @@
 """Splits the graph into regions: one anchor with the elementwise program that follows it, or a pointwise chain alone.
 
-Views (Reshape) belong to no region: they rename a buffer. A region can always be split back: `Region.split` gives the
-anchor alone
-and a pointwise region for the rest, which is what happens when no tactic accepts the epilogue.
+Views (Reshape) belong to no region: they rename a buffer. A region can always be split back: `Region.splits` gives the
+anchor alone and a pointwise region for the rest, which is used when no tactic accepts the epilogue.
 
 Growth follows Hidet's vocabulary (anchor, prologue, epilogue); legality is one rule: absorbing a node must not make a
 cycle between regions.

@@ -1,4 +1,4 @@
-"""What passes share that write a node as others: a builder of the parts, and the loop that puts them in its place."""
+"""For passes that replace a node by several: a builder of the new nodes, and the loop that substitutes them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transposed convolution as a convolution that gives every phase of the output as a block of channels."""
+"""Transposed convolution as a plain convolution whose output channels hold the phases of the output pixels."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Recurrent layers between exporters' transposes: batch-first data stays as it is, initial states of zeros are dropped.
+"""Cleans up around recurrent layers: batch-first transposes are absorbed, and initial states of zeros are dropped.
 
-Runs after cleanup, which has cancelled what layers of one model put between each other.
+Runs after cleanup, which has cancelled the transposes between layers of one model.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""LSTM cells written out step by step become Recurrence; steps that follow each other become one of several steps.
+"""Recognises LSTM cells that are written out step by step; consecutive steps become one recurrent layer.
 
 What tf2onnx writes for a Keras cell, and what an unrolled loop leaves: z = x W + h R + b, split into four parts of H
 columns, then c' = f c + i g and h' = o act(c'). Which part is which gate follows from the products, not from their

@@ -1,7 +1,7 @@
 """Loops whose body is one LSTM cell become recurrent layers: what exporters write for Keras layers of many steps.
 
-The body takes step t of a sequence, and carries h and c; whatever else it carries, such as counters, nothing may read
-afterwards. Runs on the graph that holds the loop, before its body is optimised.
+The body takes step t of a sequence, and carries h and c; nothing may read whatever else it carries, such as counters,
+after the loop. Runs on the graph that holds the loop, before its body is optimised.
 """
 
 from __future__ import annotations

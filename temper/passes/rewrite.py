@@ -1,5 +1,7 @@
-"""Rewrite rules: a pattern, a check that answers with a reason, and a rewrite. Rules are data; `rules_pass` applies
-them to a fixpoint."""
+"""Rewrite rules: a pattern, a check that answers with a reason, and a rewrite.
+
+Rules are data; `rules_pass` applies them to a fixpoint.
+"""
 
 from __future__ import annotations
 

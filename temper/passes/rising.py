@@ -1,4 +1,7 @@
-"""Programs that never fall where the anchor's result rises: a maximum may be taken before them, bit for bit."""
+"""Finds epilogue programs that are monotonic (never fall where the anchor's result rises).
+
+A maximum may be taken before such a program instead of after it, bit for bit: max pooling can be fused.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products of flattened rows (tf2onnx, ONNX Runtime's MatMulAddFusion) go back to the shape around them.
+"""Products of flattened rows (tf2onnx, ONNX Runtime's MatMulAddFusion) get back the shape around them.
 
 Reshape(x [B, S, K] to [B * S, K]) @ w = Reshape(x @ w), and the Reshape moves on behind biases and activations until it
 meets the one that restores [B, S, N]; cleanup removes the two, and the product's epilogue is whole again.

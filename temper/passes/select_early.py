@@ -1,11 +1,11 @@
-"""What is computed for rows that a later selection drops is not computed: the selection comes before it.
+"""Moves the selection of rows before the ops that compute them, so that rows which are dropped are never computed.
 
 select(f(x), rows) = f(select(x, rows)) where f treats rows apart: elementwise ops, products with a constant matrix,
 normalisation and softmax along other axes, and the queries of attention. A classifier that reads the first token of a
 transformer then needs the last layer's products for that token only.
 
 A selection moves before an op when nothing else reads the op's result, it keeps at most half of it, and a product, a
-normalisation or attention is among what it moves before: a program behind a convolution, say, stays in its kernel.
+normalisation or attention is among the ops it passes: a program behind a convolution, say, stays in its kernel.
 """
 
 from __future__ import annotations

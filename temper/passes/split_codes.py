@@ -1,5 +1,8 @@
-"""quantize(split(x)[k])  =  split(quantize(x))[k], where nothing else reads the parts: the kernel that computes x then
-stores codes of all of it instead of floats, and the part is a view of them."""
+"""Quantizes before a Split instead of after it: quantize(split(x)[k])  =  split(quantize(x))[k].
+
+Done where nothing else reads the parts: the kernel that computes x then stores codes of all of it instead of floats,
+and each part is a view of them.
+"""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""Squeeze-excite recovered: gate(dense(activation(dense(mean of x over its spatial axes))))  =  SqueezeExcite(x,
-weights).
+"""Recognises squeeze-excite: gate(dense(activation(dense(mean of x over space)))) = SqueezeExcite(x, weights).
 
 `dense` is a 1x1 convolution, or a matrix product with its bias, both with constant weights; views between [N, C] and
-[N, C, 1, 1] are
-looked through. Runs before layout, which then treats the op like any spatial one. The product with the map stays
-outside.
+[N, C, 1, 1] are looked through. Runs before layout, which then treats the op like any spatial one. The product with the
+map stays outside.
 """
 
 from __future__ import annotations

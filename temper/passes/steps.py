@@ -1,4 +1,4 @@
-"""Sequences taken apart step by step, as loops written out leave them: which steps of which tensor values are."""
+"""Which steps of which sequences a graph's values are, where loops were written out step by step."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Elementwise steps between an input of the graph and its Transpose change places with it, for GPUs.
 
-A Transpose's kernel takes what follows it as its program; what stands before it would be a kernel of its own, which
-reads and writes a whole batch of pictures once more.
+A Transpose's kernel can fuse what follows it but not what comes before, which would be a kernel of its own that reads
+and writes a whole batch of images once more.
 """
 
 from __future__ import annotations

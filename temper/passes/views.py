@@ -1,4 +1,4 @@
-"""Renamings that lowering leaves between an op and the program behind it move behind the program."""
+"""Moves views that lowering leaves between an op and its elementwise program behind it, so that both fuse."""
 
 from __future__ import annotations
 

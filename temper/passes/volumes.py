@@ -1,4 +1,4 @@
-"""Windows over three and more spatial axes become windows over fewer, for which kernels are written.
+"""Windows over three and more spatial axes become windows over fewer axes, for which there are kernels.
 
 The leading spatial axis (depth) is taken apart: a convolution sees the depths under its window as further channels, a
 pool is a pool over the planes and then one over the depth. Both run on channels-last data, where planes and depth are

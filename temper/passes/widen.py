@@ -1,7 +1,7 @@
-"""Half precision on a CPU: ops that compute in float16 or bfloat16 become float32 ops between conversions.
+"""Half-precision models on a CPU: float16 and bfloat16 ops become float32 ops between conversions.
 
-A value is rounded to its half type where the model rounds it, so results keep the model's meaning; a CPU has no half
-arithmetic worth using, and its kernels convert at the edges of fused chains.
+A value is rounded to its half type where the model rounds it, so that results keep the model's meaning. CPUs have no
+half arithmetic worth using, and kernels convert at the edges of fused chains.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A product (Conv, MatMul with constant weights) in INT8 needs its data as codes a
 attention multiplies codes of queries, keys and values. The codes are placed as early as ops that only move values, or
 take the largest, allow, so that those run on codes too; what a Concat joins shares one scale. Of an Add whose result
 becomes codes, one branch stays unquantized, the one whose product computes the sum in its epilogue; the other is read
-as codes (DESIGN, section 4).
+as codes.
 
 Products and such Adds are *sites*: each is on (INT8) or off, and one that is off reads the float tensor, so that
 turning it off removes all the error it made. Other readers of a tensor get its codes where every site that reads it is

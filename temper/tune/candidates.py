@@ -1,4 +1,4 @@
-"""Candidates of a workload: tactics and parameters that an effort looks at, ranked by predicted time, as kernels."""
+"""The candidate kernels of a workload: tactics with parameters, best predicted first, as the effort allows."""
 
 from __future__ import annotations
 

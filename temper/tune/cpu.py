@@ -1,4 +1,4 @@
-"""The CPU as a place to tune for: clang's objects, verified between guard bytes and timed share by share."""
+"""Tuning on a CPU: kernels are compiled by clang, verified between guard bytes, and timed thread share by share."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""A GPU as a place to tune for: cubins compiled in worker processes, judged by a process that may die of a kernel.
+"""Tuning on a GPU: cubins are compiled in worker processes and judged by another process, which a kernel may crash.
 
-Without a GPU (`Cuda(None)`) kernels are compiled for a level and left unverified and untimed; the first predicted wins.
+Without a GPU (`Cuda(None)`) kernels are compiled for a code level, and left unverified and untimed: the one with the
+least predicted time is used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One workload's kernels on a GPU: verified between guard bytes against the reference, timed in graphs, in turns."""
+"""Runs one workload's kernels on a GPU: verified between guard bytes, then timed in turns by CUDA graphs."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""A process that runs candidate kernels on a GPU, so that one which faults or hangs ends it and not the build.
+"""A process that runs candidate kernels on a GPU: one that faults or hangs ends this process and not the build.
 
-Orders and answers are pickles over pipes: an order is a task with its entrants, answers are what `judge_here` yields;
-an order of None is to get hold of the GPU.
-After a fault, or a launch that takes too long, the process is ended, the entrant is out with the reason, and a new
-process does the rest.
+Orders and answers are pickles over pipes: an order is a task with its candidates, answers are what `judge_here` yields;
+an order of None only makes the process open the GPU. After a fault, or a launch that takes too long, the process is
+ended, the candidate is out with the reason, and a new process does the rest.
 """
 
 from __future__ import annotations

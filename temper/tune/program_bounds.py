@@ -1,6 +1,6 @@
-"""What rounding within a region's program may change of its results: bounds that a kernel's are held to.
+"""Error bounds of a region's elementwise program: how far rounding inside it may move its results.
 
-A program is evaluated with one inner value moved at a time: by some units in the last place where it is a float, by a
+A program is evaluated with one inner value moved at a time: by some units in the last place where it is a float, by one
 step where it is a code that a function may leave off by one.
 """
 
@@ -21,7 +21,7 @@ Arrays = Sequence["np.ndarray | None"]
 
 _EPS = float(np.finfo(np.float32).eps)
 
-#: Steps that every device rounds alike, one operation at a time (DESIGN, law 7).
+#: Steps that every device rounds alike, one operation at a time.
 _EXACT_STEPS = frozenset(
     {"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant", "Identity", "Neg", "Abs"}
 )

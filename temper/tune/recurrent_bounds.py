@@ -1,4 +1,4 @@
-"""How far a recurrent layer in float32 may be from its reference: rounding moves gates, and gates move states."""
+"""Error bounds of a recurrent layer in float32: rounding moves gates, and gates move states."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Candidates of earlier builds: which there are for a workload, and the keys of their code, so that texts need be made
-of those only that are compiled, timed or chosen.
+"""Remembers candidates of earlier builds and the keys of their code, so that texts are generated only where needed.
 
-What candidates there are, and their texts, follows from the workload and from Temper's own source, whose digest is part
-of every key: another version of any file remembers nothing.
+Texts are made only of candidates that are compiled, timed or chosen. The candidates and their texts follow from the
+workload and from Temper's own source, whose digest is part of every key: any changed file means a fresh start.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Which part of a large workload the reference need compute: a few indices of the first axis, where every index of the
-result is a function of the same index of what varies along it.
+"""Which part of a large workload's result the reference computes for verification: some indices of the first axis.
 
-A GPU is tuned at sizes for which numpy would take minutes; what a kernel does there at the ends of the first axis and
-at some indices between tells whether it is right, since all indices are computed by the same code.
+Applies where every index of the result is a function of the same index of the inputs that vary along that axis. A GPU
+is tuned at sizes for which numpy would take minutes; a kernel that is right at both ends of the axis and at some
+indices between is right, since the same code computes all indices.
 """
 
 from __future__ import annotations

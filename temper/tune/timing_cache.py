@@ -1,8 +1,7 @@
 """The timing cache: one SQLite file of measured times and machine code, shared safely between processes.
 
 Code is keyed by what it was compiled from (source, flags, compiler); a time also by the machine and the sizes it was
-measured at.
-Nothing is ever looked up by name or date, so a stale entry cannot be hit: a changed template is a new key.
+measured at. Nothing is ever looked up by name or date, so a stale entry cannot be hit: a changed template is a new key.
 """
 
 from __future__ import annotations
