@@ -33,7 +33,7 @@ from temper.builder import float_graph
 from temper.config import BuildConfig
 from temper.peers import interleaved
 from temper.precision.divergence import Reference
-from temper.precision.heads import heads
+from temper.precision.output_kinds import heads
 from temper.report.statistics import wilson
 
 Found = dict[str, Any]

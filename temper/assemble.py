@@ -1,4 +1,4 @@
-"""From programs to a plan: every profile's memory, the machine code of all of them once, and the build report."""
+"""Assembles a plan from programs: every profile's memory, the machine code of all of them, and the build report."""
 
 from __future__ import annotations
 

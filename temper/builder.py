@@ -1,5 +1,4 @@
-"""The build: model file -> graph -> passes -> regions -> tuned kernels -> memory -> plan. One straight road, a call per
-step."""
+"""The build: model file -> graph -> passes -> regions -> tuned kernels -> memory -> plan, one call per step."""
 
 from __future__ import annotations
 
@@ -11,10 +10,10 @@ from typing import Any
 
 from temper.assemble import Part, Variant, assemble
 from temper.config import BuildConfig, knob
-from temper.cutting import Cutter, Parts
 from temper.errors import ConfigError
 from temper.ir.dims import Dim, evaluate
 from temper.ir.graph import Graph
+from temper.partitioning import Partition, Partitioner
 from temper.passes.host import data_sizes
 from temper.passes.manager import Log, Pass, run_passes
 from temper.passes.narrow import check_pins
@@ -68,8 +67,8 @@ def build_plan(
     dump = config.dump or (Path(knob("TEMPER_DUMP")) if knob("TEMPER_DUMP") else None)
     target = target_of(config)
     check_precision(config, target)
-    cutter = Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
-    passes = cutter.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
+    partitioner = Partitioner([t for t in target.tactics() if t.name not in config.disable], target, config)
+    passes = partitioner.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
     watch = _Watch()
 
     report_progress("import", 0, 1)
@@ -82,7 +81,7 @@ def build_plan(
     cache, device = TimingCache(config.cache), target.device()
     try:
         tuner = Tuner(
-            cutter.tactics,
+            partitioner.tactics,
             device,
             digest(repr(sorted(target.fingerprint.items(), key=str))),
             cache,
@@ -95,8 +94,8 @@ def build_plan(
             report_progress,
             dump,
         )
-        maker = _Maker(tuner, cutter, pool, watch, share)
-        found: dict[int, tuple[Graph, Parts, Log, int]] = {}
+        maker = _Maker(tuner, partitioner, pool, watch, share)
+        found: dict[int, tuple[Graph, Partition, Log, int]] = {}
         every = Log()
         for fixed, members in sizes.groups().items():
             own = sizes.graph_with(dict(fixed))
@@ -109,7 +108,7 @@ def build_plan(
             every.add(log)
             check_profiles(own, [sizes.ranges[i] for i in members])
             watch.lap("passes")
-            parts = cutter.parts(own, log, target.alignment)
+            parts = partitioner.parts(own, log, target.alignment)
             watch.lap("partition")
             for i in members:
                 found[i] = own, parts, log, imported
@@ -163,20 +162,20 @@ def predict_build(
     its fastest candidate (0 for a region on the host).
     """
     target = target_of(config)
-    cutter = Cutter([t for t in target.tactics() if t.name not in config.disable], target, config)
+    partitioner = Partitioner([t for t in target.tactics() if t.name not in config.disable], target, config)
     sizes = resolve_sizes(model, config)
     fixed, members = next(iter(sizes.groups().items()))
     graph = sizes.graph_with(dict(fixed))
-    passes = cutter.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
+    passes = partitioner.passes(PIPELINE if quantize is None else quantizing(quantize.apply))
     run_passes(graph, passes, disable=config.disable, always=_verifies())
-    parts = cutter.parts(graph, Log(), target.alignment).parts
+    parts = partitioner.parts(graph, Log(), target.alignment).parts
     env = {**data_sizes(p.region for p in parts), **_optimum(sizes.ranges[members[0]])}
     found: list[tuple[Mapping[str, object], float]] = []
     for part, reads in zip(parts, dependencies([p.region for p in parts]), strict=True):
         seconds = None
         if part.reason is None:
             own = {s: evaluate(part.sizes.get(s, Dim.symbol(s)), env) for s in part.workload.symbols}
-            seconds = predicted_seconds(cutter.tactics, part.workload, own)
+            seconds = predicted_seconds(partitioner.tactics, part.workload, own)
         row = {"name": part.region.name, "origin": list(part.region.origin), "inputs": sorted(reads)}
         found.append((row, seconds or 0.0))
     return found
@@ -188,19 +187,19 @@ class _Maker:
     def __init__(
         self,
         tuner: Tuner,
-        cutter: Cutter,
+        partitioner: Partitioner,
         pool: ConstantPool,
         watch: _Watch,
         share: bool,
     ) -> None:
-        self.tuner, self.cutter, self.threads = tuner, cutter, cutter.config.threads
+        self.tuner, self.partitioner, self.threads = tuner, partitioner, partitioner.config.threads
         self.pool, self.watch, self.share = pool, watch, share
         self.buffers = self.rows = self.slots = 0
         #: programs of sub-graphs, in the order of `Plan.subs`
         self.subs: list[Variant] = []
 
     def variant(
-        self, graph: Graph, parts: Parts, ranges: Ranges, log: Log, imported: int, others: Mapping[int, Variant]
+        self, graph: Graph, parts: Partition, ranges: Ranges, log: Log, imported: int, others: Mapping[int, Variant]
     ) -> Variant:
         """The program of a graph at these sizes. others: programs of the same graph at other sizes."""
         made = self._tuned(graph, parts, ranges, log, others)
@@ -216,7 +215,7 @@ class _Maker:
         )
 
     def _tuned(
-        self, graph: Graph, parts: Parts, ranges: Ranges, log: Log, others: Mapping[int, Variant]
+        self, graph: Graph, parts: Partition, ranges: Ranges, log: Log, others: Mapping[int, Variant]
     ) -> _Tuned:
         chosen, choices = _tune(self.tuner, graph, parts, _optimum(ranges), self.pool, others, log)
         first_row, self.rows = self.rows, self.rows + len(chosen)
@@ -232,7 +231,7 @@ class _Maker:
 
     def _sub(self, graph: Graph, ranges: Ranges, log: Log) -> Variant:
         """The program of a graph inside a node, with buffers and slots of its own."""
-        parts = self.cutter.parts(graph, log, self.cutter.target.alignment)
+        parts = self.partitioner.parts(graph, log, self.partitioner.target.alignment)
         made = self._tuned(graph, parts, ranges, log, {})
         program = schedule(
             graph, parts.storage, made.steps, self.threads, self.pool, 0, made.first_row, 0, made.numbers, self.share
@@ -257,7 +256,7 @@ class _Tuned:
 def _tune(
     tuner: Tuner,
     graph: Graph,
-    parts: Parts,
+    parts: Partition,
     env: Mapping[str, int],
     pool: ConstantPool,
     others: Mapping[int, Variant],
@@ -286,7 +285,7 @@ def _tune(
 
 def _tasks(
     graph: Graph,
-    parts: Parts,
+    parts: Partition,
     env: Mapping[str, int],
     pool: ConstantPool,
     taken: Mapping[str, Sequence[Candidate]],
@@ -328,7 +327,7 @@ def _optimum(ranges: Ranges) -> dict[str, int]:
 
 
 def _with_chains(
-    parts: Parts, choices: Sequence[Choice | None], together: Sequence[Choice | None]
+    parts: Partition, choices: Sequence[Choice | None], together: Sequence[Choice | None]
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
     """Parts and choices with chains in the place of their last link, those that save most first."""
 

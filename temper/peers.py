@@ -1,5 +1,6 @@
-"""Other inference engines behind one small interface, and a fair way to time contenders against each other: for
-`temper bench --vs`, `temper compare` and the benchmarks. Engines are imported when they are first asked for.
+"""Other inference engines behind one small interface, and a fair way to time contenders against each other.
+
+For `temper bench --vs`, `temper compare` and the benchmarks. Engines are imported when they are first asked for.
 """
 
 from __future__ import annotations

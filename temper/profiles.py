@@ -1,4 +1,4 @@
-"""The sizes a build is for: a model's symbols, the ranges profiles give them, and the graph of each set of sizes."""
+"""The sizes a build is for: a model's symbols, the ranges of its profiles, and a graph per set of fixed sizes."""
 
 from __future__ import annotations
 

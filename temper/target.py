@@ -1,4 +1,4 @@
-"""What a build aims at: a CPU's code level or a GPU, with its kernels, its tuner's device and its part of the plan."""
+"""Build targets, a CPU's code level or a GPU: tactics, the device that tunes them, machine code in a plan."""
 
 from __future__ import annotations
 

@@ -46,9 +46,9 @@ ALLOWED: dict[str, set[str]] = {
     "profiles": {"errors", "config", "ir"},
     "target": {"errors", "config", "plan", "tactics", "compile", "tune", "runtime"},
     "assemble": {"errors", "config", "ir", "passes", "tactics", "tune", "plan", "profiles", "target"},
-    "cutting": {"config", "ir", "passes", "tactics", "plan", "target", "assemble"},
+    "partitioning": {"config", "ir", "passes", "tactics", "plan", "target", "assemble"},
     "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"}
-    | {"profiles", "target", "assemble", "cutting", "quantize"},
+    | {"profiles", "target", "assemble", "partitioning", "quantize"},
     "precision.outcome": {"errors", "precision.records"},
     "precision": {"errors", "config", "dtypes", "ir", "passes", "quantize", "reference", "tactics", "compile", "tune"}
     | {"plan", "runtime", "profiles", "target", "assemble", "builder", "frontends"},

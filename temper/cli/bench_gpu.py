@@ -1,4 +1,4 @@
-"""`temper bench` of a GPU plan: graph replays between CUDA events, arrays on the device; transfers and calls apart.
+"""`temper bench` of a GPU plan: graph replays between CUDA events, with arrays on the device; transfers apart.
 
 Latency: device time from before a run's first kernel to after its last, waits for other streams' kernels included.
 Throughput: runs of all streams over wall time. Enqueue time: what putting a run on its stream costs in Python.

@@ -1,4 +1,4 @@
-"""`temper compare`: an engine's outputs beside ONNX Runtime's and the reference's, and on request every layer's."""
+"""`temper compare`: an engine's outputs, or every layer's, against ONNX Runtime's and the reference's."""
 
 from __future__ import annotations
 

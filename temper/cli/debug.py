@@ -1,4 +1,4 @@
-"""`temper debug`: a failing model made small, and what changes an output named; both leave a folder that shows it."""
+"""`temper debug`: shrinks a failing model, or names what changes an output; leaves a folder that shows it."""
 
 from __future__ import annotations
 

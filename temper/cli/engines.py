@@ -1,4 +1,4 @@
-"""An engine from what a command was given, a plan or an ONNX file, and input arrays for it."""
+"""What commands are given, a plan or an ONNX file, as an engine, and input arrays for it."""
 
 from __future__ import annotations
 

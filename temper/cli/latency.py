@@ -1,4 +1,4 @@
-"""Latencies of many calls as trtexec summarises them.
+"""Summaries of many calls' latencies, as trtexec defines them.
 
 Percentile p: the largest latency when the slowest (100 - p) % are left out; median: mean of the two middle ones for
 even counts.

@@ -1,4 +1,4 @@
-"""How pictures become a model's input, as options of the commands that take calibration data."""
+"""The preprocessing of pictures (--calib-mean ...), as options of the commands that take calibration data."""
 
 from __future__ import annotations
 

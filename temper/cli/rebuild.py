@@ -1,4 +1,4 @@
-"""`temper rebuild`: a plan tuned anew, here, from the portable graph inside it."""
+"""`temper rebuild`: tunes a plan anew on this machine, from the portable graph inside it."""
 
 from __future__ import annotations
 

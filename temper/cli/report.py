@@ -1,4 +1,4 @@
-"""`temper report`: renders the record of an INT8 build again, and fails where it should not pass."""
+"""`temper report`: renders the record of an INT8 build again, and can fail for continuous integration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a build did, from the plan and its report: for the end of `temper build` and for `temper inspect`."""
+"""The summary of a build, from the plan and its report: shown at the end of `temper build` and by `temper inspect`."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""Compiler processes started from several threads that can all be ended at once, so that an interrupted build leaves
-none."""
+"""Runs compiler processes that several threads start, and that can all be ended at once if a build is interrupted."""
 
 from __future__ import annotations
 

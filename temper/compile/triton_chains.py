@@ -1,7 +1,7 @@
-"""Products on sm_90 that add to one another's sums are waited for once, by a change of Triton's TTGIR.
+"""Consecutive asynchronous products on sm_90 get one wait instead of several, by an edit of Triton's TTGIR.
 
-Products are asynchronous there, but Triton waits for each at once where it is not the one product of a pipelined loop,
-and fences shared memory before each. A run of products, between which nothing happens but that, needs one fence before
+Triton waits for each product (WGMMA) at once where it is not the only product of a pipelined loop, and fences shared
+memory before each. A run of products that add to the same sums, with nothing else between them, needs one fence before
 it and one wait behind it: nothing is written to shared memory within it, and the products take their sums in order.
 """
 

@@ -1,6 +1,6 @@
-"""What is changed between the stages of Triton's compiler, through its hook on them.
+"""Edits between the stages of Triton's compiler, through its inspection hook.
 
-Near copies. Triton 3.6 writes every copy of 16 bytes as one that passes by the processor's own cache, whatever the
+Near copies. Triton 3.6 writes every asynchronous copy of 16 bytes as one that bypasses L1 (cp.async.cg), whatever the
 load asks for.
 
 Late sums. On sm_90 products are asynchronous; a pipelined loop whose sums are float32 waits, in a step, for the

@@ -1,4 +1,4 @@
-"""Models to debug, read whole, and inputs for them where none are given."""
+"""Reads models to debug, whole, and makes inputs for them where none are given."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is an engine right on these inputs? Its outputs beside the reference's or ONNX Runtime's, within derived bounds."""
+"""Judges whether an engine is right on given inputs: against the reference or ONNX Runtime, within derived bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compiled kernels on the inputs they really get: each region beside its reference, and every candidate for it."""
+"""Runs compiled kernels on their real inputs: each region beside its reference, and every candidate for it."""
 
 from __future__ import annotations
 

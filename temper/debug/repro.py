@@ -1,4 +1,4 @@
-"""A folder that shows a fault on its own: the model, its inputs, what was found, how to see it again, and versions."""
+"""Writes a folder that shows a fault on its own: the model, its inputs, findings, the command to run, and versions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What passes compute of constants, kept: graphs of one model at several sizes have the same weights."""
+"""Caches what passes compute from constants: graphs of one model at several sizes have the same weights."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What it takes for two symbolic sizes to be equal: one symbol in terms of others, or divisibility."""
+"""Solves equations between symbolic sizes: one symbol in terms of others, or a divisibility condition."""
 
 from __future__ import annotations
 

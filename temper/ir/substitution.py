@@ -1,4 +1,4 @@
-"""A graph with sizes put in place of some of its symbols."""
+"""Substitutes sizes for some of a graph's symbols."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan as a file: read, written, and as bytes.
+"""Reads and writes plans: as files and as bytes.
 
 The manifest section is JSON, constants are mapped and used in place; container.py has the file's layout and
 checksums. Equal plans encode to equal bytes: no times, no paths, sorted keys.

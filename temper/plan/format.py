@@ -1,4 +1,4 @@
-"""What a plan is made of: dataclasses of everything the runtime needs. How it is stored: file.py."""
+"""The plan: dataclasses of everything the runtime needs. How it is stored: file.py."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
-"""Static memory: an arena offset for every buffer, so that buffers alive at the same step never overlap and the arena
-is small.
+"""Static memory planning: an arena offset for every buffer, so that buffers alive at the same time never overlap.
 
 Greedy placement (arXiv 2001.03288: biggest first, each at the lowest place where it fits) under several orders; then
-the buffers that stick out at the top are moved to the front of the order while that helps; few buffers are searched
-exactly. Everything is deterministic.
+the buffers that stick out at the top are moved to the front of the order while that makes the arena smaller; few
+buffers are searched exactly. Everything is deterministic.
 """
 
 from __future__ import annotations

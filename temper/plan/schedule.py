@@ -1,5 +1,4 @@
-"""From chosen kernels and places to the plan's program: constants pooled, buffers with lifetimes, launches with their
-arguments."""
+"""Schedules a plan's program: pooled constants, buffers with lifetimes, launches of the chosen kernels."""
 
 from __future__ import annotations
 

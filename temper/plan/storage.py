@@ -1,9 +1,8 @@
-"""Where every value lives: which ones are views (slices of wider rows, renamed shapes) and which ones own a buffer.
+"""Assigns storage to every value: which ones are views (slices of wider rows, renamed shapes) and which own a buffer.
 
 A Concat or Split along the last axis, or along an axis with nothing but ones before it, moves no data: producers write
-and consumers read
-rows of a wider buffer. Where a kernel at either end cannot do that, an Identity (a copy) is put between, and the reason
-is logged.
+and consumers read rows of a wider buffer. Where a kernel at either end cannot do that, an Identity (a copy) is put
+between, and the reason is logged.
 """
 
 from __future__ import annotations

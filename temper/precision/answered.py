@@ -1,4 +1,4 @@
-"""What engines answered, sample by sample, for the report: on the user's evaluation, or on the held-back samples."""
+"""What engines answered, sample by sample, for the report: on the user's evaluation or on the held-back samples."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from temper.precision.data import Samples
-from temper.precision.heads import Head
+from temper.precision.output_kinds import Head
 
 #: Answers of one sample that are told as one text, at most: a map of classes is no answer.
 _POSITIONS = 64

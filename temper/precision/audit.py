@@ -1,4 +1,4 @@
-"""What is wrong with a calibration set, as far as it shows: too few samples, too narrow, the same ones again."""
+"""Audits a calibration set for problems that show in its data: too few samples, too narrow, the same ones again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The road of an INT8 build: float graph -> calibrate -> recipe -> search -> plan, and the record of what was done."""
+"""An INT8 build, step by step: float graph -> calibration -> recipe -> search -> plan, and its record."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from temper.builder import Build
 from temper.config import BuildConfig
 from temper.errors import ConfigError
-from temper.precision.account import Account
 from temper.precision.answered import Answered
 from temper.precision.audit import audit
 from temper.precision.calibrated import Observed, observed
@@ -19,6 +18,7 @@ from temper.precision.costs import timed
 from temper.precision.decide import decide
 from temper.precision.details import details
 from temper.precision.outcome import Outcome
+from temper.precision.outcome_builder import Account
 from temper.precision.request import Request
 from temper.precision.subject import Subject
 from temper.precision.thresholds import Thresholds, known_names, read_cache_file, resolve, rows

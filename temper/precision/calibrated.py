@@ -1,4 +1,4 @@
-"""A model run over data, part of which is held back; and calibration without a build: thresholds and audit as well."""
+"""A float model calibrated on data, part of which is held back; also calibration without a build."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Calibration: the float model, compiled with a histogram of every tensor that may carry codes, over all samples.
+"""Calibration: runs the float model, compiled with a histogram of every tensor that may carry codes, over all samples.
 
 Histograms merge exactly, so the result does not depend on the batches' size or order, and a calibration that was
-interrupted goes on where it stopped: what is done is written to a state file whose name is a digest of the model, the
-tensors and the data.
+interrupted resumes where it stopped: its state is in a file whose name is a digest of the model, the tensors and the
+data.
 """
 
 from __future__ import annotations

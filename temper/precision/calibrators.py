@@ -1,5 +1,7 @@
-"""Calibrators as classes of a user's own, with the methods that TensorRT's had: where data comes from, where the cache
-is kept, and by the base class how thresholds are chosen."""
+"""Base classes for users' calibrators, with the methods of TensorRT's.
+
+A calibrator provides batches and keeps the cache; its base class says how thresholds are chosen.
+"""
 
 from __future__ import annotations
 

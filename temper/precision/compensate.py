@@ -1,7 +1,7 @@
-"""Compensation: what makes the outputs of a quantized network nearer to the float ones, without training or labels.
+"""Compensation: changes that bring a quantized network's outputs nearer to the float ones, without training or labels.
 
-Every step proposes a change of the recipe and is accepted only if the outputs on held-back samples get nearer, by more
-than what they vary by chance; what was proposed, before and after, is told in any case.
+Every step proposes a change of the recipe, which is accepted only if the outputs on held-back samples get nearer by
+more than they vary by chance. Every proposal is reported, accepted or not, with the distances before and after.
 """
 
 from __future__ import annotations

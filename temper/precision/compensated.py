@@ -1,4 +1,4 @@
-"""Compensation as part of a build: on which data, which steps, kept for the next time, and told."""
+"""Compensation within a build: chooses data and steps, reports them, and keeps the result for the next build."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from pathlib import Path
 from temper.errors import ConfigError
 from temper.precision import outcome as record
 from temper.precision import recipe_file
-from temper.precision.account import Account
 from temper.precision.calibration import Calibration
 from temper.precision.compensate import STEPS, Data, Step, compensate
 from temper.precision.data import Samples
+from temper.precision.outcome_builder import Account
 from temper.precision.request import Request
 from temper.precision.simulate import Simulator
 from temper.precision.subject import Subject

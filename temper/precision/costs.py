@@ -1,4 +1,4 @@
-"""What every site costs in each precision and what conversions cost, measured; and whole engines timed side by side.
+"""Measured times: of every site in each precision, of conversions, and of whole engines side by side.
 
 A site's time is that of its own steps in an engine where all sites have one precision, and of the steps without a site
 of their own (pooling, pointwise ...) that follow it. In such an engine neighbours agree, so that there is no conversion

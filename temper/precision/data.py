@@ -22,7 +22,7 @@ from temper.config import Range
 from temper.errors import ConfigError, DataError
 from temper.ir.types import TensorType
 from temper.precision import sources
-from temper.precision.fitting import Cut, Fitter, Unfit
+from temper.precision.batching import Cut, Fitter, Unfit
 from temper.precision.images import ImageInput, Preprocess, decode, find_images, image_input
 from temper.precision.scripts import is_function, load_function
 from temper.precision.spool import Spool

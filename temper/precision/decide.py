@@ -1,4 +1,4 @@
-"""Which sites stay in float: nothing asked, a user's metric, or the outputs' distance from the float engine's."""
+"""Decides which sites stay in float: none, by a user's metric, or by the outputs' distance from float ones."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 from temper.precision import costs
 from temper.precision import outcome as record
-from temper.precision.account import Account, layers
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence, share, worst
-from temper.precision.eights import Eights
+from temper.precision.evaluation_inputs import overheard
 from temper.precision.evidence import Evidence
-from temper.precision.overheard import overheard
-from temper.precision.quicker import Quicker
+from temper.precision.float8_fallback import Eights
+from temper.precision.float_for_speed import Quicker
+from temper.precision.outcome_builder import Account, layers
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
 from temper.precision.simulate import Simulator

@@ -1,15 +1,14 @@
-"""What a report shows beyond what the choice needed, found out after it: nothing of this decides anything, and none of
-its passes counts."""
+"""Details that only the report shows, found out after all decisions: their passes over the data do not count."""
 
 from __future__ import annotations
 
 from temper.errors import ConfigError
 from temper.precision import outcome as record
-from temper.precision.account import Account
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence
 from temper.precision.evidence import Evidence
-from temper.precision.insitu import noise_of_sites, weights_parts
+from temper.precision.layer_noise import noise_of_sites, weights_parts
+from temper.precision.outcome_builder import Account
 from temper.precision.request import Request
 from temper.precision.simulate import Simulator
 from temper.precision.trials import Trials

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from temper.ir.graph import Graph
-from temper.precision.heads import Head, heads, logarithms
+from temper.precision.output_kinds import Head, heads, logarithms
 
 #: Odds beyond which a yes or no is certain.
 _CERTAIN = 1e-6

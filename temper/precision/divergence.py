@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from temper.precision.heads import Head, are_probabilities, logarithms
+from temper.precision.output_kinds import Head, are_probabilities, logarithms
 
 #: Classes besides the answer whose chance to win is looked at.
 _RIVALS = 4

@@ -1,4 +1,4 @@
-"""What a search goes by: what sites cost, what each one loses, and what the simulator makes of a choice."""
+"""The evidence that a search for precisions uses: costs of sites, their losses, and simulations of a choice."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import numpy as np
 from temper.builder import Build
 from temper.errors import ConfigError
 from temper.precision import costs
-from temper.precision.account import Account, layers
 from temper.precision.calibration import Calibration
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, share, worst
+from temper.precision.outcome_builder import Account, layers
 from temper.precision.request import Request
 from temper.precision.sensitivity import losses
 from temper.precision.simulate import Simulator

@@ -1,4 +1,4 @@
-"""A recipe in one file, so that compensation which was done once is not done again."""
+"""A recipe as a file, so that compensation is not repeated by the next build."""
 
 from __future__ import annotations
 

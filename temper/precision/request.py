@@ -1,4 +1,4 @@
-"""What is asked of an INT8 build, and the user's own metric."""
+"""The options of an INT8 build, and the user's metric."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Functions of a user's own, named `script.py:function` on the command line, and what becomes of their exceptions."""
+"""User functions named as `script.py:function` on the command line, and how their exceptions are reported."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The search for the fastest precisions that keep the budget: along the solver's front, then a give-back pass.
+"""Searches for the fastest precisions within the budget: along the solver's front, then layers go back to INT8.
 
-What decides is measured, never predicted: `measure` gives the excess of a choice, what it loses over what it may lose,
-so that at most 1 keeps the budget. Predictions only choose what to measure next. Nothing of this knows what a site is
-or how losses are measured.
+Measurements decide; predictions only choose what to measure next. `measure` gives the excess of a choice: what it loses
+over what it may lose, so that at most 1 keeps the budget. The search knows neither what a site is nor how losses are
+measured.
 """
 
 from __future__ import annotations

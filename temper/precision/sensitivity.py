@@ -1,8 +1,8 @@
-"""What each site alone does to the outputs, without labels: the simulator switches one site at a time.
+"""Sensitivity: what each site alone does to the outputs, without labels; the simulator switches one site at a time.
 
-Only as many held-back batches are looked at as a share of the allowed work pays for, and no more than it takes for the
-losses to settle. Where one batch for every site is too much, the sites whose data lose most to rounding are switched
-and the others' losses follow from that.
+The number of held-back batches used is limited by a share of the allowed work, and by what it takes for the losses to
+settle. Where even one batch for every site is too much, only the sites whose data lose most to rounding are switched,
+and the others' losses are estimated from these.
 """
 
 from __future__ import annotations

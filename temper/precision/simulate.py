@@ -1,11 +1,11 @@
-"""A float engine whose sites can be made to compute as if in INT8 while it runs, one without building anything anew.
+"""Simulates INT8 in a float engine whose sites are switched one by one at run time, without building anything.
 
-What codes do to a tensor is simulated where a site reads it (FakeQuantize, whose scale is an input of the program), and
-a product that is on reads weights that went through their codes: its launch exists twice, with either set of packed
-weights. No memory is shared between tensors, so every step keeps its result, and a run repeats only the steps whose
-operands or settings changed since the last one. Products of codes are exact in int32; here they are float32 sums of the
-same numbers: outputs differ from the integer engine's by float32 rounding, and where that moves a value to the next
-code.
+The effect of codes on a tensor is simulated where a site reads it (FakeQuantize, whose scale is an input of the
+program); a product in INT8 reads weights that went through their codes: its launch exists twice, with either set of
+packed weights. No memory is shared between tensors, so every step keeps its result, and a run repeats only the steps
+whose operands or settings changed since the last one. Products of codes are exact in int32; here they are float32 sums
+of the same numbers: outputs differ from the integer engine's by float32 rounding, and where that moves a value to the
+next code.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import numpy as np
 
 from temper.dtypes import storage
 from temper.errors import DataError
-from temper.precision.fitting import Cut, Fitter, Unfit
+from temper.precision.batching import Cut, Fitter, Unfit
 from temper.precision.scripts import raising
 
 #: An item of data, what it is called, and the number of its first sample where it is a piece of something larger.

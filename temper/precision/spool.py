@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 
 from temper.errors import DataError
-from temper.precision.fitting import Arrays
+from temper.precision.batching import Arrays
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A program run step by step, for the simulator: which steps run, and with which constants, changes from run to run.
+"""Runs a program step by step for the simulator: which steps run, and with which constants, may change from run to run.
 
 On either device a step is what one region became: a host step, or the launches of its kernel. Any step may have other
 launches besides its own, which read other constants.

@@ -1,4 +1,4 @@
-"""The model that is made INT8: its float graph, the sites in it, and what the user pinned."""
+"""The model that an INT8 build works on: its float graph, the sites in it, and the user's pins."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The thresholds of a build: from calibration, from a cache, or from both."""
+"""The thresholds that a build uses: from calibration, from a cache, or from both."""
 
 from __future__ import annotations
 

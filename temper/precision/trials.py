@@ -1,7 +1,7 @@
-"""Engines that are tried on the way: built, compared with the float engine on held-back samples, scored, and timed.
+"""Trial engines of a search: built, compared with the float engine on held-back samples, scored, and timed.
 
-What is found out of a choice of sites is kept by name of the choice, in a file too if there is a folder for it, so that
-a search that was interrupted repeats nothing.
+Results are kept under a name of the choice of sites, also in a file if there is a folder for it, so that an interrupted
+search repeats nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from temper.errors import BuildError
 from temper.precision.answered import Answered, Score, of_samples, of_scores
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, Reference
-from temper.precision.heads import heads
+from temper.precision.output_kinds import heads
 from temper.precision.request import Evaluate, Metric, name_of
 from temper.precision.subject import Subject
 from temper.quantize.recipe import Recipe

@@ -1,16 +1,16 @@
-"""The default calibrator: of each tensor, the threshold that quantizes held-back data best.
+"""The default calibrator: for each tensor, the threshold that quantizes held-back data best.
 
-Thresholds of several algorithms are found on the calibration data and judged on other data, so that one which follows
-the accidents of the calibration data does not win by it. What counts is the error of the products that read the tensor,
-in expectation: with e the error of an element and w the weights that it meets, sum over elements of e^2 w^2. Rounding
-errors of elements are independent and have mean zero, so this holds for them as it stands. Clipping errors all point
-towards zero, and large values lie beside large values: the errors of the elements under one kernel window add up before
-they are squared. So squared clipping errors are multiplied by
+Thresholds of several algorithms are computed on the calibration data and judged on other data, so that one which
+follows accidents of the calibration data does not win by that. The criterion is the error of the products that read the
+tensor, in expectation: with e the error of an element and w the weights that it meets, sum over elements of e^2 w^2.
+Rounding errors of elements are independent and have mean zero, so this holds for them as it stands. Clipping errors all
+point towards zero, and large values lie beside large values: the errors of the elements under one kernel window add up
+before they are squared. So squared clipping errors are multiplied by
 
     k = sum over channels c and results o of (sum over the window of w)^2  /  sum of w^2,
 
-which is 1 where a product has no window (MatMul, 1x1), and never taken for less. The scale of w itself is the same for
-all thresholds of a tensor and drops out. Entropy is no candidate: it compares distributions, not values, and on signed
+which is 1 where a product has no window (MatMul, 1x1), and never less. The scale of w itself is the same for all
+thresholds of a tensor and drops out. Entropy is not a candidate: it compares distributions, not values, and on signed
 tensors clips what products need.
 """
 

@@ -1,14 +1,13 @@
 """Which tensors carry 8-bit codes, and which of them share a scale.
 
 A product (Conv, MatMul with constant weights) in INT8 needs its data as codes and its weights per output channel;
-attention multiplies codes of queries, keys and values. The codes are placed as early as ops that only move values, or
-take the largest, allow, so that those run on codes too; what a Concat joins shares one scale. Of an Add whose result
-becomes codes, one branch stays unquantized, the one whose product computes the sum in its epilogue; the other is read
-as codes.
+attention multiplies codes of queries, keys and values. Codes are placed as early as possible: above ops that only move
+values or take the largest, so that those run on codes too. The inputs of a Concat share one scale. Of an Add whose
+result becomes codes, one branch stays unquantized, the one whose product computes the sum in its epilogue; the other is
+read as codes.
 
 Products and such Adds are *sites*: each is on (INT8) or off, and one that is off reads the float tensor, so that
-turning it off removes all the error it made. Other readers of a tensor get its codes where every site that reads it is
-on.
+turning it off removes all the error it made. Other readers of a tensor get its codes if every site that reads it is on.
 """
 
 from __future__ import annotations

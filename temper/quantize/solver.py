@@ -1,4 +1,4 @@
-"""Which sites to keep in higher precision: the whole front between time and loss of accuracy.
+"""Which sites to keep in higher precision: the whole Pareto front between time and loss of accuracy.
 
 For a price L of a unit of loss, the best choice minimizes time + L * loss, where time is that of every site in its
 precision and of the conversions between neighbours of unlike precision, and losses of sites add up. With two precisions

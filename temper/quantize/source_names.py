@@ -1,4 +1,4 @@
-"""Thresholds under the source model's tensor names, as calibration caches hold them, and under the graph's."""
+"""Translates thresholds between the source model's tensor names, which calibration caches use, and the graph's."""
 
 from __future__ import annotations
 

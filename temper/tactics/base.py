@@ -1,4 +1,4 @@
-"""What every tactic answers, on every device: Workload in, candidates out; no timing and no compiling happens here."""
+"""The interface of tactics on every device: a workload in, candidate kernels out; nothing is compiled or timed here."""
 
 from __future__ import annotations
 

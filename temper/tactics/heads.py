@@ -1,4 +1,4 @@
-"""Operands of attention by heads, as kernels of every device need them."""
+"""Shapes and strides of attention's operands [batch, heads, rows, width], for kernels of every device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tactics of one plain kernel share on every device: dense tensors, no program, nothing to tune or to pack."""
+"""Base class of tactics with one plain kernel, on every device: dense tensors, nothing fused, tuned or packed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a region to its workload: names and weight values drop out, what a kernel is specialised to stays."""
+"""From a region to its workload: drops names and weight values, keeps whatever a kernel is specialised to."""
 
 from __future__ import annotations
 

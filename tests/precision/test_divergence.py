@@ -12,7 +12,7 @@ from temper.ir.graph import Graph
 from temper.ir.ops import make
 from temper.ir.types import TensorType
 from temper.precision.divergence import Bounds, Reference, share, worst
-from temper.precision.heads import Head, heads
+from temper.precision.output_kinds import Head, heads
 
 CLASSES = Head(0, "y", "classes", classes=1)
 VALUES = Head(0, "y", "values")

@@ -9,7 +9,7 @@ import pytest
 
 from temper.precision.data import Samples, samples_of
 from temper.precision.divergence import Reference
-from temper.precision.heads import Head
+from temper.precision.output_kinds import Head
 from temper.precision.sensitivity import losses
 
 BATCHES = 16

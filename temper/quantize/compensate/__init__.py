@@ -1,1 +1,1 @@
-"""The mathematics of more accurate quantized networks without training: pure functions of graph and statistics."""
+"""The mathematics of compensation (more accurate quantized networks): pure functions of graph and statistics."""

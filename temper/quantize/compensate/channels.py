@@ -1,4 +1,4 @@
-"""What is known of a tensor's channels (its last axis): sums over everything else, which merge exactly by addition."""
+"""Statistics of a tensor's channels (its last axis): sums over all other axes, which merge exactly by addition."""
 
 from __future__ import annotations
 

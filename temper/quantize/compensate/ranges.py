@@ -1,4 +1,4 @@
-"""Which tensors gain from a zero point: those that reach much further to one side."""
+"""Finds the tensors that gain from a zero point: those that reach much further to one side."""
 
 from __future__ import annotations
 

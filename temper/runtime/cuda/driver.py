@@ -1,4 +1,4 @@
-"""The CUDA driver as this runtime uses it: checked calls, and the few objects that own something on a device.
+"""The part of the CUDA driver that the runtime uses: checked calls, and the few objects that own something on a device.
 
 Everything goes through NVIDIA's cuda-bindings, imported on first use. Every call's result is checked: a failure is a
 DeviceError with the driver's own words. After a fault of a kernel the driver refuses everything else in this process;

@@ -1,4 +1,4 @@
-"""Arrays that callers give for inputs and outputs: what they are, where they lie, and why one cannot be used."""
+"""Arrays that callers pass for inputs and outputs: their type and place, and the reasons why one cannot be used."""
 
 from __future__ import annotations
 

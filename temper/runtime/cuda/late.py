@@ -1,8 +1,8 @@
-"""GPU plans whose sizes depend on data, or whose nodes hold programs: run step by step, with host and device copies.
+"""GPU plans with data-dependent sizes or control flow: run step by step, with copies on the host and on the device.
 
 Kernels whose sizes depend on data get them when the run reaches them; all others are graphs (late_launches.py). Every
 input, output and slot may be on the host, on the device or on both: a host step's results go to the device when a
-kernel reads them, and what kernels wrote comes back when a host step does. If and Loop are host steps that run
+kernel reads them, and what kernels wrote comes back when a host step reads it. If and Loop are host steps that run
 sub-programs, each bound in the same way.
 """
 

@@ -1,4 +1,4 @@
-"""Contexts of GPU plans whose sizes depend on data, or whose nodes hold programs: every call waits for its results."""
+"""Contexts of GPU plans with data-dependent sizes or control flow: every call waits for its results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Launches of a program some of whose sizes depend on data: as graphs where theirs do not, one by one where they do."""
+"""Launches of a program with data-dependent sizes: CUDA graphs where theirs are known, else one by one."""
 
 from __future__ import annotations
 

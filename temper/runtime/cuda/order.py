@@ -1,10 +1,8 @@
-"""Which launches of a program must come before which: by the memory they read and write, not by their order alone.
+"""Which launches of a program must precede which: derived from the memory they read and write.
 
 Two launches of a run conflict where one writes bytes that the other touches. Launches of one region (the stages of a
 kernel) and those that use the shared scratch keep their order; pieces of one buffer that several regions write may be
 written in any order, as every reader comes after all of them.
-
-A run that is almost a straight line is made one: the driver launches graphs without branches 3 to 4 us sooner.
 """
 
 from __future__ import annotations

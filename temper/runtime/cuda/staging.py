@@ -1,4 +1,4 @@
-"""Big host arrays to and from a GPU: through pinned chunks that threads fill or empty while the GPU copies others.
+"""Copies big host arrays to and from a GPU by pinned chunks: threads fill or empty some, the GPU copies others.
 
 A copy from pageable memory runs at the speed of one thread of the driver (about 10 GB/s); from pinned memory the GPU
 copies at the speed of the bus, which several threads together keep up with.

@@ -1,4 +1,4 @@
-"""Where a context's inputs and outputs lie: callers' arrays, staging memory for those that are elsewhere, results."""
+"""Where a context's inputs and outputs are: in callers' arrays, in staging memory, or in results of its own."""
 
 from __future__ import annotations
 

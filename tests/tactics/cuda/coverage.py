@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from temper.config import BuildConfig
-from temper.cutting import Cutter
 from temper.errors import TemperError
 from temper.ir.graph import Graph
+from temper.partitioning import Partitioner
 from temper.passes.host import data_reason
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import PIPELINE
@@ -57,15 +57,15 @@ def of_model(path: Path) -> Iterator[Found]:
     config = BuildConfig(device=f"cuda:{_ISA}", effort=0)
     graph = resolve_sizes(path, config).graph
     log = run_passes(graph, PIPELINE)
-    yield from _of_graph(graph, Cutter(cuda_tactics(), target_of(config), config), log)
+    yield from _of_graph(graph, Partitioner(cuda_tactics(), target_of(config), config), log)
 
 
-def _of_graph(graph: Graph, cutter: Cutter, log: Log) -> Iterator[Found]:
-    for part in cutter.parts(graph, log, cutter.target.alignment).parts:
+def _of_graph(graph: Graph, partitioner: Partitioner, log: Log) -> Iterator[Found]:
+    for part in partitioner.parts(graph, log, partitioner.target.alignment).parts:
         yield part.region.op, part.reason
         for value in (a for n in part.region.nodes for a in n.attrs.values()):
             if isinstance(value, Graph):
-                yield from _of_graph(value, cutter, log)
+                yield from _of_graph(value, partitioner, log)
 
 
 def table(found: Iterator[Found]) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
-from temper.cutting import Cutter
 from temper.ir.graph import Graph, Value
+from temper.partitioning import Partitioner
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
 from temper.tactics.base import Workload
@@ -45,7 +45,7 @@ def gated(integer: bool, batch: int = 2, channels: int = 40, **shape: int | str)
     net.graph.set_outputs([block(net, net.input(batch, 3, 13, 11), channels, **shape)], ["y"])  # type: ignore[arg-type]
     config = BuildConfig(device="cuda:sm_90", precision="fp16", effort=0)
     target = target_of(config)
-    cutter = Cutter(list(target.tactics()), target, config)
+    partitioner = Partitioner(list(target.tactics()), target, config)
     passes = PIPELINE
     if integer:
         run_passes(net.graph, FLOAT)
@@ -53,8 +53,8 @@ def gated(integer: bool, batch: int = 2, channels: int = 40, **shape: int | str)
         passes = quantizing(recipe_of(net.graph, feeds).apply)
     graph: Graph = net.graph.copy()
     log = Log()
-    run_passes(graph, cutter.passes(passes))
-    chains = cutter.parts(graph, log, target.alignment).chains
+    run_passes(graph, partitioner.passes(passes))
+    chains = partitioner.parts(graph, log, target.alignment).chains
     found = [part for part, _ in chains if TACTIC.accepts(part.workload) is None]
     assert len(found) == 1
     region = found[0].region

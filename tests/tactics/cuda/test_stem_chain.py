@@ -11,7 +11,7 @@ import pytest
 
 from temper.compile.triton import CUDA_ISAS, compile_cubin
 from temper.config import BuildConfig
-from temper.cutting import Cutter
+from temper.partitioning import Partitioner
 from temper.passes.chains import Chain
 from temper.passes.manager import Log, run_passes
 from temper.passes.pipeline import FLOAT, PIPELINE, quantizing
@@ -43,16 +43,16 @@ def stems(integer: bool, shape: Shape, isa: str = "sm_90") -> dict[tuple[str, ..
     net.graph.set_outputs([x], ["y"])
     config = BuildConfig(device=f"cuda:{isa}", precision="fp16", effort=0)
     target = target_of(config)
-    cutter = Cutter(list(target.tactics()), target, config)
+    partitioner = Partitioner(list(target.tactics()), target, config)
     passes = PIPELINE
     if integer:
         run_passes(net.graph, FLOAT)
         feeds = {"x": net.rng.standard_normal((n, channels, height, width)).astype(np.float32)}
         passes = quantizing(recipe_of(net.graph, feeds).apply)
     graph, log = net.graph.copy(), Log()
-    run_passes(graph, cutter.passes(passes))
+    run_passes(graph, partitioner.passes(passes))
     out = {}
-    for part, _ in cutter.parts(graph, log, target.alignment).chains:
+    for part, _ in partitioner.parts(graph, log, target.alignment).chains:
         assert isinstance(part.region, Chain)
         if TACTIC.accepts(part.workload) is None:
             out[tuple(link.op for link in part.region.links)] = (part.workload, part.region)

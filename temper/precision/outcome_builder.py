@@ -1,4 +1,4 @@
-"""The record of an INT8 build while it is made, and what of it goes into the plan."""
+"""Collects the record of an INT8 build (outcome.py) while it runs, and the part of it that goes into the plan."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from temper.precision import outcome as record
 from temper.precision.costs import conversions
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, worst
-from temper.precision.figures import Figures, figures
-from temper.precision.insitu import Noise
+from temper.precision.layer_noise import Noise
 from temper.precision.request import Request, name_of
+from temper.precision.site_statistics import Figures, figures
 from temper.precision.subject import Subject
 from temper.precision.trials import Trials
 from temper.quantize.histogram import Histogram

@@ -1,5 +1,7 @@
-"""What calibration and weights tell of every site without running anything: clipping, noise of its data, room in its
-sums, and how unlike its channels are."""
+"""Statistics of every site from calibration and weights alone, without running anything.
+
+They are clipping, noise of the data, headroom of the integer sums, and how unlike the channels are.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Layers that lose too much in INT8, in 8-bit floats (E4M3) instead of half precision, where the chip multiplies them.
+"""Layers that lose too much in INT8 get 8-bit floats (E4M3) instead of half precision, on chips that multiply them.
 
 E4M3 has 3 bits of mantissa whatever a value's size: data with outliers, which spoil INT8's one step for all, lose
-little. So a search has three precisions: INT8 or not is the front's choice (`search`), and of what is not, this tries
-what 8-bit floats make faster, by the same budget and with the same real engines.
+little. So a search has three precisions. INT8 or not is decided first (`search`); among the layers that are not, this
+module tries 8-bit floats where they are faster, under the same budget and with the same real engines.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from temper.ir.evaluate import evaluate_values
 from temper.ir.graph import Value
 from temper.passes.manager import Log
 from temper.precision.divergence import Reference
-from temper.precision.heads import heads
-from temper.precision.insitu import noise_of_sites, weights_parts
+from temper.precision.layer_noise import noise_of_sites, weights_parts
+from temper.precision.output_kinds import heads
 from temper.precision.simulate import Simulator
 from tests.passes.nets import Net
 from tests.quantize.nets import float_net, mobile, recipe_of

@@ -1,5 +1,7 @@
-"""What a record of a build tells of layers beyond what the choice needed: how noisy each one's output is in the chosen
-engine, and whether what a layer loses comes of its weights or of its data. Simulated on a few held-back batches."""
+"""For the report: noise of each layer in the chosen engine, and how much of it comes from weights and from data.
+
+Simulated on a few held-back batches.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,8 @@
-"""Inputs that an evaluation function gives the engines it scores: what a search looks at where there is a calibration
-cache and no calibration data. They rank layers only; what is accepted is up to the score."""
+"""Records the inputs that an evaluation function gives the engines it scores.
+
+Where there is a calibration cache but no calibration data, a search ranks layers by these inputs; what is accepted is
+up to the score.
+"""
 
 from __future__ import annotations
 

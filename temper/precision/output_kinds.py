@@ -1,7 +1,7 @@
-"""What a model's outputs say: which axis holds the classes an answer is chosen from, and which parts are plain values.
+"""What a model's outputs mean: along which axis an answer is chosen from classes, and which parts are plain values.
 
 Read off the float graph: the axis of a Softmax, or of the features of the product that an output comes from, followed
-through what only moves or scales it; an output that Concat joins is taken part by part.
+through ops that only move or scale it; an output that a Concat joins is examined part by part.
 """
 
 from __future__ import annotations

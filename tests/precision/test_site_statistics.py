@@ -9,7 +9,7 @@ import pytest
 
 from temper.ir.evaluate import evaluate_values
 from temper.ir.graph import Graph
-from temper.precision.figures import Figures, figures
+from temper.precision.site_statistics import Figures, figures
 from temper.quantize.codes import quantize_weights, weight_scales
 from temper.quantize.histogram import EMPTY, observe
 from temper.quantize.placement import Site, not_negative, sites_of

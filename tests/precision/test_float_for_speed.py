@@ -15,7 +15,7 @@ from temper.config import BuildConfig
 from temper.plan.format import Plan
 from temper.precision import costs
 from temper.precision.build import Made, build_int8
-from temper.precision.quicker import parts
+from temper.precision.float_for_speed import parts
 from temper.precision.request import Request
 from temper.precision.subject import Subject
 from temper.quantize.placement import Site

@@ -1,4 +1,4 @@
-"""A graph cut into regions that some tactic of the target takes, with their workloads and their values' places."""
+"""Partitions a graph into regions that some tactic of the target accepts, with workloads and storage."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from temper.target import Target
 
 
 @dataclass(frozen=True)
-class Parts:
-    """A graph cut into regions with their places and workloads. chains: further parts, each with the indices of those
-    that it may stand for."""
+class Partition:
+    """A graph's regions, each with its workload and storage. chains: further parts, each with the indices of the parts
+    that it may replace."""
 
     storage: Storage
     parts: tuple[Part, ...]
@@ -32,8 +32,8 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Cutter:
-    """Cuts graphs into regions that some tactic takes, or that run on the host."""
+class Partitioner:
+    """Partitions graphs into regions that some tactic accepts, or that run on the host."""
 
     tactics: Sequence[Tactic]
     target: Target
@@ -52,7 +52,7 @@ class Cutter:
         listed = for_gpus(given, self.target.multiplies("float8e4m3fn"))
         return (*listed, narrowing(STORED[self.config.precision], cut, self.config.wide))
 
-    def parts(self, graph: Graph, log: Log, alignment: int = 1) -> Parts:
+    def parts(self, graph: Graph, log: Log, alignment: int = 1) -> Partition:
         """The regions, and where their values live."""
         regions = constants_widened(graph, self.regions(graph, log))
         storage = assign_storage(graph, regions, lambda r, strides: self.refuses(r, strides) is None, log, alignment)
@@ -60,7 +60,7 @@ class Cutter:
         for r in storage.regions:
             w, sizes = self.general(r, storage.strides)
             parts.append(Part(r, w, sizes, data_reason(r) or self._declines(w)))
-        return Parts(storage, tuple(parts), self._chains(graph, storage, log))
+        return Partition(storage, tuple(parts), self._chains(graph, storage, log))
 
     def _chains(self, graph: Graph, storage: Storage, log: Log) -> tuple[tuple[Part, tuple[int, ...]], ...]:
         """Regions that follow each other and that a tactic computes as one."""

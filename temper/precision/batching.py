@@ -1,4 +1,4 @@
-"""Arrays as a user has them, cut and converted to the batches a model takes, or the reason why they cannot be."""
+"""Converts arrays as users have them to the batches a model takes, or says why that is impossible."""
 
 from __future__ import annotations
 

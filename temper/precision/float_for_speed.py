@@ -1,10 +1,9 @@
-"""Layers that the budget would let be in INT8, in higher precision where that is faster.
+"""Layers that the budget would allow in INT8, but that are faster in higher precision.
 
 INT8 moves fewer bytes and multiplies faster, but rounds to codes what a kernel could have passed on: an attention whose
-time goes into softmax, or a small layer, may lose by it. Every step costs more than the one before and is taken only
-where that one promises something: times that are known or foretold without building anything, one engine with those
-layers in float, which tunes no others, its layers' times against their own in INT8, and at last both whole engines,
-which decide.
+time goes into softmax, or a small layer, may lose by it. Each step costs more than the one before, and is taken only if
+that one promises a gain: known or predicted times, without building anything; an engine with those layers in float,
+which tunes only them; its layers' times against their own in INT8; and finally both whole engines, which decide.
 """
 
 from __future__ import annotations
