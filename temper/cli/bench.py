@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from temper.cli.engines import DEVICE
+from temper.cli.engines import BF16, DEVICE, FP16, TF32, precision_of
 from temper.cli.latency import Measured, median, metrics
+from temper.cli.run import DATA, INPUT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from temper.runtime.engine import Engine
 
 _ENQUEUE_CALLS = 300
+
+SHAPE = "Shape of an input, NAME=1x3x224x224, to run at (and to build for); may be repeated."
 
 Value = Callable[[Mapping[str, Any]], Any]
 
@@ -76,6 +79,12 @@ def bench(
     warmup: Annotated[float, typer.Option(help="Milliseconds of calls before measuring.", min=0)] = 200.0,
     iterations: Annotated[int, typer.Option(help="Calls to measure at least.", min=1)] = 10,
     effort: Annotated[int, typer.Option(help="Effort of the build, for an ONNX file.", min=0, max=5)] = 2,
+    fp16: Annotated[bool, typer.Option("--fp16", help=FP16)] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help=BF16)] = False,
+    tf32: Annotated[bool, typer.Option(help=TF32)] = True,
+    shape: Annotated[list[str] | None, typer.Option(help=SHAPE, show_default=False)] = None,
+    inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help=INPUT, show_default=False)] = None,
+    data: Annotated[Path | None, typer.Option(help=DATA, show_default=False)] = None,
     vs: Annotated[str, typer.Option(help="Peers to take turns with: onnxruntime,openvino.", show_default=False)] = "",
     model: Annotated[
         Path | None, typer.Option(help="ONNX file for the peers when a plan is measured.", show_default=False)
@@ -83,15 +92,19 @@ def bench(
     layers: Annotated[bool, typer.Option("--layers", help="Also measure every layer.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print results as JSON.")] = False,
 ) -> None:
-    """Measure latency and throughput, with random inputs.
+    """Measure latency and throughput, with random inputs if none are given.
 
     Of a GPU plan: device time of graph replays between CUDA events, with inputs on the device; transfers are apart.
     """
     from temper.cli.engines import open_engine, random_feeds
-    from temper.cli.files import is_plan
+    from temper.cli.files import is_plan, read_feeds
     from temper.cli.show import console, print_json
+    from temper.cli.sizes import parse_static_shapes
     from temper.errors import ConfigError
 
+    shapes = parse_static_shapes(shape or ())
+    if batch and shapes:
+        raise ConfigError("--batch and --shape exclude each other")
     sizes, counts = _numbers(batch, "--batch") or [0], _numbers(streams, "--streams")
     peers = [p.strip() for p in vs.split(",") if p.strip()]
     source = model or (None if is_plan(engine_file) else engine_file)
@@ -101,7 +114,17 @@ def bench(
             raise ConfigError("--vs compares single calls: leave --streams at 1, and give one --batch")
         threads = _pin(engine_file, threads)
     own = "" if is_plan(engine_file) or sizes == [0] else ",".join(map(str, sizes))
-    engine = open_engine(engine_file, threads, effort=effort, batch=own, device=device)
+    engine = open_engine(
+        engine_file,
+        threads,
+        effort=effort,
+        batch=own,
+        device=device,
+        precision=precision_of(fp16, bf16),
+        tf32=tf32,
+        shapes=shapes,
+    )
+    given = read_feeds([s.name for s in engine.inputs], inputs or (), data) if inputs or data else None
     on_gpu = engine.plan.device != "cpu"
     # where sizes depend on data there is no graph to replay, and calls are timed as on a CPU
     graphs = engine._shared is not None and not engine._shared.late
@@ -110,7 +133,7 @@ def bench(
     head = {"file": str(engine_file), "threads": engine.threads, "device": engine.device_name}
     runs: list[dict[str, Any]] = []
     for size in sizes:
-        feeds = random_feeds(engine, size)
+        feeds = random_feeds(engine, size, shapes=shapes) if given is None else given
         for count in counts:
             how = {"streams": count, "duration": duration, "warmup": warmup / 1e3, "iterations": iterations}
             if graphs:
@@ -120,9 +143,11 @@ def bench(
             else:
                 found = metrics(measure(engine, feeds, **how))  # type: ignore[arg-type]
             runs.append({"streams": count, "inputs": {k: list(v.shape) for k, v in feeds.items()}, **found})
-    out: dict[str, Any] = {**head, **(runs[0] if len(runs) == 1 else {"runs": runs}), "notes": list(engine.remarks)}
+    notes = [*engine.remarks, *dict.fromkeys(note for r in runs for note in r.get("notes", ()))]
+    out: dict[str, Any] = {**head, **(runs[0] if len(runs) == 1 else {"runs": runs}), "notes": notes}
     if layers:
-        out["layers"] = _layers(engine, random_feeds(engine, sizes[0]))
+        first = random_feeds(engine, sizes[0], shapes=shapes) if given is None else given
+        out["layers"] = _layers(engine, first)
     if peers:
         assert source is not None
         out["vs"] = _versus(engine, feeds, source, peers, engine.threads, max(duration, 0.5))

@@ -9,18 +9,19 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from temper.cli.latency import Measured, median, metrics
 from temper.runtime.cuda.context import CudaContext
 from temper.runtime.cuda.driver import Event, Pinned
 from temper.runtime.engine import Engine
 
-if TYPE_CHECKING:
-    import numpy as np
-
 #: Runs of a stream that may wait at once.
 _AHEAD = 8
+#: Where figures are warned about, as by trtexec: Python's part of a run, and the coefficient of variation.
+_BUSY, _UNSTABLE = 0.8, 0.025
 #: Repeats of a transfer, and bursts and calls of a burst when Python's share is measured.
 _COPIES, _BURSTS, _BURST = 20, 20, 10
 
@@ -87,14 +88,36 @@ def measure_gpu(
     found = metrics(Measured(latencies, wall, enqueue_seconds(lanes[0].context)))
     context = lanes[0].context
     outputs = [y.nbytes for y in context.outputs.values()]
-    return {
-        **found,
+    found |= {
         "calls": runs,
         "throughput_qps": runs / wall,
         "to_device_ms": 1e3 * copy_seconds(context, [x.nbytes for x in feeds.values()], True),
         "to_host_ms": 1e3 * copy_seconds(context, outputs, False),
         "call_ms": 1e3 * call_seconds(engine, feeds, iterations),
     }
+    return {**found, "notes": warnings(found, streams, float(np.std(latencies)))}
+
+
+def warnings(found: Mapping[str, Any], streams: int, deviation: float) -> list[str]:
+    """What makes these figures less than they seem, as trtexec warns. deviation: of the latencies, in seconds."""
+    latency = found["latency_ms"]
+    compute, out = latency["median"], []
+    if streams > 1:
+        out.append("with several streams a latency includes waiting for the others: the throughput is what counts")
+    elif 1e3 * deviation > _UNSTABLE * latency["mean"]:
+        out.append(
+            f"latencies vary by {1e5 * deviation / latency['mean']:.1f} % of their mean: the GPU's clock may be "
+            "changing, or others use it"
+        )
+    if found["enqueue_ms"] > _BUSY * compute:
+        out.append(
+            f"Python takes {found['enqueue_ms'] / compute:.2f} of the GPU's time for a run: a larger batch, or several "
+            "runs in one captured graph, would use it better"
+        )
+    for name, way in (("to_device_ms", "inputs to the GPU"), ("to_host_ms", "results back")):
+        if found[name] >= compute:
+            out.append(f"copying {way} takes longer than computing: keep arrays on the GPU, or let copies overlap")
+    return out
 
 
 def _until(lanes: Sequence[Lane], seconds: float, iterations: int, timed: bool) -> tuple[float, int]:

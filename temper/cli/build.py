@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from temper.cli import pictures
+from temper.cli.engines import BF16, FP16, TF32, precision_of
 
 BATCH = "Size of the batch dimension: 8, a range 1:8:32 (min:opt:max), or sizes 1,8,32 tuned one by one."
 SHAPE = "Shape of an input, NAME=1x3x224x224, or its range NAME=1x3x64x64:1x3x224x224:8x3x512x512 (min:opt:max)."
@@ -20,12 +21,13 @@ CALIB = (
 DEVICE = "cpu, cuda, cuda:N for the N-th GPU, or with --no-timing cuda:sm_90 and the like for a GPU that is not here."
 NO_TIMING = "Time nothing: the cost model chooses, and the graph stays in the plan for `temper rebuild`."
 ISA = "Code level: avx512bf16, avx512vnni, avx512, avx2 or portable; the best of this machine if not given."
+OUTPUT = "Plan file to write; MODEL.plan in this folder if not given."
 EVAL = "Function that scores an engine (higher is better): def top1(engine) -> float."
 
 
 def build(
     model: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Plan file to write.", show_default=False)],
+    output: Annotated[Path | None, typer.Option("--output", "-o", help=OUTPUT, show_default=False)] = None,
     device: Annotated[str, typer.Option(help=DEVICE)] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads the engine will use; 0: all usable cores.", min=0)] = 0,
     effort: Annotated[
@@ -63,11 +65,9 @@ def build(
         Path | None,
         typer.Option(help="Folder for the graph after every pass and all generated sources.", show_default=False),
     ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="GPU: store tensors in float16, and multiply it.")] = False,
-    bf16: Annotated[bool, typer.Option("--bf16", help="GPU: store tensors in bfloat16, and multiply it.")] = False,
-    tf32: Annotated[
-        bool, typer.Option(help="GPU: round operands of float32 products to 10 bits of mantissa.")
-    ] = True,
+    fp16: Annotated[bool, typer.Option("--fp16", help=FP16)] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help=BF16)] = False,
+    tf32: Annotated[bool, typer.Option(help=TF32)] = True,
     fp8: Annotated[bool, typer.Option("--fp8", help="GPU: as --int8, in 8-bit floats (E4M3).")] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Compute in INT8 what keeps the accuracy budget.")] = False,
     calib: Annotated[str, typer.Option("--calib", help=CALIB, show_default=False)] = "",
@@ -130,15 +130,15 @@ def build(
 
     if is_plan(model):
         raise ConfigError(f"{model} is a plan already; `temper rebuild` tunes it anew")
+    output = output or Path(f"{model.stem}.plan")
     check_writable(output)
-    if fp16 and bf16:
-        raise ConfigError("--fp16 and --bf16 exclude each other")
+    half = precision_of(fp16, bf16)
     if int8 and fp8:
         raise ConfigError("--int8 and --fp8 exclude each other")
     form = "float8" if fp8 else "int8"
     int8 = int8 or fp8
     # on a GPU what is not INT8 is in a half type
-    precision = "bf16" if bf16 else "fp16" if fp16 or (int8 and device.startswith("cuda")) else "fp32"
+    precision = "fp16" if half == "fp32" and int8 and device.startswith("cuda") else half
     shapes = parse_shapes(shape or ())
     config = BuildConfig(
         threads=threads or cores(),

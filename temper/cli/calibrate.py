@@ -40,6 +40,7 @@ def calibrate(
     no_resume: Annotated[
         bool, typer.Option("--no-resume", help="Begin anew, whatever an interrupted calibration has done already.")
     ] = False,
+    device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads; 0: all usable cores.", min=0)] = 0,
     effort: Annotated[int, typer.Option(help="Effort of the float engine's build, 0 to 5.", min=0, max=5)] = 1,
     batch: Annotated[str, typer.Option(help=BATCH, show_default=False)] = "",
@@ -69,6 +70,8 @@ def calibrate(
 
     if is_plan(model):
         raise ConfigError(f"{model} is a plan: calibration needs the ONNX file that it was built from")
+    if device.startswith("cuda:sm_"):
+        raise ConfigError(f"calibration runs the model, which {device} cannot: give cpu, cuda or cuda:N")
     check_writable(output)
     start = time.perf_counter()
     config = BuildConfig(
@@ -78,6 +81,7 @@ def calibrate(
         batches=parse_batches(batch),
         shapes=parse_shapes(shape or ()),
         cache=cache,
+        device=device,
     )
     say = teller(quiet)
     with progress_bar(quiet) as progress, _told(say):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from temper.cli.engines import DEVICE
+from temper.cli.engines import BF16, DEVICE, FP16, precision_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,6 +26,8 @@ def run(
     threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
     device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     effort: Annotated[int, typer.Option(help="Effort of the build, for an ONNX file.", min=0, max=5)] = 2,
+    fp16: Annotated[bool, typer.Option("--fp16", help=FP16)] = False,
+    bf16: Annotated[bool, typer.Option("--bf16", help=BF16)] = False,
     batch: Annotated[
         str, typer.Option(help="Batch size or range of the build, for an ONNX file.", show_default=False)
     ] = "",
@@ -39,7 +41,8 @@ def run(
 
     if save is not None:
         check_writable(save)
-    engine = open_engine(engine_file, threads, effort=effort, batch=batch, device=device)
+    half = precision_of(fp16, bf16)
+    engine = open_engine(engine_file, threads, effort=effort, batch=batch, device=device, precision=half)
     feeds = read_feeds([s.name for s in engine.inputs], inputs or (), data)
     results = {spec.name: y for spec, y in zip(engine.outputs, engine.run(feeds), strict=True)}
     if save is not None:

@@ -27,6 +27,7 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
         "isa": plan.isa,
         "effort": report.get("effort"),
         "device": plan.device,
+        "precision": _precision(plan),
         "tuned_on": plan.fingerprint.get("gpu" if plan.device == "cuda" else "cpu", ""),
         "nodes": report.get("nodes"),
         "regions": len(rows),
@@ -58,6 +59,12 @@ def summarize(plan: Plan, file_bytes: int, seconds: Mapping[str, float] | None =
         out["seconds"] = {k: v for k, v in seconds.items() if not k.startswith("cache_")}
         out["cache"] = {k: int(v) for k, v in seconds.items() if k.startswith("cache_")}
     return out
+
+
+def _precision(plan: Plan) -> str:
+    """Of what tensors are stored in and products multiply, but for layers in INT8 and those kept wider."""
+    name = plan.report.get("precision", "fp32")
+    return "tf32" if name == "fp32" and plan.device == "cuda" and plan.report.get("tf32", False) else str(name)
 
 
 def _codes(plan: Plan, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -105,7 +112,7 @@ def summary_table(s: Mapping[str, Any]) -> Any:
     threads = f"{s['threads']} thread{'s' * (s['threads'] != 1)}"
     where = f"{s['tuned_on']}, {s['isa']}, {threads}, effort {s['effort']}"
     if s["device"] == "cuda":
-        where = f"{s['tuned_on'] or 'a GPU that was not here'}, {s['isa']}, effort {s['effort']}"
+        where = f"{s['tuned_on'] or 'a GPU that was not here'}, {s['isa']}, {s['precision']}, effort {s['effort']}"
     rows.append(("built for", where))
     if s["nodes"]:
         rows.append(("graph", f"{s['nodes'][0]} nodes read, {s['nodes'][1]} after rewriting, {s['regions']} regions"))

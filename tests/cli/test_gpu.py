@@ -7,9 +7,10 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from temper.cli.bench_gpu import measure_gpu
+from temper.cli.bench_gpu import measure_gpu, warnings
 from temper.cli.engines import random_feeds
 from temper.cli.roofline import roof_of
 from temper.debug.deviation import bounds, coarseness
@@ -31,18 +32,20 @@ def gpu_plan(temper: Run, small_onnx: Path, tmp_path_factory: pytest.TempPathFac
     made = tmp_path_factory.mktemp("gpu") / "small.plan"
     done = temper("build", small_onnx, "-o", made, "--device", "cuda:sm_90", "--no-timing")
     assert done.code == 0, done.err
-    assert "a GPU that was not here, sm_90, effort 0" in done.out
+    assert "a GPU that was not here, sm_90, tf32, effort 0" in done.out
     return made
 
 
 def test_layers_show_their_kernels(temper: Run, gpu_plan: Path) -> None:
     rows = json.loads(temper("inspect", gpu_plan, "--layers", "--json").out)["layers"]
     native = [r for r in rows if r["tactic"] != "host"]
+    assert {r["precision"] for r in native} <= {"", "tf32"} and any(r["precision"] for r in native)
     assert native and all(r["kernels"] for r in native)
     assert all(k["registers"] > 0 and k["threads"] % 32 == 0 for r in native for k in r["kernels"])
     assert all(r["floor"] is None and r["of_floor"] is None for r in rows)  # timed nowhere
     shown = temper("inspect", gpu_plan, "--layers").out
     assert "x floor" in shown and "regs" in shown
+    assert all(native[0]["kernels"][0][k] for k in ("name", "threads")) and native[0]["kernels"][0]["name"] in shown
 
 
 def test_layers_are_held_against_the_roofline(temper: Run, gpu_plan: Path, tmp_path: Path) -> None:
@@ -77,6 +80,10 @@ def test_a_plan_is_rebuilt_for_another_level(temper: Run, gpu_plan: Path, tmp_pa
         (["build", "{onnx}", "-o", "{out}", "--device", "tpu"], ["no device 'tpu'"]),
         (["run", "{plan}", "--device", "cpu"], ["cannot run on 'cpu'"]),
         (["bench", "{plan}", "--device", "cuda:x"], ["cannot run on 'cuda:x'"]),
+        (["bench", "{plan}", "--fp16"], ["is a plan, whose precision was chosen when it was built"]),
+        (["bench", "{onnx}", "--fp16"], ["stores tensors in half precision on a GPU"]),
+        (["bench", "{onnx}", "--batch", "2", "--shape", "image=2x3x8x8"], ["--batch and --shape exclude each other"]),
+        (["calibrate", "{onnx}", "--data", "random:4", "-o", "{out}", "--device", "cuda:sm_90"], ["runs the model"]),
     ],
 )
 def test_mistakes_are_named(
@@ -120,6 +127,38 @@ def test_bench_measures_what_the_driver_says(gpu_plan: Path) -> None:
     assert found["latency_ms"]["median"] == found["to_device_ms"] == found["to_host_ms"] == pytest.approx(0.25)
     assert found["calls"] >= 33 and found["throughput_qps"] == pytest.approx(found["calls"] / found["wall_s"])
     assert 0 < found["enqueue_ms"] < 1 and found["call_ms"] > 0
+
+
+def test_figures_come_with_warnings() -> None:
+    fine = {"latency_ms": {"median": 1.0, "mean": 1.0}, "enqueue_ms": 0.01, "to_device_ms": 0.5, "to_host_ms": 0.1}
+    assert not warnings(fine, 1, 1e-5)
+    assert "0.90 of the GPU's time" in warnings({**fine, "enqueue_ms": 0.9}, 1, 0.0)[0]
+    assert "copying inputs to the GPU takes longer" in warnings({**fine, "to_device_ms": 1.0}, 1, 0.0)[0]
+    assert "copying results back" in warnings({**fine, "to_host_ms": 3.0}, 1, 0.0)[0]
+    assert "vary by 5.0 %" in warnings(fine, 1, 5e-5)[0]
+    assert "the throughput is what counts" in warnings(fine, 2, 5e-5)[0] and len(warnings(fine, 2, 5e-5)) == 1
+
+
+def test_a_build_needs_no_name(
+    temper: Run, small_onnx: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line as the manual has it: `temper build model.onnx --device cuda:sm_90 --no-timing`."""
+    monkeypatch.chdir(tmp_path)
+    assert temper("build", small_onnx, "--device", "cuda:sm_90", "--no-timing", "-q").code == 0
+    assert read(tmp_path / f"{small_onnx.stem}.plan").isa == "sm_90"
+
+
+def test_bench_runs_at_shapes_and_on_arrays(temper: Run, batched: Path, tmp_path: Path) -> None:
+    quick = ("--duration", 0.01, "--warmup", 0, "--json")
+    image = next(b for b in read(batched).inputs if b.name == "image")
+    text = "x".join(str(d if isinstance(d, int) else 5) for d in image.shape)
+    done = json.loads(temper("bench", batched, "--shape", f"image={text}", *quick).out)
+    assert done["inputs"]["image"] == [int(n) for n in text.split("x")]
+    x = tmp_path / "x.npy"
+    np.save(x, np.zeros((3, *done["inputs"]["image"][1:]), np.float32))
+    assert json.loads(temper("bench", batched, "--data", x, *quick).out)["inputs"]["image"][0] == 3
+    assert "there is no input other" in temper("bench", batched, "--shape", "other=1x2").err
+    assert "has ['N'" in temper("bench", batched, "--shape", "image=1x2").err
 
 
 def test_narrow_products_may_differ_more(gpu_plan: Path) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import sys
 import weakref
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from temper.errors import ConfigError, DeviceError, InputError, TemperError
+from temper.errors import ConfigError, DeviceError, DeviceMemoryError, InputError, TemperError
 from temper.plan.format import Native, Plan
 from temper.runtime.cuda import dlpack, staging
 from temper.runtime.cuda.arrays import DeviceArray, Pool
@@ -397,3 +398,91 @@ def test_layers_have_times(engine: Engine, driver: FakeDriver) -> None:
     rows = engine.profile_layers([np.zeros((2, 4, 5, 5), np.float32)], repeats=2)
     assert len(rows) == 3 and not any(r.host for r in rows)
     assert {round(r.seconds * 1e6, 1) for r in rows} <= {12.5, 250.0}
+
+
+def test_memory_is_given_back_with_the_last_name(native_plan: Plan, driver: FakeDriver) -> None:
+    """By reference counts alone: nobody waits for the interpreter to look for cycles."""
+    gpu = Gpu(0, driver)
+    x = Interface(driver, (2, 4, 5, 5))
+    before = set(driver.blocks)
+    gc.collect()
+    gc.disable()
+    try:
+        engine = Engine(native_plan, gpu=gpu)
+        own, y = engine.context(), engine(x)
+        own(x), engine(np.zeros((1, 4, 5, 5), np.float32))
+        assert set(driver.blocks) > before
+        address = y.address
+        del engine, own
+        assert set(driver.blocks) - before == {address}  # a result outlives its engine
+        driver.calls.clear()
+        del y
+        assert set(driver.blocks) == before
+    finally:
+        gc.enable()
+    # in whatever thread, on whatever GPU, and whatever is being captured there
+    assert driver.calls == [
+        "cuCtxPushCurrent", "cuThreadExchangeStreamCaptureMode", "cuMemFree", "cuThreadExchangeStreamCaptureMode",
+        "cuCtxPopCurrent", *driver.calls[5:],
+    ]  # fmt: skip
+
+
+def test_short_memory_is_asked_for_again_when_garbage_is_gone(driver: FakeDriver) -> None:
+    gpu = Gpu(0, driver)
+    cycle: list[Any] = [gpu.allocate(64, "a test")]
+    cycle.append(cycle)
+    del cycle
+    driver.fail["cuMemAlloc"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    driver.calls.clear()
+    with pytest.raises(DeviceMemoryError, match="has no room for 0.0 MiB for a test"):
+        gpu.allocate(64, "a test")
+    assert driver.calls.count("cuMemAlloc") == 2 and "cuMemFree" in driver.calls
+    driver.fail = {"cuStreamCreate": CUresult.CUDA_ERROR_OUT_OF_MEMORY}
+    with pytest.raises(DeviceMemoryError, match="end what else uses the GPU"):
+        Stream(gpu)
+
+
+def test_a_fault_is_known_to_other_engines(native_plan: Plan, driver: FakeDriver) -> None:
+    gpu = Gpu(0, driver)
+    first, second = Engine(native_plan, gpu=gpu), Engine(native_plan, gpu=gpu)
+    x = np.zeros((1, 4, 5, 5), np.float32)
+    driver.fail["cuStreamSynchronize"] = CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    with pytest.raises(DeviceError, match="running 'native'.*ILLEGAL_ADDRESS"):
+        first(x)
+    with pytest.raises(DeviceError, match="since a kernel faulted before: running 'native'"):
+        second(x)
+
+
+def test_forked_processes_are_told(engine: Engine, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.zeros((1, 4, 5, 5), np.float32)
+    engine(x)
+    monkeypatch.setattr("temper.runtime.cuda.driver._process", lambda: -1)
+    driver.calls.clear()
+    with pytest.raises(DeviceError, match="forked.*'spawn'"):
+        engine(x)
+    del engine
+    gc.collect()
+    assert not [c for c in driver.calls if c.startswith("cu")]  # the driver is the parent's
+
+
+def test_read_only_arrays_are_read_but_not_written(engine: Engine, driver: FakeDriver) -> None:
+    x, y = Interface(driver, (2, 4, 5, 5)), Interface(driver, (2, 8, 1, 1))
+    for a in (x, y):
+        a.__cuda_array_interface__["data"] = (a.address, True)
+    engine(x)
+    assert _used(driver, x.address)
+    with pytest.raises(InputError, match="out for 'y' is read-only"):
+        engine(x, out=y)
+    locked = np.zeros((2, 4, 5, 5), np.float32)
+    locked.flags.writeable = False
+    engine(locked)
+
+
+def test_plans_tuned_elsewhere_say_so(native_plan: Plan, driver: FakeDriver) -> None:
+    gpu = Gpu(0, driver)
+    assert "not timed" in Engine(native_plan, gpu=gpu).remarks[0]
+    timed = {**native_plan.report, "effort": 2}
+    here = replace(native_plan, report=timed, fingerprint=gpu.fingerprint)
+    assert not Engine(here, gpu=gpu).remarks
+    there = replace(here, fingerprint={**gpu.fingerprint, "gpu": "Other"})
+    assert "tuned on Other, running on Fake H100" in Engine(there, gpu=gpu).remarks[0]
