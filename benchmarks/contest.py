@@ -40,7 +40,8 @@ def everyone(path: Path, but: Sequence[str] = ()) -> list[Entrant]:
 
 @dataclass(frozen=True)
 class Contest:
-    """ms, p10: median and 10th percentile by engine, Temper first. others: cores that other processes used meanwhile.
+    """ms, p10: median and 10th percentile by engine, Temper first.
+    others: cores that other processes used meanwhile.
     apart: largest difference of an output from a peer's, relative to that output's largest value; None without peers.
     """
 
@@ -206,8 +207,9 @@ def drive(
 ) -> None:
     """Every model at every thread count in a process of its own, told line by line, then as a table.
 
-    build: seconds it took, and what is missing; measure: a row. Both get the options, the model and its threads, and
-    run in that process. more: options of the program's own that it needs.
+    build: seconds it took, and what is missing.
+    measure: a row. Both get the options, the model and its threads, and run in that process.
+    more: options of the program's own that it needs.
     """
     args = parser.parse_args()
     if args.build and not args.folder:

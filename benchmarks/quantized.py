@@ -162,8 +162,12 @@ _FLOAT = ("Conv", "MatMul", "ConvTranspose", "MatMulInteger", "ConvInteger")
 
 @dataclass(frozen=True)
 class Row:
-    """One file. integer, products: operations of regions that multiply codes, and of all that multiply; distance: to
-    ONNX Runtime's outputs, of the largest; noise: ONNX Runtime's own distance from the float model; ms: Temper, peer.
+    """One file.
+
+    integer, products: operations of regions that multiply codes, and of all that multiply.
+    distance: to ONNX Runtime's outputs, of the largest.
+    noise: ONNX Runtime's own distance from the float model.
+    ms: Temper, peer.
     """
 
     model: str

@@ -29,9 +29,13 @@ BAR, BAR_DB = 0.003, 0.3
 
 @dataclass(frozen=True)
 class ZooCase:
-    """models: files, most cases have one. batches: calibration samples of each. score: of one runner a model, higher is
-    better. scored: samples; 0 where the score is in dB. options: of `temper.build`, by model. answers: of a run's
-    outputs, None where a sample's answer is no class."""
+    """models: files, most cases have one.
+    batches: calibration samples of each.
+    score: of one runner a model, higher is better.
+    scored: samples; 0 where the score is in dB.
+    options: of `temper.build`, by model.
+    answers: of a run's outputs, None where a sample's answer is no class.
+    """
 
     name: str
     metric: str

@@ -55,31 +55,52 @@ def build(
 ) -> Engine:
     """Builds an engine from an ONNX file (path, bytes or ModelProto).
 
-    threads: threads the engine uses, all usable cores if None. effort: 0 (no timing) to 5 (every candidate timed).
+    Target and tuning:
+
+    device: "cpu"; "cuda" or "cuda:1" for a GPU of this machine; "cuda:sm_90" for one that is not here (with effort=0).
+    isa: code level of a CPU ("avx512", "avx2" ...); empty: the best of this machine.
+    threads: threads the engine uses; None: all usable cores.
+    effort: 0 (nothing is timed, the cost model chooses) to 5 (every candidate kernel is timed).
+    cache: file of the timing cache; None: the user's own.
+
+    Sizes:
+
     profiles: ranges of symbolic dimensions, e.g. Profile.of(N=(1, 8, 32)); a dimension without a range is fixed at 1.
     batch: sizes of the inputs' first dimension, [1, 8, 32] or with ranges [1, (2, 8, 32)] (min, opt, max): each is a
-    profile tuned at its own size. shapes: input name -> its shape, or (min, opt, max) shapes.
-    device: "cpu", or a GPU: "cuda", "cuda:1", or "cuda:sm_90" for one that is not here (with effort=0).
-    output: also write the plan to this file. portable: keep the graph in the plan for `temper rebuild`.
-    loop_limit: a loop whose end depends on data raises an InputError after so many steps.
+        profile tuned at its own size.
+    shapes: input name -> its shape, or (min, opt, max) shapes.
+    loop_limit: steps after which a loop whose end depends on data raises an InputError.
 
-    tf32: False for products of float32 that a GPU does not round to 10 bits of mantissa.
+    Results:
 
-    precision: "fp32"; "fp16" or "bf16", in which a GPU then stores tensors and multiplies, but for layers that keep
-    names; or "int8", or "fp8" (E4M3, on GPUs that multiply it), to which the rest belongs. What cannot be INT8 a GPU
-    computes in E4M3, where it has that, where it is faster and accurate enough, and else in float16, but for layers
-    that keep names with fp32. calibration: real inputs, as a folder of pictures, an .npz file, an iterable of arrays or
-    {name: array}, or a calibrator; part of it is held back to judge by. preprocess: how pictures become inputs, see
-    temper.Preprocess. calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
-    calibration_cache: thresholds from such a file instead. evaluate: score of an engine, higher is better, or a
-    temper.Score that also tells the answers, so that the report can show which changed; max_drop: how much of it may be
-    lost, in its own unit; without one 0.3 % of the float engine's score. Without evaluate, layers stay in float until
-    outputs on held-back samples are close to the float engine's. keep: layers pinned, such as "/head/*=fp32".
-    pure_int8: nothing is kept in float.
-    compensate: change thresholds, scales and biases where this brings outputs on held-back samples nearer to FP32's.
-    skip_bad: leave out samples that cannot be used. report: also write a report, .html or .json. work: folder where
-    an interrupted calibration or search finds what it did; beside the timing cache if None. say: takes lines that tell
-    what is going on; without it, what needs attention is a TemperWarning.
+    output: also write the plan to this file.
+    portable: keep the graph in the plan, for `temper rebuild`.
+    progress: called as (stage, steps done, steps in all).
+
+    Precision:
+
+    precision: "fp32"; "fp16" or "bf16", in which a GPU stores tensors and multiplies; "int8", or "fp8" (E4M3), for
+        which the arguments below choose the layers. On a GPU, layers that are not INT8 are float16, or E4M3 where the
+        chip multiplies it and that is faster and accurate enough.
+    tf32: whether a GPU may round operands of float32 products to 10 bits of mantissa (TF32).
+    keep: patterns of layers with the precision they must have, such as "/head/*=fp32".
+
+    INT8 and FP8 only:
+
+    calibration: real inputs: a folder of pictures, an .npz file, an iterable of arrays or {name: array}, or a
+        calibrator. Part of them is held back to judge accuracy by.
+    preprocess: how pictures become inputs, see temper.Preprocess.
+    calibrator: "auto", "entropy", "minmax", "mse" or "percentile:99.99".
+    calibration_cache: file of thresholds, in TensorRT's format, to use instead of calibrating.
+    evaluate: score of an engine, higher is better, or a temper.Score that also holds the answers, so that the report
+        can show which changed. Without it, outputs on held-back samples must stay close to the float engine's.
+    max_drop: how much of the score may be lost, in its own unit; None: 0.3 % of the float engine's score.
+    pure_int8: keep nothing in float, whatever accuracy or time that costs.
+    compensate: change thresholds, scales and biases where that brings outputs on held-back samples nearer to FP32's.
+    skip_bad: leave out samples that cannot be used, instead of raising.
+    report: also write a report, .html or .json.
+    work: folder in which an interrupted calibration or search finds what it had done; None: beside the timing cache.
+    say: called with lines that tell what is going on; None: only what needs attention is told, as a TemperWarning.
 
     Raises TemperError kinds: ModelError, UnsupportedError, ShapeError, ConfigError, DataError, BuildError.
     """

@@ -126,20 +126,25 @@ def kept_wide(patterns: Sequence[str], precision: str) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class BuildConfig:
-    """What a build aims at.
+    """The options of a build.
 
     device: "cpu", "cuda", "cuda:1", or "cuda:sm_90" to build for a GPU that is not here (with effort 0).
-    threads: threads the engine will use (results do not depend on it). effort 0: no timing, the cost model chooses;
-    1..5: ever more candidates are timed. isa: "" for the best of this machine. profiles: ranges of symbolic dimensions;
-    symbols left out are 1. batches: ranges of the first dimension of every input, a profile each: they multiply the
-    profiles.
+    threads: threads the engine will use (results do not depend on it).
+    effort: 0: nothing is timed, the cost model chooses; 1 to 5: more and more candidates are timed.
+    isa: code level of a CPU; "" for the best of this machine.
+    profiles: ranges of symbolic dimensions; symbols left out are 1.
+    batches: ranges of the first dimension of every input, each combined with every profile.
     shapes: input name -> its shape, or (min, opt, max) shapes, which hold in every profile.
-    portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere. stop_after: name of
-    the pass after which the pass pipeline stops (bisection). disable: names of passes, rewrite rules and tactics this
-    build does without. loop_limit: steps after which a loop that depends on data is an error at run time.
-    precision: what a GPU stores tensors in between its kernels, and multiplies: "fp32", "fp16" or "bf16". wide:
-    patterns of names of layers that stay in float32 then. tf32: a GPU's products of float32 may round their operands to
-    10 bits of mantissa (TF32).
+    portable_graph: keep the graph in the plan so that `temper rebuild` can re-tune it elsewhere.
+    cache: file of the timing cache; None: the user's own.
+    jobs: compilers that run at once; 0: one per core.
+    dump: folder for the graph after every pass and every generated source.
+    stop_after: name of the pass after which the pass pipeline stops (bisection).
+    disable: names of passes, rewrite rules and tactics this build does without.
+    loop_limit: steps after which a loop that depends on data is an error at run time.
+    precision: type in which a GPU stores tensors between its kernels, and multiplies: "fp32", "fp16" or "bf16".
+    wide: patterns of names of layers that stay in float32 nevertheless.
+    tf32: a GPU's products of float32 may round their operands to 10 bits of mantissa (TF32).
     """
 
     threads: int = 1

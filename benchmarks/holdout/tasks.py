@@ -25,9 +25,13 @@ _FIFTHS: Mapping[str, tuple[int, ...]] = {"train": (0, 1, 2), "calibration": (3,
 
 @dataclass(frozen=True)
 class Task:
-    """shape: of one sample; tokens: they are integers below `tokens`. outputs: of the network. kind: "class" (one label
-    a sample), "steps" (a label a position), "sequence" (a label a position, -1 where none is asked; all must be right),
-    "pixels", "values" or "image". make: samples and labels of one split: "train", "calibration" or "test"."""
+    """shape: of one sample.
+    tokens: they are integers below `tokens`.
+    outputs: of the network.
+    kind: "class" (one label a sample), "steps" (a label a position), "sequence" (a label a position, -1 where none is
+        asked; all must be right), "pixels", "values" or "image".
+    make: samples and labels of one split: "train", "calibration" or "test".
+    """
 
     name: str
     shape: tuple[int, ...]

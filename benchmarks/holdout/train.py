@@ -5,8 +5,8 @@
     python -m benchmarks.holdout.train --folder FOLDER --export        # weights that are there, as ONNX
 
 Weights are kept as FOLDER/NAME.npz, models as FOLDER/NAME.onnx. A case that is there is left alone. --together N trains
-as many at a time on a GPU. Seeds fix data and initial weights; the order in which a
-device adds numbers up may still differ between machines.
+as many at a time on a GPU. Seeds fix data and initial weights; the order in which a device adds numbers up may still
+differ between machines.
 """
 
 # torch is needed for training only, so a checker may run where it is not installed.

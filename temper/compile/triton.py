@@ -36,10 +36,12 @@ class TritonSource:
     """A kernel before it is compiled.
 
     text: a Python module that imports triton and triton.language as tl and defines `entry` with @triton.jit.
-    signature: (parameter, type) in order; types are Triton's: "*fp16", "*i8", "i32" ... aligned: pointer parameters
-    whose address is always a multiple of 16 bytes. stages: depth of the software pipeline.
-    fuse_multiply_add: let the compiler contract products and sums. scratch: bytes of global memory that each block may
-    use for descriptors it makes (`tl.make_tensor_descriptor`); launches find them at the last pointer parameter.
+    signature: (parameter, type) in order; types are Triton's: "*fp16", "*i8", "i32" ...
+    aligned: pointer parameters whose address is always a multiple of 16 bytes.
+    stages: depth of the software pipeline.
+    fuse_multiply_add: let the compiler contract products and sums.
+    scratch: bytes of global memory that each block may use for descriptors it makes (`tl.make_tensor_descriptor`);
+        launches find them at the last pointer parameter.
     near: what the pipeline copies to shared memory stays in the processor's own cache, for loads of the same bytes.
     late: on sm_90, loops of products of integers wait for the sums of the step before, as those of floats do.
     chained: on sm_90, products that follow each other are waited for once.
@@ -64,12 +66,14 @@ class TritonSource:
 class Cubin:
     """Machine code and what a launch needs.
 
-    threads: per block, in x. shared: bytes of dynamic shared memory (above 48 KiB, raise the function's limit first).
-    scratch: trailing 8-byte pointer parameters after those of the signature; pass null. clusters: blocks per cluster.
+    threads: per block, in x.
+    shared: bytes of dynamic shared memory (above 48 KiB, raise the function's limit first).
+    scratch: trailing 8-byte pointer parameters after those of the signature; pass null.
+    clusters: blocks per cluster.
     frame: bytes of local memory a thread uses: spilled registers, or the array sin and cos need for large arguments.
     waits: it waits itself for the kernel before it, and so may be started before that one has ended.
     scratch_bytes: of global memory per block behind the first of the scratch pointers, which then is the signature's
-    last pointer.
+        last pointer.
     """
 
     data: bytes

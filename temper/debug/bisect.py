@@ -33,10 +33,13 @@ Progress = Callable[[str], None]
 class Finding:
     """What changes an output.
 
-    kind: "operator", "pass", "rule", "region", "tactic" or "engine". name: of the op, pass, rule, region, tactic.
-    layer: the node or region it happens at. origin: the source nodes concerned. relative, tolerance, worst: as of
-    `Row`; for a kernel, worst is what its own check says. disable: option of `temper build` that does without it; ""
-    if there is none. candidates: of a region, every kernel looked at, best predicted first, and "ok" or what is wrong.
+    kind: "operator", "pass", "rule", "region", "tactic" or "engine".
+    name: of the op, pass, rule, region, tactic.
+    layer: the node or region it happens at.
+    origin: the source nodes concerned.
+    relative, tolerance, worst: as of `Row`; for a kernel, worst is what its own check says.
+    disable: option of `temper build` that does without it; "" if there is none.
+    candidates: of a region, every kernel looked at, best predicted first, and "ok" or what is wrong.
     """
 
     kind: str
@@ -84,8 +87,9 @@ def bisect(
 ) -> Bisection:
     """The first step of a build that changes an output of this model on these inputs.
 
-    config: threads, effort, code level and what is disabled. tolerance: relative to an output's largest value; by
-    default derived (see `tolerances`). peer: compare with ONNX Runtime first, where it is installed.
+    config: threads, effort, code level and what is disabled.
+    tolerance: relative to an output's largest value; by default derived (see `tolerances`).
+    peer: compare with ONNX Runtime first, where it is installed.
     """
     config = config or BuildConfig(threads=1)
     stages: list[str] = []

@@ -162,8 +162,9 @@ def _child(work: Callable[[Path, Path], int], model: Path, inputs: Path, log: Pa
 class Same:
     """Which outcomes are the failure that is looked for.
 
-    codes: its exit statuses; without any, the one of the whole model. match: an expression found in the output, any
-    output where it is empty. late: running out of time is the failure too.
+    codes: its exit statuses; without any, the one of the whole model.
+    match: an expression found in the output, any output where it is empty.
+    late: running out of time is the failure too.
     """
 
     codes: tuple[int, ...] = ()

@@ -106,7 +106,10 @@ def magnitude(array: np.ndarray, dtype: str) -> float:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Relative error bounds. rows: of each region's own arithmetic; totals: of its result from the model's inputs on;
+    """Relative error bounds.
+
+    rows: of each region's own arithmetic.
+    totals: of its result from the model's inputs on.
     outputs: of each output.
     """
 

@@ -1,8 +1,7 @@
 """Symbolic dimensions: integers built from named variables (batch, height ...) by + - * // % min max.
 
 A dimension is a plain `int` wherever its value is known, and a `Dim` otherwise. `Dim` keeps a canonical polynomial, so
-that
-two expressions that are equal after expansion compare equal; floor division, modulo, min and max are opaque atoms.
+that two expressions that are equal after expansion compare equal; floor division, modulo, min and max are opaque atoms.
 
 A symbol whose name starts with an underscore is a size that depends on data: some step finds it while the model runs
 (`Graph.binders`), and it may be 0. All other symbols are bound by the sizes of inputs, and count as at least 1.

@@ -1,8 +1,7 @@
 """The graph: values and nodes in SSA form, edited only through `Graph`'s methods.
 
 Order is not stored: `Graph.nodes` is a topological order, stable in order of creation, computed when needed, so that a
-rewrite
-never has to say where its nodes go.
+rewrite never has to say where its nodes go.
 """
 
 from __future__ import annotations

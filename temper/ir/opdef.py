@@ -1,8 +1,7 @@
 """The op table's row type: everything Temper knows about an op, as data and plain functions.
 
 Entries stand in temper/ir/ops/, one module per family; `ops.TABLE` joins them. An op's semantics are ONNX's newest,
-with operands
-that describe shapes or axes turned into attributes by the frontend (see ir/ops/__init__.py for the list).
+with operands that describe shapes or axes turned into attributes by the frontend (see ir/ops/__init__.py for the list).
 """
 
 from __future__ import annotations
@@ -64,11 +63,11 @@ class Tolerance:
 class OpDef:
     """One op.
 
-    inputs: (least, most) number of inputs; most None for any. infer: output types from input types and attributes,
-    raising
-    ShapeError with a reason on contradictions. reference: numpy arrays to numpy arrays, the op's meaning; no in-place
-    edits of inputs.
-    cost: arithmetic operations as an int or Dim. deterministic: False for random ops (never folded or merged).
+    inputs: (least, most) number of inputs; most None for any.
+    infer: output types from input types and attributes, raising ShapeError with a reason on contradictions.
+    reference: numpy arrays to numpy arrays, the op's meaning; no in-place edits of inputs.
+    cost: arithmetic operations as an int or Dim.
+    deterministic: False for random ops (never folded or merged).
     """
 
     name: str

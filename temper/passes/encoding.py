@@ -48,8 +48,9 @@ def shift(
 ) -> None:
     """Gives the readers of codes others that differ from them by a constant.
 
-    moves: whether a reader only moves codes, so that its own readers get others too. suit: adapts the inputs and
-    attributes of any other reader. note: added to the origin of what is made.
+    moves: whether a reader only moves codes, so that its own readers get others too.
+    suit: adapts the inputs and attributes of any other reader.
+    note: added to the origin of what is made.
     """
     for node, i in list(old.uses):
         attrs, inputs = dict(node.attrs), list(node.inputs)

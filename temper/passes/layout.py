@@ -307,8 +307,7 @@ def _reshape(graph: Graph, node: Node, user: Node, perm: Perm) -> bool:
     """A reshape that only splits and merges axes inside units the transpose keeps together can come first.
 
     Where the transpose tears units apart (channel shuffle, depth to space), it is split in two if that leaves a "to
-    first" to sink:
-    the first part brings each unit together, the second moves whole units.
+    first" to sink: the first part brings each unit together, the second moves whole units.
     """
     x = node.inputs[0]
     assert x is not None

@@ -286,8 +286,12 @@ def check_pins(patterns: Sequence[str], log: Log) -> None:
 
 
 def narrowing(dtype: str, cut: Cut, pins: Sequence[str] = ()) -> Pass:
-    """The pass. dtype: what tensors are stored in, "float32" to leave those that are not narrow in the model. cut: the
-    regions that tactics take. pins: patterns of the layers that stay float32."""
+    """The pass.
+
+    dtype: what tensors are stored in, "float32" to leave those that are not narrow in the model.
+    cut: the regions that tactics take.
+    pins: patterns of the layers that stay float32.
+    """
 
     def run(graph: Graph, log: Log) -> None:
         _own_halves(graph, log)

@@ -28,8 +28,13 @@ _Function = tuple[str, float, float]
 
 @dataclass(frozen=True)
 class Cell:
-    """One step. order: which of the four parts are i, o, f and g. kept: f c, and where c is among its operands.
-    products: x W and h R in any order, or x W alone where h is zeros. bias: constants added."""
+    """One step.
+
+    order: which of the four parts are i, o, f and g.
+    kept: f c, and where c is among its operands.
+    products: x W and h R in any order, or x W alone where h is zeros.
+    bias: constants added.
+    """
 
     h: Value
     c: Value

@@ -107,8 +107,8 @@ class Rule:
     """One rewrite. The docstring of `rewrite` states the algebra.
 
     when: part of the pattern that structure cannot state (a rank, an unchanged type); False is no match and no event.
-    check: None when legal, else the reason it is not. rewrite: adds nodes and returns the value that replaces the
-    matched one.
+    check: None when legal, else the reason it is not.
+    rewrite: adds nodes and returns the value that replaces the matched one.
     """
 
     name: str

@@ -20,10 +20,14 @@ _LENGTH = struct.Struct("<Q")
 class DeviceFunction:
     """A compiled kernel: `entry` in `cubin`, which is alone in it.
 
-    threads: per block, in x. shared: bytes of dynamic shared memory. scratch: trailing null pointers after the
-    arguments. clusters: blocks per cluster. registers: per thread. frame: bytes of local memory per thread.
-    scratch_bytes: of memory per block behind the first of the scratch pointers, which is then not null but the last
-    of the arguments' pointers again.
+    threads: per block, in x.
+    shared: bytes of dynamic shared memory.
+    scratch: trailing null pointers after the arguments.
+    clusters: blocks per cluster.
+    registers: per thread.
+    frame: bytes of local memory per thread.
+    scratch_bytes: of memory per block behind the first of the scratch pointers, which is then not null but the last of
+        the arguments' pointers again.
     """
 
     entry: str

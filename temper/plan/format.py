@@ -30,11 +30,14 @@ def value_of(d: DimText, env: Mapping[str, int]) -> int:
 class Ref:
     """Where an argument lives, in bytes.
 
-    arena: index = buffer table row. const: index unused, offset into the constants section. input, output: index =
-    binding.
-    workspace: the running thread's scratch. shared: scratch shared by all threads. null: a null pointer.
-    host: index = row of `Plan.slots`: an array made during the run, since its size depends on data or its elements are
-    strings.
+    kind, and what index and offset mean for it:
+
+    - "arena": row of the buffer table.
+    - "const": the index is unused, the offset is into the constants section.
+    - "input", "output": number of the binding.
+    - "workspace": scratch of the running thread. "shared": scratch of all threads. "null": a null pointer.
+    - "host": row of `Plan.slots`: an array made during the run, since its size depends on data or its elements are
+      strings.
     """
 
     kind: str
@@ -60,10 +63,14 @@ class Launch:
     """A kernel call: `entries` run in order with a barrier between them, all with the same arguments.
 
     parts: shares the work is split into, fixed by the plan; parts = 1 runs on the calling thread without waking others.
-    barrier: False if this launch may overlap with the one before it. writes: indices of `args` the kernel writes.
-    name: source layer names, for reports. report: row of the build report, or -1. work: number of elements it writes
-    where that depends on data; a launch of none is left out. scratch: bytes of workspace per thread and of shared
-    workspace where those depend on data; Profile has the greatest of all others. grid: blocks of a GPU kernel.
+    barrier: False if this launch may overlap with the one before it.
+    writes: indices of the `args` that the kernel writes.
+    name: source layer names, for reports.
+    report: row of the build report, or -1.
+    work: number of elements it writes where that depends on data; a launch of none is left out.
+    scratch: bytes of workspace per thread and of shared workspace where those depend on data; Profile has the greatest
+        of all others.
+    grid: blocks of a GPU kernel.
     """
 
     entries: tuple[str, ...]
@@ -87,12 +94,13 @@ class Launch:
 
 @dataclass(frozen=True)
 class HostStep:
-    """An op run by its numpy reference between native segments; `attrs` as made by `pack_attrs`; None = absent
-    input.
+    """An op run by its numpy reference between native segments.
 
-    subs: rows of `Plan.subs`, the programs an If (then, other) or a Loop (body) runs. A dimension of an output that is
-    an unbound symbol is bound by the result. binds: symbols that the elements of the
-    first output are the values of; "" for an element that is none.
+    attrs: as made by `pack_attrs`.
+    inputs: None where an optional input is absent.
+    outputs: a dimension that is an unbound symbol is bound by the result.
+    binds: symbols whose values are the elements of the first output; "" for an element that is none.
+    subs: rows of `Plan.subs`, the programs that an If (then, other) or a Loop (body) runs.
     """
 
     op: str
@@ -163,9 +171,10 @@ class Slot:
 class Profile:
     """A range of run-time dimensions and the memory laid out for its maximum.
 
-    symbols: name -> (min, opt, max). offsets: arena offset of each row of the buffer table (-1: unused here).
-    arena_bytes, workspace_bytes (per thread), shared_bytes: sizes at the maximum. program: which of Plan.programs it
-    runs.
+    symbols: name -> (min, opt, max).
+    offsets: arena offset of each row of the buffer table (-1: unused here).
+    arena_bytes, workspace_bytes, shared_bytes: sizes at the maximum; the workspace's is per thread.
+    program: which of Plan.programs it runs.
     """
 
     symbols: Mapping[str, tuple[int, int, int]]
@@ -206,12 +215,14 @@ class SubProgram:
 class Plan:
     """Everything an engine is made of.
 
-    fingerprint: what the machine it was tuned on is (runtime.machine.fingerprint). isa, needs: code level and the CPU
-    flags it requires.
-    threads: number the plan was tuned for. constants: bytes at a 64-byte aligned address when read from a file.
-    device: "cpu" or "cuda". kernels, host: shared objects; of a GPU plan, kernels is an archive of cubins (cubins.py)
-    and host is empty. report: the build report, JSON-able. graph: portable graph for `temper rebuild`, or
-    empty.
+    fingerprint: the machine it was tuned on (runtime.machine.fingerprint).
+    isa, needs: code level, and the CPU flags it requires.
+    threads: number of threads it was tuned for.
+    constants: bytes, at a 64-byte aligned address when read from a file.
+    device: "cpu" or "cuda".
+    kernels, host: shared objects; of a GPU plan, kernels is an archive of cubins (cubins.py) and host is empty.
+    report: the build report, JSON-able.
+    graph: portable graph for `temper rebuild`, or empty.
     """
 
     fingerprint: Mapping[str, Any]

@@ -37,8 +37,12 @@ SMALL_SECONDS = 6e-6
 
 @dataclass(frozen=True)
 class NativeStep:
-    """A region computed by a kernel. packed: constants the tactic rearranged. seconds: measured time, None if
-    untimed. sizes: what the kernel's variables stand for in the graph's symbols; one that is not there is a symbol."""
+    """A region computed by a kernel.
+
+    packed: constants the tactic rearranged.
+    seconds: measured time, None if untimed.
+    sizes: what the kernel's variables stand for in the graph's symbols; one that is not there is a symbol.
+    """
 
     region: Region
     kernel: Kernel
@@ -125,10 +129,11 @@ def schedule(
 ) -> Program:
     """Lays out the program; `steps` are in execution order, one per region of `storage`.
 
-    pool: constants that programs of the same plan share; first_buffer, first_row, first_slot: numbers of the program's
-    first buffer, slot, and row of the build report among those of the whole plan. subs: numbers of the programs made of
-    sub-graphs, by the id() of the graph. share: False for buffers that no step takes over from another, and that live
-    to the end.
+    pool: constants that programs of the same plan share.
+    first_buffer, first_row, first_slot: numbers of the program's first buffer, slot, and row of the build report among
+        those of the whole plan.
+    subs: numbers of the programs made of sub-graphs, by the id() of the graph.
+    share: False for buffers that no step takes over from another, and that live to the end.
     """
     numbers = first_buffer, first_row, first_slot
     return _Scheduler(graph, storage, steps, threads, pool or ConstantPool(), numbers, subs or {}, share).run()

@@ -19,9 +19,12 @@ _POSITIONS = 64
 class Score:
     """What an evaluation function may return instead of a number, so that the report can tell which answers changed.
 
-    value: the score, higher is better. answers: scores [samples, classes] (the largest is the answer), or answers
-    [samples] as integers or text. labels: [samples], of the answers' kind. images: [samples, ...], shown where an
-    answer changed. classes: names by index. names: of the samples.
+    value: the score, higher is better.
+    answers: scores [samples, classes] (the largest is the answer), or answers [samples] as integers or text.
+    labels: [samples], of the answers' kind.
+    images: [samples, ...], shown where an answer changed.
+    classes: names by index.
+    names: of the samples.
     """
 
     value: float

@@ -35,8 +35,9 @@ class Cut:
 class Fitter:
     """Turns items into batches of the model's size.
 
-    inputs: types by name; a dimension may be symbolic. ranges: of the symbols, in every profile; none: any size. note:
-    of the sizes, for whoever complains.
+    inputs: types by name; a dimension may be symbolic.
+    ranges: of the symbols, in every profile; none: any size.
+    note: of the sizes, for whoever complains.
 
     An item is a mapping by input name, a sequence of arrays in the inputs' order, or the only input's array. Its arrays
     may be (tried in this order): a batch exactly as the model takes it; a single sample without the axis of the batch;

@@ -82,8 +82,10 @@ def observed(
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """graph: the float graph whose tensors have thresholds. algorithm: how these were chosen. held: how many batches
-    judged, and by "auto" chose, but set no range."""
+    """graph: the float graph whose tensors have thresholds.
+    algorithm: how these were chosen.
+    held: how many batches judged, and by "auto" chose, but set no range.
+    """
 
     graph: Graph
     samples: Samples

@@ -80,9 +80,11 @@ def calibrate(
 ) -> Calibration:
     """Histograms of `tensors` (names of values of `graph`, the float graph before quantization) over all samples.
 
-    held: batches observed apart, which thresholds are judged by; by default there are none. ranges: of the symbols that
-    are left in the graph, in every profile. work: folder of the state file; without it nothing is kept. resume: use
-    what an earlier run left there. progress: called as ("calibrate", batches done, batches).
+    held: batches observed apart, which thresholds are judged by; by default there are none.
+    ranges: of the symbols that are left in the graph, in every profile.
+    work: folder of the state file; without it nothing is kept.
+    resume: use what an earlier run left there.
+    progress: called as ("calibrate", batches done, batches).
 
     DataError names a tensor that is not finite and the batch; BuildError if the state file cannot be written.
     """

@@ -60,10 +60,14 @@ class Step:
 
 @dataclass(frozen=True, eq=False)
 class Data:
-    """What compensation works with. calibration: batches that statistics are taken from, few will do. held: batches to
-    judge by. spare: more to judge by, calibration data which statistics are not taken from. spans, alternatives: by
-    tensor, least and greatest value, and thresholds by calibrator. ranged: of codes that have a zero point, thresholds
-    by tensor, where they are not those of symmetric codes."""
+    """What compensation works with.
+
+    calibration: batches that statistics are taken from, few will do.
+    held: batches to judge by.
+    spare: more to judge by, calibration data which statistics are not taken from.
+    spans, alternatives: by tensor, least and greatest value, and thresholds by calibrator.
+    ranged: of codes that have a zero point, thresholds by tensor, where they are not those of symmetric codes.
+    """
 
     calibration: Sequence[Batch]
     held: Sequence[Batch]

@@ -165,8 +165,12 @@ class Conversion:
 
 
 def conversion(config: BuildConfig, measured: bool = True, half: str = "float32") -> Conversion:
-    """Of the build's own kernels on one tensor. config: without batches or shapes. measured: False for what the cost
-    model predicts. half: the type of what is not in codes, as it lies in memory."""
+    """Of the build's own kernels on one tensor.
+
+    config: without batches or shapes.
+    measured: False for what the cost model predicts.
+    half: the type of what is not in codes, as it lies in memory.
+    """
     count = _ELEMENTS if config.device == "cpu" else _ELEMENTS_GPU
 
     def step(make_it: Callable[[Graph, Value], Value], dtype: str) -> float:

@@ -39,8 +39,13 @@ Reading = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Print:
-    """What a batch is known by. digest: of names, shapes and values. samples: what they are called. rows: digests of
-    the samples, one a name. extent: (least, greatest, standard deviation) of every float input."""
+    """What a batch is known by.
+
+    digest: of names, shapes and values.
+    samples: what they are called.
+    rows: digests of the samples, one a name.
+    extent: (least, greatest, standard deviation) of every float input.
+    """
 
     digest: str
     samples: tuple[str, ...]
@@ -58,8 +63,9 @@ class Source(Protocol):
 class Samples:
     """Batches by input name, in the order of the source; iterable any number of times.
 
-    synthetic: they are made up. remarks: what was converted, assumed and left out. skipped: unusable
-    samples left out, and why.
+    synthetic: they are made up.
+    remarks: what was converted, assumed and left out.
+    skipped: unusable samples left out, and why.
     """
 
     source: Source
@@ -118,12 +124,14 @@ def samples_of(
     """Calibration data for a model with these inputs.
 
     data: a folder of pictures or of .npz files; an .npz (arrays by input name, the first axis counts samples) or .npy;
-    "script.py:function", the function returning anything of what follows; "random:N", N made-up batches; an array or a
-    dict of arrays with all samples; an iterable of arrays, sequences or dicts (see `fitting.Fitter` for the shapes they
-    may have), or a function that returns one; a calibrator with get_batch(names).
-    ranges: of the inputs' symbols, in every profile. preprocess: of pictures. skip_bad: leave out what cannot be used
-    instead of raising. limit: at most so many batches, all if 0. note: what to say of the inputs' sizes where data does
-    not fit.
+        "script.py:function", the function returning anything of what follows; "random:N", N made-up batches; an array
+        or a dict of arrays with all samples; an iterable of arrays, sequences or dicts (see `batching.Fitter` for the
+        shapes they may have), or a function that returns one; a calibrator with get_batch(names).
+    ranges: of the inputs' symbols, in every profile.
+    preprocess: of pictures.
+    skip_bad: leave out what cannot be used instead of raising.
+    limit: at most so many batches, all if 0.
+    note: what to say of the inputs' sizes where data does not fit.
 
     DataError names what cannot be used and counts it, or says that there is no data. ConfigError: the data does not
     suit the model at all.

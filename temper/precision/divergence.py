@@ -72,8 +72,12 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Divergence:
-    """Of one head. flips: answers that did change, of `answers` looked at; these two are counts. form: "one" answer a
-    sample, a "sequence" of a few or a "map" of many; values have it too. positions: answers a sample."""
+    """Of one head.
+
+    flips: answers that did change, of `answers` looked at; these two are counts.
+    form: "one" answer a sample, a "sequence" of a few or a "map" of many; values have it too.
+    positions: answers a sample.
+    """
 
     head: str
     noise: float

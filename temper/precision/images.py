@@ -27,7 +27,8 @@ class Preprocess:
     """What is done to a picture: resized (bilinear) to the input's size, then (pixel * scale - mean) / std.
 
     scale: 1/255 by default, so that mean and std are of values in [0, 1]; 1 for mean and std of pixels 0..255.
-    mean, std: one number, or one a channel in the order of the channels. order: "RGB" or "BGR" of three channels.
+    mean, std: one number, or one a channel in the order of the channels.
+    order: "RGB" or "BGR" of three channels.
     fit: see FITS. An input of dtype uint8 gets the pixels as they are.
     """
 

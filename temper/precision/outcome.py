@@ -22,8 +22,12 @@ Answer = int | str | None
 
 @dataclass(frozen=True)
 class Source:
-    """A file or object that the build read. name: as the user gave it; digest: SHA-256 of what was read, hexadecimal;
-    about: one line for a reader ("ONNX, opset 17", "directory of 500 images")."""
+    """A file or object that the build read.
+
+    name: as the user gave it.
+    digest: SHA-256 of what was read, hexadecimal.
+    about: one line for a reader ("ONNX, opset 17", "directory of 500 images").
+    """
 
     name: str
     digest: str
@@ -71,8 +75,11 @@ class Budget:
 
 @dataclass(frozen=True)
 class Point:
-    """One configuration that was tried. label: "FP32", "all INT8, min-max" ...; kind: "float" (the baseline), "naive"
-    (min-max, no compensation), "tried", or "chosen". floats: names of the sites left in float.
+    """One configuration that was tried.
+
+    label: "FP32", "all INT8, min-max" ...
+    kind: "float" (the baseline), "naive" (min-max, no compensation), "tried", or "chosen".
+    floats: names of the sites left in float.
 
     ms: measured; predicted_ms: what the solver expected; metric: the user's score; compensation: what was applied.
     """
@@ -112,16 +119,21 @@ class Step:
 class Site:
     """One unit of choice and what was found out about it.
 
-    shape: of its output, e.g. "1x64x56x56". precision: "int8" or "float8", or "bfloat16", "float16" or "float32"; why:
-    the reason, for a float site always. int8_ms, float_ms: its region's time in each; reformat_ms: converting what it
-    reads, where that
-    comes from sites of the other kind. sensitivity: divergence of the outputs with this site alone in INT8;
-    weights_part: how much of that comes of its weights, the rest of its data. sqnr: of its data as codes, which is what
-    this site adds; sqnr_cumulative: of its output in the chosen engine, simulated. clip_rate: fraction of its data
-    beyond the threshold; rmse_over_scale: error of its data in steps of the scale (rounding alone gives 0.289);
-    headroom_bits: how many times the int32 accumulator could double before it might overflow. channel_range_ratio:
-    largest over median weight range of the output channels. tensor: name of its data in `Outcome.tensors`. pinned: the
-    user fixed its precision.
+    shape: of its output, e.g. "1x64x56x56".
+    precision: "int8" or "float8", or "bfloat16", "float16" or "float32".
+    why: the reason, for a float site always.
+    int8_ms, float_ms: its region's time in each.
+    reformat_ms: converting what it reads, where that comes from sites of the other kind.
+    sensitivity: divergence of the outputs with this site alone in INT8.
+    weights_part: how much of that comes of its weights, the rest of its data.
+    sqnr: of its data as codes, which is what this site adds.
+    sqnr_cumulative: of its output in the chosen engine, simulated.
+    clip_rate: fraction of its data beyond the threshold.
+    rmse_over_scale: error of its data in steps of the scale (rounding alone gives 0.289).
+    headroom_bits: how many times the int32 accumulator could double before it might overflow.
+    channel_range_ratio: largest over median weight range of the output channels.
+    tensor: name of its data in `Outcome.tensors`.
+    pinned: the user fixed its precision.
     """
 
     name: str
@@ -148,10 +160,13 @@ class Site:
 
 @dataclass(frozen=True)
 class Head:
-    """How far one output, or part of one, is from the float engine's on held-back samples. engine: the label of the
-    point. noise: energy of the error relative to the outputs' variance. Of answers, None where there are none:
-    loss, changed: expected shares of right answers lost, and of answers changed; information, information_p99:
-    Kullback-Leibler divergence in nats, mean and 99th percentile; flips: answers that did change, of `answers`.
+    """How far one output, or part of one, is from the float engine's on held-back samples.
+
+    engine: the label of the point.
+    noise: energy of the error relative to the outputs' variance. Of answers, None where there are none: loss, changed:
+        expected shares of right answers lost, and of answers changed.
+    information, information_p99: Kullback-Leibler divergence in nats, mean and 99th percentile.
+    flips: answers that did change, of `answers`.
     """
 
     name: str
@@ -167,11 +182,15 @@ class Head:
 
 @dataclass(frozen=True)
 class Tensor:
-    """A calibrated tensor. low, high: least and greatest value seen. counts: values by |x| in equal bins of
-    [0, max(|low|, |high|)], resampled to a few hundred. zeros: how many were exactly 0.
+    """A calibrated tensor.
 
-    amax: the chosen threshold and the calibrator that chose it; alternatives: calibrator -> the threshold it would
-    have chosen; errors: calibrator -> what its threshold scored where they were compared (lower is better).
+    low, high: least and greatest value seen.
+    counts: values by |x| in equal bins of [0, max(|low|, |high|)], resampled to a few hundred.
+    zeros: how many were exactly 0.
+
+    amax: the chosen threshold and the calibrator that chose it.
+    alternatives: calibrator -> the threshold it would have chosen.
+    errors: calibrator -> what its threshold scored where they were compared (lower is better).
     """
 
     name: str
@@ -222,10 +241,14 @@ class Audit:
 class Answers:
     """What each engine answered, sample by sample; all tuples are equally long.
 
-    origin: which samples ("held-back calibration samples", "test set"); searched: the search looked at these samples,
-    so that they flatter the result. labels: the truth, or None where nobody knows it: then FP32's answers stand in.
-    fp32, naive, chosen: answers; margins: FP32's margin between its first and second choice; classes: names by index;
-    names: of the samples; images: index of a sample -> PNG data URI, of a few that changed.
+    origin: which samples ("held-back calibration samples", "test set").
+    searched: the search looked at these samples, so that they flatter the result.
+    labels: the truth, or None where nobody knows it: then FP32's answers stand in.
+    fp32, naive, chosen: answers.
+    margins: FP32's margin between its first and second choice.
+    classes: names by index.
+    names: of the samples.
+    images: index of a sample -> PNG data URI, of a few that changed.
     """
 
     origin: str
@@ -252,9 +275,13 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything an INT8 build did. met: the budget was kept; verdict: one sentence that says so, or which sites are to
-    blame. points: every configuration tried, exactly one of kind "float" and one of kind "chosen". config: the
-    options that shaped the result, JSON values only. when: ISO 8601, UTC.
+    """Everything an INT8 build did.
+
+    met: the budget was kept.
+    verdict: one sentence that says so, or which sites are to blame.
+    points: every configuration tried, exactly one of kind "float" and one of kind "chosen".
+    config: the options that shaped the result, JSON values only.
+    when: ISO 8601, UTC.
     """
 
     temper: str

@@ -45,9 +45,15 @@ def layers(quick: int, slow: int, word: str = "INT8", eights: int = 0) -> str:
 
 @dataclass
 class Account:
-    """say: takes lines for the user. why: reason by site in float. loss: sensitivity by site. seconds: by phase. links:
-    data between sites, and what its conversion costs. noise: of sites, measured. weights_part: as in outcome.Site.
-    drop: of a score, at most."""
+    """say: takes lines for the user.
+    why: reason by site in float.
+    loss: sensitivity by site.
+    seconds: by phase.
+    links: data between sites, and what its conversion costs.
+    noise: of sites, measured.
+    weights_part: as in outcome.Site.
+    drop: of a score, at most.
+    """
 
     subject: Subject
     request: Request

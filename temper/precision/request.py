@@ -27,15 +27,21 @@ Evaluate = Callable[[Engine], float | Score]
 class Request:
     """Options of an INT8 build.
 
-    calibration: data, in any form that `data.samples_of` takes. preprocess: of pictures. calibrator: "auto" (which is
-    what a calibrator given as data asks for) or an algorithm's name. cache: a calibration cache file to take thresholds
-    from. evaluate: a score of an engine, higher is better; max_drop: how much of it may be lost, in its own unit (DROP
-    of the float engine's score if None). keep: patterns such as '/head/*=fp32'. pure_int8: everything that can be is
-    INT8, whatever is lost. skip_bad: leave out samples that cannot be used. bounds: what outputs may diverge by where
-    there is no metric. compensate: change thresholds, scales and biases where that helps. passes: of the model over the
-    held-back samples, at most. answers: keep what the engines answered on each sample, for a report. work: folder where
-    calibration and search keep what is done, by digests. form: "int8", or "float8" for 8-bit floats (E4M3) instead, on
-    GPUs that multiply them.
+    calibration: data, in any form that `data.samples_of` takes.
+    preprocess: of pictures.
+    calibrator: "auto" (which is what a calibrator given as data asks for) or an algorithm's name.
+    cache: a calibration cache file to take thresholds from.
+    evaluate: a score of an engine, higher is better.
+    max_drop: how much of it may be lost, in its own unit (DROP of the float engine's score if None).
+    keep: patterns such as '/head/*=fp32'.
+    pure_int8: everything that can be is INT8, whatever is lost.
+    skip_bad: leave out samples that cannot be used.
+    bounds: what outputs may diverge by where there is no metric.
+    compensate: change thresholds, scales and biases where that helps.
+    passes: of the model over the held-back samples, at most.
+    answers: keep what the engines answered on each sample, for a report.
+    work: folder where calibration and search keep what is done, by digests.
+    form: "int8", or "float8" for 8-bit floats (E4M3) instead, on GPUs that multiply them.
     """
 
     calibration: Any = None

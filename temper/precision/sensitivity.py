@@ -48,9 +48,11 @@ def losses(
 ) -> dict[str, float]:
     """Loss by site: the sum over heads of weight * energy of the divergence with that site alone in INT8.
 
-    weights: by head of the reference. prior: by site, all that are asked for, roughly how much is lost; decides only
-    where the work does not suffice. work: in passes over one sample each, at most about that. base: sites that are in
-    INT8 meanwhile; of those, the loss is what turning the site off takes away. told: batches done, of how many at most.
+    weights: by head of the reference.
+    prior: by site, all that are asked for, roughly how much is lost; decides only where the work does not suffice.
+    work: in passes over one sample each, at most about that.
+    base: sites that are in INT8 meanwhile; of those, the loss is what turning the site off takes away.
+    told: batches done, of how many at most.
     """
     samples = max(1.0, held.count / len(held))
     most = len(prior)

@@ -158,9 +158,13 @@ class Simulator:
     """
 
     def __init__(self, graph: Graph, recipe: Recipe, config: BuildConfig, taps: Sequence[str] = ()) -> None:
-        """graph: as `builder.float_graph` gives it; not changed. recipe: thresholds, and deltas of what is on; which of
-        its sites are on is said per run. config: of the engine, whose first profile is simulated; nothing is timed.
-        taps: tensors of the graph that `tap` gives. ConfigError if a product's weights are out of reach."""
+        """graph: as `builder.float_graph` gives it; not changed.
+        recipe: thresholds, and deltas of what is on; which of its sites are on is said per run.
+        config: of the engine, whose first profile is simulated; nothing is timed.
+        taps: tensors of the graph that `tap` gives.
+
+        ConfigError if a product's weights are out of reach.
+        """
         self.graph, self.sites, self.work = graph, recipe.sites_in(graph), 0.0
         self._names = {s.name: s for s in self.sites}
         self._by_key = {s.key: s.name for s in self.sites}

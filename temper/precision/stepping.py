@@ -59,8 +59,12 @@ def steps_of(plan: Plan) -> list[Segment]:
 
 
 def stepper(plan: Plan, nbytes: int, others: Others, device: str) -> Stepper:
-    """The plan's first program. nbytes: of constants there shall be room for. others: see there. device: as a
-    configuration names it."""
+    """The plan's first program.
+
+    nbytes: of constants there shall be room for.
+    others: see there.
+    device: as a configuration names it.
+    """
     steps = steps_of(plan)
     first = plan.profiles[0].program
     programs = tuple(tuple(steps) if i == first else p for i, p in enumerate(plan.programs))

@@ -22,8 +22,11 @@ from temper.target import Target, target_of
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """model: as it was given; parsed: read once for all. graph: the float graph of the first profile. ranges: of the
-    symbols that are open in it, one a profile that it serves."""
+    """model: as it was given.
+    parsed: read once for all.
+    graph: the float graph of the first profile.
+    ranges: of the symbols that are open in it, one a profile that it serves.
+    """
 
     model: Model
     parsed: Model

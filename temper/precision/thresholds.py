@@ -67,9 +67,12 @@ def resolve(
 ) -> Thresholds:
     """Thresholds of `tensors`: the cache's where it has one, calibrated ones else.
 
-    calibrator: "auto" or an algorithm's name. source: what the cache is called. known: the source model's names.
-    everything: an algorithm other than "auto" sees the held-back batches too. DataError names tensors that the cache
-    lacks where there is no calibration.
+    calibrator: "auto" or an algorithm's name.
+    source: what the cache is called.
+    known: the source model's names.
+    everything: an algorithm other than "auto" sees the held-back batches too.
+
+    DataError names tensors that the cache lacks where there is no calibration.
     """
     names = in_order(graph, tensors)
     found = {}

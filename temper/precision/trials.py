@@ -126,8 +126,11 @@ class Trials:
     """Engines by the sites that are not on. recipe: with every site on that is not pinned to another precision.
 
     A choice is a set of names of sites; those in 8-bit floats instead of float are in it a second time, marked
-    (`with_eights`). reach: largest magnitude of tensors, for these. passes: of the model over the held-back samples
-    that were run so far. scores: what the evaluation told of samples.
+    (`with_eights`).
+
+    reach: largest magnitude of tensors, for these.
+    passes: of the model over the held-back samples that were run so far.
+    scores: what the evaluation told of samples.
     """
 
     subject: Subject

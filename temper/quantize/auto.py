@@ -70,8 +70,12 @@ def noise(h: Histogram, amax: float, levels: int, clipping: float = 1.0) -> floa
 def choose(
     seen: Histogram, held: Histogram, levels: int, clipping: float = 1.0, candidates: Sequence[str] = CANDIDATES
 ) -> Chosen:
-    """The best of `candidates`. seen: what thresholds are found on; held: what they are judged on, `seen` again if it
-    counts nothing. levels: 127 of a signed tensor, 255 of one that cannot be negative."""
+    """The best of `candidates`.
+
+    seen: what thresholds are found on.
+    held: what they are judged on, `seen` again if it counts nothing.
+    levels: 127 of a signed tensor, 255 of one that cannot be negative.
+    """
     found = {name: algorithm(name)(seen, levels) for name in candidates}
     judge = held if held.total else seen
     errors = {name: noise(judge, amax, levels, clipping) for name, amax in found.items()}

@@ -20,8 +20,10 @@ from temper.reference.histogram import BINS
 class Histogram:
     """Counts of |x| of one tensor.
 
-    exponent: bins are 2**exponent wide. counts: int64[BINS], bin i holds i*w <= |x| < (i+1)*w; zeros are counted in
-    bin 0 too. zeros: values equal to 0. low, high: least and greatest value (signed); inf and -inf of no values.
+    exponent: bins are 2**exponent wide.
+    counts: int64[BINS], bin i holds i*w <= |x| < (i+1)*w; zeros are counted in bin 0 too.
+    zeros: values equal to 0.
+    low, high: least and greatest value (signed); inf and -inf of no values.
     """
 
     exponent: int

@@ -71,8 +71,10 @@ class Group:
 
 @dataclass(frozen=True)
 class Placement:
-    """products: keys of the nodes in INT8. moves: keys of the nodes that move codes on the way to a site. reads: every
-    other reader of codes -> number of the group whose scale they have."""
+    """products: keys of the nodes in INT8.
+    moves: keys of the nodes that move codes on the way to a site.
+    reads: every other reader of codes -> number of the group whose scale they have.
+    """
 
     products: tuple[str, ...]
     groups: tuple[Group, ...]

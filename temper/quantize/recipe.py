@@ -27,15 +27,19 @@ PRECISIONS = ("fp32", "bf16", "fp16", "int8", "fp8")
 class Recipe:
     """How a float graph becomes integer. Names are those of `sites_of(graph)` and of the graph's tensors.
 
-    sites: which are on. amax: threshold by tensor. ranges: least and greatest value of tensors whose codes get a zero
-    point; they hold instead of thresholds where a whole group has them and can be negative. weight_scales: of the
-    weights of products, float32 per output channel, instead of max |w| / 127. operands: constants that replace an input
-    of a node, by (name of the node's first result, input index), whether sites are on or off: what equalisation and
-    SmoothQuant rescale. biases: added to a product's result, float32 per output channel, where it is on. signed:
-    tensors coded as int8 although they cannot be negative. apart: tensors with codes of their own though they are parts
-    of others, see `narrow_parts`. halves: products that are off and computed in bfloat16. form: "int8", or "float8"
-    where sites are products of 8-bit floats (E4M3). eights: products that are off and computed in 8-bit floats, with
-    the largest magnitude of their data.
+    sites: which are on.
+    amax: threshold by tensor.
+    ranges: least and greatest value of tensors whose codes get a zero point; they hold instead of thresholds where a
+        whole group has them and can be negative.
+    weight_scales: of the weights of products, float32 per output channel, instead of max |w| / 127.
+    operands: constants that replace an input of a node, by (name of the node's first result, input index), whether
+        sites are on or off: what equalisation and SmoothQuant rescale.
+    biases: added to a product's result, float32 per output channel, where it is on.
+    signed: tensors coded as int8 although they cannot be negative.
+    apart: tensors with codes of their own though they are parts of others, see `narrow_parts`.
+    halves: products that are off and computed in bfloat16.
+    form: "int8", or "float8" where sites are products of 8-bit floats (E4M3).
+    eights: products that are off and computed in 8-bit floats, with the largest magnitude of their data.
     """
 
     sites: frozenset[str]
@@ -156,8 +160,12 @@ def add_to_result(graph: Graph, node: Node, shift: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class Pins:
-    """Sites that patterns pin. fp32, bf16, fp16, fp8: off, and computed so. low: on, whatever they cost. idle: patterns
-    that match only nodes which are float anyway."""
+    """Sites that patterns pin.
+
+    fp32, bf16, fp16, fp8: off, and computed so.
+    low: on, whatever they cost.
+    idle: patterns that match only nodes which are float anyway.
+    """
 
     fp32: frozenset[str]
     bf16: frozenset[str]

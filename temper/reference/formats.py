@@ -22,8 +22,11 @@ class MiniFloat:
     """A float of at most 8 bits: a sign, an exponent field of value e and `mantissa` bits of value m.
 
     e > 0: (1 + m / 2^mantissa) 2^(e - bias); e = 0: m / 2^mantissa 2^(1 - bias).
-    largest: code of the largest finite number. infinity, nan: codes without sign, None where there is none (and a
-    number beyond the largest then becomes NaN, or the largest). unsigned_zero: code 2^(bits-1) is NaN, not -0.
+
+    largest: code of the largest finite number.
+    infinity, nan: codes without sign, None where there is none (and a number beyond the largest then becomes NaN, or
+        the largest).
+    unsigned_zero: code 2^(bits-1) is NaN, not -0.
     """
 
     bits: int

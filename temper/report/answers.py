@@ -31,8 +31,11 @@ class Flip:
 
 @dataclass(frozen=True)
 class Changes:
-    """One engine against FP32. right, baseline_right: fractions that answer as the label says, None without labels.
-    churn: fraction of samples whose answer changed, with its 95 % interval. test: of the accuracy; without labels None.
+    """One engine against FP32.
+
+    right, baseline_right: fractions that answer as the label says, None without labels.
+    churn: fraction of samples whose answer changed, with its 95 % interval.
+    test: of the accuracy; without labels None.
     """
 
     n: int

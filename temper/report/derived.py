@@ -16,8 +16,10 @@ COMMON_BOUND = 0.003
 
 @dataclass(frozen=True)
 class Verdict:
-    """passed: the budget was kept and nothing known contradicts it. bound: loss of accuracy that `certainty` is about,
-    None where no labels are known. naive, chosen: against FP32, None without answers."""
+    """passed: the budget was kept and nothing known contradicts it.
+    bound: loss of accuracy that `certainty` is about, None where no labels are known.
+    naive, chosen: against FP32, None without answers.
+    """
 
     passed: bool
     bound: float | None

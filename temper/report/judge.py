@@ -29,8 +29,11 @@ def judged(
     names: Sequence[str] = (),
     searched: bool = False,
 ) -> Answers:
-    """What engines answered. fp32, int8, naive: scores [N, classes] (floats; the largest is the answer) or answers [N]
-    (integers or strings). labels: [N]. images: [N, ...]; the first of those that changed are kept as pictures.
+    """What engines answered.
+
+    fp32, int8, naive: scores [N, classes] (floats; the largest is the answer) or answers [N] (integers or strings).
+    labels: [N].
+    images: [N, ...]; the first of those that changed are kept as pictures.
     searched: the search looked at these samples.
 
     DataError where lengths differ.

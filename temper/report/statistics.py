@@ -17,8 +17,9 @@ Z95 = 1.959963984540054
 class Paired:
     """Loss of accuracy between two engines on the same samples; fractions of 1, loss > 0 is worse.
 
-    error: standard error, sqrt(b + c - (b - c)^2 / n) / n. low, high: 95 % interval of the loss by Tango's score
-    method, which stays honest where b + c is small or 0 (the error is then 0, and would claim certainty).
+    error: standard error, sqrt(b + c - (b - c)^2 / n) / n.
+    low, high: 95 % interval of the loss by Tango's score method, which stays honest where b + c is small or 0 (the
+        error is then 0, and would claim certainty).
     p: two-sided exact McNemar test that right->wrong and wrong->right are equally likely.
     """
 

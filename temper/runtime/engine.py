@@ -88,9 +88,12 @@ class Engine:
     ) -> None:
         """threads: at most this many, the plan's number if None; never more than the CPUs this process may use.
         spin_us: how long idle pool threads spin before they sleep, process-wide; the library's default if None.
-        device: where a GPU plan runs: "cuda:1" is the second GPU, "" the first. gpu: the same as an object. defer: the
-        GPU is looked for at the first run, so that a plan for one that is not here can be held. PlanError if this
-        machine cannot run the plan; DeviceError if the GPU cannot be used; ConfigError for another device.
+        device: where a GPU plan runs: "cuda:1" is the second GPU, "" the first.
+        gpu: the same as an object.
+        defer: the GPU is looked for at the first run, so that a plan for one that is not here can be held.
+
+        PlanError if this machine cannot run the plan; DeviceError if the GPU cannot be used; ConfigError for another
+        device.
         """
         self.remarks = check_machine(plan)
         constants = plan.constants

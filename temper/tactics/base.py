@@ -31,12 +31,14 @@ class Slot:
 class Workload:
     """One region's computation without names and weight values: the key of the timing cache.
 
-    op: the anchor's IR op, or "Pointwise". attrs: the anchor's attributes, sorted.
+    op: the anchor's IR op, or "Pointwise".
+    attrs: the anchor's attributes, sorted.
     inputs: the anchor's inputs (None where absent); constant[i] says input i is known at build and may be prepacked.
-    outputs: one slot per epilogue result. isa: code level ("avx512", "avx2", "portable", or a GPU's "sm_90").
+    outputs: one slot per epilogue result.
+    isa: code level ("avx512", "avx2", "portable", or a GPU's "sm_90").
     threads: how many threads the engine will use; results never depend on it, times do.
     widened: the inputs, by number, that are stored in a narrower float type than the op computes in: it computes in
-    float32, as the epilogue does, and the kernel converts what it loads.
+        float32, as the epilogue does, and the kernel converts what it loads.
     tf32: products may round their float32 operands to 10 bits of mantissa, as tensor cores take them.
     links: of a "Chain", the workloads that follow each other; see `chained` for what its inputs are.
     """
@@ -115,16 +117,17 @@ Params = tuple[tuple[str, int], ...]
 class Kernel:
     """Source text and its calling convention.
 
-    source: a full translation unit. entries: exported functions, launched in order with a barrier between them, all
-    with
-    the same arguments `void entry(void *const *p, const int64_t *v, int32_t part, int32_t parts)`.
-    args: meaning of p[0], p[1], ...; symbols: meaning of v[0], v[1], ...
-    workspace: bytes of scratch per thread (an int or a Dim); shared_workspace: bytes shared by all threads, ("shared",
-    0).
+    source: a full translation unit.
+    entries: exported functions, launched in order with a barrier between them, all with the same arguments `void
+        entry(void *const *p, const int64_t *v, int32_t part, int32_t parts)`.
+    args: meaning of p[0], p[1], ...
+    symbols: meaning of v[0], v[1], ...
+    workspace: bytes of scratch per thread, ("workspace", 0).
+    shared_workspace: bytes of scratch shared by all threads, ("shared", 0).
     in_place: True if an output element is written once, after every full epilogue operand at that element has been
-    read, so that
-    output 0 may share its buffer with such an operand; False for a kernel that keeps partial sums in the output.
-    grid: blocks in x of a GPU kernel; later: those of its entries after the first, which are launches of their own.
+        read, so that output 0 may share its buffer with such an operand; False for a kernel that keeps partial sums in
+        the output.
+    grid: blocks in x of a GPU kernel's first entry; later: of its other entries, which are launches of their own.
     """
 
     source: str

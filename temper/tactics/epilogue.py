@@ -31,10 +31,11 @@ class Operand:
     """A tensor read by the program.
 
     mask: one bool per axis of the output: True where the operand has that axis, False where it is broadcast (size 1).
-    (False, .., False, True) is a channel vector, (True, False, .., True) one vector per image, all True a full tensor.
+        (False, .., False, True) is a channel vector, (True, False, .., True) one vector per image, all True a full
+        tensor.
     row_stride: elements between consecutive rows (last axis) of a full operand that is a view; None when dense.
-    limit: of a float32 or int32 constant, a number of `LIMITS` that its magnitudes do not exceed. short: its values
-    have at most 16 significant bits, so that their products with 8-bit codes are exact.
+    limit: of a float32 or int32 constant, a number of `LIMITS` that its magnitudes do not exceed.
+    short: its values have at most 16 significant bits, so that their products with 8-bit codes are exact.
     """
 
     dtype: str

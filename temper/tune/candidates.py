@@ -134,7 +134,8 @@ def candidates_for(
 ) -> tuple[list[Candidate], list[Trial]]:
     """The candidates an effort looks at, best predicted first, and the tactics that declined, with their reasons.
 
-    env: sizes of the variables to predict at; also: candidates to add, and the best that share their packed weights.
+    env: sizes of the variables to predict at.
+    also: candidates to add, and the best that share their packed weights.
     known: of the same tactics and compiler; what is found out is added.
     """
     known = known or Known()

@@ -27,8 +27,7 @@ SHARING = 0.02
 
 def cold_bytes(constants: int, cache: int) -> int:
     """Bytes of constants to rotate over for a model with that many, on a machine with that last-level cache: the next
-    power of two, since
-    times are kept per value, and no more than twice the cache, beyond which nothing changes."""
+    power of two, since times are kept per value, and no more than twice the cache, beyond which nothing changes."""
     return 1 << max(20, min(constants, 2 * cache) - 1).bit_length() if constants > 1 << 20 else 1 << 20
 
 
@@ -39,9 +38,9 @@ Progress = Callable[[str, int, int], None]
 class Task:
     """A workload to tune with the data it needs: weights for prepacking and verification, and the sizes to tune at.
 
-    also: candidates that take part whatever is predicted of them, such as another profile's choice. prefers: whether a
-    candidate's packed weights are in the plan already, so that it may be chosen before faster ones. optional: there is
-    no choice where every candidate fails its check, which is no error then.
+    also: candidates that take part whatever is predicted of them, such as another profile's choice.
+    prefers: whether a candidate's packed weights are in the plan already, so that it may be chosen before faster ones.
+    optional: there is no choice where every candidate fails its check, which is no error then.
     """
 
     workload: Workload
@@ -106,9 +105,10 @@ class Device(Protocol):
 class Tuner:
     """Chooses kernels for workloads on the machine at hand.
 
-    machine: fingerprint that times are kept under. cold_bytes: how many bytes of constants pass through the caches
-    between two uses of a
-    layer's weights (see `cold_bytes`): part of the key of a time. jobs: compilers at once, 0 for one per core.
+    machine: fingerprint that times are kept under.
+    cold_bytes: how many bytes of constants pass through the caches between two uses of a layer's weights (see
+        `cold_bytes`): part of the key of a time.
+    jobs: compilers at once, 0 for one per core.
     """
 
     tactics: Sequence[Tactic]

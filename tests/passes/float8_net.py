@@ -14,8 +14,12 @@ E4M3 = TensorProto.FLOAT8E4M3FN
 
 def model(folded: bool = True, groups: int = 1, zero: int = 0) -> bytes:
     """image [2, 3, 12, 12] -> scores [2, 10] through two convolutions and a product between QuantizeLinear and
-    DequantizeLinear, as TensorRT's exporters write them. folded: weights are codes already, else they are quantized in
-    the model. groups: of the second convolution. zero: code of the zero points."""
+    DequantizeLinear, as TensorRT's exporters write them.
+
+    folded: weights are codes already, else they are quantized in the model.
+    groups: of the second convolution.
+    zero: code of the zero points.
+    """
     rng = np.random.default_rng(3)
     nodes, constants = [], [helper.make_tensor("zero", E4M3, [], bytes([zero]), raw=True)]
 

@@ -27,9 +27,14 @@ def written_out(
     feedback: bool = False,
     given: bool = False,
 ) -> onnx.ModelProto:
-    """`steps` steps of one LSTM cell on X [steps, B, F]. order: gates in the columns. pick: how a step's rows are
-    taken. outputs: y (all h stacked), h and c (the last ones), or m (c between steps). feedback:
-    h is added to x. given: the first h and c are inputs, not zeros."""
+    """`steps` steps of one LSTM cell on X [steps, B, F].
+
+    order: gates in the columns.
+    pick: how a step's rows are taken.
+    outputs: y (all h stacked), h and c (the last ones), or m (c between steps).
+    feedback: h is added to x.
+    given: the first h and c are inputs, not zeros.
+    """
     rng = np.random.default_rng(0)
     constants = {
         "W": rng.standard_normal((F if not feedback else H, 4 * H)).astype(np.float32),

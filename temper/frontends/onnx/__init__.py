@@ -34,13 +34,14 @@ def import_onnx(
 ) -> Graph:
     """The IR graph of an ONNX model given as a path, as bytes or as a ModelProto.
 
-    shapes: input name -> shape, replacing the file's; a string names an open dimension. dims: dimension name -> its
-    size: a number, or an expression in other names. folder: where external data lies, by default the folder of the
-    file. check_value_info: compare the types that the file states for its values with the inferred ones. values: input
-    name -> its value, for inputs that describe shapes (Reshape's shape, Slice's bounds); such an input is a constant
-    then and no input of the graph.
+    shapes: input name -> shape, replacing the file's; a string names an open dimension.
+    dims: dimension name -> its size: a number, or an expression in other names.
+    folder: where external data lies, by default the folder of the file.
+    check_value_info: compare the types that the file states for its values with the inferred ones.
+    values: input name -> its value, for inputs that describe shapes (Reshape's shape, Slice's bounds); such an input is
+        a constant then and no input of the graph.
     members: for inputs that are sequences, the shapes of their members, which become inputs NAME.0, NAME.1 ..; for
-    optionals that are left out, None. An output that is a sequence becomes outputs NAME.0, NAME.1 ..
+        optionals that are left out, None. An output that is a sequence becomes outputs NAME.0, NAME.1 ..
     dynamic: sizes, loops and branches may depend on data; otherwise nodes that make them do are refused.
     loop_limit: steps after which a loop that depends on data is an error at run time.
 

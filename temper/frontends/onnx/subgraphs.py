@@ -146,8 +146,12 @@ Inputs = Callable[["SubGraph", Context, Value, "list[Held]"], "list[Held]"]
 
 @dataclass
 class _Body:
-    """A loop's body as a graph. tests: its first result says whether to go on. changing: sizes of carried values that
-    differ from step to step. lists: the carried sequences by number, as they are in every step."""
+    """A loop's body as a graph.
+
+    tests: its first result says whether to go on.
+    changing: sizes of carried values that differ from step to step.
+    lists: the carried sequences by number, as they are in every step.
+    """
 
     sub: SubGraph
     inputs: list[Value]

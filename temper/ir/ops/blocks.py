@@ -1,9 +1,8 @@
 """Blocks that passes recover from primitive ops because one kernel for the whole beats its parts.
 
 SqueezeExcite(x, w1 [C, R], b1? [R], w2 [R, F], b2? [F]): gate(activation(mean(x) @ w1 + b1) @ w2 + b2), the mean over
-all spatial
-axes, which stay as 1. activation, gate: unary elementwise ops; gate_alpha and gate_beta are HardSigmoid's. apply: the
-result is x times these gates, F = C.
+all spatial axes, which stay as 1. activation, gate: unary elementwise ops; gate_alpha and gate_beta are HardSigmoid's.
+apply: the result is x times these gates, F = C.
 """
 
 from __future__ import annotations

@@ -41,8 +41,12 @@ Operand = tuple[str, int]
 
 @dataclass(frozen=True)
 class Place:
-    """A tensor whose channels may be rescaled. divided: constants that are divided by s along their last axis.
-    sinks: products that read it. tensors: all tensors on the way from where it is made, whose ranges change."""
+    """A tensor whose channels may be rescaled.
+
+    divided: constants that are divided by s along their last axis.
+    sinks: products that read it.
+    tensors: all tensors on the way from where it is made, whose ranges change.
+    """
 
     tensor: str
     divided: tuple[Operand, ...]

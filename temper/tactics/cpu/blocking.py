@@ -50,9 +50,12 @@ def register_tiles(isa: str, vectors: int, run: int | None) -> list[tuple[int, i
 class Blocking:
     """Parameters of templates/conv_gemm.c.
 
-    mr, nb: register tile in pixels and vectors; ocs: channel blocks per weight panel; pt: tiles (BAND: output rows) per
-    pixel block; kc: terms per K block; split: 0 shares pixels between threads, 1 channel blocks; ahead: prefetch the
-    next panel.
+    mr, nb: register tile in pixels and vectors.
+    ocs: channel blocks per weight panel.
+    pt: tiles (BAND: output rows) per pixel block.
+    kc: terms per K block.
+    split: 0 shares pixels between threads, 1 channel blocks.
+    ahead: prefetch the next panel.
     """
 
     mr: int

@@ -30,10 +30,14 @@ def decline_dtype(w: Workload) -> str | None:
 class Terms:
     """What the words of the product are (tile.h), and the input they come from.
 
-    kind: FLOAT, HALVES, BYTES or PAIRS. in_t: C type of the input; channels: its elements per group, xld: per pixel.
-    zero_point: the input's code for zero, which padding holds. flip: signed bytes are made unsigned. widened: bfloat16
-    is made float. sums: where the sums of a channel's weights are, counted from its bias; -1 if the zero point is a
-    constant. packed: a kernel row is one tap, in which pixels follow each other (ConvShape.packed).
+    kind: FLOAT, HALVES, BYTES or PAIRS.
+    in_t: C type of the input.
+    channels: its elements per group, xld: per pixel.
+    zero_point: the input's code for zero, which padding holds.
+    flip: signed bytes are made unsigned.
+    widened: bfloat16 is made float.
+    sums: where the sums of a channel's weights are, counted from its bias; -1 if the zero point is a constant.
+    packed: a kernel row is one tap, in which pixels follow each other (ConvShape.packed).
     """
 
     kind: str
@@ -70,8 +74,9 @@ def conv_kernel(
 ) -> Kernel:
     """The kernel for a geometry.
 
-    refs: the anchor's pointer arguments x, weights[, bias[, zero point]]; bias: 0 none, 1 padded per group, 2 of
-    exact length. terms: floats if None; otherwise `g.s` counts input channels in words.
+    refs: the anchor's pointer arguments x, weights[, bias[, zero point]].
+    bias: 0 none, 1 padded per group, 2 of exact length.
+    terms: floats if None; otherwise `g.s` counts input channels in words.
     """
     s, b = g.s, g.b
     symbols = w.symbols

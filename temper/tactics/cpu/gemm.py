@@ -117,8 +117,10 @@ def runtime_product(
 ) -> Kernel:
     """The kernel of a product whose right operand is packed at each run (templates/matrices.h).
 
-    mr, nb: register tile in rows and vectors; mrt: rows of the last tile, -1 if unknown or if all rows are copied.
-    per: elements in a word. macros: what the template with the packing needs besides.
+    mr, nb: register tile in rows and vectors.
+    mrt: rows of the last tile, -1 if unknown or if all rows are copied.
+    per: elements in a word.
+    macros: what the template with the packing needs besides.
     """
     a, b, out = w.inputs[0], w.inputs[1], w.outputs[0]
     assert a is not None and b is not None

@@ -18,8 +18,12 @@ def products_at_points(
 ) -> Mapping[str, int | str]:
     """Macros of points.h.
 
-    words: terms of a product; pairs: of two int16 each, else of one float. tiles: of a block. mr, nb: register tile in
-    rows and vectors; vectors: of output channels. ahead: KiB that weights are fetched ahead, 0 for not at all.
+    words: terms of a product.
+    pairs: of two int16 each, else of one float.
+    tiles: of a block.
+    mr, nb: register tile in rows and vectors.
+    vectors: of output channels.
+    ahead: KiB that weights are fetched ahead, 0 for not at all.
     """
     last = vectors - (-(-vectors // nb) - 1) * nb
     # every row group of a block fetches its part of the weights that the block consumes

@@ -152,8 +152,10 @@ def epilogue_c(e: Epilogue, *, first_arg: int, channels: int, row_strides: Seque
     stores what epilogue() returns as elements `at`.. of result 0. EPI_CODES: v_codes() may do so for four registers,
     with EPI_ZERO and EPI_SIGNED.
 
-    first_arg: index in `p` of the first pointer of `epilogue_args`. channels: size of the output's last axis.
+    first_arg: index in `p` of the first pointer of `epilogue_args`.
+    channels: size of the output's last axis.
     row_strides: of each result (None or absent: dense); the first is ignored, the template stores result 0 itself.
+
     ValueError for what `anchor_declines` names.
     """
     if (reason := anchor_declines(e, e.operands[0].dtype, STORED)) is not None:

@@ -131,8 +131,10 @@ def tiles(w: Workload, operands: Sequence[Heads], size: int) -> Iterator[Tile]:
 def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: float, step: float) -> float:
     """Seconds: what a processor's blocks multiply and weigh, or read from the L2 cache, or the bytes at the bandwidth.
 
-    size: bytes of an element of keys. rate: multiplications of a processor per second in tiles of 64 rows, which whole
-    groups of warps multiply; of smaller ones less. step: seconds a processor takes for one weight. Measured on an H100.
+    size: bytes of an element of keys.
+    rate: multiplications of a processor per second in tiles of 64 rows, which whole groups of warps multiply; of
+        smaller ones less.
+    step: seconds a processor takes for one weight. Measured on an H100.
     """
     q, k, v, _ = operands
     b = _TYPICAL_BATCH if isinstance(q.b, Dim) else q.b

@@ -183,8 +183,12 @@ def _wrapped(x: int) -> int:
 
 
 def _scores(w: Workload, k: Heads, tail: bool, zero: int, shift: str) -> str:
-    """Statements that compute the scores of the keys j. tail: some of them are not there. zero: of the queries, as
-    signed bytes. shift: expression of what is added to the scores."""
+    """Statements that compute the scores of the keys j.
+
+    tail: some of them are not there.
+    zero: of the queries, as signed bytes.
+    shift: expression of what is added to the scores.
+    """
     there = k.mask("(j < KEYS)[None, :]" if tail else "", "d[:, None]")
     text = f"""\
 keys = tl.load(k + k_at + j[None, :] * K_ROW + d[:, None]{there})

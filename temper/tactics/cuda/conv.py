@@ -196,9 +196,15 @@ class ImplicitGemm:
 
 @dataclass(frozen=True)
 class Packing:
-    """What packed weights and bias depend on besides their numbers. row: elements of a row; data, bias: element types,
-    no bias if empty; cut: tensor cores cut the weights; zero: the zero point of codes as they are multiplied; borders:
-    windows leave the image where zeros do not stand for zero; border: how, where a table says what that adds."""
+    """What packed weights and bias depend on besides their numbers.
+
+    row: elements of a row.
+    data, bias: element types, no bias if empty.
+    cut: tensor cores cut the weights.
+    zero: the zero point of codes as they are multiplied.
+    borders: windows leave the image where zeros do not stand for zero.
+    border: how, where a table says what that adds.
+    """
 
     kernel: tuple[int, int]
     icg: int

@@ -182,8 +182,10 @@ def _kernel(
     """Of the first launch, whose constants are `named` (with partial sums at the start of the scratch memory), and the
     two that follow.
 
-    last: the workload of the gates, whose epilogue is that of `w`. inputs: pointers besides those of scratch memory
-    and of the epilogue. tile: pixels, channels and warps of the last launch. source: pointer to the map and its dtype.
+    last: the workload of the gates, whose epilogue is that of `w`.
+    inputs: pointers besides those of scratch memory and of the epilogue.
+    tile: pixels, channels and warps of the last launch.
+    source: pointer to the map and its dtype.
     scratch: bytes that the first launch needs besides the sums.
     """
     bm, bn, warps = tile

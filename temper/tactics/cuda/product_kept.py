@@ -55,8 +55,12 @@ live = row_ok[:, None] & channel_ok[None, :]
 
 @dataclass(frozen=True)
 class Kept:
-    """bm pixels by bn channels, warps; stages: tiles of data in shared memory; beside: blocks that a processor is meant
-    to hold; direct: results are stored from the registers products leave them in."""
+    """bm pixels by bn channels, warps;
+
+    stages: tiles of data in shared memory.
+    beside: blocks that a processor is meant to hold.
+    direct: results are stored from the registers products leave them in.
+    """
 
     bm: int
     bn: int

@@ -120,8 +120,12 @@ _STEP, _START, _BLOCK, _LAUNCH, _PART = 0.81e-6, 1.0e-6, 0.08e-6, 1.6e-6, 1.2e-6
 
 @dataclass(frozen=True)
 class Work:
-    """What a product is besides its geometry. size: bytes of an element of data. full: tensors that the epilogue reads
-    at every element; functions: such as GELU that it computes there."""
+    """What a product is besides its geometry.
+
+    size: bytes of an element of data.
+    full: tensors that the epilogue reads at every element.
+    functions: such as GELU that it computes there.
+    """
 
     size: int
     tf32: bool

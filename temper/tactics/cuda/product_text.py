@@ -31,10 +31,15 @@ ROW = 16
 
 @dataclass(frozen=True)
 class Blocking:
-    """bm pixels by bn channels by bk terms a step, warps and pipeline stages; split: ranges of the steps; flat: terms
-    are cut without regard to taps; group: blocks of rows that go through all channels together, so that weights and
-    data come from the cache; early: tensors the epilogue reads are loaded before the products; direct: results are
-    stored from the registers products leave them in; near: data and weights come through the processor's own cache."""
+    """bm pixels by bn channels by bk terms a step, warps and pipeline stages;
+
+    split: ranges of the steps.
+    flat: terms are cut without regard to taps.
+    group: blocks of rows that go through all channels together, so that weights and data come from the cache.
+    early: tensors the epilogue reads are loaded before the products.
+    direct: results are stored from the registers products leave them in.
+    near: data and weights come through the processor's own cache.
+    """
 
     bm: int
     bn: int
@@ -247,9 +252,12 @@ def sizes_of(s: ConvShape, b: Blocking, size: int) -> dict[str, DimLike]:
 
 
 def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "", blank: bool = False, part: int = 0) -> str:
-    """Statements up to the sum of products `acc` of the block's tile, or of its part of the terms. first: statements
-    that add to the sum before there are products, while these are loaded. blank: taps outside the image are read from
-    there, not zeros. part: channels are in the order of such parts of `register_tiles`."""
+    """Statements up to the sum of products `acc` of the block's tile, or of its part of the terms.
+
+    first: statements that add to the sum before there are products, while these are loaded.
+    blank: taps outside the image are read from there, not zeros.
+    part: channels are in the order of such parts of `register_tiles`.
+    """
     body = _TILE_OF_SPLIT if b.split > 1 else _TILE
     body += (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE
     if part:

@@ -64,8 +64,10 @@ def row_kernel(
 ) -> TritonKernel:
     """A kernel over the rows of the output, flat over all axes but the last (`columns` long).
 
-    inputs: pointers besides those of the epilogue. sizes: constants that the texts use. load: expression of the piece
-    `x`, 0 where it is not `live`. value: statements that compute v0 of a piece from x.
+    inputs: pointers besides those of the epilogue.
+    sizes: constants that the texts use.
+    load: expression of the piece `x`, 0 where it is not `live`.
+    value: statements that compute v0 of a piece from x.
     """
     bm, warps = (dict(params)[k] for k in ("bm", "warps"))
     shape = w.outputs[0].type.shape

@@ -63,10 +63,14 @@ def kernel_of(
 ) -> TritonKernel:
     """A kernel whose `body` stores every result.
 
-    inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions it calls, each
-    preceded by two blank lines. before: launches of their own, with the same pointers and constants. scratch: bytes
-    that all blocks share. in_place: as Kernel has it; by default of kernels with one result.
-    results: pointers after those of the epilogue. registers: as TritonSource has them.
+    inputs: pointers besides those of the epilogue.
+    sizes: constants that `body` uses.
+    helpers: functions it calls, each preceded by two blank lines.
+    before: launches of their own, with the same pointers and constants.
+    scratch: bytes that all blocks share.
+    in_place: as Kernel has it; by default of kernels with one result.
+    results: pointers after those of the epilogue.
+    registers: as TritonSource has them.
     """
     pointers = [*inputs, *epilogue_parameters(w.epilogue), *results]
     signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))

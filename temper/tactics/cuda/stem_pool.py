@@ -156,8 +156,12 @@ _AT = "o0 + row[:, None] * OUT_STRIDE + channel_{i}[None, :]"
 
 
 def pooled_body(p: Pooled, b: Strip, rows: int, sums: str, program: Program, part: int, wide: str) -> str:
-    """Statements of the kernel. rows: of the folded image in a window. part: channels of a part of the tile, in the
-    order of `register_tiles`; 0: they are in their own order. wide: type that results are compared in."""
+    """Statements of the kernel.
+
+    rows: of the folded image in a window.
+    part: channels of a part of the tile, in the order of `register_tiles`; 0: they are in their own order.
+    wide: type that results are compared in.
+    """
     return _Body(p, b, rows, sums, program, part, wide).text()
 
 

@@ -73,9 +73,10 @@ def strip_kernel(
 ) -> TritonKernel:
     """A kernel over the rows of the output, flat over all axes but the last.
 
-    inputs: pointers besides those of the epilogue. load: expression of strip {i} in float32, of `channel_{i}`, with
-    {mask} for what its load is masked by. sums: statements from x_0, x_1 .. [BM, WIDTH] to sums over rows. value:
-    statements that compute v0 of strip {i}; `across` [BM, 1] is zero.
+    inputs: pointers besides those of the epilogue.
+    load: expression of strip {i} in float32, of `channel_{i}`, with {mask} for what its load is masked by.
+    sums: statements from x_0, x_1 .. [BM, WIDTH] to sums over rows.
+    value: statements that compute v0 of strip {i}; `across` [BM, 1] is zero.
     """
     bm, warps = (dict(params)[k] for k in ("bm", "warps"))
     shape = w.outputs[0].type.shape

@@ -80,9 +80,12 @@ def tile_kernel(
 ) -> TritonKernel:
     """A kernel over tiles of the output.
 
-    inputs: pointers besides those of the epilogue. sizes: constants that `body` uses. helpers: functions of its
-    own that it calls.
-    tile: (BM, BN). outputs: pointers instead of the epilogue's; symbols: those of a workload that this is a part of.
+    inputs: pointers besides those of the epilogue.
+    sizes: constants that `body` uses.
+    helpers: functions of its own that it calls.
+    tile: (BM, BN).
+    outputs: pointers instead of the epilogue's.
+    symbols: those of a workload that this is a part of.
     """
     out = w.outputs[0].type.shape
     rows = product(out[:-1]) if out else 1

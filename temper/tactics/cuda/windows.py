@@ -36,8 +36,9 @@ _TYPICAL = (1, 28, 28)
 class Window:
     """Geometry of a window over [n, ih, iw, ..] that gives [n, oh, ow, channels].
 
-    pads: top, left, bottom, right. stride: elements between input pixels. share: input elements read once for each
-    element of the result, besides the window's strides.
+    pads: top, left, bottom, right.
+    stride: elements between input pixels.
+    share: input elements read once for each element of the result, besides the window's strides.
     """
 
     n: DimLike
@@ -133,8 +134,12 @@ def blockings(g: Window, size: int, live: int) -> list[Blocking]:
 
 
 def seconds(g: Window, b: Blocking, size: int, stored: int, work: float, terms: int = 1) -> float:
-    """Predicted time. size, stored: bytes of an input element and of all results of one; work: operations a tap;
-    terms: as in `Body`."""
+    """Predicted time.
+
+    size, stored: bytes of an input element and of all results of one.
+    work: operations a tap.
+    terms: as in `Body`.
+    """
     n, oh, ow, channels = g.typical
     groups = n * -(-oh // b.rows) * -(-ow // b.cols)
     blocks = -(-groups // b.bm) * -(-channels // b.bn)
@@ -164,11 +169,15 @@ def unrolled(g: Window, b: Blocking) -> bool:
 class Body:
     """What is done under the window, as text.
 
-    before: lines ahead of everything. tap: lines ahead of a tap of a loop; the tap's number is `tap`. value: lines that
-    make `value`, which was loaded where `taken` [BM, BN] holds and is 0 elsewhere, what `step` takes. start: lines that
-    give an accumulator its first value. step(accumulator, tap): lines that add `value`; no number in a loop. finish:
-    lines that make v0 of an accumulator of the group's pixel (r, c). source: the input channel. terms: how often all
-    taps are gone through, with the number in `term`; each: lines ahead of them.
+    before: lines ahead of everything.
+    tap: lines ahead of a tap of a loop; the tap's number is `tap`.
+    value: lines that make `value`, which was loaded where `taken` [BM, BN] holds and is 0 elsewhere, what `step` takes.
+    start: lines that give an accumulator its first value. step(accumulator, tap): lines that add `value`; no number in
+        a loop.
+    finish: lines that make v0 of an accumulator of the group's pixel (r, c).
+    source: the input channel.
+    terms: how often all taps are gone through, with the number in `term`.
+    each: lines ahead of them.
     """
 
     start: Callable[[str], str]

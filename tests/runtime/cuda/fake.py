@@ -110,9 +110,10 @@ class FakeGraph:
 class FakeDriver:
     """launches: in the order in which they ran. fail: function name -> the result it gives instead.
 
-    capturing: handles of streams being captured. calls: names of the driver's functions called since the list was
-    emptied. device_of: address -> GPU of memory that is not this one's. contexts: stream -> context, where it is not
-    this GPU's.
+    capturing: handles of streams being captured.
+    calls: names of the driver's functions called since the list was emptied.
+    device_of: address -> GPU of memory that is not this one's.
+    contexts: stream -> context, where it is not this GPU's.
     """
 
     major: int = 9
