@@ -28,7 +28,8 @@ class Pool:
         self.stream = stream
         self._free: dict[int, list[Memory]] = {}
         self._foreign: list[Memory] = []
-        self._lock = threading.Lock()  # arrays are dropped in any thread
+        # arrays are dropped in any thread, and in this one while the lock is held, where garbage is looked for then
+        self._lock = threading.RLock()
 
     def take(self, nbytes: int, what: str) -> Block:
         """A block of that size."""

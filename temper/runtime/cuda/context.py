@@ -72,6 +72,8 @@ def stream_handle(stream: Any) -> int:
     TemperError for anything else.
     """
     if isinstance(stream, int):
+        if stream < 0:
+            raise TemperError(f"stream {stream} is no handle of a CUDA stream")
         return stream
     if hasattr(stream, "__cuda_stream__"):
         protocol = stream.__cuda_stream__
@@ -230,6 +232,7 @@ class CudaContext(Context):
                 bound.point(first + i, moves.staged(first + i, bound.nbytes[first + i]))
                 results.append(late[i] if out is None else asked_for)
         to_host = any(isinstance(x, np.ndarray) for x in late.values())
+        from_host = any(isinstance(x, np.ndarray) for x in given)  # where the GPU may still be reading it
         if capturing and to_host:
             raise TemperError("the stream is being captured: give outputs on the GPU, not numpy arrays")
         self._start(bound, given, late, capturing)
@@ -238,7 +241,7 @@ class CudaContext(Context):
         if capturing:
             moves.captured = True
             moves.kept += [r.block for r in results if isinstance(r, DeviceArray)]
-        elif to_host or self.stream.owned:
+        elif to_host or from_host or self.stream.owned:
             self.stream.wait(moves.doing)
         else:
             moves.hold([x for x in (*given, *outs) if isinstance(x, Given)])

@@ -178,6 +178,24 @@ def test_streams_of_any_library() -> None:
     assert [stream_handle(s) for s in (10, Cupy(), Protocol())] == [10, 11, 12]
     with pytest.raises(TemperError, match="stream is a str"):
         stream_handle("default")
+    with pytest.raises(TemperError, match="stream -1 is no handle"):
+        stream_handle(-1)
+
+
+def test_host_arrays_have_been_read_when_a_call_returns(engine: Engine, driver: FakeDriver) -> None:
+    """The GPU reads pinned ones by itself, whenever the caller's stream is that far."""
+    context, y = _context(engine, stream=4242), Interface(driver, (2, 8, 1, 1))
+    driver.calls.clear()
+    context(np.zeros((2, 4, 5, 5), np.float32), out=y)
+    assert "cuStreamSynchronize" in driver.calls
+
+
+def test_garbage_may_be_found_while_memory_is_taken(driver: FakeDriver) -> None:
+    pool = Pool(Stream(Gpu(0, driver)))
+    block = pool.take(64, "a test")
+    with pool._lock:
+        del block  # as the interpreter may do at any moment
+    assert pool._free[64]
 
 
 def test_a_stream_of_another_gpu_is_refused(engine: Engine, driver: FakeDriver) -> None:
