@@ -142,7 +142,7 @@ def assemble(
 
 
 def _sub(v: Variant) -> SubProgram:
-    """A sub-graph's program; what its sizes' range leaves open is allocated when it runs."""
+    """A sub-graph's program; memory whose size is not known at build is allocated when it runs."""
     env = {name: high for name, (_, _, high) in v.ranges.items()}
     sizes = zip(v.program.sizes, v.program.buffers, strict=True)
     spans = [(evaluate(size, env), b.first, b.last) for size, b in sizes]

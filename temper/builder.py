@@ -182,7 +182,7 @@ def predict_build(
 
 
 class _Maker:
-    """Makes the programs of one plan, those of the graphs inside their nodes included, and numbers what they are of."""
+    """Makes the programs of one plan, including those of sub-graphs, and numbers their buffers, slots and rows."""
 
     def __init__(
         self,
@@ -243,8 +243,11 @@ class _Maker:
 
 @dataclass(frozen=True)
 class _Tuned:
-    """Parts with their choices and steps; numbers: of the sub-graphs' programs by the id() of the graph. first_row: of
-    the build report."""
+    """Parts with their choices and steps.
+
+    numbers: of the sub-graphs' programs, by the id() of the graph.
+    first_row: number of the first row in the build report.
+    """
 
     parts: tuple[Part, ...]
     choices: tuple[Choice | None, ...]
@@ -262,10 +265,10 @@ def _tune(
     others: Mapping[int, Variant],
     log: Log,
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
-    """Parts and a choice for every one that is not the host's, at the sizes `env`. A chain stands for its links where
-    it takes less time.
+    """The parts to run, and a choice for each that does not run on the host, at the sizes `env`. A chain replaces its
+    links where it is faster.
 
-    What other profiles chose for a region of the same name takes part, and is preferred where it is nearly as fast.
+    What other profiles chose for a region of the same name competes too, and is preferred where it is nearly as fast.
     """
     taken: dict[str, list[Candidate]] = {}
     for v in others.values():
@@ -291,8 +294,8 @@ def _tasks(
     taken: Mapping[str, Sequence[Candidate]],
     effort: int,
 ) -> list[Task]:
-    """What is to be tuned at the sizes `env`: the parts that are not the host's, then the chains. taken: candidates
-    that other profiles chose, by the region's name."""
+    """The tasks to tune at the sizes `env`: parts that do not run on the host, then chains. taken: candidates that
+    other profiles chose, by the region's name."""
     env = {**data_sizes(p.region for p in parts.parts), **env}
 
     def task(part: Part, optional: bool = False) -> Task:
@@ -329,7 +332,7 @@ def _optimum(ranges: Ranges) -> dict[str, int]:
 def _with_chains(
     parts: Partition, choices: Sequence[Choice | None], together: Sequence[Choice | None]
 ) -> tuple[tuple[Part, ...], tuple[Choice | None, ...]]:
-    """Parts and choices with chains in the place of their last link, those that save most first."""
+    """Parts and choices, with chains in place of their links where that saves time, those that save most first."""
 
     def seconds(part: Part, c: Choice) -> float:
         return c.seconds or c.candidate.tactic.predict(part.workload, c.candidate.params)

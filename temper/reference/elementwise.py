@@ -27,8 +27,6 @@ from temper.reference.numeric import (
     saturate,
 )
 
-NUMPY_NAME = {"bfloat16": "uint16", "string": "object"}
-
 
 def divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Floats: IEEE; integers: toward zero (0 where the divisor is 0)."""

@@ -1,4 +1,4 @@
-"""IR to ONNX: one node, or a whole graph, as a model that ONNX Runtime or onnx.reference can run. Test-only."""
+"""IR to ONNX: one node as a model that ONNX Runtime or onnx.reference can run."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from temper.ir.graph import Graph
 from temper.ir.types import TensorType
 from temper.reference.formats import ML_DTYPES
 
@@ -509,21 +508,3 @@ def node_model(
     export_node(e, Site(op, attrs, names, outs, list(types), list(results)))
     infos = [_info(n, t) for n, t in zip(names, types, strict=True) if t is not None]
     return _model(e, infos, [_info(n, t) for n, t in zip(outs, results, strict=True)])
-
-
-def graph_model(graph: Graph) -> onnx.ModelProto:
-    """A whole graph, without symbolic attributes, as a model with the same input and output names."""
-    e = Export()
-    for v in graph.constants:
-        assert v.const is not None
-        e.constants.append(numpy_helper.from_array(v.const, v.name))
-    for n in graph.nodes:
-        names = ["" if v is None else v.name for v in n.inputs]
-        types = [None if v is None else v.type for v in n.inputs]
-        export_node(e, Site(n.op, n.attrs, names, [o.name for o in n.outputs], types, [o.type for o in n.outputs]))
-    outs = []
-    for name, v in zip(graph.output_names, graph.outputs, strict=True):
-        if name != v.name:
-            e.emit("Identity", [v.name], [name])
-        outs.append(_info(name, v.type))
-    return _model(e, [_info(v.name, v.type) for v in graph.inputs], outs)

@@ -66,10 +66,6 @@ def test_networks(name: str) -> None:
     check_partition(graph)
 
 
-def _region(graph: Graph, op: str) -> Region:
-    return next(r for r in regions_of(graph)[0] if r.op == op)
-
-
 def test_residual_and_activation_join_the_last_convolution() -> None:
     net = Net()
     x = net.conv(net.input(1, 4, 6, 6), 4)

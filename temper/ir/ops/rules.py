@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 from temper.errors import ShapeError, UnequalSizes
@@ -169,6 +169,3 @@ def same_as_input(allowed: frozenset[str]) -> InferFn:
 
 def sized(shape: tuple[DimLike, ...]) -> DimLike:
     return product(shape)
-
-
-Infer = Callable[[Types, Attrs], list[TensorType]]

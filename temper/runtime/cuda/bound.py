@@ -106,7 +106,7 @@ class CudaBound(Sized):
         self.single = only if isinstance(only, DeviceCall) else None
 
     def call(self, segment: Native) -> DeviceCall:
-        """What runs these launches."""
+        """The step that runs these launches."""
         planned_made = [(x, self._launch(x)) for x in segment.launches]
         live = [(x, made) for x, made in planned_made if made.grid]
         before = None
@@ -281,5 +281,5 @@ class DeviceHostCall:
 
 
 def nbytes_of(shape: Sequence[int], dtype: np.dtype) -> int:
-    """Of a dense array."""
+    """Bytes of a dense array."""
     return prod(shape) * dtype.itemsize

@@ -129,7 +129,7 @@ def tiles(w: Workload, operands: Sequence[Heads], size: int) -> Iterator[Tile]:
 
 
 def predicted(w: Workload, operands: Sequence[Heads], t: Tile, size: int, rate: float, step: float) -> float:
-    """Seconds: what a processor's blocks multiply and weigh, or read from the L2 cache, or the bytes at the bandwidth.
+    """Predicted seconds: the longest of arithmetic, reads from the L2 cache, and all bytes at the memory bandwidth.
 
     size: bytes of an element of keys.
     rate: multiplications of a processor per second in tiles of 64 rows, which whole groups of warps multiply; of
@@ -207,7 +207,7 @@ class Attention:
             weighed = f"tl.fma(scores, tl.full(scores.shape, {factor}, tl.float32), {lowered})"
 
         def shift_text() -> str:
-            """What the mask adds to the scores of the keys j."""
+            """Text of what the mask adds to the scores of keys j."""
             if mask is None:
                 return ""
             return f"""\
@@ -239,7 +239,7 @@ shift = tl.where(shift > float("-inf"), tl.maximum(shift * {LOG2E!r}, -3.0e38), 
         largest = f"tl.max(scores, axis=1){f' * {factor}' if late else ''}"
 
         def step(tail: bool) -> str:
-            """One block of keys."""
+            """Statements of one block of keys: scores, online softmax, weighted values."""
             return f"""\
 {keys_text(tail)}{shift_text()}{scored(tail)}\
 highest = tl.maximum(top, {largest})
@@ -253,7 +253,7 @@ top = highest
 """
 
         def at_once(blocks: Sequence[tuple[int, int]], end: int) -> str:
-            """All keys, in blocks whose scores are all kept: nothing is rescaled, and all is read at the start."""
+            """Statements for all keys at once: scores are kept, nothing is rescaled, all is read at the start."""
             places = [(f"j = {at} + tl.arange(0, {width})\n", at + width > end) for at, width in blocks]
             text = ""
             for i, (place, tail) in enumerate(places):
@@ -322,13 +322,13 @@ def parts(first: int, end: int, most: int) -> list[tuple[int, int]]:
 
 
 def kept(operands: Sequence[Heads], t: Tile) -> bool:
-    """A block keeps the scores of all keys."""
+    """Whether a block keeps the scores of all keys."""
     keys = operands[1].s
     return isinstance(keys, int) and keys <= t.bn
 
 
 def ragged(k: Heads, t: Tile) -> bool:
-    """The last block of keys is not whole."""
+    """Whether the last block of keys is not full."""
     return isinstance(k.s, Dim) or k.s % t.bn != 0
 
 

@@ -43,7 +43,7 @@ _FUNCTIONS = frozenset({"Gelu", "Silu", "Sigmoid", "Tanh", "Erf", "Exp", "Mish",
 
 
 class ImplicitGemm:
-    """What convolution and matrix product have in common: constant weights, one group."""
+    """Base of convolution and matrix product with constant weights and one group."""
 
     name: str
     ops: frozenset[str]
@@ -51,7 +51,7 @@ class ImplicitGemm:
     packing: tuple[str, ...] = ("flat",)
 
     def shape(self, w: Workload) -> ConvShape | str:
-        """Geometry, or why there is none."""
+        """The workload as a convolution, or the reason why it is none."""
         raise NotImplementedError
 
     def accepts(self, w: Workload) -> str | None:
@@ -93,8 +93,8 @@ class ImplicitGemm:
 
     @staticmethod
     def _on_hopper(w: Workload, s: ConvShape, b: Blocking) -> Iterator[Blocking]:
-        """The blocking with results stored from registers where they can be; for windows, with copies that stay in the
-        near cache, of which fewer stages leave more."""
+        """Variants of a blocking for sm_90: results stored from registers where possible; for windows, also with copies
+        through the L1 cache, which has more room with fewer stages."""
         direct = int(b.split == 1 and not b.flat and register_tiles.fits(w, b.bm, b.bn, b.warps))
         yield replace(b, direct=direct)
         if direct:
@@ -169,11 +169,11 @@ class ImplicitGemm:
         return pack, about, (1, 2) if bias else (1,)
 
     def _zero(self, w: Workload) -> int:
-        """The zero point of the codes as they are multiplied."""
+        """The zero point of the codes as they are multiplied, that is after shifting unsigned ones."""
         return int(w.attr("zero_point", 0)) - _shift(w.inputs[0].type.dtype)  # type: ignore[union-attr, arg-type]
 
     def borders(self, w: Workload) -> bool:
-        """Whether windows leave the image and zeros do not stand for zero there."""
+        """Whether windows leave the image and the code 0, which masked loads give, does not stand for zero."""
         data = w.inputs[0].type.dtype  # type: ignore[union-attr]
         return data in _CODES and self.geometry(w).padded and self._zero(w) != (-128 if data == "uint8" else 0)
 
@@ -251,7 +251,7 @@ def pack(p: Packing, weights: np.ndarray, added: np.ndarray | None = None) -> Pa
 
 
 def _shift(data: str) -> int:
-    """What codes are shifted by, down, as they are loaded."""
+    """What is subtracted from codes as they are loaded."""
     return 128 if data == "uint8" else 0
 
 
@@ -285,8 +285,8 @@ class GemmTiles(ImplicitGemm):
 
 
 def _patches(s: ConvShape) -> ConvShape:
-    """The same convolution where windows lie side by side, as those that cut a picture into patches do: the pixels of a
-    window's row follow each other in memory, and so are the channels of one pixel of a picture as much narrower."""
+    """The same convolution as one of narrower images where windows do not overlap (ViT's patches): the pixels of a
+    window's row are contiguous in memory, and count as channels of one pixel."""
     width = s.kernel[1]
     beside = width == s.strides[1] > 1 and s.dilations[1] == 1 and not s.padded and s.xld == s.icg and s.groups == 1
     if not beside or s.iw != s.ow * width:
@@ -297,13 +297,13 @@ def _patches(s: ConvShape) -> ConvShape:
 
 @lru_cache(maxsize=4096)
 def work_of(w: Workload) -> Work:
-    """What its time depends on besides geometry."""
+    """What the time of a product depends on besides its geometry."""
     full = sum(o.kind == "full" for o in w.epilogue.operands[1:])
     functions = sum(i.op in _FUNCTIONS for i in w.epilogue.instrs)
     return Work(itemsize(w.inputs[0].type.dtype), w.tf32, full, functions)  # type: ignore[union-attr]
 
 
 def _sum_tile(s: ConvShape) -> tuple[int, int]:
-    """Rows and channels of a block that adds parts: few elements, so that all processors take part."""
+    """Rows and channels of a block that adds the parts of split-K: few elements, so that all processors take part."""
     channels = min(128, max(16, 1 << (s.ocg - 1).bit_length()))
     return 512 // channels, channels

@@ -79,7 +79,7 @@ _CHOICES = (
 
 
 def _shapes(w: Workload) -> tuple[ConvShape, ConvShape] | str:
-    """Geometry of both, or why there is no kernel."""
+    """Geometry of both convolutions, or the reason why there is no kernel."""
     if len(w.links) != 2 or any(link.op != "ConvInt8" for link in w.links):
         return "computes two convolutions of codes"
     first, second = (conv_shape(link) for link in w.links)
@@ -105,8 +105,11 @@ def _shapes(w: Workload) -> tuple[ConvShape, ConvShape] | str:
 
 
 class ConvPair:
-    """Parameters. bm, bk, warps, stages: of the first product; bn, depth: results of a step of the second, and how many
-    steps are under way."""
+    """A chain of two convolutions of codes, the second 1x1.
+
+    Parameters: bm, bk, warps and stages of the first product; bn: channels of a step of the second; depth: how many of
+    its steps are loaded ahead.
+    """
 
     name = "cuda.conv_pair"
     ops = frozenset({"Chain"})
@@ -205,7 +208,7 @@ class ConvPair:
         )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Of each product what its own kernel packs."""
+        """For each convolution what its own kernel packs."""
         arrays: list[np.ndarray] = []
         for link, (own, _) in zip(w.links, chained(w), strict=True):
             of_link = {i: constants[at] for i, at in enumerate(own, 1) if at in constants}

@@ -25,13 +25,13 @@ _INTEGERS = frozenset({"int8", "uint8", "int16"})
 
 
 class _Direct:
-    """Everything but which workloads are taken."""
+    """Base of the tactics here; subclasses say which workloads they accept."""
 
     name: str
     ops: frozenset[str]
 
     def window(self, w: Workload) -> Window | str:
-        """Geometry, or why there is none here."""
+        """The workload's windows, or the reason why this tactic does not compute it."""
         raise NotImplementedError
 
     def accepts(self, w: Workload) -> str | None:
@@ -77,7 +77,7 @@ class _Direct:
         return window_kernel(w, entry, about, g, b, *self.parts(w, b))
 
     def parts(self, w: Workload, b: Blocking) -> tuple[list[Parameter], Body]:
-        """Pointers besides the epilogue's, and what is done under the window."""
+        """Pointers besides the epilogue's, and the statements for each tap of the window."""
         g = self._window(w)
         x, k = _operands(w)
         codes, terms = w.op == "ConvInt8", _terms(w)

@@ -238,8 +238,11 @@ def _kernel(
 
 
 class GatesApplied:
-    """Squeeze-excite times its map. Parameters. split: blocks that share an image's pixels; units: hidden units of a
-    block; bm, bn, warps: pixels, channels and warps of a block that applies gates."""
+    """A map times its own squeeze-excite gates.
+
+    Parameters: split: blocks that share an image's pixels; units: hidden units of a block; bm, bn, warps: pixels,
+    channels and warps of a block that applies gates.
+    """
 
     name = "cuda.gates_applied"
     ops = frozenset({"SqueezeExcite"})
@@ -301,9 +304,11 @@ def _size(w: Workload) -> int:
 
 
 class DepthwiseGated:
-    """A depthwise convolution and the squeeze-excite of its result, applied. Parameters: those of the depthwise
-    convolution; units: hidden units of a block; pixels, channels, threads: of a block that applies gates (its
-    warps)."""
+    """A depthwise convolution whose result is multiplied by its squeeze-excite gates.
+
+    Parameters: those of the depthwise convolution; units: hidden units of a block; pixels, channels, threads: pixels,
+    channels and warps of a block that applies gates.
+    """
 
     name = "cuda.depthwise_gated"
     ops = frozenset({"Chain"})

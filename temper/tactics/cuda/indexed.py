@@ -39,8 +39,8 @@ class Body:
 
 
 class Tiled:
-    """Base of tactics with one kernel over tiles of the output, whatever is fused behind. Subclasses say what they
-    decline, and how v0 comes about."""
+    """Base of tactics with one kernel over tiles of the output; any epilogue may follow. Subclasses say what they
+    decline, and give the statements that compute v0."""
 
     name = ""
     ops: frozenset[str] = frozenset()
@@ -50,7 +50,7 @@ class Tiled:
     moves = True
 
     def declines(self, w: Workload) -> str | None:
-        """Why this workload has no kernel here, level and epilogue aside."""
+        """The reason why this workload has no kernel here, apart from code level and epilogue."""
         raise NotImplementedError
 
     def body(self, w: Workload, number: Callable[[float], str]) -> Body:
@@ -95,7 +95,7 @@ class Tiled:
 
 
 def is_plain(w: Workload) -> bool:
-    """Nothing is computed behind the op or on the way to it."""
+    """Whether nothing is fused: neither an epilogue nor conversions of the inputs."""
     return not w.epilogue.instrs and len(w.epilogue.operands) == 1 and not w.widened
 
 
@@ -140,7 +140,7 @@ def input_pointer(w: Workload, i: int, name: str) -> Parameter:
 
 
 def loaded(w: Workload, name: str, offset: str, mask: str, i: int = 0) -> str:
-    """An element of input `i` as the epilogue's operand 0 is."""
+    """Text that loads an element of input `i`, in the type of the epilogue's operand 0."""
     slot = w.inputs[i]
     assert slot is not None
     text = f"tl.load({name} + ({offset}), mask={mask})"
@@ -177,7 +177,7 @@ class Index:
 
 
 def output_index(w: Workload) -> Index:
-    """Indices i0, i1 .. of a tile's elements in output 0; int32 where no tensor is larger than that tells apart."""
+    """Indices i0, i1 .. of a tile's elements in output 0, as int32 unless a tensor has too many elements for it."""
     shape = w.outputs[0].type.shape
     slots = [s for s in (*w.inputs, *w.outputs) if s is not None]
     sizes = [product(s.type.shape[:-1]) * (s.row_stride or s.type.shape[-1]) for s in slots if s.type.shape]

@@ -8,13 +8,13 @@ from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
 
 
 def declines(w: Workload, op: str, words: str = "") -> str | None:
-    """Why a tactic of one op has nothing to do with the workload, or can have no kernel for it. words: what it
-    computes, if not the op."""
+    """The reason why a tactic that computes only `op` declines the workload: another op, or the code level. words: what
+    it computes, if the name of the op does not say it."""
     return f"computes {words or op}, not {w.op}" if w.op != op else level_declines(w)
 
 
 def level_declines(w: Workload) -> str | None:
-    """Why no kernel can be made for the workload's level, or for its element types there."""
+    """The reason why no kernel can be made for the workload's code level, or for its element types there."""
     if w.isa not in CUDA_ISAS:
         return f"no such GPU level: {w.isa}"
     if w.isa in FLOATS8_ISAS:

@@ -55,11 +55,13 @@ live = row_ok[:, None] & channel_ok[None, :]
 
 @dataclass(frozen=True)
 class Kept:
-    """bm pixels by bn channels, warps;
+    """Parameters of a weight-stationary product.
 
+    bm, bn: pixels and channels of a tile.
+    warps: warps of a block.
     stages: tiles of data in shared memory.
-    beside: blocks that a processor is meant to hold.
-    direct: results are stored from the registers products leave them in.
+    beside: blocks that a processor is meant to hold at a time.
+    direct: results are stored from the accumulator registers (register_tiles.py).
     """
 
     bm: int
@@ -164,7 +166,7 @@ class ConvKept:
         )
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """As the base packs."""
+        """Packs as `ConvImplicitGemm` does."""
         return self.base.prepack(w, (), constants)
 
     def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:

@@ -60,7 +60,7 @@ _SPLITS = (2, 3, 4, 6, 8, 12, 16)
 
 
 def blockings(s: ConvShape, size: int, isa: str, tf32: bool) -> list[Blocking]:
-    """Every sensible one; at least one."""
+    """Every sensible blocking for data of `size` bytes an element; at least one."""
     d = DEVICES[isa]
     cores = size < 4 or tf32
     fitting = [
@@ -83,7 +83,7 @@ def _blocking(s: ConvShape, size: int, bm: int, bn: int, bk: int, warps: int, st
 
 
 def _fits(s: ConvShape, b: Blocking, size: int, pixels: int | None) -> bool:
-    """Not mostly empty."""
+    """Whether tiles of this blocking are not mostly empty."""
     if b.bn > max(16, 1 << (s.ocg - 1).bit_length()):
         return False
     if pixels is not None and b.bm > max(16, 1 << (pixels - 1).bit_length()):
@@ -92,7 +92,7 @@ def _fits(s: ConvShape, b: Blocking, size: int, pixels: int | None) -> bool:
 
 
 def _splits(s: ConvShape, b: Blocking, d: Device, pixels: int | None) -> Iterator[Blocking]:
-    """The blocking whole, and in parts where its tiles leave processors idle."""
+    """The blocking itself, and with split-K where its tiles leave processors idle."""
     yield b
     if pixels is not None:
         tiles, steps = -(-pixels // b.bm) * -(-s.ocg // b.bn), b.steps(s)
@@ -134,12 +134,12 @@ class Work:
 
     @property
     def element(self) -> float:
-        """Seconds of the epilogue for an element."""
+        """Seconds of the epilogue, per element."""
         return _ELEMENT + 4e-11 * self.full + 5.7e-11 * self.functions
 
 
 def _step(b: Blocking, work: Work, d: Device) -> tuple[float, float]:
-    """Seconds of a step's products, and of its loads."""
+    """Seconds of the products of one step of a tile, and of its loads."""
     rate = _EFFICIENCY * d.flops(work.size, work.tf32) / d.processors
     return 2 * max(b.bm, _ROWS_LEAST) * b.bn * b.bk / rate, (b.bm + b.bn) * b.bk * work.size / _FEED
 
@@ -155,8 +155,11 @@ def _bytes(s: ConvShape, work: Work, pixels: int) -> float:
 
 
 def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
-    """Blocks that run beside each other on a processor share it: together they take as long as the busiest of its
-    units, or as one alone in its turn."""
+    """Predicted seconds of a product with one tile (or part of one) per block.
+
+    Blocks that run side by side on a processor share it: together they take as long as the busiest of its units, or as
+    long as one block alone if that is more.
+    """
     d = DEVICES[isa]
     pixels = static(s.pixels) or TYPICAL_PIXELS
     tiles = -(-pixels // b.bm) * -(-s.ocg // b.bn) * b.split
@@ -202,13 +205,13 @@ _STREAMED = (
 
 
 def beside(b: Blocking) -> int:
-    """Blocks that stay on a processor: of those of four warps two, so that one multiplies while the other finishes."""
+    """Persistent blocks per processor: two if they have four warps, so that one multiplies while the other finishes."""
     return 2 if b.warps == 4 else 1
 
 
 def streamed_blockings(s: ConvShape, size: int, isa: str, direct: int = 0) -> list[Blocking]:
-    """Those worth trying for blocks that stay; none where a tile would be mostly empty. direct: results need no shared
-    memory on their way out."""
+    """Blockings worth trying for persistent blocks; none where a tile would be mostly empty. direct: results need no
+    shared memory on their way out."""
     pixels, shared = static(s.pixels), DEVICES[isa].shared
     return [
         Blocking(bm, bn, bk // size, warps, stages + direct * (bm * bn == 32768), direct=direct)
@@ -227,8 +230,11 @@ _BOTH, _BEHIND, _LATE = 0.7, 0.4, 0.82
 
 
 def streamed_seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:
-    """One block a processor: the epilogue runs after a tile's products, whose loads hide behind them. Of two beside
-    each other one multiplies meanwhile."""
+    """Predicted seconds of a product with persistent blocks.
+
+    One block a processor: loads hide behind the products, and the epilogue follows them. Of two blocks on a processor,
+    one multiplies during the other's epilogue.
+    """
     d = DEVICES[isa]
     pixels = static(s.pixels) or TYPICAL_PIXELS
     tiles, together = -(-pixels // b.bm) * -(-s.ocg // b.bn), beside(b)
@@ -255,7 +261,8 @@ _KEPT_ONCE = 50e-6
 
 
 def kept_seconds(s: ConvShape, b: Blocking, beside: int, work: Work, isa: str) -> float:
-    """Blocks that keep their weights, `beside` on a processor: what a tile loads comes while others are finished."""
+    """Predicted seconds of a weight-stationary product with `beside` blocks on a processor: a tile's loads overlap with
+    the epilogues of others."""
     d = DEVICES[isa]
     pixels = static(s.pixels) or TYPICAL_PIXELS
     columns, blocks = -(-s.ocg // b.bn), -(-pixels // b.bm)

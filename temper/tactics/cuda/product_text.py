@@ -31,14 +31,16 @@ ROW = 16
 
 @dataclass(frozen=True)
 class Blocking:
-    """bm pixels by bn channels by bk terms a step, warps and pipeline stages;
+    """Parameters of a tiled product.
 
-    split: ranges of the steps.
-    flat: terms are cut without regard to taps.
-    group: blocks of rows that go through all channels together, so that weights and data come from the cache.
-    early: tensors the epilogue reads are loaded before the products.
-    direct: results are stored from the registers products leave them in.
-    near: data and weights come through the processor's own cache.
+    bm, bn, bk: pixels and channels of a tile, and terms of a step.
+    warps, stages: warps of a block, and stages of its software pipeline.
+    split: ranges that the steps are split into (split-K).
+    flat: blocks of terms are cut without regard to taps.
+    group: blocks of rows that go through all channels together, so that weights and data come from the L2 cache.
+    early: tensors that the epilogue reads are loaded before the products.
+    direct: results are stored from the accumulator registers (register_tiles.py).
+    near: data and weights are copied through the L1 cache.
     """
 
     bm: int
@@ -95,12 +97,12 @@ class Border:
 
 
 def row_length(s: ConvShape, size: int) -> int:
-    """Elements of a row of packed weights."""
+    """Elements of a row of packed weights, padding included."""
     return -(-s.k * size // ROW) * ROW // size
 
 
 def blocks(s: ConvShape, b: Blocking) -> DimLike:
-    """Tiles of the output."""
+    """Number of the output's tiles."""
     return ceil_div(s.pixels, b.bm) * -(-s.ocg // b.bn)
 
 
@@ -224,7 +226,7 @@ def product(a, b, acc):
 
 
 def product_text(data: str, tf32: bool) -> str:
-    """Definition of one step of the product, by the data's element type."""
+    """Text of the function `product`, one step of the product, for data of this element type."""
     if data == "int8":
         return _PRODUCT.format("tl.dot(a, b, acc, out_dtype=tl.int32)")
     if data == "uint8":
@@ -237,7 +239,7 @@ def product_text(data: str, tf32: bool) -> str:
 
 
 def sizes_of(s: ConvShape, b: Blocking, size: int) -> dict[str, DimLike]:
-    """Constants of both kernels."""
+    """Compile-time constants of the kernels (of both where the terms are split)."""
     taps_y, taps_x = s.kernel
     sizes: dict[str, DimLike] = {
         "IH": s.ih, "IW": s.iw, "OH": s.oh, "OW": s.ow, "IC": s.icg, "OC": s.ocg, "ROWS": s.pixels,
@@ -287,7 +289,7 @@ def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "", blank:
 
 
 def border_text(s: ConvShape) -> str:
-    """Statements that add what the table holds for rows whose windows leave the image."""
+    """Statements that add the table's corrections to rows whose windows leave the image."""
     b = Border.of(s)
     return _BORDER.format(
         above=b.above, below=b.below, left=b.left, right=b.right,
@@ -296,12 +298,12 @@ def border_text(s: ConvShape) -> str:
 
 
 def constants_added(s: ConvShape, parameters: Sequence[str]) -> str:
-    """Statements that add the table and the bias."""
+    """Statements that add the border corrections and the bias to the sums."""
     return (border_text(s) if "table" in parameters else "") + (_BIAS if "bias" in parameters else "")
 
 
 def finished(w: Workload, s: ConvShape) -> str:
-    """Statements from the sums to the stored results."""
+    """Statements that apply the epilogue to the sums and store the results."""
     accumulator = w.epilogue.operands[0].dtype
     narrow = f".to({FLOATS[accumulator]})" if accumulator in FLOATS and accumulator != "float32" else ""
     return f"\nv0 = acc{narrow}\n" + stores(w, s.ocg)
@@ -310,7 +312,7 @@ def finished(w: Workload, s: ConvShape) -> str:
 def module_text(
     about: str, entry: str, parameters: Sequence[str], sizes: Mapping[str, DimLike], body: str, helpers: str = ""
 ) -> str:
-    """A module of one kernel."""
+    """The text of a module with one kernel."""
     words = set(re.findall(r"\w+", body))
     used = {name: d for name, d in sizes.items() if name in words}
     return (
@@ -321,7 +323,7 @@ def module_text(
 
 
 def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: Sequence[str], size: int) -> str:
-    """The kernel that computes its tiles whole."""
+    """Text of the kernel whose blocks each compute whole tiles."""
     data = w.inputs[0].type.dtype  # type: ignore[union-attr]
     first, rest = constants_added(s, parameters), finished(w, s)
     names = ""
