@@ -118,23 +118,40 @@ class Dim:
             return 1
         if isinstance(other, int) and other > 0 and (apart := self._apart(other)) is not None:
             return _lower(apart[0])  # floor(by * whole + rest, by) = whole as 0 <= rest < by
-        if isinstance(other, Dim) and len(other.terms) == 1 and (exact := self._monomial_quotient(other)) is not None:
+        if isinstance(other, Dim) and (exact := self._quotient(other)) is not None:
             return exact
         return opaque("//", self, other)
 
-    def _monomial_quotient(self, other: Dim) -> DimLike | None:
-        ((by, coefficient),) = other.terms.items()
-        terms: dict[Monomial, int] = {}
-        for m, c in self.terms.items():
+    def _quotient(self, other: Dim) -> DimLike | None:
+        """The polynomial that times `other` is this one; None if there is none with whole coefficients.
+
+        Long division: the leading terms of the quotient are found one after the other, in one order of monomials.
+        """
+        names = sorted({*self.atoms, *other.atoms})
+
+        def order(m: Monomial) -> tuple[int, ...]:
             powers = dict(m)
-            for a, p in by:
-                if powers.get(a, 0) < p:
-                    return None
-                powers[a] -= p
-            if c % coefficient:
+            return (sum(powers.values()), *(powers.get(a, 0) for a in names))
+
+        lead = max(other.terms, key=order)
+        rest, found = dict(self.terms), dict[Monomial, int]()
+        while rest:
+            m = max(rest, key=order)
+            powers = dict(m)
+            for a, p in lead:
+                powers[a] = powers.get(a, 0) - p
+            if min(powers.values(), default=0) < 0 or rest[m] % other.terms[lead]:
                 return None
-            terms[tuple(sorted((a, p) for a, p in powers.items() if p))] = c // coefficient
-        return _lower(Dim(terms, self.atoms))
+            term, c = tuple(sorted((a, p) for a, p in powers.items() if p)), rest[m] // other.terms[lead]
+            found[term] = c
+            for by, factor in other.terms.items():
+                raised = dict(term)
+                for a, p in by:
+                    raised[a] = raised.get(a, 0) + p
+                at = tuple(sorted(raised.items()))
+                rest[at] = rest.get(at, 0) - c * factor
+            rest = {k: v for k, v in rest.items() if v}
+        return _lower(Dim(found, {**self.atoms, **other.atoms}))
 
     def __rfloordiv__(self, other: DimLike) -> DimLike:
         return opaque("//", other, self)

@@ -151,6 +151,8 @@ class Graph:
         self._next = 0
         self._order: list[Node] | None = None
         self._edits = 0
+        #: the half type that most of the model computes in, by its own types; "" if it does not
+        self.half = ""
         #: what is computed of constants, which graphs of the same model share
         self.derived = Derived()
 

@@ -1,4 +1,4 @@
-"""Writes ops without kernels as several ops that have them: selections by position, quantization, integer products.
+"""Writes ops without kernels as several ops that have them: selections by position, sizes, quantization, integers.
 
 Runs before `lower`. Each function's docstring is its algebra; it returns what replaces the node, or the reason why not.
 """
@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from temper.dtypes import CODED
-from temper.ir.dims import DimLike
+from temper.ir.dims import DimLike, from_data, symbols_of
 from temper.ir.graph import Graph, Node, Value
 from temper.passes.manager import Log, Pass
 from temper.passes.parts import Parts, Result, replace_each
@@ -227,6 +227,23 @@ def _softmax_double(p: Parts) -> Result:
     return p("Div", e, total) if p.node.op == "Softmax" else p("Sub", shifted, p("Log", total))
 
 
+def _shape(p: Parts) -> Result:
+    """shape(x) of sizes known at run time = a range of one number for each, end to end; of one that is chosen, that."""
+    start, end = p.integer("start"), p.node.attrs.get("end")
+    sizes = p.input(0).type.shape[start : None if end is None else int(str(end))]
+    if not sizes or any(from_data(s) for d in sizes for s in symbols_of(d)):
+        return "it has no elements, or sizes that are found in data"
+
+    def number(d: DimLike) -> Value:
+        return p("Range", start=d, limit=d + 1, delta=1, to="int64")
+
+    for user, i in list(p.node.output.uses):
+        index = user.inputs[1].const if user.op == "Gather" and i == 0 and user.inputs[1] is not None else None
+        if index is not None and index.size == 1 and -len(sizes) <= index.item() < len(sizes):
+            p.graph.replace_uses(user.output, p.reshape(number(sizes[index.item()]), index.shape))
+    return number(sizes[0]) if len(sizes) == 1 else p("Concat", *map(number, sizes), axis=0)
+
+
 _DECOMPOSE: Mapping[str, Callable[[Parts], Result]] = MappingProxyType(
     {
         "Trilu": _trilu,
@@ -242,6 +259,7 @@ _DECOMPOSE: Mapping[str, Callable[[Parts], Result]] = MappingProxyType(
         "Pow": _pow,
         "Softmax": _softmax_double,
         "LogSoftmax": _softmax_double,
+        "Shape": _shape,
     }
 )
 #: ops that kernels mostly compute as they are: that they are not decomposed is no news

@@ -288,7 +288,7 @@ def check_pins(patterns: Sequence[str], log: Log) -> None:
 def narrowing(dtype: str, cut: Cut, pins: Sequence[str] = ()) -> Pass:
     """The pass.
 
-    dtype: what tensors are stored in, "float32" to leave those that are not narrow in the model.
+    dtype: what tensors are stored in; "float32" leaves those of models that do not compute in a half type themselves.
     cut: the regions that tactics take.
     pins: patterns of the layers that stay float32.
     """
@@ -296,9 +296,11 @@ def narrowing(dtype: str, cut: Cut, pins: Sequence[str] = ()) -> Pass:
     def run(graph: Graph, log: Log) -> None:
         _own_halves(graph, log)
         pinned = _matching(graph, pins, log)
-        if dtype == "float32":
+        # bfloat16 models may need its range
+        stored = graph.half if graph.half and dtype in ("float32", "float16") else dtype
+        if stored == "float32":
             return
-        plan = _Plan(graph, log, dtype, cut(graph), pinned)
+        plan = _Plan(graph, log, stored, cut(graph), pinned)
         plan.decide()
         plan.apply()
 

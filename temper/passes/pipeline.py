@@ -38,6 +38,7 @@ from temper.passes.turn_inputs import TURN_INPUTS
 from temper.passes.views import SINK_VIEWS
 from temper.passes.volumes import PLANES
 from temper.passes.widen import WIDEN
+from temper.passes.zero_points import ZERO_POINTS
 
 PIPELINE: tuple[Pass, ...] = (
     FAKE_QUANTIZE,    # before constants are folded: weights get codes
@@ -90,6 +91,8 @@ def for_gpus(passes: Sequence[Pass], float8: bool = True) -> tuple[Pass, ...]:
     CPUs compute in parts have kernels; a Transpose's kernel has a program behind it, none before. float8: they
     multiply 8-bit floats too."""
     left = [LOWER_FOR_GPUS if p is LOWER else p for p in passes if p.name not in (HALVES.name, ENCODING.name)]
+    if INTEGER_OPERATORS in left:
+        left.insert(left.index(INTEGER_OPERATORS) + 1, ZERO_POINTS)
     at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
     early = (FLOAT8, SIGNED) if float8 else (SIGNED,)
     return (*left[:at], *early, *left[at:], TURN_INPUTS, SPLIT_CODES, GATES_APPLIED)
