@@ -140,6 +140,10 @@ class Engine:
         """As `load`, from the bytes of a plan file."""
         return cls(plan_file.from_bytes(data), threads=threads, spin_us=spin_us, device=device)
 
+    def to_bytes(self) -> bytes:
+        """What its plan file holds, for `from_bytes`."""
+        return plan_file.to_bytes(self.plan)
+
     @property
     def _shared(self) -> CudaPlan | None:
         """What all contexts share on the GPU; None on a CPU."""

@@ -59,7 +59,8 @@ def test_threads_are_limited_to_usable_cpus(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_load_and_from_bytes(tmp_path: Path) -> None:
     plan_file.write(make_plan(), tmp_path / "a.plan")
-    for e in (Engine.load(tmp_path / "a.plan"), Engine.from_bytes((tmp_path / "a.plan").read_bytes())):
+    loaded = Engine.load(tmp_path / "a.plan")
+    for e in (loaded, Engine.from_bytes((tmp_path / "a.plan").read_bytes()), Engine.from_bytes(loaded.to_bytes())):
         assert np.array_equal(e(batch(3)), expected(batch(3)))
     with pytest.raises(PlanError, match=r"b\.plan"):
         Engine.load(tmp_path / "b.plan")

@@ -54,13 +54,20 @@ class CudaPlan:
     """What all contexts of an engine share on one GPU."""
 
     def __init__(self, plan: Plan, gpu: Gpu) -> None:
-        """PlanError if the plan's code is not for this GPU."""
+        """PlanError if the plan's code is not for this GPU, or a kernel finds no room there."""
         check_gpu(plan, gpu)
+        archive = from_archive(plan.kernels)
+        shared = max((f.shared for f in archive.values()), default=0)
+        if shared > (room := gpu.driver.attribute(gpu.handle, "MAX_SHARED_MEMORY_PER_BLOCK_OPTIN")):
+            raise PlanError(
+                f"a kernel of the plan uses {shared} bytes of shared memory, this GPU ({gpu.name}) has {room}: build "
+                "the model on it, or `temper rebuild` the plan here"
+            )
         self.gpu = gpu
         #: sizes or steps depend on data
         self.late = is_late(plan)
         gpu.enter()
-        self.functions = Functions(gpu, from_archive(plan.kernels))
+        self.functions = Functions(gpu, archive)
         constants = np.frombuffer(plan.constants, np.uint8)
         self.constants = gpu.allocate(constants.nbytes, "the model's constants")
         self.constants.write(constants)

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from temper.errors import ConfigError, DeviceError, DeviceMemoryError, InputError, TemperError
+from temper.errors import ConfigError, DeviceError, DeviceMemoryError, InputError, PlanError, TemperError
+from temper.plan.cubins import from_archive, to_archive
 from temper.plan.format import Native, Plan
 from temper.runtime.cuda import dlpack, staging
 from temper.runtime.cuda.arrays import DeviceArray, Pool
@@ -504,3 +505,13 @@ def test_plans_tuned_elsewhere_say_so(native_plan: Plan, driver: FakeDriver) -> 
     assert not Engine(here, gpu=gpu).remarks
     there = replace(here, fingerprint={**gpu.fingerprint, "gpu": "Other"})
     assert "tuned on Other, running on Fake H100" in Engine(there, gpu=gpu).remarks[0]
+
+
+def test_kernels_that_need_more_than_the_chip_has_are_refused(native_plan: Plan, driver: FakeDriver) -> None:
+    """As those of a plan of sm_80, tuned on a chip with 163 KiB, on one of sm_86 with 99."""
+    code = {n: replace(f, cubin=bytes(f.cubin)) for n, f in from_archive(native_plan.kernels).items()}
+    name = next(iter(code))
+    kernels = to_archive({**code, name: replace(code[name], shared=300_000)})
+    big = Plan(**{**vars(native_plan), "kernels": memoryview(kernels)})
+    with pytest.raises(PlanError, match="uses 300000 bytes of shared memory, this GPU .* has 232448"):
+        Engine(big, gpu=Gpu(0, driver))
