@@ -10,6 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "NOTES.md")
+#: Where files that pages name may be; a name may begin with the folder's own or within it.
+FOLDERS = tuple(ROOT / name for name in ("temper", "tests", "benchmarks", "examples"))
 BY_NAME = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 
 
@@ -34,6 +36,15 @@ def test_links_lead_to_a_file_and_a_heading(page: Path) -> None:
 def test_modules_exist(page: Path) -> None:
     for module in re.findall(r"python -m ((?:benchmarks|examples|tests|temper)[\w.]*)", page.read_text()):
         assert find_spec(module), f"{page.name} runs {module}"
+
+
+@BY_NAME
+def test_files_exist(page: Path) -> None:
+    if page.name == "NOTES.md":
+        return  # which also tells of files that were tried and removed
+    for name in re.findall(r"`((?:[\w-]+/)*[\w*-]+\.(?:py|c|h))`", page.read_text()):
+        found = [p for root in FOLDERS for p in root.rglob(name.removeprefix(f"{root.name}/"))]
+        assert found, f"{page.name} names {name}"
 
 
 @BY_NAME
