@@ -13,7 +13,8 @@ from temper.ir.graph import Graph
 from temper.ir.ops import TABLE
 from temper.passes.host import data_sizes
 from temper.passes.manager import Log
-from temper.passes.partition import Region, dependencies
+from temper.passes.partition import dependencies
+from temper.passes.region import Region
 from temper.plan.conflicts import program_faults
 from temper.plan.format import Plan, Profile, SubProgram
 from temper.plan.memory import lower_bound, plan_memory

@@ -13,8 +13,9 @@ from temper.passes.chains import chains
 from temper.passes.host import data_reason
 from temper.passes.manager import Log, Pass
 from temper.passes.narrow import STORED, constants_widened, narrowing
-from temper.passes.partition import Region, order_regions, partition
+from temper.passes.partition import order_regions, partition
 from temper.passes.pipeline import for_gpus
+from temper.passes.region import Region
 from temper.plan.storage import Storage, assign_storage
 from temper.tactics.base import Tactic, Workload
 from temper.tactics.workload import canonical, workload

@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "tactics.epilogue": set(),
     "tactics.epilogue_reference": {"reference", "tactics.epilogue"},
     "tactics.base": {"ir", "tactics.epilogue"},
-    "tactics.workload": {"ir", "passes.chains", "passes.partition", "tactics.base", "tactics.epilogue"},
+    "tactics.workload": {"ir", "passes.chains", "passes.region", "tactics.base", "tactics.epilogue"},
     "passes": {"errors", "dtypes", "ir", "reference", "tactics.epilogue"},
     "quantize": {"errors", "ir", "passes", "reference"},
     "compile": {"errors"},
@@ -47,8 +47,9 @@ ALLOWED: dict[str, set[str]] = {
     "target": {"errors", "config", "plan", "tactics", "compile", "tune", "runtime"},
     "assemble": {"errors", "config", "ir", "passes", "tactics", "tune", "plan", "profiles", "target"},
     "partitioning": {"config", "ir", "passes", "tactics", "plan", "target", "assemble"},
+    "programs": {"errors", "ir", "passes", "tactics", "plan", "tune", "profiles", "assemble", "partitioning"},
     "builder": {"errors", "config", "ir", "passes", "tactics", "compile", "tune", "plan", "runtime"}
-    | {"profiles", "target", "assemble", "partitioning", "quantize"},
+    | {"profiles", "target", "assemble", "partitioning", "programs", "quantize"},
     "precision.outcome": {"errors", "precision.records"},
     "precision": {"errors", "config", "dtypes", "ir", "passes", "quantize", "reference", "tactics", "compile", "tune"}
     | {"plan", "runtime", "profiles", "target", "assemble", "builder", "frontends"},

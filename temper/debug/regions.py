@@ -14,7 +14,7 @@ from temper.debug.deviation import bounds, compare_layers, exponentials, magnitu
 from temper.ir.dims import Dim, evaluate
 from temper.ir.evaluate import bind, evaluate_values
 from temper.ir.graph import Graph
-from temper.passes.partition import Region
+from temper.passes.region import Region
 from temper.runtime.cpu import Library
 from temper.runtime.engine import Engine
 from temper.tactics.base import Workload

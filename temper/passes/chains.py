@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from temper.ir.graph import Graph, Node, Value
 from temper.passes.manager import Log
-from temper.passes.partition import Region
+from temper.passes.region import Region
 from temper.passes.rising import falls
 from temper.tactics.epilogue import Epilogue
 

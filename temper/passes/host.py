@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from temper.ir.dims import Dim, data_symbols
-from temper.passes.partition import Region
+from temper.passes.region import Region
 
 #: What a size found in data is taken to be while kernels are timed: detections, tokens and the like come in tens.
 TUNED_FOR = 64

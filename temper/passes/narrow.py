@@ -23,7 +23,8 @@ from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE, make
 from temper.passes.large import fits, too_large
 from temper.passes.manager import Log, Pass
-from temper.passes.partition import VIEW_OPS, Region, computes, widens
+from temper.passes.partition import VIEW_OPS, computes
+from temper.passes.region import Region, widens
 from temper.reference.formats import number, numbers
 
 _NAME = "narrow"

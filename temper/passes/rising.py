@@ -5,7 +5,7 @@ A maximum may be taken before such a program instead of after it, bit for bit: m
 
 from __future__ import annotations
 
-from temper.passes.partition import Region
+from temper.passes.region import Region
 from temper.tactics.epilogue import Instr
 
 #: Steps that do not fall, whatever else they read; rounding to a narrower float does not either.

@@ -12,7 +12,7 @@ from temper.errors import VerificationError
 from temper.ir.dims import Dim, DimLike, data_symbols, evaluate, opaque, substitute
 from temper.ir.graph import Graph, Value
 from temper.ir.types import itemsize
-from temper.passes.partition import Region
+from temper.passes.region import Region
 from temper.plan.container import pack_strings
 from temper.plan.format import (
     ArenaBuffer,

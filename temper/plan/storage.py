@@ -15,7 +15,8 @@ from temper.ir.graph import Graph, Node, Value
 from temper.ir.ops import make
 from temper.ir.types import itemsize
 from temper.passes.manager import Log
-from temper.passes.partition import VIEW_OPS, Region, order_regions
+from temper.passes.partition import VIEW_OPS, order_regions
+from temper.passes.region import Region
 
 #: Can some kernel compute this region when the values have these row strides?
 Accepts = Callable[[Region, Mapping[int, int]], bool]

@@ -12,7 +12,7 @@ from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
 from temper.ir.types import TensorType, itemsize
 from temper.passes.chains import Chain
-from temper.passes.partition import Region
+from temper.passes.region import Region
 from temper.tactics.base import Slot, Workload
 from temper.tactics.epilogue import Attr
 

@@ -13,7 +13,8 @@ from temper.passes.large import fits, too_large
 from temper.passes.layout import LAYOUT
 from temper.passes.manager import Log, run_passes
 from temper.passes.narrow import narrowing
-from temper.passes.partition import Region, partition
+from temper.passes.partition import partition
+from temper.passes.region import Region
 from temper.passes.widen import WIDEN
 from tests.passes.nets import Net, assert_same, feeds
 

@@ -13,8 +13,9 @@ from temper.ir.graph import Graph, Value
 from temper.ir.opdef import Kind
 from temper.ir.ops import TABLE
 from temper.passes.manager import Log, run_passes
-from temper.passes.partition import MAX_INSTRS, VIEW_OPS, Region, partition
+from temper.passes.partition import MAX_INSTRS, VIEW_OPS, partition
 from temper.passes.pipeline import PIPELINE
+from temper.passes.region import Region
 from temper.tactics.epilogue_reference import epilogue_reference
 from temper.tactics.workload import workload
 from tests.passes.nets import Net, assert_same, feeds

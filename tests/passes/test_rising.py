@@ -8,7 +8,8 @@ import pytest
 from temper.ir.graph import Value
 from temper.passes.chains import chains
 from temper.passes.manager import Log
-from temper.passes.partition import Region, partition
+from temper.passes.partition import partition
+from temper.passes.region import Region
 from temper.passes.rising import falls
 from tests.passes.nets import Net
 

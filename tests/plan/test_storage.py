@@ -15,7 +15,8 @@ from temper.ir.ops import TABLE
 from temper.ir.types import itemsize
 from temper.passes.layout import LAYOUT
 from temper.passes.manager import Log
-from temper.passes.partition import Region, partition
+from temper.passes.partition import partition
+from temper.passes.region import Region
 from temper.plan.storage import Accepts, Storage, assign_storage
 from tests.passes.nets import Net, assert_same, feeds
 from tests.passes.test_layout import NETS

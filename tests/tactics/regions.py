@@ -24,7 +24,8 @@ from temper.ir.types import TensorType
 from temper.passes.layout import LAYOUT
 from temper.passes.lower import LOWER, LOWER_FOR_GPUS
 from temper.passes.manager import Log, run_passes
-from temper.passes.partition import Region, computes, partition
+from temper.passes.partition import computes, partition
+from temper.passes.region import Region
 from temper.reference.formats import number
 from temper.tactics.base import Workload
 from temper.tactics.workload import workload

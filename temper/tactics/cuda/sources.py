@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from temper.tactics.base import Tactic
+from temper.tactics.cuda.arg_extreme import ArgExtreme
 from temper.tactics.cuda.attention import Attention
 from temper.tactics.cuda.attention_int8 import AttentionInt8
 from temper.tactics.cuda.axis_maps import AxisMaps
@@ -25,7 +26,7 @@ from temper.tactics.cuda.positions import Positions
 from temper.tactics.cuda.product_kept import ConvKept
 from temper.tactics.cuda.product_tma import ConvStreamed, GemmStreamed
 from temper.tactics.cuda.recurrent import Recurrent
-from temper.tactics.cuda.reduce import ArgExtreme, Reduce
+from temper.tactics.cuda.reduce import Reduce
 from temper.tactics.cuda.resize import Resize
 from temper.tactics.cuda.running import Running
 from temper.tactics.cuda.sampling import GridSample, MaxRoiPool, RoiAlign
