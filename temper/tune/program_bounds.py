@@ -64,8 +64,11 @@ def integer_bounds(w: Workload, operands: Arrays, want: Sequence[np.ndarray]) ->
     if all(i.op in _EXACT_STEPS for i in w.epilogue.instrs):
         return [np.zeros(()) for _ in want]
     own = program_bounds(w, operands, want)
-    bounds = [np.ones(()) if y.dtype.kind in "iu" else b for y, b in zip(want, own, strict=True)]
     dtypes = [w.epilogue.dtype_of(r) for r in w.epilogue.results]
+    bounds = [
+        np.ones(()) if y.dtype.kind in "iu" and d not in NARROW_FLOATS else b
+        for y, b, d in zip(want, own, dtypes, strict=True)
+    ]
     for number in _inner_codes(w.epilogue):
         up, down = (epilogue_reference(w.epilogue, operands, (number, step)) for step in (1, -1))
         for k, (y, d) in enumerate(zip(want, dtypes, strict=True)):

@@ -213,17 +213,16 @@ def _answered(
     results = _anchor(w, wide, attrs)
     if w.op == "Recurrence":
         return Problem(env, inputs, tuple(operands), tuple(results), recurrent_bounds(wide, attrs, results))
-    if len(results) == 1 and results[0].dtype == np.float64:
-        slack = np.finfo(np.float64).eps * (2 * np.sqrt(reduction_length(w, env)) + 64) * _extent(results[0])
-        return Problem(env, inputs, tuple(operands), tuple(results), (slack,))
-    if len(results) == 1 and results[0].dtype == np.int32:
+    if len(results) == 1 and results[0].dtype.kind in "iub" and w.epilogue.instrs:
         coded: list[np.ndarray | None] = [results[0], *operands[1:]]
         want = tuple(epilogue_reference(w.epilogue, coded))
         return Problem(env, inputs, (None, *operands[1:]), want, tuple(integer_bounds(w, coded, want)))
-    if len(results) > 1 or results[0].dtype != np.float32:
+    if len(results) > 1 or results[0].dtype not in (np.float32, np.float64):
         return Problem(env, inputs, tuple(operands), tuple(results), tuple(np.zeros((), np.float64) for _ in results))
     acc = results[0]
-    if w.op in ("Conv", "ConvTranspose", "MatMul", "ConvBfloat16", "MatMulBfloat16"):
+    if acc.dtype == np.float64:
+        slack = np.finfo(np.float64).eps * (2 * np.sqrt(reduction_length(w, env)) + 64) * _extent(acc)
+    elif w.op in ("Conv", "ConvTranspose", "MatMul", "ConvBfloat16", "MatMulBfloat16"):
         slack = _product_slack(w, wide, env)
     elif w.op == "SqueezeExcite":
         slack = _gates_slack(wide, attrs, acc, 2 * _TF32 * w.tf32)
@@ -264,7 +263,7 @@ def _answered(
     ends = [
         [as_numbers(y, w.epilogue.dtype_of(r)) for y, r in zip(found, w.epilogue.results, strict=True)]
         for found in (
-            epilogue_reference(w.epilogue, [(acc + d).astype(np.float32), *operands[1:]]) for d in (-slack, 0, slack)
+            epilogue_reference(w.epilogue, [(acc + d).astype(acc.dtype), *operands[1:]]) for d in (-slack, 0, slack)
         )
     ]
     bounds = [

@@ -48,6 +48,48 @@ def test_a_function_on_a_gpu_may_move_the_smallest_codes_too() -> None:
     assert mismatch(_moved(want, nothing, 3), want, bound, dtype="float8e4m3fn") is not None
 
 
+def test_narrow_floats_behind_integers_are_compared_as_numbers() -> None:
+    """A step of 8-bit floats near 80 is 8, not the step of codes."""
+    full, one = (True, True), (False, False)
+    to, wide = "float8e4m3fn", (("to", "float32"),)
+    steps = (Instr("Cast", (0,), "float32", wide), Instr("Mul", (2, 1), "float32"), Instr("Gelu", (3,), "float32"))
+    last = Instr("Cast", (4,), to, (("to", to),))
+    e = Epilogue((Operand("int32", full), Operand("float32", one)), (*steps, last), (5,))
+    slots = [Slot(TensorType(kind, shape)) for kind, shape in (("int8", (64, 32)), ("int8", (32, 64)), (to, (64, 64)))]
+    w = Workload("MatMulInt8", (("zero_point", 0),), tuple(slots[:2]), (False, True), (slots[2],), e, "sm_90")
+    p = make_problem(w, {}, {}, operand_constants={1: np.array([[1e-3]], np.float32)})
+    (want,), (bound,) = p.want, p.bounds
+    large = np.unravel_index(np.argmax(decode(want, to) * (want != want.max())), want.shape)
+    for far, right in ((1, True), (3, False)):
+        off = want.copy()
+        off[large] -= far
+        assert (mismatch(off, want, bound, dtype=to) is None) == right
+
+
+@pytest.mark.parametrize("op", ["ArgMax", "MatMul", "ReduceSum"])
+def test_the_program_behind_an_anchor_of_any_type_is_wanted(op: str) -> None:
+    """GPUs' kernels have programs behind whole numbers and float64 too."""
+    dtype, to = {"ArgMax": ("int64", "int32"), "MatMul": ("float64", "float32"), "ReduceSum": ("int32", "float64")}[op]
+    source = {"ArgMax": "float32", "MatMul": "float64", "ReduceSum": "int32"}[op]
+    steps = (Instr("Cast", (0,), to, (("to", to),)), Instr("Neg", (1,), to))
+    e = Epilogue((Operand(dtype, (True, True)),), steps, (2,))
+    inputs = [Slot(TensorType(source, (6, 8)))] + [Slot(TensorType(source, (8, 1)))] * (op == "MatMul")
+    attrs: tuple[tuple[str, object], ...] = (("axes", (1,)), ("keepdims", 1))
+    if op != "ReduceSum":
+        attrs = (("transA", 0), ("transB", 0))
+    if op == "ArgMax":
+        attrs = (("axis", 1), ("keepdims", 1), ("select_last_index", 0))
+    out = (Slot(TensorType(to, (6, 1))),)
+    w = Workload(op, attrs, tuple(inputs), (False,) * len(inputs), out, e, "sm_90")  # type: ignore[arg-type]
+    p = make_problem(w, {}, {})
+    x = p.inputs[0]
+    assert x is not None
+    made = {"ArgMax": lambda: x.argmax(1, keepdims=True), "ReduceSum": lambda: x.sum(1, keepdims=True)}
+    want = -(made[op]() if op in made else x @ p.inputs[1]).astype(to)
+    assert mismatch(want, p.want[0], p.bounds[0]) is None
+    assert mismatch(want + want.dtype.type(1), p.want[0], p.bounds[0]) is not None
+
+
 def _moved(codes: np.ndarray, i: int | np.intp, by: int) -> np.ndarray:
     out = codes.copy()
     out[i] += by
