@@ -57,7 +57,10 @@ class Context:
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
         """As Engine.__call__, in this context."""
         engine = self._engine
-        results = self._execute(engine._arguments(args, named), engine._targets(out))
+        arrays: Sequence[Any] = args
+        if named or len(args) != engine._arity or (args and type(args[0]) is dict):
+            arrays = engine._arguments(args, named)
+        results = self._execute(arrays, None if out is None else engine._targets(out))
         return results[0] if engine._only is not None else dict(zip(engine._names, results, strict=True))
 
     def prepare(self, *args: Any, **named: Any) -> tuple[Bound, list[np.ndarray], list[Any]]:

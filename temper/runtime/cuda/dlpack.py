@@ -8,9 +8,9 @@ capsule.
 from __future__ import annotations
 
 import ctypes
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -38,29 +38,11 @@ _TYPES: Mapping[str, tuple[int, int]] = MappingProxyType(
 _DTYPES = {v: k for k, v in _TYPES.items()}
 
 
-class _Device(ctypes.Structure):
-    _fields_ = [("kind", ctypes.c_int32), ("index", ctypes.c_int32)]
-
-
-class _Type(ctypes.Structure):
-    _fields_ = [("code", ctypes.c_uint8), ("bits", ctypes.c_uint8), ("lanes", ctypes.c_uint16)]
-
-
-class _Tensor(ctypes.Structure):
-    _fields_ = [
-        ("data", ctypes.c_void_p),
-        ("device", _Device),
-        ("ndim", ctypes.c_int32),
-        ("dtype", _Type),
-        ("shape", ctypes.POINTER(ctypes.c_int64)),
-        ("strides", ctypes.POINTER(ctypes.c_int64)),
-        ("byte_offset", ctypes.c_uint64),
-    ]
-
-
-class _Managed(ctypes.Structure):
-    _fields_ = [("tensor", _Tensor), ("context", ctypes.c_void_p), ("deleter", ctypes.c_void_p)]
-
+#: DLTensor: data, kind and index of the device, ndim, code, bits and lanes of the type, shape, strides, byte offset; a
+#: managed one has its context and deleter behind it. (ctypes' structures take several times as long.)
+_TENSOR = struct.Struct("@PiiiBBHPPQ")
+_MANAGED = struct.Struct("@PiiiBBHPPQPP")
+_CONTEXT = struct.Struct("@P")
 
 _DELETER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 _DESTRUCTOR = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
@@ -110,12 +92,12 @@ def read(capsule: Any) -> Tensor:
 
     ValueError if it is no capsule of the name "dltensor".
     """
-    t = _Managed.from_address(_pointer(capsule, _NAME)).tensor
-    shape = tuple(t.shape[: t.ndim])
-    strides = tuple(t.strides[: t.ndim]) if t.strides else None
-    code = (t.dtype.code, t.dtype.bits)
-    name = _DTYPES.get(code, f"DLPack type {code}") if t.dtype.lanes == 1 else f"vectors of {t.dtype.lanes}"
-    return Tensor((t.data or 0) + t.byte_offset, t.device.kind, t.device.index, name, shape, strides, capsule)
+    found = _TENSOR.unpack(ctypes.string_at(_pointer(capsule, _NAME), _TENSOR.size))
+    data, kind, index, rank, code, bits, lanes, sizes, steps, offset = found
+    shape = struct.unpack(f"{rank}q", ctypes.string_at(sizes, 8 * rank)) if rank else ()
+    strides = struct.unpack(f"{rank}q", ctypes.string_at(steps, 8 * rank)) if rank and steps else None
+    name = _DTYPES.get((code, bits)) if lanes == 1 else f"vectors of {lanes}"
+    return Tensor(data + offset, kind, index, name or f"DLPack type {(code, bits)}", shape, strides, capsule)
 
 
 class _Export:
@@ -124,30 +106,34 @@ class _Export:
     def __init__(self, address: int, index: int, dtype: str, shape: Sequence[int], owner: Any) -> None:
         code, bits = _TYPES[dtype]
         self._owner = owner
-        self._shape = (ctypes.c_int64 * max(1, len(shape)))(*shape)
-        # some readers take strides for granted
-        steps = [prod(shape[k + 1 :]) for k in range(len(shape))]
-        self._strides = (ctypes.c_int64 * max(1, len(shape)))(*steps)
-        one = ctypes.POINTER(ctypes.c_int64)
-        self.managed = _Managed(
-            _Tensor(
-                address, _Device(CUDA, index), len(shape), _Type(code, bits, 1),
-                ctypes.cast(self._shape, one), ctypes.cast(self._strides, one), 0,
-            ),
-            id(self),
-            ctypes.cast(_delete, ctypes.c_void_p),
-        )  # fmt: skip
+        rank, strides, step = len(shape), [], 1
+        for n in reversed(shape):  # some readers take strides for granted
+            strides.append(step)
+            step *= n
+        self._bytes = ctypes.create_string_buffer(_MANAGED.size + 16 * rank)
+        self.address = at = ctypes.addressof(self._bytes)
+        sizes, steps = at + _MANAGED.size, at + _MANAGED.size + 8 * rank
+        _MANAGED.pack_into(
+            self._bytes, 0, address, CUDA, index, rank, code, bits, 1, sizes, steps, 0, id(self), _DELETE
+        )
+        struct.pack_into(f"{2 * rank}q", self._bytes, _MANAGED.size, *shape, *reversed(strides))
 
 
-@_DELETER
-def _delete(managed: int) -> None:
-    _drop(_Managed.from_address(managed).context)
+def _let_go(managed: int) -> None:
+    _drop(_CONTEXT.unpack(ctypes.string_at(managed + _TENSOR.size, _CONTEXT.size))[0])
+
+
+_delete = _DELETER(_let_go)
 
 
 @_DESTRUCTOR
 def _destroy(capsule: int) -> None:
     if _dying_valid(capsule, _NAME):
-        _drop(_Managed.from_address(_dying_pointer(capsule, _NAME)).context)
+        _let_go(_dying_pointer(capsule, _NAME))
+
+
+#: addresses of these two, as C calls them
+_DELETE, _DESTROY = (ctypes.cast(f, ctypes.c_void_p).value for f in (_delete, _destroy))
 
 
 def write(address: int, index: int, dtype: str, shape: Sequence[int], owner: Any) -> Any:
@@ -159,4 +145,4 @@ def write(address: int, index: int, dtype: str, shape: Sequence[int], owner: Any
         raise BufferError(f"DLPack has no element type for {dtype}")
     export = _Export(address, index, dtype, shape, owner)
     _hold(export)
-    return _new(ctypes.addressof(export.managed), _NAME, ctypes.cast(_destroy, ctypes.c_void_p))
+    return _new(export.address, _NAME, _DESTROY)

@@ -267,7 +267,7 @@ class Pinned:
 
 
 def _megabytes(nbytes: int) -> str:
-    return f"{nbytes / (1 << 20):.1f} MiB"
+    return f"{nbytes / (1 << 20):.1f} MiB" if nbytes >> 20 or not nbytes else f"{nbytes / (1 << 10):.1f} KiB"
 
 
 class Event:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import prod
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,12 @@ from temper.plan.format import Binding
 from temper.runtime.cuda import dlpack
 from temper.runtime.cuda.driver import Gpu, Stream
 from temper.runtime.shapes import shape_text
+
+#: Element types that have one name everywhere.
+_STANDARD = (
+    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64", "bool", "complex64", "complex128",
+)  # fmt: skip
 
 #: Kernels read up to so many bytes at once, and are told that every array starts at a multiple of them.
 ALIGNMENT = 16
@@ -42,40 +51,90 @@ def is_host(x: Any) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What an array says of itself. dtype: as plans name it, where they know it. whole: in C order without gaps."""
+
+    address: int
+    shape: tuple[int, ...]
+    dtype: str
+    whole: bool
+    owner: Any
+
+
 def on_device(x: Any, b: Binding, gpu: Gpu, stream: Stream, role: str) -> Given:
-    """A caller's array, read through DLPack or the CUDA array interface; `stream` comes after what fills it.
+    """A caller's array, as PyTorch tells or read through DLPack or the CUDA array interface; `stream` comes after what
+    fills it.
 
     role: "input" or "out for", for messages. InputError says what is wrong with it, and what to do.
     """
     name = f"{role} '{b.name}'"
-    if hasattr(x, "__dlpack__"):
-        kind, index = (int(k) for k in x.__dlpack_device__())
-        if kind not in (dlpack.CUDA, dlpack.MANAGED):
-            raise InputError(
-                f"{name} is not on a GPU, but a {type(x).__module__}.{type(x).__name__} in other memory (DLPack device "
-                f"kind {kind}): move it to GPU {gpu.index}, or give a numpy array"
-            )
-        _check_device(name, index, gpu)
-        try:
-            t = dlpack.read(x.__dlpack__(stream=stream.public))
-        except (BufferError, ValueError, TypeError, RuntimeError) as e:
-            raise InputError(f"{name} cannot be shared: {e}") from e
-        address, shape, dtype, whole, owner = t.address, t.shape, t.dtype, t.contiguous, t.owner
+    torch = sys.modules.get("torch")
+    if torch is not None and type(x) is torch.Tensor and _plain(torch, x):
+        a = _of_torch(torch, x, name, gpu, stream)
+    elif hasattr(x, "__dlpack__"):
+        a = _of_dlpack(x, name, gpu, stream)
     else:
-        facts = x.__cuda_array_interface__
-        address, shape, dtype, whole, other = _interface(facts, name)
-        if role != "input" and facts["data"][1]:
-            raise InputError(f"{name} is read-only: give an array that can be written")
-        if address:
-            _check_device(name, _device_of(address, gpu, name), gpu)
-        if other is not None:
-            stream.after(other)
-        owner = x
-    if dtype != b.dtype and not (dtype == storage(b.dtype).name and storage(b.dtype).name != b.dtype):
-        raise InputError(f"{name} has dtype {dtype}, expected {b.dtype}: convert it")
-    if not whole:
+        a = _of_interface(x, name, gpu, stream, written=role != "input")
+    held = storage(b.dtype)
+    if a.dtype != b.dtype and not (a.dtype == held.name and held.name != b.dtype):
+        raise InputError(f"{name} has dtype {a.dtype}, expected {b.dtype}: convert it")
+    if not a.whole:
         raise InputError(f"{name} is not contiguous: give x.contiguous() (PyTorch) or ascontiguousarray(x) (CuPy)")
-    return Given(address, shape, prod(shape) * storage(b.dtype).itemsize, owner, x)
+    return Given(a.address, a.shape, prod(a.shape) * held.itemsize, a.owner, x)
+
+
+@cache
+def _names_of(torch: ModuleType) -> dict[Any, str]:
+    """PyTorch's element types by their names in plans."""
+    names = {name: name for name in _STANDARD} | {"float8_e4m3fn": "float8e4m3fn", "float8_e5m2": "float8e5m2"}
+    return {getattr(torch, theirs): ours for theirs, ours in names.items() if hasattr(torch, theirs)}
+
+
+def _plain(torch: ModuleType, x: Any) -> bool:
+    """A tensor on a GPU that is its bytes, of which its own attributes tell what DLPack does in ten times as long."""
+    known = x.is_cuda and not x.requires_grad and x.layout is torch.strided and x.dtype in _names_of(torch)
+    return bool(known and not x.is_conj() and not x.is_neg())
+
+
+def _of_torch(torch: ModuleType, x: Any, name: str, gpu: Gpu, stream: Stream) -> _Seen:
+    _check_device(name, x.device.index, gpu)
+    try:
+        address = x.data_ptr()
+    except RuntimeError as e:  # a tensor within a transformation
+        raise InputError(f"{name} cannot be shared: {e}") from e
+    filled = torch.cuda.current_stream(x.device).cuda_stream
+    if filled != stream.number:
+        stream.after(filled or 1)
+    # another name keeps the memory, whatever becomes of x
+    return _Seen(address, tuple(x.shape), _names_of(torch)[x.dtype], x.is_contiguous(), x.detach())
+
+
+def _of_dlpack(x: Any, name: str, gpu: Gpu, stream: Stream) -> _Seen:
+    kind, index = (int(k) for k in x.__dlpack_device__())
+    if kind not in (dlpack.CUDA, dlpack.MANAGED):
+        raise InputError(
+            f"{name} is not on a GPU, but a {type(x).__module__}.{type(x).__name__} in other memory (DLPack device "
+            f"kind {kind}): move it to GPU {gpu.index}, or give a numpy array"
+        )
+    _check_device(name, index, gpu)
+    try:
+        t = dlpack.read(x.__dlpack__(stream=stream.public))
+    except (BufferError, ValueError, TypeError, RuntimeError) as e:
+        raise InputError(f"{name} cannot be shared: {e}") from e
+    return _Seen(t.address, t.shape, t.dtype, t.contiguous, t.owner)
+
+
+def _of_interface(x: Any, name: str, gpu: Gpu, stream: Stream, written: bool) -> _Seen:
+    facts = x.__cuda_array_interface__
+    address, shape, dtype, whole, other = _interface(facts, name)
+    if written and facts["data"][1]:
+        raise InputError(f"{name} is read-only: give an array that can be written")
+    if address:
+        _check_device(name, _device_of(address, gpu, name), gpu)
+    if other is not None:
+        stream.after(other)
+    return _Seen(address, shape, dtype, whole, x)
 
 
 def _check_device(name: str, index: int, gpu: Gpu) -> None:

@@ -107,7 +107,7 @@ def odd_arrays(plan: Plan) -> str:
         (inputs(3)[:0], "no profile of this plan holds N = 0"),
         (cupy.asarray(x).astype(np.float16), "dtype float16"),
         (Shown(x, mask=x), "has a mask"),
-        (Shown(x, stream=0), "names stream 0"),
+        (Shown(x, stream=0, version=3), "names stream 0"),
         (inputs(3).astype(">f4"), "dtype >f4"),
         (inputs(3).tolist(), "is a list"),
         (None, "is a NoneType"),

@@ -187,7 +187,7 @@ def memory_taken(plan: Plan) -> str:
 
     from temper.builder import build_plan
 
-    gpu, words = Gpu(0), []
+    gpu, words, engine = Gpu(0), list[str](), Engine(plan)
     torch.cuda.init()
     free = int(gpu.driver("cuMemGetInfo")[0])
     taken = torch.empty(free - (2 << 30), dtype=torch.uint8, device="cuda")
@@ -202,7 +202,6 @@ def memory_taken(plan: Plan) -> str:
 
     for nbytes in (256 << 20, 8 << 20, 2 << 20):
         hold(nbytes)
-    engine = Engine(plan)
     big = Plan(**{**vars(plan), "constants": memoryview(bytes(256 << 20))})
     for make, of in ((lambda: Engine(big), "the model's constants"), (lambda: engine(inputs(8192)), "arena")):
         try:

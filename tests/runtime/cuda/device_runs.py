@@ -300,3 +300,34 @@ def late_sizes(plan: Plan) -> str:
                 np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6)
                 np.testing.assert_allclose(torch.from_dlpack(c).cpu(), b, rtol=2e-5, atol=1e-6)
     return f"{len(nets.NETS)} nets equal to ONNX Runtime, arrays on the host and on the GPU"
+
+
+@check
+def call_cost(plan: Plan) -> str:
+    """Where the microseconds of a call with PyTorch's tensors go."""
+    import torch
+
+    from temper.runtime.cuda.inputs import on_device
+
+    engine = Engine(plan)
+    stream = torch.cuda.Stream()
+    context = engine.context(stream=stream)
+    assert isinstance(context, CudaContext)
+    x, y, b = torch.from_numpy(inputs(1)).cuda(), torch.empty(1, 16, device="cuda"), plan.inputs[0]
+    torch.cuda.synchronize()
+    with torch.cuda.stream(stream):
+        given = on_device(x, b, context.gpu, context.stream, "input")
+        steps: dict[str, Callable[[], object]] = {
+            "context(x, out=y)": lambda: context(x, out=y),
+            "context(x)": lambda: context(x),
+            "from_dlpack(context(x))": lambda: torch.from_dlpack(context(x)),
+            "enqueue-like launch": lambda: context._bound_for((given.shape,)).steps[0].run(),  # type: ignore[call-arg]
+            "read x": lambda: on_device(x, b, context.gpu, context.stream, "input"),
+            "x.__dlpack__": lambda: x.__dlpack__(stream=context.stream.public),
+            "current_stream": lambda: torch.cuda.current_stream(x.device).cuda_stream,
+            "data_ptr": lambda: x.data_ptr(),
+            "hold": lambda: context._moves.hold([given]),
+            "capturing": lambda: context.stream.capturing,
+            "enter": context.gpu.enter,
+        }
+        return ", ".join(f"{name} {_each(f, context.synchronize):.2f} us" for name, f in steps.items())

@@ -6,7 +6,7 @@ import gc
 import sys
 import weakref
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -453,7 +453,7 @@ def test_short_memory_is_asked_for_again_when_garbage_is_gone(driver: FakeDriver
     del cycle
     driver.fail["cuMemAlloc"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY
     driver.calls.clear()
-    with pytest.raises(DeviceMemoryError, match="has no room for 0.0 MiB for a test"):
+    with pytest.raises(DeviceMemoryError, match="has no room for 0.1 KiB for a test"):
         gpu.allocate(64, "a test")
     assert driver.calls.count("cuMemAlloc") == 2 and "cuMemFree" in driver.calls
     driver.fail = {"cuStreamCreate": CUresult.CUDA_ERROR_OUT_OF_MEMORY}
@@ -515,3 +515,63 @@ def test_kernels_that_need_more_than_the_chip_has_are_refused(native_plan: Plan,
     big = Plan(**{**vars(native_plan), "kernels": memoryview(kernels)})
     with pytest.raises(PlanError, match="uses 300000 bytes of shared memory, this GPU .* has 232448"):
         Engine(big, gpu=Gpu(0, driver))
+
+
+class Torch:
+    """A tensor of a stand-in for PyTorch."""
+
+    is_cuda, requires_grad, layout, dtype, device = True, False, "strided", "f4", SimpleNamespace(index=0)
+
+    def __init__(self, driver: FakeDriver, shape: tuple[int, ...], **other: Any) -> None:
+        self.address = driver.cuMemAlloc(8192)[1]
+        self.shape = shape
+        self.__dict__.update(other)
+
+    def data_ptr(self) -> int:
+        return self.address
+
+    def is_contiguous(self) -> bool:
+        return True
+
+    def is_conj(self) -> bool:
+        return False
+
+    is_neg = is_conj
+
+    def detach(self) -> Torch:
+        return self
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return 2, 0
+
+    def __dlpack__(self, *, stream: int) -> Any:
+        raise BufferError("not by this road")
+
+
+def test_tensors_of_pytorch_are_asked_themselves(
+    engine: Engine, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current = SimpleNamespace(cuda_stream=77)
+    cuda = SimpleNamespace(current_stream=lambda device: current)
+    torch = ModuleType("torch")
+    torch.__dict__.update(Tensor=Torch, cuda=cuda, strided="strided", float32="f4", int64="i8")
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    context = _context(engine, stream=4242)
+    x, y = Torch(driver, (2, 4, 5, 5)), Torch(driver, (2, 8, 1, 1))
+    assert context(x, out=y) is y
+    assert _used(driver, x.address) and _used(driver, y.address)
+    assert (4242, 77) in driver.waits  # comes after what fills it
+    driver.waits.clear()
+    current.cuda_stream = 4242
+    context(x, out=y)
+    assert not driver.waits
+    for other, words in (
+        ({"dtype": "i8"}, "has dtype int64"),
+        ({"device": SimpleNamespace(index=1)}, "is on GPU 1"),
+        ({"is_contiguous": lambda: False}, "is not contiguous"),
+        ({"requires_grad": True}, "not by this road"),
+        ({"layout": "sparse"}, "not by this road"),
+        ({"is_conj": lambda: True}, "not by this road"),
+    ):
+        with pytest.raises(InputError, match=words):
+            context(Torch(driver, (2, 4, 5, 5), **other))

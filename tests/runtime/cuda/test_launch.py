@@ -147,7 +147,7 @@ def test_launches_of_no_block_are_left_out() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        ("cuMemAlloc", "no room for .* MiB for the model's constants: 1.0 MiB of 65536.0 MiB are free"),
+        ("cuMemAlloc", "no room for .* KiB for the model's constants: 1.0 MiB of 65536.0 MiB are free"),
         ("cuModuleLoadData", "loading .* on Fake H100"),
         ("cuGraphAddKernelNode", "adding '\\w+' to a graph"),
         ("cuGraphLaunch", "launching 2 kernels, '\\w+' to '\\w+'"),
