@@ -40,8 +40,9 @@ _ALIGN = 256
 
 def is_late(plan: Plan) -> bool:
     """The plan needs what this module does: late sizes, programs inside nodes, or elements that are no plain bytes."""
-    known = {s for p in plan.profiles for s in p.symbols}
-    sized = Sized(plan, plan.profiles[0], dict.fromkeys(known, 1))
+    # at sizes that a profile allows: quotients of others may divide by nothing
+    known = {s: best for p in plan.profiles for s, (_, best, _) in p.symbols.items()}
+    sized = Sized(plan, plan.profiles[0], known)
     if plan.slots or plan.subs or any(shape is None for shape, _ in sized.outputs):
         return True
     hosted = [t for p in plan.programs for s in p if isinstance(s, HostStep) for t in (*s.inputs, *s.outputs)]

@@ -81,10 +81,19 @@ def _number(x: object) -> str:
     return repr(float(np.float32(float(str(x)))))
 
 
-def _resize(attrs: Mapping[str, object], size: DimLike, out: DimLike) -> AxisMap | str:
-    mode, rounding = str(attrs["coordinate_transformation_mode"]), str(attrs["nearest_mode"])
-    if mode not in _COORDINATES or rounding not in _ROUNDING:
-        return f"coordinates by {mode}, rounded by {rounding}, are not computed here"
+#: Positions that are outside of what is cropped.
+BEYOND = "(place < 0) | (place > size - 1.0)"
+
+
+def source_position(attrs: Mapping[str, object], size: DimLike, out: DimLike) -> list[str] | str:
+    """Statements that set place, the float32 input position of output index i, of one axis of Resize; i becomes float32
+    and whole keeps the index. Or why there are none.
+
+    attrs: the op's, for this axis only.
+    """
+    mode = str(attrs["coordinate_transformation_mode"])
+    if mode not in _COORDINATES:
+        return f"coordinates by {mode} are not computed here"
     scales, roi = attrs.get("scales"), attrs.get("roi")
     first, last = roi if isinstance(roi, tuple) else (0.0, 1.0)
     r0, r1 = _number(first), _number(last)
@@ -117,14 +126,30 @@ def _resize(attrs: Mapping[str, object], size: DimLike, out: DimLike) -> AxisMap
         ]
     else:
         lines.append(f"place = {_COORDINATES[mode].format(half=_HALF_PIXEL)}")
+    return lines
+
+
+def is_cropped(attrs: Mapping[str, object]) -> bool:
+    """Whether a part of the axis is resized, not all of it."""
+    roi = attrs.get("roi")
+    whole = not isinstance(roi, tuple) or roi == (0.0, 1.0)
+    return attrs["coordinate_transformation_mode"] == "tf_crop_and_resize" and not whole
+
+
+def _resize(attrs: Mapping[str, object], size: DimLike, out: DimLike) -> AxisMap | str:
+    rounding = str(attrs["nearest_mode"])
+    if rounding not in _ROUNDING:
+        return f"positions rounded by {rounding} are not computed here"
+    lines = source_position(attrs, size, out)
+    if isinstance(lines, str):
+        return lines
     lines += [
         "at = place.to(tl.float64)",
         f"s = limited(({_ROUNDING[rounding]}).to(tl.int32), {dim_text(size)})",
     ]
-    cropped = mode == "tf_crop_and_resize" and (first, last) != (0.0, 1.0)
-    if isinstance(size, Dim) and not cropped and scales is None:  # sizes that turn out equal
+    if isinstance(size, Dim) and not is_cropped(attrs) and attrs.get("scales") is None:  # sizes that turn out equal
         lines.append("s = tl.where(size == out, whole, s)")
-    return AxisMap(tuple(lines), "(place < 0) | (place > size - 1.0)" if mode == "tf_crop_and_resize" else "")
+    return AxisMap(tuple(lines), BEYOND if attrs["coordinate_transformation_mode"] == "tf_crop_and_resize" else "")
 
 
 class AxisMaps(Tiled):

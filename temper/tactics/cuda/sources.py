@@ -28,6 +28,7 @@ from temper.tactics.cuda.product_tma import ConvStreamed, GemmStreamed
 from temper.tactics.cuda.recurrent import Recurrent
 from temper.tactics.cuda.reduce import Reduce
 from temper.tactics.cuda.resize import Resize
+from temper.tactics.cuda.resize_maps import ResizeMaps
 from temper.tactics.cuda.running import Running
 from temper.tactics.cuda.sampling import GridSample, MaxRoiPool, RoiAlign
 from temper.tactics.cuda.scatter import ScatterElements, ScatterND
@@ -56,6 +57,7 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         ConvDirect(),
         ConvTransposeDirect(),
         Resize(),
+        ResizeMaps(),
         Pool(),
         Reduce(),
         ArgExtreme(),
