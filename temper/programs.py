@@ -11,8 +11,10 @@ from temper.assemble import Part, Variant
 from temper.ir.dims import Dim, evaluate
 from temper.ir.graph import Graph
 from temper.partitioning import Partition, Partitioner
+from temper.passes.chains import Chain
 from temper.passes.host import data_sizes
 from temper.passes.manager import Log
+from temper.passes.partition import order_regions
 from temper.passes.region import Region
 from temper.plan.schedule import ConstantPool, NativeStep, PlannedStep, ReferenceStep, schedule
 from temper.profiles import Ranges
@@ -188,7 +190,11 @@ def _with_chains(
         if gain > 0 and not any(i in at for i in members):
             at |= dict.fromkeys(members[:-1]) | {members[-1]: (chain, choice)}
     kept = [at.get(i, (p, c)) for i, (p, c) in enumerate(zip(parts.parts, choices, strict=True))]
-    return tuple(k[0] for k in kept if k is not None), tuple(k[1] for k in kept if k is not None)
+    found = [k for k in kept if k is not None]
+    if any(isinstance(p.region, Chain) and p.region.keeps for p, _ in found):  # others may have read it earlier
+        place = {id(r): i for i, r in enumerate(order_regions([p.region for p, _ in found]))}
+        found.sort(key=lambda k: place[id(k[0].region)])
+    return tuple(k[0] for k in found), tuple(k[1] for k in found)
 
 
 def _step(graph: Graph, part: Part, choice: Choice | None, log: Log) -> PlannedStep:

@@ -80,8 +80,11 @@ def late_sums(text: str) -> str:
     """TTGIR in which loops of products of integers wait for the sums of the step before; loops of any other form than
     the pipeline's are left as they are."""
     lines = text.split("\n")
-    for number, at in enumerate([i for i, line in enumerate(lines) if _WAIT.fullmatch(line)]):
-        changed = _loop(lines, at + len(lines) - len(text.split("\n")), f"%late{number}")
+    for number, line in enumerate([line for line in lines if _WAIT.fullmatch(line)]):
+        if line not in lines:  # its neighbour's has taken its place
+            continue
+        at = lines.index(line)
+        changed = _two(lines, at, f"%late{number}") or _loop(lines, at, f"%late{number}")
         if changed is not None:
             lines = changed
     return "\n".join(lines)
@@ -92,9 +95,8 @@ def _loop(lines: list[str], at: int, name: str) -> list[str] | None:
     found = _WAIT.fullmatch(lines[at])
     assert found is not None
     pad, out, a, b, sums = (found[k] for k in ("pad", "out", "a", "b", "sums"))
-    start = next((i for i in range(at, -1, -1) if lines[i].startswith(pad[2:] + "%") and "scf.for" in lines[i]), -1)
+    start, end = _around(lines, at, pad)
     loop = _FOR.fullmatch(lines[start]) if start >= 0 else None
-    end = next((i for i in range(at, len(lines)) if lines[i].startswith(pad[2:] + "}")), -1)
     dot = re.fullmatch(_DOT.format(dot=re.escape(found["dot"]), a=re.escape(a), b=re.escape(b)), lines[at - 1])
     if loop is None or end < 0 or dot is None or any(_loops(lines[i]) for i in range(start + 1, end)):
         return None
@@ -132,6 +134,65 @@ def _loop(lines: list[str], at: int, name: str) -> list[str] | None:
     last = f"{loop['out']}#{places[0]}" if loop["many"] else loop["out"]
     made += [lines[end], f"{pad[2:]}{name} = " + wait.format(last, "", "")]
     return made + [_renamed(line, last, name) for line in lines[end + 1 :]]
+
+
+def _two(lines: list[str], at: int, name: str) -> list[str] | None:
+    """The lines with the wait at `at`, and the next product's, put off; None where the loop has no two products that
+    only add to sums of their own."""
+    if at + 3 >= len(lines):
+        return None
+    second = at + 1 + ("fence_async_shared" in lines[at + 1])  # nothing is written between the products
+    waits = [_WAIT.fullmatch(lines[i]) for i in (at, second + 1)]
+    if waits[0] is None or waits[1] is None:
+        return None
+    pad, dots = waits[0]["pad"], []
+    start, end = _around(lines, at, pad)
+    loop = _FOR.fullmatch(lines[start]) if start >= 0 else None
+    if loop is None or end < 0 or not loop["many"]:
+        return None
+    body = [i for i in range(start + 1, end) if not at - 1 <= i <= second + 1]
+    carried = [part.split(" = ")[0].strip() for part in loop["carried"].split(",")]
+    given = [v.strip() for v in lines[end - 1].partition("scf.yield")[2].partition(" : ")[0].split(",")]
+    places: list[int] = []
+    for wait, line in zip(waits, (lines[at - 1], lines[second]), strict=True):
+        assert wait is not None
+        names = {k: re.escape(wait[k]) for k in ("dot", "a", "b")}
+        dot = re.fullmatch(_DOT.format(**names), line)
+        place = [i for i, v in enumerate(given) if v == f"{wait['out']}#0"]
+        if dot is None or len(place) != 1 or carried[place[0]] != dot["sums"]:
+            return None
+        if any(uses(lines[i], dot["sums"]) for i in body):
+            return None
+        if any(re.search(rf"{wait['out']}\b", lines[i]) for i in body[:-1]):
+            return None
+        if not all(_copied(lines, range(start + 1, end), wait[k]) for k in ("a", "b")):
+            return None
+        dots.append(wait)
+        places += place
+    if any(_loops(lines[i]) for i in body):
+        return None
+    held = {d["dot"]: d["sums"] for d in dots}
+    for d in dots:
+        held |= dict(zip((d["a"], d["b"]), re.findall(r"!ttg\.memdesc<.*?>", d["read"]), strict=True))
+    wait_text = "ttng.warp_group_dot_wait {} {{pendings = {} : i32}} : {}"
+    inside = f"{pad}{name}_own:{len(held)} = " + wait_text.format(", ".join(held), 2, ", ".join(held.values()))
+    ends = lines[end - 1]
+    for i, d in enumerate(dots):
+        ends = _renamed(ends, f"{d['out']}#0", f"{name}_own#{i}")
+    lasts = [f"{loop['out']}#{i}" for i in places]
+    kinds = ", ".join(d["sums"] for d in dots)
+    last = f"{pad[2:]}{name}:2 = " + wait_text.format(", ".join(lasts), 0, kinds)
+    made = [*lines[:at], lines[second], inside, *lines[second + 2 : end - 1], ends, lines[end], last]
+    after = lines[end + 1 :]
+    for i, value in enumerate(lasts):
+        after = [_renamed(line, value, f"{name}#{i}") for line in after]
+    return made + after
+
+
+def _around(lines: list[str], at: int, pad: str) -> tuple[int, int]:
+    """First and last line of the loop around a line of its body; -1 where there is none."""
+    start = next((i for i in range(at, -1, -1) if lines[i].startswith(pad[2:] + "%") and "scf.for" in lines[i]), -1)
+    return start, next((i for i in range(at, len(lines)) if lines[i].startswith(pad[2:] + "}")), -1)
 
 
 def _loops(line: str) -> bool:

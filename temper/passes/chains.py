@@ -1,11 +1,12 @@
 """Chains: consecutive regions that one kernel may compute, if measured faster than its links apart.
 
-A link has one result, which is read by the next link's anchor, as its first input, and by nothing else.
+A link has one result, which is read by the next link's anchor, as its first input, and by nothing else; that of the
+last link but one may be read by others too: then the chain keeps it, as its second result.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from temper.ir.graph import Graph, Node, Value
@@ -24,6 +25,9 @@ _FOLLOWS = {
 #: Anchors of chains of more than two links.
 _LONGER = (("Transpose", "ConvInt8", "MaxPool"), ("Transpose", "Conv", "MaxPool"))
 
+#: Anchors whose result a chain may keep, and that may be the only links of such a chain.
+_KEPT = frozenset({"ConvInt8"})
+
 
 @dataclass(frozen=True)
 class Chain(Region):
@@ -34,10 +38,16 @@ class Chain(Region):
     links: tuple[Region, ...] = ()
 
     @staticmethod
-    def of(links: Sequence[Region]) -> Chain:
+    def of(links: Sequence[Region], keeps: bool = False) -> Chain:
         nodes = tuple(n for r in links for n in r.nodes)
         prologue = tuple(n for r in links for n in r.prologue)
-        return Chain(links[-1].anchor, nodes, links[-1].outputs, prologue, tuple(links))
+        outputs = links[-1].outputs + links[-2].outputs * keeps
+        return Chain(links[-1].anchor, nodes, outputs, prologue, tuple(links))
+
+    @property
+    def keeps(self) -> bool:
+        """What the last link reads is a result."""
+        return len(self.outputs) > len(self.links[-1].outputs)
 
     @property
     def op(self) -> str:
@@ -78,14 +88,13 @@ def chains(graph: Graph, regions: Sequence[Region], log: Log | None = None) -> I
     A maximum follows only programs that never fall where their anchor's result rises, and has such a one itself, so
     that its kernel may take it before them: the workload of a chain does not tell. log: is told of those left out.
     """
-    first_input = {
-        r.anchor_inputs[0].id: i
-        for i, r in enumerate(regions)
-        if any(r.op in after for after in _FOLLOWS.values()) and r.anchor_inputs[0] is not None
-    }
+    readers: dict[int, list[int]] = {}
+    for i, r in enumerate(regions):
+        if any(r.op in after for after in _FOLLOWS.values()) and r.anchor_inputs[0] is not None:
+            readers.setdefault(r.anchor_inputs[0].id, []).append(i)
     follows = {}
     for i, r in enumerate(regions):
-        j = _next(graph, r, first_input)
+        j = _next(graph, r, readers)
         if j is None or regions[j].op not in _FOLLOWS[r.op]:
             continue
         reason = falls(r) or falls(regions[j]) if regions[j].op == "MaxPool" else None
@@ -98,13 +107,24 @@ def chains(graph: Graph, regions: Sequence[Region], log: Log | None = None) -> I
         k = follows.get(j)
         if k is not None and (regions[i].op, regions[j].op, regions[k].op) in _LONGER:
             yield Chain.of([regions[i], regions[j], regions[k]]), (i, j, k)
+    before = {j: i for i, j in follows.items()}
+    for i, r in enumerate(regions):
+        if r.op not in _KEPT or len(r.outputs) != 1 or len(r.outputs[0].uses) < 2 or graph.is_output(r.outputs[0]):
+            continue
+        for j in readers.get(r.outputs[0].id, ()):
+            # what the last link reads besides must not come of what is kept
+            if regions[j].op not in _KEPT or any(v.const is None for v in regions[j].inputs if v is not r.outputs[0]):
+                continue
+            yield Chain.of([r, regions[j]], keeps=True), (i, j)
+            if (h := before.get(i)) is not None and regions[h].op in _KEPT:
+                yield Chain.of([regions[h], r, regions[j]], keeps=True), (h, i, j)
 
 
-def _next(graph: Graph, r: Region, readers: dict[int, int]) -> int | None:
+def _next(graph: Graph, r: Region, readers: Mapping[int, Sequence[int]]) -> int | None:
     """Index of the region that alone reads the result of `r`, as its anchor's first input."""
     if r.op not in _FOLLOWS or len(r.outputs) != 1:
         return None
     v = r.outputs[0]
     if len(v.uses) != 1 or graph.is_output(v) or v.uses[0][1] != 0:
         return None
-    return readers.get(v.id)
+    return readers.get(v.id, [None])[-1]

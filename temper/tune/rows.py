@@ -81,7 +81,11 @@ def cut_inputs(w: Workload, inputs: Arrays, rows: np.ndarray, size: int) -> tupl
     """What the reference reads for these indices. size: of the first axis."""
 
     def varies(i: int, x: np.ndarray) -> bool:
-        if i not in _ALONG[w.op] or x.shape[:1] != (size,):
+        if x.shape[:1] != (size,):
+            return False
+        if w.op == "Chain" and i and not w.constant[i]:  # a tensor that a program before the last reads everywhere
+            return x.ndim == len(w.outputs[0].type.shape) > 2
+        if i not in _ALONG[w.op]:
             return False
         # the second factor of a product of matrices is of the terms' axis first, that of a batch of them is not
         return i == 0 or not w.op.startswith("MatMul") or x.ndim == len(w.outputs[0].type.shape) > 2

@@ -67,7 +67,7 @@ for start in tl.range(0, OC2, BN2, num_stages=STAGES2):
 """
 
 #: Steps that every device rounds alike. A code that is off by one between the products would be seen behind them.
-_EXACT = frozenset({"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant"})
+EXACT = frozenset({"Cast", "Add", "Sub", "Mul", "Div", "Max", "Min", "Relu", "Clip", "Saturate", "Constant"})
 
 #: bm, bk, warps and stages of the first product; results of a step of the second, and the depth of its loop; whether
 #: results are stored from registers, and loads come through the processor's own cache.
@@ -82,6 +82,8 @@ def _shapes(w: Workload) -> tuple[ConvShape, ConvShape] | str:
     """Geometry of both convolutions, or the reason why there is no kernel."""
     if len(w.links) != 2 or any(link.op != "ConvInt8" for link in w.links):
         return "computes two convolutions of codes"
+    if len(w.outputs) != 1:
+        return "what lies between is not stored"
     first, second = (conv_shape(link) for link in w.links)
     if isinstance(first, str) or isinstance(second, str):
         return first if isinstance(first, str) else str(second)
@@ -99,7 +101,7 @@ def _shapes(w: Workload) -> tuple[ConvShape, ConvShape] | str:
         return "what lies between are not signed codes"
     if any(o.kind not in ("channel", "scalar") for o in e.operands[1:]):
         return "what follows the first product reads more than a value a channel"
-    if inexact := sorted({i.op for i in e.instrs} - _EXACT):
+    if inexact := sorted({i.op for i in e.instrs} - EXACT):
         return f"codes behind {', '.join(inexact)} may be off by one, which the second product would spread"
     return first, second
 
@@ -166,7 +168,7 @@ class ConvPair:
         ]
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
         body = product_body(first, b, True, blank=borders)
-        body += "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n" + _between(link.epilogue, first.ocg)
+        body += "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n" + between(link.epilogue, first.ocg)
         # the second product has channels of its own
         body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
         body = re.sub(r"\bchannel_ok\b", "middle_ok", body)
@@ -216,7 +218,7 @@ class ConvPair:
         return tuple(arrays)
 
 
-def _between(e: Epilogue, channels: int) -> str:
+def between(e: Epilogue, channels: int) -> str:
     """The statements of the first product's program, its names apart from the second's, without a store."""
     lines = [x for x in epilogue_statements(e, channels=channels) if not x.startswith("tl.store(")]
     return re.sub(r"\b([qv]\d+)\b", r"a_\1", "\n".join(lines) + "\n")

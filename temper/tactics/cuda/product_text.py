@@ -139,7 +139,7 @@ n = tl.minimum(channel, OC - 1)
 """
 
 #: The input pixel of the first tap, which may lie in the padding.
-_PIXEL = """\
+PIXEL = """\
 image = m // (OH * OW)
 y0 = m // OW % OH * STRIDE_Y - PAD_TOP
 x0 = m % OW * STRIDE_X - PAD_LEFT
@@ -264,7 +264,7 @@ def product_body(s: ConvShape, b: Blocking, codes: bool, first: str = "", blank:
     body += (GROUPED if s.ocg > b.bn and b.group > 1 else ORDERED) + PLACE
     if part:
         body += f"n = tl.minimum(column * BN + {register_tiles.columns('BN', part)}, OC - 1)\n"
-    body += IMAGE if s.flat else _PIXEL
+    body += IMAGE if s.flat else PIXEL
     body += f"\nacc = tl.zeros((BM, BN), {'tl.int32' if codes else 'tl.float32'})\n{first}"
     total = b.steps(s)
     each = -(-total // b.split)
@@ -350,7 +350,7 @@ def two_launches(
     body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), blank="blank" in parameters)) + _PARTIAL
     first = module_text(_about(s, b), entry, parameters, sizes, body, product_text(data, w.tf32))
     own = Blocking(*tile, b.bk, 4, 1, b.split, 0, 1)
-    body = _TILE + ORDERED + PLACE + (IMAGE if s.flat else _PIXEL) + _ADDED
+    body = _TILE + ORDERED + PLACE + (IMAGE if s.flat else PIXEL) + _ADDED
     body += constants_added(s, parameters) + finished(w, s)
     about = f"Adds {b.split} parts of the sums in tiles of {tile[0]}x{tile[1]}."
     second = module_text(

@@ -9,6 +9,7 @@ from temper.tactics.cuda.attention_int8 import AttentionInt8
 from temper.tactics.cuda.axis_maps import AxisMaps
 from temper.tactics.cuda.boxes_kept import BoxesKept
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
+from temper.tactics.cuda.conv_onward import ConvOnward
 from temper.tactics.cuda.conv_pair import ConvPair
 from temper.tactics.cuda.conv_transpose import ConvTransposeDirect
 from temper.tactics.cuda.depthwise import ConvDirect, Depthwise
@@ -24,6 +25,7 @@ from temper.tactics.cuda.pointwise import Pointwise
 from temper.tactics.cuda.pool import Pool
 from temper.tactics.cuda.positions import Positions
 from temper.tactics.cuda.product_kept import ConvKept
+from temper.tactics.cuda.product_tall import ConvTall
 from temper.tactics.cuda.product_tma import ConvStreamed, GemmStreamed
 from temper.tactics.cuda.recurrent import Recurrent
 from temper.tactics.cuda.reduce import Reduce
@@ -50,9 +52,11 @@ def cuda_tactics() -> tuple[Tactic, ...]:
         GemmTiles(),
         ConvStreamed(),
         ConvKept(),
+        ConvTall(),
         GemmStreamed(),
         MatMulBatched(),
         ConvPair(),
+        ConvOnward(),
         Depthwise(),
         ConvDirect(),
         ConvTransposeDirect(),

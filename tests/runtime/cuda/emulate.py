@@ -103,9 +103,11 @@ class Emulator(FakeDriver):
         if w.op == "Pointwise":
             made = epilogue_reference(w.epilogue, operands)
         else:
-            made = _linked(w, inputs, env) if w.links else _anchored(w, inputs, env)
+            made, kept = _linked(w, inputs, env) if w.links else (_anchored(w, inputs, env), None)
             if len(made) == 1:
                 made = epilogue_reference(w.epilogue, [made[0], *operands[1:]])
+            if len(made) < len(w.outputs):
+                made = [*made, kept]
         for i, (y, s) in enumerate(zip(made, w.outputs, strict=True)):
             _tensor(at["output", i], s, env)[...] = y
 
@@ -117,14 +119,16 @@ def _anchored(w: Workload, inputs: Sequence[np.ndarray | None], env: Mapping[str
     return run(w.op, widened_inputs(w, inputs), {name: bind_attr(v, env) for name, v in w.attrs}, read, kinds)
 
 
-def _linked(w: Workload, inputs: Sequence[np.ndarray | None], env: Mapping[str, int]) -> list[np.ndarray]:
-    """What the last link's anchor gives."""
+def _linked(
+    w: Workload, inputs: Sequence[np.ndarray | None], env: Mapping[str, int]
+) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """What the last link's anchor gives, and what it reads."""
     data, made = inputs[0], list[np.ndarray]()
     for link, (own, operands) in zip(w.links, chained(w), strict=True):
         made = _anchored(link, [data, *(inputs[i] for i in own)], env)
         if link is not w.links[-1]:
             (data,) = epilogue_reference(link.epilogue, [made[0], *(inputs[i] for i in operands)])
-    return made
+    return made, data
 
 
 def _reads(use: Use, x: Launch) -> bool:
