@@ -18,7 +18,7 @@ from temper.precision.costs import timed
 from temper.precision.decide import decide
 from temper.precision.details import details
 from temper.precision.outcome import Outcome
-from temper.precision.outcome_builder import Account
+from temper.precision.outcome_builder import OutcomeBuilder
 from temper.precision.request import Request
 from temper.precision.subject import Subject
 from temper.precision.thresholds import Thresholds, known_names, read_cache_file, resolve, rows
@@ -66,7 +66,7 @@ def build_int8(
             f"precision='fp8' (--fp8) multiplies 8-bit floats, which {config.device} does not: that takes a GPU of "
             "level sm_89 or later; choose int8 or fp16"
         )
-    account = Account(subject, request, say or (lambda line: None))
+    account = OutcomeBuilder(subject, request, say or (lambda line: None))
     if subject.pins.fp16 and not subject.target.widens:
         raise ConfigError("--keep ...=fp16: a CPU has no float16 arithmetic worth using; pin to fp32 or bf16")
     if subject.absent:
@@ -121,7 +121,7 @@ def build_int8(
     return _made(trials, chosen, account, start)
 
 
-def _observed(subject: Subject, request: Request, account: Account, progress: Progress | None) -> Observed:
+def _observed(subject: Subject, request: Request, account: OutcomeBuilder, progress: Progress | None) -> Observed:
     start = time.perf_counter()
     found = observed(
         subject,
@@ -136,7 +136,7 @@ def _observed(subject: Subject, request: Request, account: Account, progress: Pr
     return found
 
 
-def _thresholds(subject: Subject, request: Request, account: Account, data: Observed | None) -> Thresholds:
+def _thresholds(subject: Subject, request: Request, account: OutcomeBuilder, data: Observed | None) -> Thresholds:
     """Of every tensor that may carry codes; the account gets the audit of the data and what was found out."""
     calibration = data.calibration if data is not None else None
     given = data.source if data is not None else None
@@ -168,7 +168,7 @@ def _nothing(subject: Subject, word: str) -> str:
     return f"nothing in this model can be {word}" + (f" ({'; '.join(reasons)})" if reasons else ": it has no products")
 
 
-def _made(trials: Trials, floats: frozenset[str], account: Account, start: float) -> Made:
+def _made(trials: Trials, floats: frozenset[str], account: OutcomeBuilder, start: float) -> Made:
     """The chosen build, with a summary of the outcome in its plan's report. start: when the whole began, by
     `time.perf_counter`."""
     build = trials.final(floats)

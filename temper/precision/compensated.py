@@ -15,7 +15,7 @@ from temper.precision import recipe_file
 from temper.precision.calibration import Calibration
 from temper.precision.compensate import STEPS, Data, Step, compensate
 from temper.precision.data import Samples
-from temper.precision.outcome_builder import Account
+from temper.precision.outcome_builder import OutcomeBuilder
 from temper.precision.request import Request
 from temper.precision.simulate import Simulator
 from temper.precision.subject import Subject
@@ -44,7 +44,7 @@ def compensated(
     subject: Subject,
     recipe: Recipe,
     request: Request,
-    account: Account,
+    account: OutcomeBuilder,
     part: Samples,
     held: Samples,
     calibration: Calibration,
@@ -101,7 +101,7 @@ def _ranged(subject: Subject, calibration: Calibration) -> dict[str, float]:
     }
 
 
-def _told(account: Account, step: Step) -> None:
+def _told(account: OutcomeBuilder, step: Step) -> None:
     effect = f"distance from FP32's outputs {step.before:.3g} -> {step.after:.3g}"
     account.say(f"{step.name}: {effect if step.accepted else f'not taken: {step.reason}'}")
     why = effect if step.accepted else step.reason

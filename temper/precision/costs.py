@@ -95,7 +95,7 @@ def tuned_times(build: Build, sites: Sequence[Site]) -> Times | None:
     return _by_site(list(zip(rows, timed, strict=True)), sites)
 
 
-def foretold_times(model: Model, config: BuildConfig, recipe: Recipe | None, sites: Sequence[Site]) -> Times:
+def predicted_build_times(model: Model, config: BuildConfig, recipe: Recipe | None, sites: Sequence[Site]) -> Times:
     """The cost model's time of every step of an engine that is not built, by site."""
     return _by_site(predict_build(model, config, quantize=recipe), sites)
 

@@ -38,8 +38,8 @@ Reading = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Print:
-    """What a batch is known by.
+class BatchFingerprint:
+    """What identifies a batch, and what audits look at.
 
     digest: of names, shapes and values.
     samples: what they are called.
@@ -69,7 +69,7 @@ class Samples:
     """
 
     source: Source
-    prints: tuple[Print, ...]
+    prints: tuple[BatchFingerprint, ...]
     synthetic: bool = False
     remarks: tuple[str, ...] = ()
     skipped: Mapping[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class Samples:
         return replace(self, indices=tuple(self.indices[i] for i in indices))
 
     @property
-    def kept(self) -> tuple[Print, ...]:
+    def kept(self) -> tuple[BatchFingerprint, ...]:
         """Prints of the batches, in their order."""
         return tuple(self.prints[i] for i in self.indices)
 
@@ -186,7 +186,7 @@ def _spooled(
     items: Iterable[sources.Item], fitter: Fitter, what: str, skip_bad: bool, limit: int, report: Reading
 ) -> Samples:
     spool = Spool()
-    prints: list[Print] = []
+    prints: list[BatchFingerprint] = []
     bad: list[Unfit] = []
     for found in sources.cut_items(items, fitter):
         if isinstance(found, Unfit):
@@ -195,7 +195,7 @@ def _spooled(
                 break  # what yields them may never end
             continue
         spool.append(found.arrays)
-        prints.append(_print(found))
+        prints.append(_fingerprint(found))
         report(len(prints), 0)
         if len(prints) == limit:
             break
@@ -203,7 +203,7 @@ def _spooled(
 
 
 def _checked(
-    source: Source, prints: Sequence[Print], bad: Sequence[Unfit], fitter: Fitter, what: str, skip_bad: bool
+    source: Source, prints: Sequence[BatchFingerprint], bad: Sequence[Unfit], fitter: Fitter, what: str, skip_bad: bool
 ) -> Samples:
     named = _listed(bad)
     if bad and (not skip_bad or not prints):
@@ -237,7 +237,7 @@ def _listed(bad: Sequence[Unfit]) -> str:
     return "; ".join(out)
 
 
-def _print(cut: Cut) -> Print:
+def _fingerprint(cut: Cut) -> BatchFingerprint:
     """Digests and extents; samples lie along the first axis where the batch has several names."""
     whole = hashlib.sha256()
     extent = {}
@@ -253,7 +253,7 @@ def _print(cut: Cut) -> Print:
             hashlib.sha256(b"".join(np.ascontiguousarray(a[i]).tobytes() for a in cut.arrays.values())).hexdigest()
             for i in range(len(cut.names))
         ]
-    return Print(digest, cut.names, tuple(rows), extent)
+    return BatchFingerprint(digest, cut.names, tuple(rows), extent)
 
 
 @dataclass(frozen=True)
@@ -297,7 +297,7 @@ def _pictures(
             return Unfit(called, str(e).removeprefix(f"{path}: "))
 
     good: list[Path] = []
-    seen: list[Print] = []
+    seen: list[BatchFingerprint] = []
     bad: list[Unfit] = []
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         # in pieces, so that pictures which are decoded already do not pile up
@@ -327,11 +327,11 @@ def _pictures(
     return _checked(source, prints, bad, fitter, str(folder), skip_bad)
 
 
-def _printed(found: Cut | Unfit) -> Print | Unfit:
-    return found if isinstance(found, Unfit) else _print(found)
+def _printed(found: Cut | Unfit) -> BatchFingerprint | Unfit:
+    return found if isinstance(found, Unfit) else _fingerprint(found)
 
 
-def _merged(prints: Sequence[Print]) -> Print:
+def _merged(prints: Sequence[BatchFingerprint]) -> BatchFingerprint:
     """Of a batch, from its pictures' prints (the deviation is their mean)."""
     if len(prints) == 1:
         return prints[0]
@@ -344,7 +344,8 @@ def _merged(prints: Sequence[Print]) -> Print:
         )
         for k in prints[0].extent
     }
-    return Print(digest, tuple(s for p in prints for s in p.samples), tuple(p.rows[0] for p in prints), extent)
+    names = tuple(s for p in prints for s in p.samples)
+    return BatchFingerprint(digest, names, tuple(p.rows[0] for p in prints), extent)
 
 
 def split(samples: Samples) -> tuple[Samples, Samples]:

@@ -10,11 +10,11 @@ from temper.precision import costs
 from temper.precision import outcome as record
 from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence, share, worst
-from temper.precision.evaluation_inputs import overheard
+from temper.precision.evaluation_inputs import recorded_inputs
 from temper.precision.evidence import Evidence
-from temper.precision.float8_fallback import Eights
-from temper.precision.float_for_speed import Quicker
-from temper.precision.outcome_builder import Account, layers
+from temper.precision.float8_fallback import Float8Fallback
+from temper.precision.float_for_speed import FloatForSpeed
+from temper.precision.outcome_builder import OutcomeBuilder, layers
 from temper.precision.request import DROP, Metric, Request, name_of
 from temper.precision.search import Found, Search, Tried
 from temper.precision.simulate import Simulator
@@ -46,7 +46,7 @@ _ROUNDS = 3
 def decide(
     trials: Trials,
     request: Request,
-    account: Account,
+    account: OutcomeBuilder,
     calibration: Calibration | None,
     simulator: Simulator | None = None,
 ) -> frozenset[str]:
@@ -73,7 +73,8 @@ def decide(
         if excess > 1.0 and (better := Unlabelled(evidence, budget).improved(trials.naive)):
             chosen = better
     else:
-        if budget.metric is not None and trials.held is None and not _listened(trials, budget.metric, account):
+        no_data = trials.held is None
+        if budget.metric is not None and no_data and not _ranked_by_evaluation(trials, budget.metric, account):
             found = budget.safe()
         elif budget.metric is not None:
             problem = evidence.problem()
@@ -86,8 +87,8 @@ def decide(
         account.met = budget.accepts(chosen)
     evidence.reasons(chosen - trials.naive)
     if account.met:
-        chosen = Eights(evidence, budget.excess, budget.accepts).lowered(chosen)
-        chosen = Quicker(evidence, budget.excess, budget.accepts).raised(chosen)
+        chosen = Float8Fallback(evidence, budget.excess, budget.accepts).lowered(chosen)
+        chosen = FloatForSpeed(evidence, budget.excess, budget.accepts).raised(chosen)
     account.verdict = budget.verdict(chosen)
     if not account.met:
         blame = f"; most to blame: {', '.join(found.blame)}" if found.blame else ""
@@ -96,9 +97,9 @@ def decide(
     return chosen
 
 
-def _listened(trials: Trials, metric: Metric, account: Account) -> bool:
+def _ranked_by_evaluation(trials: Trials, metric: Metric, account: OutcomeBuilder) -> bool:
     """Without calibration data, layers are ranked by what the evaluation runs; False if that is not to be had."""
-    found = overheard(trials.subject, trials.build(trials.everything).plan, metric)
+    found = recorded_inputs(trials.subject, trials.build(trials.everything).plan, metric)
     if found is None:
         account.warn(
             f"there is no data to search with: {metric.name} ran no engine(...) or engine.run(...) that could be "
@@ -121,7 +122,7 @@ class Budget:
 
     trials: Trials
     request: Request
-    account: Account
+    account: OutcomeBuilder
     metric: Metric | None = None
     score: float = 0.0
     drop: float = 0.0

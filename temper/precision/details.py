@@ -8,7 +8,7 @@ from temper.precision.calibration import Calibration
 from temper.precision.divergence import Divergence
 from temper.precision.evidence import Evidence
 from temper.precision.layer_noise import noise_of_sites, weights_parts
-from temper.precision.outcome_builder import Account
+from temper.precision.outcome_builder import OutcomeBuilder
 from temper.precision.request import Request
 from temper.precision.simulate import Simulator
 from temper.precision.trials import Trials
@@ -20,7 +20,7 @@ _BATCHES, _PARTS = 8, 2
 def details(
     trials: Trials,
     request: Request,
-    account: Account,
+    account: OutcomeBuilder,
     calibration: Calibration | None,
     simulator: Simulator | None,
     chosen: frozenset[str],

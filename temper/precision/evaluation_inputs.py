@@ -22,7 +22,7 @@ from temper.runtime.engine import Engine
 _RUNS, _BYTES = 64, 1 << 28
 
 
-class Listening(Engine):
+class RecordingEngine(Engine):
     """An engine that keeps what its first runs are given, by input name."""
 
     def __init__(self, plan: Plan) -> None:
@@ -39,10 +39,10 @@ class Listening(Engine):
         return results
 
 
-def overheard(subject: Subject, plan: Plan, metric: Metric) -> Samples | None:
+def recorded_inputs(subject: Subject, plan: Plan, metric: Metric) -> Samples | None:
     """What the evaluation function runs first, found out by letting it score the plan; None if it runs nothing, or the
     engine only in contexts of its own, or what does not suit the model as calibrated."""
-    engine = Listening(plan)
+    engine = RecordingEngine(plan)
     metric.score(engine)
     if not engine.heard:
         return None

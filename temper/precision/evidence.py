@@ -13,7 +13,7 @@ from temper.precision import costs
 from temper.precision.calibration import Calibration
 from temper.precision.data import Samples
 from temper.precision.divergence import Divergence, share, worst
-from temper.precision.outcome_builder import Account, layers
+from temper.precision.outcome_builder import OutcomeBuilder, layers
 from temper.precision.request import Request
 from temper.precision.sensitivity import losses
 from temper.precision.simulate import Simulator
@@ -42,7 +42,7 @@ class Evidence:
 
     trials: Trials
     request: Request
-    account: Account
+    account: OutcomeBuilder
     calibration: Calibration | None
     simulator: Simulator | None = None
     seen: dict[frozenset[str], Seen] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Evidence:
         tuned = costs.tuned_times(trials.build(floats), subject.sites)
         if tuned is None:
             return None
-        return tuned, costs.foretold_times(subject.parsed, subject.one, None, subject.sites), False
+        return tuned, costs.predicted_build_times(subject.parsed, subject.one, None, subject.sites), False
 
     def timed(self, build: Build) -> costs.Times:
         """Of the target's engine, measured, or predicted where the target is not here."""

@@ -23,7 +23,7 @@ _WORTH = 0.002
 
 
 @dataclass
-class Eights:
+class Float8Fallback:
     """excess, accepts: of a real engine, as `decide.Budget` has them."""
 
     evidence: Evidence

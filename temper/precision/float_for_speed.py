@@ -30,7 +30,7 @@ _WORDS = {"float16": "FP16", "bfloat16": "BF16", "float32": "FP32", "float8": "F
 
 
 @dataclass
-class Quicker:
+class FloatForSpeed:
     """excess, accepts: of a real engine, as `decide.Budget` has them."""
 
     evidence: Evidence

@@ -44,7 +44,7 @@ def layers(quick: int, slow: int, word: str = "INT8", eights: int = 0) -> str:
 
 
 @dataclass
-class Account:
+class OutcomeBuilder:
     """say: takes lines for the user.
     why: reason by site in float.
     loss: sensitivity by site.

@@ -146,7 +146,7 @@ def test_what_is_foretold_is_what_the_build_would_be(timing_cache: Path) -> None
     model = small_model().SerializeToString()
     gpu = BuildConfig(device="cuda:sm_90", effort=0, cache=timing_cache, precision="fp16")
     sites = Subject.of(model, gpu).sites
-    told = costs.foretold_times(model, gpu, None, sites)
+    told = costs.predicted_build_times(model, gpu, None, sites)
     built = build_plan(model, gpu)
     made = costs.predicted_times(built, sites)
     assert told.sites.keys() == made.sites.keys() and sum(told.sites.values()) > 0
