@@ -39,7 +39,8 @@ class Blocking:
     flat: blocks of terms are cut without regard to taps.
     group: blocks of rows that go through all channels together, so that weights and data come from the L2 cache.
     early: tensors that the epilogue reads are loaded before the products.
-    direct: results are stored from the accumulator registers (register_tiles.py).
+    direct: results are stored from the accumulator registers (register_tiles.py), by weights packed in their order (1)
+        or copied in it (2).
     near: data and weights are copied through the L1 cache.
     """
 

@@ -45,6 +45,22 @@ row_ok = row < ROWS
 """
 
 
+#: Values of `Blocking.direct`: who puts weights in the order of `columns`.
+BY_PACKING, BY_COPY = 1, 2
+
+#: A descriptor of plainly packed weights [OC, IC] by which the copy engine brings a tile's channels in the order of
+#: `columns`, and the text of such a read: PART channels lie as four times PART // 8 pairs, and are copied as PART // 8
+#: times four pairs.
+WEIGHTS = (
+    "b_map = tl.make_tensor_descriptor(\n"
+    "    w, shape=[OC // PART, PART // 8, 4, 2, IC],\n"
+    "    strides=[PART * W_STRIDE, 2 * W_STRIDE, PART // 4 * W_STRIDE, W_STRIDE, 1],\n"
+    "    block_shape=[BN // PART, PART // 8, 4, 2, BK],\n"
+    ")",
+    "tl.reshape(b_map.load([column * (BN // PART), 0, 0, 0, step * BK]), (BN, BK))",
+)
+
+
 def columns(size: str, part: int) -> str:
     """Text of the tile's channels, `size` of them, in the order of the product's columns."""
     c = f"tl.arange(0, {size})"

@@ -12,6 +12,7 @@ from temper.compile.triton import compile_cubin
 from temper.ir.derived import Derived
 from temper.ir.types import TensorType
 from temper.tactics.base import Slot, Workload, packed
+from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm, GemmTiles
 from temper.tactics.cuda.product_tma import GemmStreamed
 from temper.tactics.cuda.stem import ConvFewChannels
@@ -142,15 +143,20 @@ def test_batches_share_packed_weights() -> None:
     assert kept[False, 0] != kept[True, 0]
 
 
-def test_columns_in_order_are_packed_apart() -> None:
+def test_kernels_of_a_product_share_its_weights() -> None:
+    """Plain loads and copied tiles, but where the packing leaves channels where they are stored from."""
     w = product(4096, 256, 512)
     weights = np.random.default_rng(2).standard_normal((256, 512)).astype(np.float16)
     weights.flags.writeable = False
-    tactic, derived = GemmStreamed(), Derived()
-    assert tactic.accepts(w) is None
-    seen = {}
-    for params in tactic.candidates(w):
-        (first, *_), plain = packed(tactic, w, params, {1: weights}, derived), tactic.prepack(w, params, {1: weights})
-        assert np.array_equal(first, plain[0])
-        seen[dict(params)["direct"]] = first
-    assert len(seen) == 2 and not np.array_equal(seen[0], seen[1])
+    seen: dict[tuple[str, int], np.ndarray] = {}
+    for tactic in (GemmTiles(), GemmStreamed()):
+        assert tactic.accepts(w) is None
+        derived = Derived()
+        for params in tactic.candidates(w):
+            first, *_ = packed(tactic, w, params, {1: weights}, derived)
+            assert np.array_equal(first, tactic.prepack(w, params, {1: weights})[0])
+            seen[tactic.name, dict(params)["direct"]] = first
+    ordered = seen.pop((GemmStreamed.name, register_tiles.BY_PACKING))
+    assert len(seen) == 4 and (GemmStreamed.name, register_tiles.BY_COPY) in seen
+    shared, *others = seen.values()
+    assert all(np.array_equal(shared, a) for a in others) and not np.array_equal(shared, ordered)

@@ -73,6 +73,10 @@ CASES: dict[str, tuple[Any, Workload, Blocking | Kept]] = {
     ),
     "first": (ConvFewChannels(), codes(20, (3, 64), 7, 2), Blocking(128, 64, 64, 4, 2, direct=1, near=1)),
     "copied": (GemmStreamed(), halves(130, 64, 256), Blocking(128, 256, 64, 8, 3, direct=1)),
+    "copied in order, the last tile half": (
+        GemmStreamed(), halves(130, 136, 160), Blocking(128, 128, 64, 8, 4, direct=2),
+    ),
+    "copied in order": (GemmStreamed(), halves(130, 64, 256), Blocking(128, 256, 64, 8, 3, direct=2)),
     "kept": (ConvKept(), codes(10, (192, 192), 1, 1, True), Kept(64, 128, 4, 3, 1, 1)),
     "kept in turn": (ConvKept(), codes(12, (64, 64), 1, 1), Kept(64, 64, 4, 2, 1, 0)),
 }  # fmt: skip
