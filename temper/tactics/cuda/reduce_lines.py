@@ -138,8 +138,8 @@ def lines_of(w: Workload, axes: frozenset[int], keep: bool) -> Lines:
 
 def handles_codes(w: Workload) -> bool:
     """Whether the epilogue makes 8-bit codes, or reads them."""
-    kinds = {o.dtype for o in w.epilogue.operands[1:]} | {i.dtype for i in w.epilogue.instrs}
-    return bool(kinds & {"int8", "uint8"})
+    kinds = {o.dtype for o in w.epilogue.operands} | {i.dtype for i in w.epilogue.instrs}
+    return bool(w.epilogue.instrs) and bool(kinds & {"int8", "uint8"})
 
 
 def line_sizes(w: Workload, lines: Lines, params: Params) -> dict[str, DimLike]:
