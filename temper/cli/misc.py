@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 
-def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)]) -> None:
+def verify(
+    plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=False)],
+    device: Annotated[str, typer.Option(help="Of a GPU plan: cuda:N for the N-th GPU.", show_default=False)] = "",
+) -> None:
     """Check every byte of a plan against its SHA-256 sums, its memory layout, and whether this machine can run it."""
     from temper.errors import PlanError, TemperError
     from temper.plan.conflicts import program_faults
@@ -16,7 +19,7 @@ def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=
     from temper.plan.memory_check import plan_faults
     from temper.runtime.cuda.context import check_gpu, gpu_remarks
     from temper.runtime.cuda.driver import Gpu
-    from temper.runtime.engine import check_machine
+    from temper.runtime.engine import check_machine, gpu_number
     from temper.target import graph_order
 
     found = verify_file(plan)
@@ -25,7 +28,7 @@ def verify(plan: Annotated[Path, typer.Argument(help="Plan file.", show_default=
         raise PlanError(f"{plan}: the memory layout is unsound: {'; '.join(faults[:5])}")
     if found.device == "cuda":
         try:
-            gpu = Gpu()
+            gpu = Gpu(gpu_number(device))
             check_gpu(found, gpu)
         except TemperError as e:
             raise type(e)(f"{plan}: every byte and the memory layout are sound, but it cannot run here: {e}") from e

@@ -9,12 +9,18 @@ from typing import Any
 import numpy as np
 
 from temper.dtypes import STORAGE, storage
-from temper.errors import DeviceError, TemperError
+from temper.errors import DeviceError, DeviceMemoryError, TemperError
 from temper.runtime.cuda import dlpack
 from temper.runtime.cuda.driver import Memory, Stream
 
 #: Blocks that other streams have read may wait together, up to so many, until one wait for the GPU frees them all.
 _WAITING = 8
+
+
+def _rounded(nbytes: int) -> int:
+    """Eight sizes between a power of two and the next: results of many sizes must not each keep memory of their own."""
+    step = max(512, 1 << max(0, nbytes.bit_length() - 4))
+    return -(-nbytes // step) * step
 
 
 class Pool:
@@ -32,7 +38,8 @@ class Pool:
         self._lock = threading.RLock()
 
     def take(self, nbytes: int, what: str) -> Block:
-        """A block of that size."""
+        """A block of at least that size."""
+        nbytes = _rounded(nbytes)
         with self._lock:
             free = self._free.setdefault(nbytes, [])
             collect = not free and len(self._foreign) >= _WAITING
@@ -41,7 +48,20 @@ class Pool:
         with self._lock:
             if free:
                 return Block(free.pop(), self)
+        try:
+            return Block(self.stream.gpu.allocate(nbytes, what), self)
+        except DeviceMemoryError:
+            if self.stream.capturing or not self._emptied():
+                raise
         return Block(self.stream.gpu.allocate(nbytes, what), self)
+
+    def _emptied(self) -> bool:
+        """Frees the blocks that nobody holds; False if there are none."""
+        with self._lock:
+            gone = [self._foreign, *self._free.values()]
+            self._foreign, self._free = [], {}
+        self.stream.gpu.driver("cuCtxSynchronize", what="waiting for readers of earlier results")
+        return any(gone)
 
     def _collect(self) -> None:
         with self._lock:

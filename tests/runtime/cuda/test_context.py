@@ -196,7 +196,7 @@ def test_garbage_may_be_found_while_memory_is_taken(driver: FakeDriver) -> None:
     block = pool.take(64, "a test")
     with pool._lock:
         del block  # as the interpreter may do at any moment
-    assert pool._free[64]
+    assert pool._free[512]
 
 
 def test_a_stream_of_another_gpu_is_refused(engine: Engine, driver: FakeDriver) -> None:
@@ -285,6 +285,19 @@ def test_memory_that_other_streams_saw_is_used_again_after_a_wait(driver: FakeDr
     driver.calls.clear()
     assert pool.take(64, "a test").memory.address in addresses
     assert "cuCtxSynchronize" in driver.calls
+
+
+def test_results_of_many_sizes_share_blocks(driver: FakeDriver) -> None:
+    pool = Pool(Stream(Gpu(0, driver)))
+    before = len(driver.blocks)
+    for n in range(1 << 12, 1 << 14):
+        pool.take(n, "a test")
+    assert len(driver.blocks) - before <= 17  # eight sizes a doubling
+    kept = pool.take(1 << 14, "a test")
+    driver.fail["cuMemAlloc"] = CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(DeviceMemoryError):
+        pool.take(1 << 20, "a test")
+    assert len(driver.blocks) - before == 1 and kept.memory.address in driver.blocks  # the others were freed for it
 
 
 def test_capsules_nobody_takes_are_freed() -> None:
