@@ -1,6 +1,6 @@
 """The trained models of the zoo as benchmark cases: calibration samples, score, what one answer is, and the bar.
 
-The zoo is a folder with a scorer, `zoo.py`, and is no part of this repository: see --zoo of the programs.
+The zoo is a folder with a scorer, `zoo.py`, and is not part of this repository: see --zoo of the programs.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ZooCase:
     score: of one runner a model, higher is better.
     scored: samples; 0 where the score is in dB.
     options: of `temper.build`, by model.
-    answers: of a run's outputs, None where a sample's answer is no class.
+    answers: of a run's outputs, None where a sample's answer is not a class.
     """
 
     name: str

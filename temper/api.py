@@ -167,7 +167,7 @@ def build(
         given |= {"calibrator": None if calibrator == "auto" else calibrator}
         given |= {"keep": keep or None} if precision == "fp32" else {}
         if used := [k for k, v in given.items() if v is not None]:
-            raise ConfigError(f"only precision='int8' or 'fp8' gives {', '.join(used)} a meaning")
+            raise ConfigError(f"{', '.join(used)} applies only to precision='int8' or 'fp8'")
         plan = build_plan(model, config, progress=progress).plan
     if output is not None:
         write(plan, output)

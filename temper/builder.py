@@ -190,12 +190,12 @@ def check_precision(config: BuildConfig, target: Target) -> None:
 
 
 def _check_disabled(names: Sequence[str], log: Log, target: Target) -> None:
-    """ConfigError for a name that is no pass, no tactic, and no rule that matched anywhere in this model."""
+    """ConfigError for a name that is neither a pass, nor a tactic, nor a rule that matched anywhere in this model."""
     known = {*(p.name for p in (*PIPELINE, *for_gpus(PIPELINE))), "narrow", *(t.name for t in target.tactics())}
     known |= {rule for rule, _, _ in log.declined}
     if unknown := sorted(set(names) - known):
         raise ConfigError(
-            f"cannot disable {', '.join(unknown)}: it is no pass, no tactic and no rule that matches in this model; "
+            f"cannot disable {', '.join(unknown)}: there is no such pass, tactic, or rule that matches in this model; "
             f"the passes are {', '.join(p.name for p in PIPELINE)}; "
             f"the tactics are {', '.join(t.name for t in target.tactics())}"
         )

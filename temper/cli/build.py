@@ -196,7 +196,7 @@ def build(
         asked |= {"--calibrator": calibrator != "auto", "--no-compensate": not compensate, "--skip-bad": skip_bad}
         asked |= {"--no-resume": no_resume}
         if used := [option for option, value in asked.items() if value]:
-            raise ConfigError(f"only --int8 or --fp8 gives {', '.join(used)} a meaning")
+            raise ConfigError(f"{', '.join(used)} applies only with --int8 or --fp8")
         with progress_bar(quiet) as progress:
             made = build_plan(model, config, progress=progress)
             write(made.plan, output)

@@ -73,7 +73,7 @@ def compare(
     own = from_bytes(engine.plan.graph) if quantized and len(engine.plan.graph) else None
     if quantized and per_layer and own is None:
         raise ConfigError(
-            "--per-layer holds an INT8 plan against the quantized graph, which this one does not have in it: build it "
+            "--per-layer compares an INT8 plan with its quantized graph, which this plan does not contain: build it "
             "with --portable"
         )
     given = read_feeds([s.name for s in engine.inputs], inputs or (), data)

@@ -43,4 +43,4 @@ def _number(option: str, text: str) -> float:
         return float(above) / float(below) if slash else float(above)
     except (ValueError, ZeroDivisionError):
         example = "0.5, 1/255, or one a channel: 0.5,0.4,0.3"
-        raise ConfigError(f"{option}: {text!r} is no number; give {example}") from None
+        raise ConfigError(f"{option}: {text!r} is not a number; give {example}") from None

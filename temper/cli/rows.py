@@ -31,7 +31,7 @@ _INTEGER_RULES = ("integer product", "integer attention")
 
 
 def precision_of(op: str) -> str:
-    """What a region multiplies: "int8", "bfloat16" or "float"; "" where it is no product."""
+    """What a region multiplies: "int8", "bfloat16" or "float"; "" where it is not a product."""
     for suffix, name in (("Int8", "int8"), ("Bfloat16", "bfloat16")):
         if op.endswith(suffix):
             return name

@@ -31,7 +31,7 @@ _STAGES = {
 
 
 def console() -> Console:
-    """Standard output; not cut to 80 columns where it is no terminal."""
+    """Standard output; not cut to 80 columns where it is not a terminal."""
     return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
 
 
@@ -109,7 +109,7 @@ def teller(quiet: bool = False) -> Callable[[str], None]:
 
 @contextmanager
 def progress_bar(quiet: bool = False) -> Iterator[Progress]:
-    """A callback for a build that draws one bar a stage on standard error; draws nothing where that is no terminal."""
+    """A callback for a build that draws a bar per stage on standard error; nothing where that is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     if quiet or not sys.stderr.isatty():

@@ -74,7 +74,7 @@ def sampled(
         if v.name in given:
             continue
         if not v.type.HasField("tensor_type"):
-            raise ConfigError(f"input '{v.name}' is no tensor and cannot be made up")
+            raise ConfigError(f"input '{v.name}' is not a tensor and cannot be made up")
         t = v.type.tensor_type
         shape = tuple(shapes.get(v.name) or (d.dim_value or open_.get(d.dim_param, 1) for d in t.shape.dim))
         dtype = onnx.helper.tensor_dtype_to_np_dtype(t.elem_type)

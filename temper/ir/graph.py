@@ -201,7 +201,7 @@ class Graph:
     def _symbol_edges(self) -> dict[int, set[int]]:
         """Id of each node that binds symbols -> ids of the nodes that mention them in their attributes.
 
-        A symbol in a node's types alone is no edge: it comes from an operand, whose producer waited for it.
+        A symbol in a node's types alone is not an edge: it comes from an operand, whose producer waited for it.
         """
         binders = self.binders
         edges: dict[int, set[int]] = {n.id: set() for n in binders.values()}

@@ -40,7 +40,7 @@ def _scores(graph: Graph, v: Value) -> _Scores | str:
     while True:
         node = v.producer
         if node is None or node.op not in ("Add", "Mul", "Div", "Where", "MatMul"):
-            return f"{v!r} is made by {node.op if node else 'no node'}, which is no step from a product to its softmax"
+            return f"{v!r} is made by {node.op if node else 'no node'}, which is not on the way to a softmax"
         if (reason := only_user(v, graph)) is not None:
             return reason
         if node.op == "MatMul":
@@ -130,7 +130,7 @@ def _softmax(graph: Graph, v: Value) -> _Weights | str:
             found = _Weights(p.producer, True, condition)
         node = p.producer
     if node is None or node.op != "Softmax":
-        return f"{v!r} is no softmax"
+        return f"{v!r} is not a softmax"
     if int(str(node.attrs["axis"])) % v.type.rank != v.type.rank - 1:
         return f"{node!r} is not over the last axis"
     return found or _Weights(node)

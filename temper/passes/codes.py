@@ -156,7 +156,7 @@ def _steps(q: Node) -> tuple[Value, list[Node]] | None:
     sources: dict[int, Value] = {}
 
     def visit(node: Node) -> bool:
-        """False where `node` is no function of codes alone."""
+        """False where `node` is not a function of codes alone."""
         if node.id in steps:
             return True
         definition, first = TABLE[node.op], node.inputs[0] if node.inputs else None

@@ -74,7 +74,7 @@ def _multiplied(graph: Graph, node: Node, dequantize: Node, moves: list[Node]) -
         return "an operand is transposed"
     codes = graph.derived(weight_numbers, w.const)
     if codes is None:
-        return "its weights are no E4M3 numbers with a scale per output channel"
+        return "its weights are not E4M3 numbers with a scale per output channel"
     w8, t = codes
     wide = make(graph, "Cast", [q], {"to": "float32"}, name=f"{node.name}.codes", origin=_ORIGIN).output
     for m in reversed(moves):

@@ -131,7 +131,7 @@ class Integer:
         x, sizes = node.inputs[0], node.attrs["sizes"]
         assert x is not None and isinstance(sizes, tuple)
         if x.type.dtype != "float32" or not self._has_codes(x):
-            return "its data are no sums of codes"
+            return "its data are not sums of codes"
         if int(str(node.attrs["axis"])) % x.type.rank != x.type.rank - 1 or not all(isinstance(n, int) for n in sizes):
             return "it does not split features"
         readers = [[n for n, _ in y.uses] for y in node.outputs]

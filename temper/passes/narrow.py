@@ -247,7 +247,7 @@ def _own_halves(graph: Graph, log: Log) -> None:
         assert stored is not None
         dtype = stored.type.dtype
         if not fits(w.const, dtype) or (numbers(graph.derived(number, w.const, dtype), dtype) != w.const).any():
-            log.did_not(_NAME, node.name, f"its weights are no numbers of {dtype}")
+            log.did_not(_NAME, node.name, f"its weights are not numbers of {dtype}")
             continue
         narrow = graph.add_constant(graph.derived(number, w.const, dtype), f"{w.name}.{dtype}", dtype)
         graph.set_input(node, 1, _cast(graph, narrow, "float32"))

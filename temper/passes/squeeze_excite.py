@@ -119,7 +119,7 @@ def _match(graph: Graph, gate: Node) -> tuple[Value, _Dense, str, _Dense] | str:
     inner.append(middle)
     act = middle.producer
     if act is None or act.op not in ACTIVATIONS or act.inputs[0] is None:
-        return f"{middle!r} is made by {act.op if act else 'no node'}, which is no activation of this block"
+        return f"{middle!r} is made by {act.op if act else 'no node'}, which is not an activation of this block"
     first = _dense(act.inputs[0], inner)
     if isinstance(first, str):
         return first

@@ -11,7 +11,7 @@ import numpy as np
 from temper.precision.data import Samples
 from temper.precision.output_kinds import Head
 
-#: Answers of one sample that are told as one text, at most: a map of classes is no answer.
+#: Answers of one sample that are told as one text, at most: a map of classes is not an answer.
 _POSITIONS = 64
 
 

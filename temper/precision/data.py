@@ -166,7 +166,7 @@ def samples_of(
             raise DataError(f"there is no calibration data at {path}")
         if path.suffix.lower() not in (".npz", ".npy"):
             raise DataError(
-                f"{path} is no calibration data: give a folder of pictures, an .npz or .npy file, or script.py:function"
+                f"{path} is not calibration data: give a folder of pictures, an .npz or .npy, or script.py:function"
             )
         return _spooled(sources.file_items(path, fitter), fitter, text, skip_bad, limit, report)
     what = "the calibration data" if not hasattr(data, "get_batch") else type(data).__name__
@@ -320,7 +320,7 @@ def _pictures(
         fitter.remarks[f"pictures are made inputs by the default ({how}); say what the model was trained with"] = None
     if others:
         shown = ", ".join(p.name for p in others[:3]) + (" ..." if len(others) > 3 else "")
-        fitter.remarks[f"{len(others)} files in {folder} are no pictures: {shown}"] = None
+        fitter.remarks[f"{len(others)} files in {folder} are not pictures: {shown}"] = None
     batches = [range(i, i + size) for i in range(0, whole, size)]
     source = _Pictures(tuple(tuple(good[k] for k in b) for b in batches), where, how, batched)
     prints = [_merged([seen[k] for k in b]) for b in batches]

@@ -131,7 +131,7 @@ def _pixels(path: Path, where: ImageInput, how: Preprocess) -> np.ndarray:
                 image.draft(mode, (2 * size[0], 2 * size[1]))
             found: Any = _eight_bits(image, path).convert(mode)
     except UnidentifiedImageError:
-        reason = "it is empty" if not path.stat().st_size else "it is no picture, or damaged"
+        reason = "it is empty" if not path.stat().st_size else "it is not a picture, or damaged"
         raise DataError(f"{path}: {reason}") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as e:
         raise DataError(f"{path}: {getattr(e, 'strerror', None) or e}") from e

@@ -83,7 +83,7 @@ def _key(hint: Any, key: str, where: str) -> Any:
     try:
         return int(key)
     except ValueError:
-        raise DataError(f"{where}: the key {key!r} is no whole number") from None
+        raise DataError(f"{where}: the key {key!r} is not a whole number") from None
 
 
 def _named(data: Any) -> str:

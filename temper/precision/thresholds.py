@@ -44,7 +44,7 @@ def read_cache_file(path: Path) -> CalibrationCache:
     except OSError as e:
         raise DataError(f"cannot read the calibration cache {path}: {e.strerror}") from e
     except UnicodeDecodeError as e:
-        raise DataError(f"{path} is no calibration cache: it is not text") from e
+        raise DataError(f"{path} is not a calibration cache: it is not text") from e
 
 
 def known_names(model: Model, graph: Graph) -> frozenset[str]:

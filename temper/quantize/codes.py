@@ -72,7 +72,7 @@ def codes_of(
     graph: Graph, placement: Placement, amax: Mapping[str, float], ranges: Mapping[str, Range] | None = None
 ) -> tuple[Codes, ...]:
     """Codes of every group, by its tensors' ranges if all have one, else by the largest of their thresholds.
-    ConfigError names a tensor without a threshold, or with one that is no number >= 0."""
+    ConfigError names a tensor without a threshold, or with one that is not a number >= 0."""
     values = {v.name: v for v in graph.values}
     return tuple(_codes(g, [values[name] for name in g.tensors], amax, ranges or {}) for g in placement.groups)
 

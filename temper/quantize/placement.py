@@ -225,7 +225,7 @@ class _Codes:
         )
 
     def _joins(self, v: Value, node: Node, reader: Reader) -> bool:
-        """A reader that is no site gets the codes that are there."""
+        """A reader that is not a site gets the codes that are there."""
         if reader in self.off or _wants_floats(node) or self._raw(v, everything=False):
             return False
         if node.outputs[0].name in self.apart:

@@ -75,8 +75,8 @@ class Recipe:
         return replace(found, groups=tuple(groups))
 
     def replace_operands(self, graph: Graph) -> None:
-        """Puts `operands` into the graph, those of its nodes. ConfigError for one that is no constant, or has another
-        shape."""
+        """Puts `operands` into the graph, those of its nodes. ConfigError for one that is not a constant, or has
+        another shape."""
         nodes = {n.outputs[0].name: n for n in graph.nodes}
         for (key, i), array in self.operands.items():
             node = nodes.get(key)
@@ -84,7 +84,7 @@ class Recipe:
                 continue  # of another profile's graph
             old = node.inputs[i] if i < len(node.inputs) else None
             if old is None or old.const is None or old.const.shape != array.shape:
-                raise ConfigError(f"the recipe replaces input {i} of '{key}', which is no constant of {array.shape}")
+                raise ConfigError(f"the recipe replaces input {i} of '{key}', which is not a constant of {array.shape}")
             constant = graph.add_constant(array.astype(old.const.dtype), old.name)
             graph.set_input(node, i, constant)
             if not old.uses and not graph.is_output(old):

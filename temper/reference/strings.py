@@ -20,7 +20,7 @@ def _objects(values: list[Any], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _normalize(arrays: Arrays, attrs: Attrs) -> list[np.ndarray]:
-    """Words that are no stop words, with their case changed; one empty string where none is left. The locale is not
+    """Words that are not stop words, with their case changed; one empty string where none is left. The locale is not
     looked at: Python's case rules are Unicode's."""
     (x,) = present(arrays)
     stop = set(attrs["stopwords"])

@@ -10,7 +10,7 @@ from temper.precision.outcome import Outcome, Point
 from temper.report.answers import Changes, Flip, changes, edit_distance, flips
 from temper.report.statistics import Certainty, certainty
 
-#: Loss of accuracy that is asked about where the budget is no bound on a metric.
+#: Loss of accuracy that is asked about where the budget is not a bound on a metric.
 COMMON_BOUND = 0.003
 
 

@@ -69,7 +69,7 @@ def read(path: Path) -> Outcome:
         raise DataError(f"cannot read {path}: {e.strerror}") from e
     except (json.JSONDecodeError, UnicodeDecodeError) as e:
         raise DataError(
-            f"{path} is no JSON file ({e}); give the .json that `temper build --int8 --report` writes beside its page"
+            f"{path} is not a JSON file ({e}); give the one that `temper build --int8 --report` writes beside its page"
         ) from e
     except DataError as e:
         raise DataError(f"{path}: {e}") from e

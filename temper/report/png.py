@@ -14,7 +14,7 @@ SIDE = 96
 
 def picture(sample: np.ndarray) -> str:
     """The data URI of a sample [H, W], [C, H, W] or [H, W, C] with 1 or 3 channels, and any axes of size 1 before;
-    its own least value becomes black and its greatest white. "" where it is no picture."""
+    its own least value becomes black and its greatest white. "" where it is not a picture."""
     pixels = _pixels(np.asarray(sample))
     if pixels is None:
         return ""

@@ -36,7 +36,7 @@ class Paired:
 def paired(n: int, b: int, c: int) -> Paired:
     """McNemar's comparison of n > 0 paired samples of which b lost and c won; b + c <= n."""
     if n <= 0 or min(b, c) < 0 or b + c > n:
-        raise ValueError(f"n={n}, b={b}, c={c} are no counts of paired samples")
+        raise ValueError(f"n={n}, b={b}, c={c} are not counts of paired samples")
     error = math.sqrt(max(0.0, b + c - (b - c) ** 2 / n)) / n
     low, high = score_interval(n, b, c)
     return Paired(n, b, c, (b - c) / n, error, low, high, exact_p(b, c))

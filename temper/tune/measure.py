@@ -77,7 +77,7 @@ class Guarded:
         return self.block[: self.start], self.block[self.start + len(self._body) :]
 
     def _outside(self) -> tuple[np.ndarray, ...]:
-        """Bytes that are no tensor's: before it, after it and between its rows."""
+        """Bytes outside the tensor: before it, after it and between its rows."""
         if self.dense or self.rows < 2:
             return self.guards
         size = self.dtype.itemsize

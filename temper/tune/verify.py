@@ -262,7 +262,7 @@ def _answered(
         slack = 4 * _EPS * np.abs(acc.astype(np.float64)) + 1e-9 * _extent(acc)
     else:
         slack = 4 * _EPS * np.abs(acc.astype(np.float64))
-    slack = np.where(np.isfinite(acc), slack, 0.0)  # an infinity moved by an infinity is no number
+    slack = np.where(np.isfinite(acc), slack, 0.0)  # an infinity moved by an infinity is not a number
     want = tuple(epilogue_reference(w.epilogue, [acc, *operands[1:]]))
     inner = program_bounds(w, [acc, *operands[1:]], want)
     ends = [

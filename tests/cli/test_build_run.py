@@ -139,7 +139,7 @@ def test_sizes() -> None:
 def test_wrong_usage_ends_in_one_line(
     temper: Run, small_onnx: Path, plan: Path, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
-    (tmp_path / "noise.onnx").write_bytes(b"\xff\xfe this is no model" * 40)
+    (tmp_path / "noise.onnx").write_bytes(b"\xff\xfe this is not a model" * 40)
     done = temper(*(a.format(model=small_onnx, plan=plan, folder=tmp_path) for a in arguments))
     assert done.code == 1, done.out
     assert done.err.startswith("error: ") and "Traceback" not in done.err

@@ -118,7 +118,7 @@ def test_pictures(temper: Run, small_onnx: Path, tmp_path: Path) -> None:
     [
         (("--data", "nowhere.npz"), "there is no calibration data at nowhere.npz"),
         (("--data", "random:4", "--calibrator", "median"), "there is no calibrator 'median'"),
-        (("--data", "random:4", "--calib-std", "0,x"), "--calib-std: 'x' is no number"),
+        (("--data", "random:4", "--calib-std", "0,x"), "--calib-std: 'x' is not a number"),
         (("--data", "random:4", "-o", "no/such/folder/a.cache"), "does not exist"),
     ],
 )

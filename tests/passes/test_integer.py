@@ -270,7 +270,7 @@ def test_pieces_that_cannot_share_a_product() -> None:
         placement = place(net.graph, [n for n in net.graph.nodes if quantizable(n) is None])
         insert(net.graph, placement, {t: 2.0 for g in placement.groups for t in g.tensors})
         log = run_passes(net.graph, PIPELINE[AT : AT + 1])
-        reason = "a piece has other readers than one quantization" if product else "its data are no sums of codes"
+        reason = "a piece has other readers than one quantization" if product else "its data are not sums of codes"
         assert ("split codes", reason) in [(rule, why) for rule, _, why in log.declined]
         assert [n.op for n in net.graph.nodes if n.op.startswith("Attention")] == ["AttentionInt8"]
 

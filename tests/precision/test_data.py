@@ -227,7 +227,7 @@ def test_unreadable_files(tmp_path: Path) -> None:
     for name in ("a.npz", "b.npz", "d.npz"):
         with pytest.raises(DataError, match=f"{name}: cannot be read as arrays"):
             samples_of(tmp_path / name, ONE)
-    with pytest.raises(DataError, match="is no calibration data"):
+    with pytest.raises(DataError, match="is not calibration data"):
         samples_of(tmp_path / "c.txt", ONE)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="neither pictures nor .npz files"):
@@ -377,7 +377,7 @@ def test_bad_pictures_are_named_and_counted(tmp_path: Path) -> None:
     inputs = {"x": TensorType("float32", (1, 3, 6, 8))}
     with pytest.raises(DataError) as e:
         samples_of(folder, inputs)
-    for part in ("3 of 7 samples", "empty.jpg: it is empty", "cut.png: ", "text.png: it is no picture", "skip_bad"):
+    for part in ("3 of 7 samples", "empty.jpg: it is empty", "cut.png: ", "text.png: it is not a picture", "skip_bad"):
         assert part in str(e.value)
     found = samples_of(folder, inputs, skip_bad=True)
     assert (len(found), set(found.skipped)) == (4, {"empty.jpg", "cut.png", "text.png"})

@@ -1,4 +1,4 @@
-"""An outcome survives JSON, and JSON that is no outcome is refused with the field's name."""
+"""An outcome survives JSON, and JSON that is not an outcome is refused with the field's name."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_unknown_fields_are_ignored() -> None:
         ({"points": [{"label": "x"}]}, r"points\[0\].kind is missing"),
         ({"points": {}}, "points: expected an array"),
         ({"tensors": [{"name": "t", "amax": "big"}]}, r"tensors\[0\].amax: expected float"),
-        ({"answers": {**full().to_json()["answers"], "images": {"one": ""}}}, "'one' is no whole number"),
+        ({"answers": {**full().to_json()["answers"], "images": {"one": ""}}}, "'one' is not a whole number"),
     ],
 )
 def test_what_is_wrong_is_named(change: dict[str, Any], message: str) -> None:

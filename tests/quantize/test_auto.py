@@ -54,7 +54,7 @@ def test_an_outlier_of_the_calibration_data_is_left_out() -> None:
 
 
 def test_large_values_that_held_back_data_have_too_are_kept() -> None:
-    """One value in 10,000 carries most of the tensor's power: clipping it is no bargain."""
+    """One value in 10,000 carries most of the tensor's power: clipping it is not a bargain."""
     x = NORMAL.copy()
     x[::10_000] = 400.0
     found = choose(observe(x), observe(x[::-1]), 127)

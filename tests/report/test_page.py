@@ -175,7 +175,7 @@ def test_files_that_are_no_outcomes(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="cannot read"):
         read(path)
     path.write_text("{")
-    with pytest.raises(DataError, match="is no JSON file .*--report"):
+    with pytest.raises(DataError, match="is not a JSON file .*--report"):
         read(path)
     path.write_text("{}")
     with pytest.raises(DataError, match=r"x.json: .*schema None"):

@@ -1,4 +1,4 @@
-"""Products of codes whose epilogues are no exact arithmetic."""
+"""Products of codes whose epilogues are not exact arithmetic."""
 
 from __future__ import annotations
 

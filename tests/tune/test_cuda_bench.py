@@ -75,7 +75,7 @@ def test_what_is_right_and_what_is_wrong(most: float) -> None:
     assert b.verify(KERNEL, None, []) is None  # type: ignore[arg-type]
     assert b.verify(KERNEL, None, [np.ones(3, np.int8)]) is None  # type: ignore[arg-type]
     b.run = lambda x, y: None
-    assert str(b.verify(KERNEL, None, [])).startswith("output 0: "), "what was there before is no result"  # type: ignore[arg-type]
+    assert str(b.verify(KERNEL, None, [])).startswith("output 0: "), "what was there before is not a result"  # type: ignore[arg-type]
 
     def late(x: int, y: int) -> None:
         right(x, y)

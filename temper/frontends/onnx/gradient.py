@@ -55,7 +55,7 @@ def gradient(site: Site) -> list[Held]:
 def _find(site: Site, name: str) -> Value:
     held = site.body.scope.find(name)
     if not isinstance(held, Value):
-        raise Refusal(f"'{name}' is no tensor, or follows from a node that is not supported")
+        raise Refusal(f"'{name}' is not a tensor, or follows from a node that is not supported")
     return held
 
 

@@ -86,7 +86,7 @@ class Site:
         if found is None:
             raise unknown(f"{what} ('{v.name}') is computed from the data", v)
         if found.size != 1 or found.dtype == object:
-            raise Refusal(f"{what} ('{v.name}') depends on a symbolic size, or is no scalar")
+            raise Refusal(f"{what} ('{v.name}') depends on a symbolic size, or is not a scalar")
         return int(found.reshape(-1)[0])
 
     def run(self, graph: Any, values: Sequence[Held], step: str = "") -> list[Held]:

@@ -99,7 +99,7 @@ def _old(c: Context, kind: str, dtype: str) -> Trees:
     except KeyError as e:
         raise ModelError(f"{c}: a weight belongs to {e}, which is not among the nodes") from e
     if min(of, default=0) < 0:
-        raise ModelError(f"{c}: a weight belongs to a node that is no leaf")
+        raise ModelError(f"{c}: a weight belongs to a node that is not a leaf")
     order = np.argsort(of, kind="stable")
     starts = np.searchsorted(np.array(of, np.int64)[order], np.arange(len(leaves) + 1))
     missing = c.attr("nodes_missing_value_tracks_true") or (0,) * len(trees)
@@ -179,7 +179,7 @@ def _ensemble(c: Context) -> Value:
     if any(len(v) != count for v in (*lists.values(), modes)) or len(targets) != len(weights):
         raise ModelError(f"{c}: the lists of nodes or of leaves differ in length")
     if count and modes.max() >= len(MODES):
-        raise ModelError(f"{c}: {modes.max()} is no mode of a node")
+        raise ModelError(f"{c}: {modes.max()} is not a mode of a node")
     children = np.stack(
         [
             np.where(lists["trueleafs"] != 0, ~lists["truenodeids"], lists["truenodeids"]),

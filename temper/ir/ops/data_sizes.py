@@ -62,7 +62,7 @@ def _range_of(types: Types, attrs: Attrs) -> list[TensorType]:
 def _prefix(types: Types, attrs: Attrs) -> list[TensorType]:
     x, shape = need(types, 0), rules.dims(attrs, "shape")
     if x.rank < 1 or shape[1:] != x.shape[1:]:
-        raise ShapeError(f"{rules.shape_text(shape)} is no first part of {x}")
+        raise ShapeError(f"{rules.shape_text(shape)} is not the beginning of {x}")
     return [TensorType(x.dtype, shape)]
 
 

@@ -27,7 +27,7 @@ def scaled(size: DimLike, scale: float) -> DimLike:
         if np.float32(f.numerator / f.denominator) == np.float32(scale):
             return (size * f.numerator) // f.denominator
     raise ShapeError(
-        f"the symbolic size {size} times {scale} is no expression of integers; give sizes instead of scales"
+        f"the symbolic size {size} times {scale} is not an expression of integers; give sizes instead of scales"
     )
 
 

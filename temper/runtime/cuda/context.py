@@ -80,7 +80,7 @@ def stream_handle(stream: Any) -> int:
     """
     if isinstance(stream, int):
         if stream < 0:
-            raise TemperError(f"stream {stream} is no handle of a CUDA stream")
+            raise TemperError(f"stream {stream} is not a handle of a CUDA stream")
         return stream
     if hasattr(stream, "__cuda_stream__"):
         protocol = stream.__cuda_stream__

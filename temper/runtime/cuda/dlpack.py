@@ -90,7 +90,7 @@ def dense(shape: Sequence[int], strides: Sequence[int], item: int = 1) -> bool:
 def read(capsule: Any) -> Tensor:
     """What a fresh capsule holds; it stays the owner, and hands the memory back when the last holder drops it.
 
-    ValueError if it is no capsule of the name "dltensor".
+    ValueError if it is not a capsule of the name "dltensor".
     """
     found = _TENSOR.unpack(ctypes.string_at(_pointer(capsule, _NAME), _TENSOR.size))
     data, kind, index, rank, code, bits, lanes, sizes, steps, offset = found

@@ -225,7 +225,7 @@ class Memory:
     def _taken(self) -> tuple[Any, Any]:
         """What the driver says, and the address."""
         module = self.gpu.driver.module
-        # memory taken while some stream is being captured is no part of what is captured
+        # memory taken while some stream is being captured is not part of what is captured
         (_, mode) = module.cuThreadExchangeStreamCaptureMode(
             module.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         )

@@ -39,7 +39,7 @@ _ALIGN = 256
 
 
 def is_late(plan: Plan) -> bool:
-    """The plan needs what this module does: late sizes, programs inside nodes, or elements that are no plain bytes."""
+    """The plan needs what this module does: late sizes, programs inside nodes, or elements that are not plain bytes."""
     # at sizes that a profile allows: quotients of others may divide by nothing
     known = {s: best for p in plan.profiles for s, (_, best, _) in p.symbols.items()}
     sized = Sized(plan, plan.profiles[0], known)
@@ -271,7 +271,7 @@ class LateBound(Sized):
         self._copies.host.discard(key)
 
     def place(self, r: Ref, env: Mapping[str, int]) -> int:
-        """The device's address of an argument that is no array of the run."""
+        """The device's address of an argument that is not an array of the run."""
         offset = self.value(r.offset, env)
         if r.kind == "arena":
             return self.memory.memory.address + self.profile.offsets[r.index] + offset

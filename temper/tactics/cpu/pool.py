@@ -37,7 +37,7 @@ def _window(w: Workload) -> Window | str:
 
 
 def _declines(w: Workload) -> str | None:
-    """Why the workload is no channels-last pool of planes; the ops and dtypes are for the tactic to check."""
+    """Why the workload is not a channels-last pool of planes; the ops and dtypes are for the tactic to check."""
     if w.isa not in ISAS:
         return f"no such CPU level: {w.isa}"
     x = w.inputs[0] if w.inputs else None

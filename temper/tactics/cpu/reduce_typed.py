@@ -27,7 +27,7 @@ _KINDS: Mapping[str, tuple[str, str]] = {
     "ReduceLogSum": ("(t) + (A)(x)", "d_log(t)"),
     "ReduceLogSumExp": ("(t) + d_exp((x) - s)", "(d_log(t) + s)"),
 }
-#: kinds whose result is no whole number
+#: kinds whose result is not a whole number
 _REAL = frozenset({"ReduceL2", "ReduceLogSum", "ReduceLogSumExp"})
 _EXTREMES = frozenset({"ReduceMax", "ReduceMin"})
 

@@ -1,4 +1,4 @@
-"""Convolutions by tiles whose rows are no power of two, so that they divide evenly over the processors.
+"""Convolutions by tiles whose rows are not a power of two, so that they divide evenly over the processors.
 
 A tile of 192 rows is two, the sums of 128 rows and those of 64 more, in one loop that reads their weights once. Where
 tiles of a power of two are one and a half for each processor, these are one.

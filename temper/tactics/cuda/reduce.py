@@ -58,7 +58,7 @@ _KINDS: Mapping[str, _Kind] = {
     "ReduceLogSum": _Kind(finish="tl.log(total)"),
     "ReduceLogSumExp": _Kind(),
 }
-#: Kinds whose result is no whole number.
+#: Kinds whose result is not a whole number.
 _REAL = frozenset({"ReduceL2", "ReduceLogSum", "ReduceLogSumExp"})
 
 _HELPERS: Mapping[str, str] = {

@@ -1,7 +1,7 @@
 """Row kernels for halves in which each warp computes whole rows: LayerNorm and others that need sums over a row.
 
 A row lies in strips of 32 lanes by 16 bytes, so that all elements of a row are within one warp: sums need neither
-shared memory nor barriers, and a row whose length is no power of two wastes only the end of its last strip.
+shared memory nor barriers, and a row whose length is not a power of two wastes only the end of its last strip.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Strips:
         if isinstance(columns, Dim) or columns > 32 * _HELD:
             return f"keeps at most {32 * _HELD} elements of a row in a warp's registers, not {columns}"
         if columns * itemsize(dtype) % 16:
-            return f"reads 16 bytes at a time, and rows of {columns} are no multiple of that"
+            return f"reads 16 bytes at a time, and rows of {columns} are not a multiple of that"
         return Strips(columns, width) if columns > width // 2 else f"rows of {columns} leave lanes idle"
 
     @property

@@ -179,7 +179,7 @@ def test_streams_of_any_library() -> None:
     assert [stream_handle(s) for s in (10, Cupy(), Protocol())] == [10, 11, 12]
     with pytest.raises(TemperError, match="stream is a str"):
         stream_handle("default")
-    with pytest.raises(TemperError, match="stream -1 is no handle"):
+    with pytest.raises(TemperError, match="stream -1 is not a handle"):
         stream_handle(-1)
 
 

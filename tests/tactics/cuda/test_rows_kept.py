@@ -149,7 +149,7 @@ def test_what_warps_do_not_hold_is_left_to_blocks() -> None:
     assert Strips.of(768, "float16") == Strips(768, 256)
     assert [Strips(700, 256).ragged(i) for i in range(3)] == [False, False, True]
     assert Strips.of(2056, "float16") == "keeps at most 2048 elements of a row in a warp's registers, not 2056"
-    assert Strips.of(500, "float16") == "reads 16 bytes at a time, and rows of 500 are no multiple of that"
+    assert Strips.of(500, "float16") == "reads 16 bytes at a time, and rows of 500 are not a multiple of that"
     assert Strips.of(128, "float16") == "rows of 128 leave lanes idle"
     skewed = norm("float16", 1 << 14, 264, stride=268)
     assert not any(dict(p).get("strips") for p in LayerNorm().candidates(skewed))

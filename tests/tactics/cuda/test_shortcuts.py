@@ -64,7 +64,7 @@ def codes(x, q1, o0):
 """
     arrays, jobs, want = {}, [], []
     for k, s in enumerate(scales):
-        # ties between codes and their neighbours, whatever rounds to them, what is no number, and random values
+        # ties between codes and their neighbours, whatever rounds to them, what is not a number, and random values
         with np.errstate(over="ignore"):
             ties = (np.arange(-133, 131) + 0.5).astype(np.float32) * s
         near = [ties, np.nextafter(ties, np.float32(np.inf)), np.nextafter(ties, np.float32(-np.inf))]
