@@ -342,7 +342,7 @@ def test_a_forest_of_scikit_learn() -> None:
         ({"nodes_modes": ["BRANCH_LEQ", "LEAF", "TWIG"]}, "unknown node modes"),
         ({"nodes_falsenodeids": [1, 0, 0]}, "parents|roots"),
         ({"target_ids": [5, 0]}, "target 5"),
-        ({"target_nodeids": [0, 2]}, "no leaf"),
+        ({"target_nodeids": [0, 2]}, "not a leaf"),
         ({"nodes_nodeids": [0, 1, 1]}, "one id"),
     ],
 )

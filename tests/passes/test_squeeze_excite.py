@@ -88,7 +88,7 @@ def no_mean(net: Net, x: Value) -> Value:
     [
         (wide, "not a 1x1 convolution"),
         (read_twice, "readers"),
-        (other_activation, "no activation"),
+        (other_activation, "not an activation"),
         (no_mean, "not by ReduceMean"),
         (over_channels, "not a 1x1 convolution of one pixel"),
         (lambda n, x: n("Mul", x, n("Sigmoid", x)), "not by a convolution"),

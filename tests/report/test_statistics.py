@@ -96,5 +96,5 @@ def test_a_loss_at_the_budget_needs_more_samples_than_there_are() -> None:
 
 
 def test_impossible_counts() -> None:
-    with pytest.raises(ValueError, match="no counts"):
+    with pytest.raises(ValueError, match="not counts"):
         paired(10, 8, 3)
