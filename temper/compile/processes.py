@@ -14,6 +14,12 @@ from pathlib import Path
 from temper.errors import BuildError
 
 
+class PassingReason(str):
+    """Why there is no code, which need not hold tomorrow: the compiler was killed, or its surroundings were at fault."""
+
+    __slots__ = ()
+
+
 class Processes:
     """Runs commands, each in a process group of its own; `kill` ends those that run and refuses new ones."""
 

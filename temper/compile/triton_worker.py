@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from temper.compile.processes import PassingReason
 from temper.compile.triton import Cubin, TritonSource, compile_cubin
 from temper.errors import BuildError
 
@@ -84,7 +85,9 @@ class Compilers:
         words = self._ended(worker)
         if self._closed:
             raise BuildError("the build was interrupted")
-        return f"the process that compiles GPU kernels ended with status {process.returncode}: {words}"
+        why = f"the process that compiles GPU kernels ended with status {process.returncode}: {words}"
+        # a compiler that crashes does so again; one killed, as where memory is short, or stopped by an exception may not
+        return PassingReason(why) if process.returncode in (1, -signal.SIGKILL) else why
 
     def _worker(self) -> _Worker:
         """The process of this thread."""

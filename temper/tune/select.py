@@ -13,6 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
+from temper.compile.processes import PassingReason
 from temper.config import knob
 from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.base import Kernel, Params, Tactic, Workload
@@ -303,7 +304,8 @@ class Tuner:
                 code = self.cache.code(c.code_key)
                 if code is None:
                     words = self._refused[c.code_key]
-                    self.cache.put_time(contest.time_key(c), Record(None, f"does not compile: {words}"))
+                    passing = isinstance(words, PassingReason)
+                    self.cache.put_time(contest.time_key(c), Record(None, f"does not compile: {words}", passing))
                 else:
                     codes.append((c, code))
         return codes
@@ -370,7 +372,7 @@ class Contest:
             Trial(c.label, r.seconds if r else None, r.failure if r else "")
             for c, r in zip(self.candidates, records, strict=True)
         ]
-        if not ranking and all(r is not None and r.passing for r in records):
+        if not ranking and all(r is not None and r.passing and " fit: " in r.failure for r in records):
             raise DeviceMemoryError(
                 f"'{self.task.name}' cannot be tuned: {trials[-1].note}. Build for smaller sizes, or where more memory "
                 "is free; the same build with --no-timing, for the GPU's code level, needs none"

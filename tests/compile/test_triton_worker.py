@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from temper.compile.processes import PassingReason
 from temper.compile.triton import Cubin, TritonSource, compile_cubin
 from temper.compile.triton_worker import Compilers
 from temper.errors import BuildError
@@ -52,6 +53,13 @@ def test_a_source_that_ends_the_compiler_is_the_only_one_lost(compilers: Compile
     (first,), (second,), (third,) = [f.result() for f in futures]
     assert isinstance(first, Cubin) and first == third
     assert isinstance(second, str) and "ended with status 7: last words" in second
+    assert not isinstance(second, PassingReason)
+
+
+def test_a_compiler_that_was_killed_may_do_better_tomorrow(compilers: Compilers) -> None:
+    killed = replace(SOURCE, text=TEXT + "\nimport os\nos.kill(os.getpid(), 9)\n")
+    (words,), (fine,) = (compilers.submit([s], "sm_90").result() for s in (killed, SOURCE))
+    assert isinstance(words, PassingReason) and "ended with status -9" in words and isinstance(fine, Cubin)
 
 
 def test_a_killed_build_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from temper.compile.processes import PassingReason
 from temper.errors import BuildError
 from temper.ir.graph import Graph
 from temper.ir.ops import make
@@ -35,11 +36,12 @@ class Fake:
         self.overlaps = overlaps
         self.events: list[tuple[str, int]] = []
         self.refuses: set[str] = set()
+        self.reason = "no"
         self.wrong: set[str] = set()
 
     def compile(self, kernels: Mapping[str, Kernel], isa: str, jobs: int) -> Iterator[tuple[str, bytes | str]]:
         self.events.append(("sent", len(kernels)))
-        return ((key, "no" if k.entries[0] in self.refuses else b"code") for key, k in kernels.items())
+        return ((key, self.reason if k.entries[0] in self.refuses else b"code") for key, k in kernels.items())
 
     def judge(
         self, task: Task, codes: Sequence[tuple[Candidate, bytes]], cold_bytes: int, timed: bool
@@ -109,6 +111,20 @@ def test_a_refused_kernel_is_out_and_is_not_sent_again(tuner: Tuner, device: Fak
     again.choose([task(32)])
     assert len(device.events) == 2
     again.cache.close()
+
+
+def test_a_compiler_that_was_killed_is_asked_again_by_the_next_build(tuner: Tuner, device: Fake) -> None:
+    (key,) = tuner.choose([task(32)])
+    best = tuner.choose([task(32)])[key].candidate
+    path = tuner.cache.path.with_name("d.sqlite")
+    device.refuses, device.reason = {best.kernel.entries[0]}, PassingReason("killed")
+    labels = []
+    for _ in range(2):
+        again = Tuner(tuner.tactics, device, "elsewhere", TimingCache(path))
+        labels.append(again.choose([task(32)])[key].candidate.label)
+        again.cache.close()
+        device.refuses = set()
+    assert labels[0] != best.label and labels[1] == best.label
 
 
 def test_where_no_candidate_is_right_more_are_looked_at(tuner: Tuner, device: Fake) -> None:
