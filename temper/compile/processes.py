@@ -15,7 +15,7 @@ from temper.errors import BuildError
 
 
 class PassingReason(str):
-    """Why there is no code, which need not hold tomorrow: the compiler was killed, or its surroundings were at fault."""
+    """Why there is no code, which need not hold tomorrow: the compiler was killed, or what is around it is at fault."""
 
     __slots__ = ()
 

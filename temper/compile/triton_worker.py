@@ -86,7 +86,7 @@ class Compilers:
         if self._closed:
             raise BuildError("the build was interrupted")
         why = f"the process that compiles GPU kernels ended with status {process.returncode}: {words}"
-        # a compiler that crashes does so again; one killed, as where memory is short, or stopped by an exception may not
+        # a compiler that crashes does so again; one that was killed, as where memory is short, or lacks a file may not
         return PassingReason(why) if process.returncode in (1, -signal.SIGKILL) else why
 
     def _worker(self) -> _Worker:
