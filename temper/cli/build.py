@@ -57,7 +57,7 @@ def build(
     disable: Annotated[
         list[str] | None,
         typer.Option(
-            help="Build without this pass, rewrite rule or tactic, as `temper debug bisect` names them; repeatable.",
+            help="Build without this pass, rewrite rule or tactic (see `temper debug bisect`); repeatable.",
             show_default=False,
         ),
     ] = None,
@@ -68,8 +68,8 @@ def build(
     fp16: Annotated[bool, typer.Option("--fp16", help=FP16)] = False,
     bf16: Annotated[bool, typer.Option("--bf16", help=BF16)] = False,
     tf32: Annotated[bool, typer.Option(help=TF32)] = True,
-    fp8: Annotated[bool, typer.Option("--fp8", help="GPU: as --int8, in 8-bit floats (E4M3).")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Compute in INT8 what keeps the accuracy budget.")] = False,
+    fp8: Annotated[bool, typer.Option("--fp8", help="GPU: as --int8, but in 8-bit floats (E4M3).")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Compute in INT8 what the accuracy budget allows.")] = False,
     calib: Annotated[str, typer.Option("--calib", help=CALIB, show_default=False)] = "",
     calibrator: Annotated[
         str, typer.Option(help="How thresholds are chosen: auto, entropy, minmax, mse or percentile:99.99.")
@@ -94,16 +94,16 @@ def build(
     ] = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(help="Pin layers: '/head/*=fp32' (bf16, fp16, fp8, int8), as in a shell.", show_default=False),
+        typer.Option(help="Precision of layers by name: '/head/*=fp32' (bf16, fp16, fp8, int8).", show_default=False),
     ] = None,
-    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float, whatever it costs.")] = False,
+    pure_int8: Annotated[bool, typer.Option("--pure-int8", help="Keep nothing in float, whatever that costs.")] = False,
     compensate: Annotated[
         bool,
         typer.Option(help="Change thresholds, scales and biases where that brings outputs nearer to FP32's."),
     ] = True,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be used.")] = False,
     no_resume: Annotated[
-        bool, typer.Option("--no-resume", help="Neither use nor keep what an interrupted calibration or search did.")
+        bool, typer.Option("--no-resume", help="Do not resume an interrupted calibration or search, nor save progress.")
     ] = False,
     report: Annotated[
         Path | None, typer.Option(help="Also write a report of the INT8 build, .html or .json.", show_default=False)

@@ -35,10 +35,10 @@ def calibrate(
     scale: Annotated[str, typer.Option("--calib-scale", help=pictures.SCALE, show_default=False)] = "",
     order: Annotated[str, typer.Option("--calib-order", help=pictures.ORDER, show_default=False)] = "",
     fit: Annotated[str, typer.Option("--calib-fit", help=pictures.FIT, show_default=False)] = "",
-    limit: Annotated[int, typer.Option(help="At most so many batches; 0: all.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Maximum number of batches; 0: all.", min=0)] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out samples that cannot be used.")] = False,
     no_resume: Annotated[
-        bool, typer.Option("--no-resume", help="Begin anew, whatever an interrupted calibration has done already.")
+        bool, typer.Option("--no-resume", help="Do not resume an interrupted calibration.")
     ] = False,
     device: Annotated[str, typer.Option(help="Where the model runs: cpu, cuda or cuda:N.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads; 0: all usable cores.", min=0)] = 0,

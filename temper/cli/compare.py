@@ -38,7 +38,7 @@ def compare(
         bool, typer.Option("--per-layer", help="Compare every layer, and name the first that deviates.")
     ] = False,
     tolerance: Annotated[float | None, typer.Option(help=TOLERANCE, min=0, show_default=False)] = None,
-    threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Maximum number of threads; 0: as built.", min=0)] = 0,
     device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:

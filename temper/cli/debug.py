@@ -91,7 +91,7 @@ def reduce(
     fail_on_timeout: Annotated[
         bool, typer.Option("--fail-on-timeout", help="Running out of time is the failure.")
     ] = False,
-    most: Annotated[int, typer.Option("--max-checks", help="Stop after so many checks.", min=1)] = 500,
+    most: Annotated[int, typer.Option("--max-checks", help="Stop after this many checks.", min=1)] = 500,
     tolerance: _Tolerance = None,
     data: _Data = None,
     inputs: _Inputs = None,

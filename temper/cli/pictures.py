@@ -9,11 +9,11 @@ from temper.errors import ConfigError
 if TYPE_CHECKING:
     from temper.precision.images import Preprocess
 
-MEAN = "Of pictures: subtracted after --calib-scale, one number or one a channel, such as 0.485,0.456,0.406."
-STD = "Of pictures: divided by after the mean, one number or one a channel."
-SCALE = "Of pictures: what pixels 0..255 are multiplied by first; 1/255 if not given."
-ORDER = "Of pictures: RGB or BGR."
-FIT = "Of pictures of another shape: crop (the middle), stretch, or pad (grey beside)."
+MEAN = "Pictures: mean to subtract after --calib-scale; one number, or one per channel: 0.485,0.456,0.406."
+STD = "Pictures: standard deviation to divide by after the mean; one number, or one per channel."
+SCALE = "Pictures: factor for pixels of 0..255, before anything else; 1/255 if not given."
+ORDER = "Pictures: order of channels, RGB or BGR; RGB if not given."
+FIT = "Pictures of another shape: crop (the middle), stretch, or pad (with grey)."
 
 
 def preprocess(mean: str, std: str, scale: str, order: str, fit: str) -> Preprocess | None:

@@ -23,7 +23,7 @@ def run(
     inputs: Annotated[list[str] | None, typer.Option("--input", "-i", help=INPUT, show_default=False)] = None,
     data: Annotated[Path | None, typer.Option(help=DATA, show_default=False)] = None,
     save: Annotated[Path | None, typer.Option(help="Write the outputs to this .npz file.", show_default=False)] = None,
-    threads: Annotated[int, typer.Option(help="At most so many threads; 0: as built.", min=0)] = 0,
+    threads: Annotated[int, typer.Option(help="Maximum number of threads; 0: as built.", min=0)] = 0,
     device: Annotated[str, typer.Option(help=DEVICE, show_default=False)] = "",
     effort: Annotated[int, typer.Option(help="Effort of the build, for an ONNX file.", min=0, max=5)] = 2,
     fp16: Annotated[bool, typer.Option("--fp16", help=FP16)] = False,
