@@ -19,11 +19,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from select import select
 from typing import IO, Any
 
 from temper.compile.processes import PassingReason
 from temper.compile.triton import Cubin, TritonSource, compile_cubin
 from temper.errors import BuildError
+
+#: Seconds a kernel may take to compile: a hundred times what most take, on a busy machine.
+LIMIT = 600.0
 
 #: Compilers give way to the process that times kernels and to what prepares its data.
 _NICE = 5
@@ -40,7 +44,9 @@ class _Worker:
 class Compilers:
     """At most so many processes that compile, started as they are needed; `close` ends them all."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, limit: float = LIMIT) -> None:
+        """limit: seconds that a kernel may take."""
+        self._limit = limit
         self._pool = ThreadPoolExecutor(count)
         self._own = threading.local()
         self._lock = threading.Lock()
@@ -75,9 +81,13 @@ class Compilers:
         try:
             process.stdin.write(json.dumps(order).encode() + b"\n")
             process.stdin.flush()
-            line = process.stdout.readline()
+            late = not select([process.stdout], [], [], self._limit)[0]
+            line = b"" if late else process.stdout.readline()
         except OSError:
-            line = b""
+            line, late = b"", False
+        if late:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
         if line:
             answer = json.loads(line)
             return answer if isinstance(answer, str) else _cubin(answer)
@@ -85,6 +95,8 @@ class Compilers:
         words = self._ended(worker)
         if self._closed:
             raise BuildError("the build was interrupted")
+        if late:
+            return f"the compiler does not end within {self._limit:.0f} s"
         why = f"the process that compiles GPU kernels ended with status {process.returncode}: {words}"
         # a compiler that crashes does so again; one that was killed, as where memory is short, or lacks a file may not
         return PassingReason(why) if process.returncode in (1, -signal.SIGKILL) else why

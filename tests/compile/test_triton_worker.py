@@ -62,6 +62,14 @@ def test_a_compiler_that_was_killed_may_do_better_tomorrow(compilers: Compilers)
     assert isinstance(words, PassingReason) and "ended with status -9" in words and isinstance(fine, Cubin)
 
 
+def test_a_compiler_that_does_not_end_is_ended() -> None:
+    compilers = Compilers(1, limit=3.0)
+    endless = replace(SOURCE, text=f"{TEXT}\nwhile True: pass\n")
+    (words,) = compilers.submit([endless], "sm_90").result()
+    assert words == "the compiler does not end within 3 s" and not compilers._running
+    compilers.close()
+
+
 def test_a_killed_build_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """One compiles for ever when the build is interrupted, another waits for it."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
