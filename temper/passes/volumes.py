@@ -43,13 +43,6 @@ def _channels_last(graph: Graph, m: Match) -> str | None:
     return None if _node(m).attrs["channels_last"] else "it is not channels-last"
 
 
-def _depth_known(graph: Graph, m: Match) -> str | None:
-    depth = m["x"].type.shape[1]
-    if not isinstance(depth, int):
-        return f"its depth {depth} is not known at build"
-    return _channels_last(graph, m)
-
-
 def _inner(node: Node) -> dict[str, AttrValue]:
     """The attributes for all spatial axes but the first."""
     attrs = dict(node.attrs)
@@ -71,14 +64,14 @@ def _flat(x: Value) -> tuple[DimLike, ...]:
 # ---- convolution ----
 
 
-def _planes(p: Parts, x: Value, depths: int) -> list[Value]:
+def _planes(p: Parts, x: Value, depths: DimLike) -> list[Value]:
     """For every position of the kernel in depth, the input planes it meets: [N, depths, spatial.., C] each."""
     node = p.node
     pads, stride, dilation = _ints(node, "pads"), _ints(node, "strides")[0], _ints(node, "dilations")[0]
     begin, end = pads[0], pads[len(pads) // 2]
     taps, size, rank = p.input(1).type.shape[0], x.type.shape[1], x.type.rank
     zero = p.integer("zero_point") if node.op == "ConvInt8" else 0
-    assert isinstance(taps, int) and isinstance(size, int)
+    assert isinstance(taps, int)
 
     def padded(before: int, after: int) -> Value:
         """Planes added, or taken away where negative, before the first and after the last."""
@@ -87,9 +80,10 @@ def _planes(p: Parts, x: Value, depths: int) -> list[Value]:
         return p("Pad", x, pads=tuple(widths), value=zero) if before or after else x
 
     before = [begin - k * dilation for k in range(taps)]
-    if stride == 1 and all(abs(b) <= size and abs(depths - size - b) <= size for b in before):
-        return [padded(b, depths - size - b) for b in before]
-    x, size = padded(begin, end), size + begin + end
+    if stride == 1 and isinstance(size, int) and isinstance(depths, int):
+        if all(abs(b) <= size and abs(depths - size - b) <= size for b in before):
+            return [padded(b, depths - size - b) for b in before]
+    x = padded(begin, end)
     out, span = [], (depths - 1) * stride + 1
     for k in range(taps):
         first = k * dilation
@@ -118,8 +112,7 @@ def _conv(graph: Graph, m: Match) -> Value:
     p, out, x = Parts(graph, node), m["y"].type.shape, m["x"]
     w, bias, group = p.input(1), p.optional(2), p.integer("group")
     rest = [] if p.optional(3) is None else [p.optional(3)]
-    depths = int(str(out[1]))
-    planes, attrs = _planes(p, x, depths), _inner(node)
+    planes, attrs = _planes(p, x, out[1]), _inner(node)
     if len(planes) > 1 and w.type.shape[-2] == 1:
         y: Value | None = None
         for k, plane in enumerate(planes):
@@ -193,11 +186,11 @@ def _pool_narrow(graph: Graph, m: Match) -> Value:
 
 VOLUME_RULES: Sequence[Rule] = (
     Rule("pool-narrow", op("MaxPool", _X, bind="y"), _pool_narrow, when=_is_narrow),
-    Rule("conv-planes", op("Conv", _X, Any_("w"), bind="y"), _conv, _depth_known, _is_volume),
-    Rule("conv-planes", op("Conv", _X, Any_("w"), Any_("b"), bind="y"), _conv, _depth_known, _is_volume),
-    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), bind="y"), _conv, _depth_known, _is_volume),
-    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), bind="y"), _conv, _depth_known, _is_volume),
-    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), Any_("z"), bind="y"), _conv, _depth_known, _is_volume),
+    Rule("conv-planes", op("Conv", _X, Any_("w"), bind="y"), _conv, _channels_last, _is_volume),
+    Rule("conv-planes", op("Conv", _X, Any_("w"), Any_("b"), bind="y"), _conv, _channels_last, _is_volume),
+    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), bind="y"), _conv, _channels_last, _is_volume),
+    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), bind="y"), _conv, _channels_last, _is_volume),
+    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), Any_("z"), bind="y"), _conv, _channels_last, _is_volume),
     *(
         Rule("pool-planes", op(name, _X, bind="y"), _pool, _channels_last, _is_volume)
         for name in ("MaxPool", "AveragePool")

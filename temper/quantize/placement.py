@@ -95,8 +95,8 @@ def quantizable(node: Node) -> str | None:
         return "its data are constants"
     if x.type.dtype != "float32":
         return f"it computes {x.type.dtype}"
-    if node.op == "Conv" and (not node.attrs["channels_last"] or x.type.rank != 4):
-        return "it is not a convolution over planes"
+    if node.op == "Conv" and (not node.attrs["channels_last"] or not 3 <= x.type.rank <= 5):
+        return "it is not a convolution over lines, planes or volumes"
     if node.op == "MatMul" and (w.type.rank != 2 or node.attrs["transA"] or node.attrs["transB"]):
         return "an operand is transposed, or its weights are a batch"
     if not np.isfinite(w.const).all():
