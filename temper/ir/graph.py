@@ -396,7 +396,7 @@ class Graph:
     def copy(self) -> Graph:
         """An independent graph with the same names; constant arrays are shared (they are read-only)."""
         out = Graph(self.name)
-        out.derived = self.derived
+        out.derived, out.half = self.derived, self.half
         at: dict[int, Value] = {}
         for v in self.inputs:
             at[v.id] = out.add_input(v.name, v.type)

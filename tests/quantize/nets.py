@@ -55,7 +55,21 @@ def transformer(net: Net, x: Value) -> Value:
     return net("Transpose", t, perm=(0, 2, 1))
 
 
-NETS: tuple[Make, ...] = (residual, joined, mobile, transformer)
+def line(net: Net, image: Value) -> Value:
+    """Dilated convolutions over a line."""
+    x = net("Reshape", image, shape=(2, 39, 11))
+    x = net("Relu", net.conv(x, 16, 3, dilation=2, pad=2))
+    return net("Add", x, net("Relu", net.conv(x, 16, 3, dilation=4, pad=4)))
+
+
+def volume(net: Net, image: Value) -> Value:
+    """Convolutions over space and time."""
+    x = net("Reshape", image, shape=(2, 3, 1, 13, 11))
+    x = net("Relu", net.conv(net("Concat", x, x, x, axis=2), 8, 3))
+    return net("Relu", net.conv(net.pool(x, "MaxPool", 2, 2), 8, 3, stride=2))
+
+
+NETS: tuple[Make, ...] = (residual, joined, mobile, transformer, line, volume)
 
 
 def float_net(make: Make, seed: int = 3) -> tuple[Graph, dict[str, np.ndarray]]:
