@@ -81,8 +81,9 @@ def _planes(p: Parts, x: Value, depths: DimLike) -> list[Value]:
 
     before = [begin - k * dilation for k in range(taps)]
     if stride == 1 and isinstance(size, int) and isinstance(depths, int):
-        if all(abs(b) <= size and abs(depths - size - b) <= size for b in before):
-            return [padded(b, depths - size - b) for b in before]
+        widths = [(b, depths - size - b) for b in before]
+        if all(abs(b) <= size and abs(after) <= size for b, after in widths):
+            return [padded(b, after) for b, after in widths]
     x = padded(begin, end)
     out, span = [], (depths - 1) * stride + 1
     for k in range(taps):
@@ -190,7 +191,13 @@ VOLUME_RULES: Sequence[Rule] = (
     Rule("conv-planes", op("Conv", _X, Any_("w"), Any_("b"), bind="y"), _conv, _channels_last, _is_volume),
     Rule("conv-planes", op("ConvInt8", _X, Any_("w"), bind="y"), _conv, _channels_last, _is_volume),
     Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), bind="y"), _conv, _channels_last, _is_volume),
-    Rule("conv-planes", op("ConvInt8", _X, Any_("w"), Any_("b"), Any_("z"), bind="y"), _conv, _channels_last, _is_volume),
+    Rule(
+        "conv-planes",
+        op("ConvInt8", _X, Any_("w"), Any_("b"), Any_("z"), bind="y"),
+        _conv,
+        _channels_last,
+        _is_volume,
+    ),
     *(
         Rule("pool-planes", op(name, _X, bind="y"), _pool, _channels_last, _is_volume)
         for name in ("MaxPool", "AveragePool")
