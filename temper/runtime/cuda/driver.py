@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -109,6 +109,21 @@ class Driver:
         """A device attribute, by its name without CU_DEVICE_ATTRIBUTE_."""
         key = getattr(self.module.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
         return int(self("cuDeviceGetAttribute", key, device))
+
+    def device_of(self, address: int, what: str) -> int:
+        """The number of the GPU that memory is on, from the driver itself: cuda-bindings up to 13.5 answer 0 for any
+        memory (NVIDIA/cuda-python, issue 2928)."""
+        found, key = ctypes.c_int(), self.module.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
+        code = self._pointer_attribute(ctypes.byref(found), int(key.value), address)
+        if code:
+            raise self.error(self.module.CUresult(code), what)
+        return found.value
+
+    @cached_property
+    def _pointer_attribute(self) -> Any:
+        """The driver's cuPointerGetAttribute as a function of the C interface."""
+        address, _ = self("cuGetProcAddress", b"cuPointerGetAttribute", _OLDEST, 0)
+        return ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)(int(address))
 
 
 class Gpu:

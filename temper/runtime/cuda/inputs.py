@@ -131,7 +131,7 @@ def _of_interface(x: Any, name: str, gpu: Gpu, stream: Stream, written: bool) ->
     if written and facts["data"][1]:
         raise InputError(f"{name} is read-only: give an array that can be written")
     if address:
-        _check_device(name, _device_of(address, gpu, name), gpu)
+        _check_device(name, gpu.driver.device_of(address, f"looking where {name} is"), gpu)
     if other is not None:
         stream.after(other)
     return _Seen(address, shape, dtype, whole, x)
@@ -143,11 +143,6 @@ def _check_device(name: str, index: int, gpu: Gpu) -> None:
             f"{name} is on GPU {index}, the engine on GPU {gpu.index} ({gpu.name}): move it there, or load the engine "
             f"on that GPU"
         )
-
-
-def _device_of(address: int, gpu: Gpu, name: str) -> int:
-    key = gpu.driver.module.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
-    return int(gpu.driver("cuPointerGetAttribute", key, address, what=f"looking where {name} is"))
 
 
 def _interface(facts: Any, name: str) -> tuple[int, tuple[int, ...], str, bool, int | None]:

@@ -80,8 +80,8 @@ def two_gpus_at_once(plan: Plan) -> str:
 
 @check
 def arrays_and_streams_of_the_second_gpu(plan: Plan) -> str:
-    """PyTorch's and CuPy's arrays in and out without a copy, on its streams and in its graphs, while the current device
-    is the first; streams and arrays of the first are refused."""
+    """PyTorch's arrays in and out without a copy, by DLPack and by the CUDA array interface, on its streams and in its
+    graphs; streams and arrays of the first GPU are refused."""
     import torch
 
     if _count() == 1:
@@ -119,15 +119,19 @@ def arrays_and_streams_of_the_second_gpu(plan: Plan) -> str:
     torch.cuda.synchronize(1)
     same(z.cpu(), want + 1)
     first = torch.from_numpy(inputs(3)).to("cuda:0")
+
+    class Elsewhere:
+        __cuda_array_interface__ = first.__cuda_array_interface__
+
     refusals = (
         lambda: engine(first),
+        lambda: engine(Elsewhere()),
         lambda: engine(x, out=torch.empty(3, 16, device="cuda:0")),
         lambda: engine.context(stream=torch.cuda.Stream(device=0)),
         lambda: Engine(plan, device="cuda:0").context(stream=stream),
     )
-    words = [_refused(r) for r in refusals]
-    assert torch.cuda.current_device() == 0
-    return "in, out, a slow stream, a graph; refused: " + "; ".join(dict.fromkeys(words))
+    words = dict.fromkeys(_refused(r) for r in refusals)
+    return f"in, out, a slow stream, a graph; refused: {'; '.join(words)}"
 
 
 @check

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import enum
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -202,8 +203,19 @@ class FakeDriver:
             return self._ok(self.major if "MAJOR" in key.name else self.minor)
         return self._ok(key.value)
 
-    def cuPointerGetAttribute(self, key: CUpointer_attribute, address: int) -> tuple[Any, ...]:
-        return self._ok(self.device_of.get(address, 0))
+    def cuGetProcAddress(self, name: bytes, version: int, flags: int) -> tuple[Any, ...]:
+        assert name == b"cuPointerGetAttribute" and version <= self.version
+        return self._ok(ctypes.cast(self._pointer_attribute, ctypes.c_void_p).value, 0)
+
+    @cached_property
+    def _pointer_attribute(self) -> Any:
+        @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_uint64)
+        def answer(place: int, key: int, address: int) -> int:
+            assert key == CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL.value
+            ctypes.c_int.from_address(place).value = self.device_of.get(address, 0)
+            return 0
+
+        return answer
 
     def cuThreadExchangeStreamCaptureMode(self, mode: CUstreamCaptureMode) -> tuple[Any, ...]:
         return self._ok(CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_GLOBAL)
