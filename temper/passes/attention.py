@@ -174,8 +174,8 @@ def _match(graph: Graph, last: Node) -> tuple[list[Value], dict[str, AttrValue],
     rank = p.type.rank
     if rank not in (3, 4) or {u.type.rank for u in (q, kt, v)} != {rank} or q.type.dtype != "float32":
         return f"operands have {rank} axes, or are not float32"
-    turned = bool(first.attrs.get("transB"))
-    t_axis, d_axis = (rank - 2, rank - 1) if turned else (rank - 1, rank - 2)
+    transposed = bool(first.attrs.get("transB"))
+    t_axis, d_axis = (rank - 2, rank - 1) if transposed else (rank - 1, rank - 2)
     if not all(isinstance(d, int) for d in (q.type.shape[-1], v.type.shape[-1])):
         return "the width of a head is not known"
     k, repeats = kt, 1
@@ -183,7 +183,7 @@ def _match(graph: Graph, last: Node) -> tuple[list[Value], dict[str, AttrValue],
         heads = p.type.shape[1]
         if not isinstance(heads, int):
             return "the number of heads is not known"
-        made = grouped(kt, v, turned)
+        made = grouped(kt, v, transposed)
         if made is not None:
             k, v, repeats, scores.factor = made[0], made[1], made[2], scores.factor * made[3]
             t_axis, d_axis = 2, 3

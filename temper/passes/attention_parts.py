@@ -9,23 +9,23 @@ from temper.ir.graph import Value
 from temper.passes.attention_views import scalar, scaled
 
 
-def grouped(kt: Value, v: Value, turned: bool) -> tuple[Value, Value, int, float] | None:
+def grouped(kt: Value, v: Value, transposed: bool) -> tuple[Value, Value, int, float] | None:
     """Keys [B, G, T, D] and values before their heads were repeated, how often they were, and a factor of the keys.
 
-    turned: kt is [B, H, T, D] already. None where heads are not repeated.
+    transposed: kt is [B, H, T, D] already. None where heads are not repeated.
     """
     k, factor = kt, 1.0
     while (node := k.producer) is not None and node.inputs and node.inputs[0] is not None:
         if (step := scaled(node)) is not None:
             k, factor = step[0], factor * step[1]
-        elif not turned and node.op == "Transpose" and node.attrs["perm"] == (0, 1, 3, 2):
-            k, turned = node.inputs[0], True
-        elif not turned and node.op == "Reshape" and (wide := _through_three_axes(k)) is not None:
+        elif not transposed and node.op == "Transpose" and node.attrs["perm"] == (0, 1, 3, 2):
+            k, transposed = node.inputs[0], True
+        elif not transposed and node.op == "Reshape" and (wide := _through_three_axes(k)) is not None:
             found = _narrow(wide, (*k.type.shape[:2], k.type.shape[3], k.type.shape[2]))
             return _same(found, ungrouped(v), factor)
         else:
             break
-    return _same(ungrouped(k), ungrouped(v), factor) if turned else None
+    return _same(ungrouped(k), ungrouped(v), factor) if transposed else None
 
 
 def _same(k: tuple[Value, int], v: tuple[Value, int], factor: float) -> tuple[Value, Value, int, float] | None:
@@ -35,10 +35,10 @@ def _same(k: tuple[Value, int], v: tuple[Value, int], factor: float) -> tuple[Va
 def _through_three_axes(k: Value) -> Value | None:
     """Keys before they became [B * H, T, D], were transposed, and became [B, H, D, T] again."""
     back = k.producer
-    turn = back.inputs[0].producer if back is not None and back.inputs[0] is not None else None
-    if k.type.rank != 4 or turn is None or turn.op != "Transpose" or turn.attrs["perm"] != (0, 2, 1):
+    transpose = back.inputs[0].producer if back is not None and back.inputs[0] is not None else None
+    if k.type.rank != 4 or transpose is None or transpose.op != "Transpose" or transpose.attrs["perm"] != (0, 2, 1):
         return None
-    flat = turn.inputs[0]
+    flat = transpose.inputs[0]
     if flat is None or flat.type.shape != (k.type.shape[0] * k.type.shape[1], k.type.shape[3], k.type.shape[2]):
         return None
     first = flat.producer

@@ -10,7 +10,7 @@ import numpy as np
 from temper.ir.graph import Node, Value
 from temper.passes.integer_reading import CODES, Scaled
 from temper.passes.integer_weights import dequantized_weights
-from temper.passes.layout import turned as transposed
+from temper.passes.layout import transposed
 
 if TYPE_CHECKING:
     from temper.passes.integer import Integer
@@ -27,10 +27,10 @@ def integer_product(to: Integer, node: Node) -> None:
 
 
 def _product(to: Integer, node: Node) -> str | None:
-    turned = node.op == "MatMul" and bool(node.attrs["transB"])
+    swapped = node.op == "MatMul" and bool(node.attrs["transB"])
     if node.op == "MatMul" and isinstance(b := to.read(node.inputs[1]), Scaled) and b.codes.const is None:
         return _product_of_two(to, node, b)
-    x, w = to.read(node.inputs[0]), dequantized_weights(node.inputs[1], 0 if turned else -1)
+    x, w = to.read(node.inputs[0]), dequantized_weights(node.inputs[1], 0 if swapped else -1)
     if isinstance(x, str):
         return x
     if isinstance(w, str):
@@ -47,7 +47,7 @@ def _product(to: Integer, node: Node) -> str | None:
     if node.op == "MatMul" and codes.ndim != 2:
         return "its weights are a batch"
     derived = to.graph.derived
-    shifted = derived(transposed, codes, (1, 0)) if turned else codes
+    shifted = derived(transposed, codes, (1, 0)) if swapped else codes
     scale = np.broadcast_to(x.scale * w_scale, (shifted.shape[-1],))
     weights = to.graph.add_constant(shifted, f"{node.name}.codes")
     data, rank = x.codes, x.codes.type.rank
@@ -88,9 +88,9 @@ def _product_of_two(to: Integer, node: Node, b: Scaled) -> str | None:
         right, zero = to.emit(node, "Cast", less, to="int8"), zero - 128
     data = [
         to.emit(node, "Transpose", x, perm=(*range(x.type.rank - 2), x.type.rank - 1, x.type.rank - 2))
-        if node.attrs[turned]
+        if node.attrs[swapped]
         else x
-        for x, turned in ((a.codes, "transA"), (right, "transB"))
+        for x, swapped in ((a.codes, "transA"), (right, "transB"))
     ]
     acc = to.emit(node, "MatMulInt8", *data, zero_point=a.zero)
     if zero:  # sum (a - z) (b - y) = sum (a - z) b - y sum (a - z)

@@ -50,7 +50,7 @@ def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
     if perm == tuple(range(v.type.rank)):
         return v
     if v.const is not None:
-        return graph.add_constant(graph.derived(turned, v.const, perm), v.name, v.type.dtype)
+        return graph.add_constant(graph.derived(transposed, v.const, perm), v.name, v.type.dtype)
     source = v.producer
     if source is not None and source.op == "DequantizeLinear" and not source.attrs["block_size"]:
         codes, axis = source.inputs[0], source.attrs["axis"]
@@ -61,7 +61,7 @@ def transpose(graph: Graph, v: Value, perm: Perm) -> Value:
     return make(graph, "Transpose", [v], {"perm": perm}, origin=(_RULE,)).output
 
 
-def turned(array: np.ndarray, perm: Perm) -> np.ndarray:
+def transposed(array: np.ndarray, perm: Perm) -> np.ndarray:
     """The transpose, contiguous."""
     return np.ascontiguousarray(array.transpose(perm))
 

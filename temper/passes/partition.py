@@ -37,14 +37,14 @@ def partition(graph: Graph, log: Log, prologues: bool = False) -> list[Region]:
     refused: list[tuple[Node, str]] = []
     before: dict[int, tuple[Node, ...]] = {}
     narrow = NARROW_FLOATS if prologues else frozenset()
-    for turn in range(3):
+    for priority in range(3):
         for n in graph.nodes:
-            if n.op in VIEW_OPS or n.id in owner or turn != _turn(n, narrow):
+            if n.op in VIEW_OPS or n.id in owner or priority != _priority(n, narrow):
                 continue
             me = len(members)
-            widening = _prologue(graph, n, narrow, owner) if computes(n) and turn < 2 else ()
+            widening = _prologue(graph, n, narrow, owner) if computes(n) and priority < 2 else ()
             owner |= dict.fromkeys((c.id for c in (*widening, n)), me)
-            if turn == 0:
+            if priority == 0:
                 members.append([n])
                 before[me] = widening
             else:
@@ -72,7 +72,7 @@ def partition(graph: Graph, log: Log, prologues: bool = False) -> list[Region]:
     return order_regions(regions)
 
 
-def _turn(node: Node, narrow: frozenset[str]) -> int:
+def _priority(node: Node, narrow: frozenset[str]) -> int:
     """When a node may begin a region: anchors first, then what computes, then conversions that none of them took."""
     return 0 if TABLE[node.op].kind is not Kind.ELEMENTWISE else 1 + widens(node, narrow)
 

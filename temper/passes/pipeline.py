@@ -34,7 +34,7 @@ from temper.passes.signed import SIGNED
 from temper.passes.split_codes import SPLIT_CODES
 from temper.passes.squeeze_excite import GATES_APPLIED, SQUEEZE_EXCITE
 from temper.passes.strength import STRENGTH
-from temper.passes.turn_inputs import TURN_INPUTS
+from temper.passes.transpose_inputs import TRANSPOSE_INPUTS
 from temper.passes.views import SINK_VIEWS
 from temper.passes.volumes import PLANES
 from temper.passes.widen import WIDEN
@@ -95,4 +95,4 @@ def for_gpus(passes: Sequence[Pass], float8: bool = True) -> tuple[Pass, ...]:
         left.insert(left.index(INTEGER_OPERATORS) + 1, ZERO_POINTS)
     at = next((i for i, p in enumerate(left) if p.name == CODES_EARLY.name), len(left))
     early = (FLOAT8, SIGNED) if float8 else (SIGNED,)
-    return (*left[:at], *early, *left[at:], TURN_INPUTS, SPLIT_CODES, GATES_APPLIED)
+    return (*left[:at], *early, *left[at:], TRANSPOSE_INPUTS, SPLIT_CODES, GATES_APPLIED)

@@ -33,7 +33,7 @@ from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES, tile_seconds
 from temper.tactics.cuda.product_text import IMAGE, Blocking, constants_added, finished, module_text, product_text
-from temper.tactics.cuda.stem_fold import Folded, fold_text, turned_fold_text
+from temper.tactics.cuda.stem_fold import Folded, fold_text, transposed_fold_text
 from temper.tactics.geometry import static
 
 _CODES = frozenset({"int8", "uint8"})
@@ -141,13 +141,13 @@ class Stem:
             "TERMS": f.terms, "SPOTS": self.spots,
         }  # fmt: skip
 
-    def fold(self, entry: str, names: Sequence[str], turn: Workload | None = None) -> str:
+    def fold(self, entry: str, names: Sequence[str], transposition: Workload | None = None) -> str:
         """The module of the kernel that folds the image, or its planes behind the program of a transposition."""
         about = f"Folds strides of {self.s.strides[0]}x{self.s.strides[1]} into {self.f.depth} channels."
-        if turn is None:
+        if transposition is None:
             return module_text(about, entry, names, self.sizes(), fold_text(self.data, self.zero))
-        text = turned_fold_text(turn, self.s, self.f, self.zero)
-        return module_text(about, entry, names, self.sizes(), text, "\n" + epilogue_helpers(turn.epilogue))
+        text = transposed_fold_text(transposition, self.s, self.f, self.zero)
+        return module_text(about, entry, names, self.sizes(), text, "\n" + epilogue_helpers(transposition.epilogue))
 
     def products(self, w: Workload, b: Blocking, entry: str, names: Sequence[str]) -> str:
         """The module of the kernel that multiplies, with the epilogue of `w`."""

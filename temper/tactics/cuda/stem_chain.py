@@ -29,7 +29,7 @@ from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import FLOATS
 from temper.tactics.cuda.product_text import Blocking, module_text, product_text
 from temper.tactics.cuda.stem import ConvFewChannels, Stem
-from temper.tactics.cuda.stem_fold import turn_declines
+from temper.tactics.cuda.stem_fold import transposition_declines
 from temper.tactics.cuda.stem_pool import Pooled, Program, Strip, pooled_body
 from temper.tactics.epilogue import Epilogue
 from temper.tactics.geometry import static
@@ -48,12 +48,12 @@ _SHARED = 80 << 10
 
 def _links(w: Workload) -> tuple[Workload | None, Workload, Workload | None] | str:
     """The transposition, the convolution and the maximum, or why these are not what a chain is made of."""
-    turn = w.links[0] if w.links[0].op == "Transpose" else None
+    transposition = w.links[0] if w.links[0].op == "Transpose" else None
     pool = w.links[-1] if w.links[-1].op == "MaxPool" else None
-    between = w.links[turn is not None : len(w.links) - (pool is not None)]
+    between = w.links[transposition is not None : len(w.links) - (pool is not None)]
     if len(between) != 1 or between[0].op not in _FIRST.ops:
         return "computes one convolution behind a transposition, or before a maximum, or both"
-    return turn, between[0], pool
+    return transposition, between[0], pool
 
 
 class ConvFewChannelsChain:
@@ -68,11 +68,11 @@ class ConvFewChannelsChain:
             return reason
         if isinstance(found := _links(w), str):
             return found
-        turn, conv, pool = found
+        transposition, conv, pool = found
         if (reason := _FIRST.accepts(conv)) is not None:
             return reason
-        if turn is not None:
-            if (reason := turn_declines(turn)) is not None:
+        if transposition is not None:
+            if (reason := transposition_declines(transposition)) is not None:
                 return reason
             if (depth := Stem.of(conv).f.depth) > _WRITTEN_OUT:
                 return f"the text of a folded pixel of {depth} values would take minutes to compile"
@@ -96,7 +96,7 @@ class ConvFewChannelsChain:
         return program_declines(pool.epilogue)
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        turn, conv, pool = _accepted(w)
+        transposition, conv, pool = _accepted(w)
         if pool is None:
             return _FIRST.candidates(conv)[:4]
         p, x = _pooled(conv, pool), Stem.of(conv)
@@ -106,7 +106,7 @@ class ConvFewChannelsChain:
 
     def predict(self, w: Workload, params: Params) -> float:
         """The fold's bytes, then the products of all strips, with what is multiplied twice, or the result's bytes."""
-        turn, conv, pool = _accepted(w)
+        transposition, conv, pool = _accepted(w)
         if pool is None:
             return _FIRST.predict(conv, params)
         p, x, b = _pooled(conv, pool), Stem.of(conv), Strip.of(params)
@@ -117,12 +117,12 @@ class ConvFewChannelsChain:
         return fold + b.seconds(blocks, p, x.f.rows, x.f.run * x.size)
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
-        turn, conv, pool = _accepted(w)
-        x = Stem.of(conv, _SPOTS if turn else 0)
+        transposition, conv, pool = _accepted(w)
+        x = Stem.of(conv, _SPOTS if transposition else 0)
         given = w.inputs[0].type.dtype  # type: ignore[union-attr]
         of_links = dict(zip(map(id, w.links), chained(w), strict=True))
         pointers = x.pointers(given)
-        for link, prefix in ((turn, "t"), (conv if pool else None, "a")):
+        for link, prefix in ((transposition, "t"), (conv if pool else None, "a")):
             if link is not None:
                 operands = zip(link.epilogue.operands[1:], of_links[id(link)][1], strict=True)
                 pointers += [
@@ -132,7 +132,7 @@ class ConvFewChannelsChain:
         pointers += epilogue_parameters(w.epilogue)
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
         names, aligned = [name for name, _ in signature], frozenset(p.name for p in pointers)
-        first = x.fold(f"{entry}_fold", names, turn)
+        first = x.fold(f"{entry}_fold", names, transposition)
         if pool is None:
             b = Blocking.of(params)
             text, near = x.products(w, b, entry, names), bool(b.near)

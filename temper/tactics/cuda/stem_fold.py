@@ -99,7 +99,7 @@ def fold_text(data: str, zero: int) -> str:
     return _FOLD.format(outside=zero, value=value, negative=negative)
 
 
-def turn_declines(w: Workload) -> str | None:
+def transposition_declines(w: Workload) -> str | None:
     """Why a transposition cannot be a part of the fold; None if it can."""
     x, e = w.inputs[0], w.epilogue
     if w.op != "Transpose" or tuple(w.attr("perm")) != (0, 2, 3, 1):  # type: ignore[arg-type]
@@ -111,19 +111,19 @@ def turn_declines(w: Workload) -> str | None:
     return epilogue_declines(e, "float32")
 
 
-def turned_fold_text(turn: Workload, s: ConvShape, f: Folded, zero: int) -> str:
+def transposed_fold_text(transposition: Workload, s: ConvShape, f: Folded, zero: int) -> str:
     """Statements that fold an image of planes behind the program of their transposition; its operands are t_q1 .. .
     zero: as in `fold_text`.
 
     Neighbouring threads read neighbouring pixels of a plane, and each writes whole pixels: parts are joined in
     registers.
     """
-    made = turn.outputs[0].type.dtype
+    made = transposition.outputs[0].type.dtype
     held = "int8" if made == "uint8" else made
-    lines = [x for x in epilogue_statements(turn.epilogue, channels=s.icg) if not x.startswith("tl.store(")]
+    lines = [x for x in epilogue_statements(transposition.epilogue, channels=s.icg) if not x.startswith("tl.store(")]
     loads = [x for x in lines if " = tl.load(" in x]
     program = "".join(f"{x}\n" for x in lines if x not in loads)
-    result, blank = f"v{turn.epilogue.results[0]}", str(zero)
+    result, blank = f"v{transposition.epilogue.results[0]}", str(zero)
     if made == "uint8":
         result, blank = f"({result} ^ 128).to(tl.int8, bitcast=True)", str(zero - 128)
     text = _TURNED + "".join(re.sub(r"\bq(?=\d)", "t_q", x) + "\n" for x in loads)

@@ -8,7 +8,7 @@ from temper.ir.evaluate import evaluate
 from temper.ir.types import TensorType
 from temper.passes.manager import Log, run_passes
 from temper.passes.partition import partition
-from temper.passes.turn_inputs import TURN_INPUTS
+from temper.passes.transpose_inputs import TRANSPOSE_INPUTS
 from tests.passes.nets import Net, feeds
 
 _TO_LAST = (0, 2, 3, 1)
@@ -22,7 +22,7 @@ def test_codes_are_made_as_pixels_are_put_in_order() -> None:
     net.graph.set_outputs([net("Transpose", codes, perm=_TO_LAST)])
     data = feeds(net.graph)
     (want,) = evaluate(net.graph, data)
-    log = run_passes(net.graph, (TURN_INPUTS,))
+    log = run_passes(net.graph, (TRANSPOSE_INPUTS,))
     (got,) = evaluate(net.graph, data)
     assert got.dtype == want.dtype and got.tobytes() == want.tobytes() and log.applied
     (region,) = partition(net.graph, Log(), prologues=True)
@@ -37,4 +37,4 @@ def test_what_others_read_or_varies_stays() -> None:
     both = net("Add", x, net.graph.add_input("y", TensorType("float32", (2, 3, 5, 7))))
     made = [net("Transpose", v, perm=_TO_LAST) for v in (read, column, both)]
     net.graph.set_outputs([*made, net("Neg", read)])
-    assert not run_passes(net.graph, (TURN_INPUTS,)).applied
+    assert not run_passes(net.graph, (TRANSPOSE_INPUTS,)).applied

@@ -26,7 +26,7 @@ def _run(graph: Graph, log: Log) -> None:
         graph.replace_uses(node.output, value)
         for old in (node, *reversed(steps)):
             graph.remove_node(old)
-        log.did("turn inputs", node.name)
+        log.did("transpose inputs", node.name)
 
 
 def _steps(graph: Graph, node: Node) -> tuple[Value, list[Node]]:
@@ -53,4 +53,4 @@ def _steps(graph: Graph, node: Node) -> tuple[Value, list[Node]]:
     return value, steps
 
 
-TURN_INPUTS = Pass("turn-inputs", _run)
+TRANSPOSE_INPUTS = Pass("transpose-inputs", _run)
