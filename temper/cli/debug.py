@@ -48,6 +48,7 @@ _Tolerance = Annotated[
 ]
 _Against = Annotated[str, typer.Option(help="What to compare with: reference or onnxruntime.")]
 _Isa = Annotated[str, typer.Option(help=ISA, show_default=False)]
+_Device = Annotated[str, typer.Option(help="Where engines are built for and run: cpu, cuda or cuda:N.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print as JSON.")]
 
 
@@ -98,6 +99,7 @@ def reduce(
     shape: _Shape = None,
     seed: _Seed = 0,
     isa: _Isa = "",
+    device: _Device = "cpu",
     as_json: _Json = False,
 ) -> None:
     """Shrink a failing model to the smallest one found that still fails in the same way.
@@ -110,7 +112,7 @@ def reduce(
     from temper.debug.reduce import reduce_model
     from temper.debug.repro import write_repro
 
-    chosen, wanted = _check(check, differs, refused, timeout, tolerance, isa)
+    chosen, wanted = _check(check, differs, refused, timeout, tolerance, isa, device)
     same = Same(parse_codes(fail_code or ()), match or wanted, fail_on_timeout)
     case = _case(model, data, inputs, shape, seed)
     with _progress(as_json) as progress:
@@ -208,12 +210,13 @@ def check(
     shape: _Shape = None,
     seed: _Seed = 0,
     isa: _Isa = "",
+    device: _Device = "cpu",
 ) -> None:
     """Build a model and compare its outputs: a check command for `temper debug reduce`. Exit code 1 if one deviates."""
     from temper.debug.judge import judge
 
     case = _case(model, data, inputs, shape, seed)
-    rows = judge(case.model, case.feeds, against=against, tolerance=tolerance, isa=isa)
+    rows = judge(case.model, case.feeds, against=against, tolerance=tolerance, isa=isa, device=device)
     for row in rows:
         print(row)
     if any(r.deviates for r in rows):
@@ -221,7 +224,7 @@ def check(
 
 
 def _check(
-    command: str, differs: str, refused: str, timeout: float, tolerance: float | None, isa: str
+    command: str, differs: str, refused: str, timeout: float, tolerance: float | None, isa: str, device: str
 ) -> tuple[Check, str]:
     """The check and the expression its output has to match by default."""
     from temper.debug.check import Command, refuses
@@ -236,8 +239,8 @@ def _check(
     if differs and differs not in AGAINST:
         raise ConfigError(f"--differs {differs}: choose from {', '.join(AGAINST)}")
     if differs:
-        return differs_from(differs, tolerance, timeout, isa), "deviates"
-    return refuses(timeout, isa), refused
+        return differs_from(differs, tolerance, timeout, isa, device), "deviates"
+    return refuses(timeout, isa, device), refused
 
 
 def _case(model: Path, data: Path | None, inputs: Sequence[str] | None, shape: Sequence[str] | None, seed: int) -> Case:

@@ -203,7 +203,7 @@ def load_feeds(path: Path) -> dict[str, np.ndarray]:
         return {k: arrays[k] for k in arrays.files}
 
 
-def differs(against: str, tolerance: float | None, timeout: float, isa: str = "") -> Forked:
+def differs(against: str, tolerance: float | None, timeout: float, isa: str = "", device: str = "cpu") -> Forked:
     """Temper's engine differs from the reference ("reference") or from ONNX Runtime ("onnxruntime") beyond tolerance:
     None for the one derived from how much this model, on this data, magnifies rounding."""
     from temper.debug.repro import temper_command
@@ -211,11 +211,12 @@ def differs(against: str, tolerance: float | None, timeout: float, isa: str = ""
     shown = ["debug", "check", "model.onnx", "--data", "inputs.npz", "--against", against]
     shown += [] if tolerance is None else ["--tolerance", repr(tolerance)]
     shown += ["--isa", isa] if isa else []
+    shown += ["--device", device] if device != "cpu" else []
 
     def work(model: Path, inputs: Path) -> int:
         from temper.debug.judge import judge
 
-        rows = judge(model, load_feeds(inputs), against=against, tolerance=tolerance, isa=isa)
+        rows = judge(model, load_feeds(inputs), against=against, tolerance=tolerance, isa=isa, device=device)
         for row in rows:
             print(row)
         return DEVIATES if any(r.deviates for r in rows) else 0
@@ -223,17 +224,19 @@ def differs(against: str, tolerance: float | None, timeout: float, isa: str = ""
     return Forked(work, temper_command(*shown), timeout)
 
 
-def refuses(timeout: float, isa: str = "") -> Forked:
+def refuses(timeout: float, isa: str = "", device: str = "cpu") -> Forked:
     """`temper build` ends in an error, of any kind: what it must say is `Same.match`."""
     from temper.debug.repro import temper_command
 
     def work(model: Path, inputs: Path) -> int:
         from temper.debug.judge import build_for
 
-        build_for(model, load_feeds(inputs), isa=isa)
+        build_for(model, load_feeds(inputs), isa=isa, device=device)
         return 0
 
-    return Forked(work, temper_command("build", "model.onnx", "-o", "model.plan", "--effort", "0"), timeout)
+    shown = ["build", "model.onnx", "-o", "model.plan", "--effort", "0"]
+    shown += ["--device", device] if device != "cpu" else []
+    return Forked(work, temper_command(*shown), timeout)
 
 
 def parse_codes(options: Sequence[int]) -> tuple[int, ...]:

@@ -50,13 +50,18 @@ class Row:
 
 
 def build_for(
-    model: Any, feeds: Mapping[str, np.ndarray], *, isa: str = "", config: BuildConfig | None = None
+    model: Any,
+    feeds: Mapping[str, np.ndarray],
+    *,
+    isa: str = "",
+    device: str = "cpu",
+    config: BuildConfig | None = None,
 ) -> Build:
-    """A build of the model (path, bytes, ModelProto) for inputs of exactly these shapes, on one thread, untimed unless
-    `config` says otherwise."""
+    """A build of the model (path, bytes, ModelProto) for inputs of exactly these shapes, on one thread, untimed and
+    with products of float32 as they are unless `config` says otherwise."""
     from temper.builder import build_plan
 
-    config = config or BuildConfig(threads=1, effort=0, isa=isa)
+    config = config or BuildConfig(threads=1, effort=0, isa=isa, device=device, tf32=False)
     return build_plan(model, replace(config, shapes={k: tuple(v.shape) for k, v in feeds.items()}))
 
 
@@ -67,6 +72,7 @@ def judge(
     against: str = "reference",
     tolerance: float | None = None,
     isa: str = "",
+    device: str = "cpu",
 ) -> list[Row]:
     """A row for every output of an engine built from `model`. TemperError kinds from the build; DataError where ONNX
     Runtime is asked for and cannot run the model."""
@@ -81,7 +87,7 @@ def judge(
     else:
         raise ConfigError(f"nothing is called {against!r} to compare with; choose from {', '.join(AGAINST)}")
     limits = tolerances(graph, feeds, tolerance)
-    engine = Engine(build_for(model, feeds, isa=isa).plan)
+    engine = Engine(build_for(model, feeds, isa=isa, device=device).plan, device=device)
     return rows(graph, engine.run(feeds), want, limits)
 
 

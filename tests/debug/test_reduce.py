@@ -255,3 +255,9 @@ def test_command_line(temper: Run, tmp_path: Path) -> None:
     assert "does not fail" in temper(*args, "--differs", "reference").err
     assert temper("debug", "check", tmp_path / "m.onnx", "--shape", "x=4x8").code == 0
     assert temper("debug", "check", tmp_path / "m.onnx", "--tolerance", 0, "--against", "onnxruntime").code in (0, 1)
+
+
+def test_checks_run_on_the_device_that_is_named() -> None:
+    """The commands that repeat them say which."""
+    check = differs("reference", None, 60.0, device="cuda:7")
+    assert "--device cuda:7" in check.command() and "--device cuda:7" in refuses(60.0, device="cuda:7").command()

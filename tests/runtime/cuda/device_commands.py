@@ -81,6 +81,7 @@ def examples(plan: Plan) -> str:
         _run("bench", four, "--layers", "--duration", 0.05)
         _run("verify", four)
         _run("compare", onnx, four, "--tolerance", 0.2)
+        _run("debug", "check", onnx, "--device", "cuda", "--shape", "x=2x3x16x16")
         for fault, *line in (
             ("no GPU 7", "build", onnx, "--device", "cuda:7", "-o", folder / "x.plan"),
             ("no GPU 7", "bench", four, "--device", "cuda:7"),
