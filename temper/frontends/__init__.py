@@ -1,0 +1,1 @@
+"""Model files become graphs: one folder per source format."""

@@ -1,0 +1,1 @@
+"""Passes: what is done to a graph before kernels are chosen. pipeline.py has their order."""

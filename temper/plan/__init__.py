@@ -1,0 +1,1 @@
+"""From chosen kernels to a plan: storage, schedule, memory, checks, and the `.plan` file."""

@@ -1,0 +1,1 @@
+"""Loads and runs plans. Imports numpy and the numpy references only; runtime/cuda/ also uses the CUDA driver."""

@@ -1,0 +1,1 @@
+"""Chooses kernels: candidates are compiled, verified against the reference, timed, and remembered."""

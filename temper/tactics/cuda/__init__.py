@@ -1,0 +1,1 @@
+"""Kernels for NVIDIA GPUs, generated as Triton source. sources.py lists the tactics."""
