@@ -1,4 +1,4 @@
-"""Control flow of ONNX, resolved while importing where its course is known, and what else is resolved then.
+"""ONNX control flow, resolved at import where its course is known, and other operators that are resolved then.
 
 Short loops whose trip count is known are unrolled. Of an If on data both branches are computed if they are a few
 pointwise operations, which is sound because ONNX's operators have no side effects. Other loops and branches become

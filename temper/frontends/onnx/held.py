@@ -1,4 +1,4 @@
-"""What a name of an ONNX graph may stand for while it is imported, and the nodes that are resolved then."""
+"""What a name of an ONNX graph may stand for during import (values, lists, nothing), and the nodes resolved then."""
 
 from __future__ import annotations
 

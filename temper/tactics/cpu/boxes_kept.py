@@ -1,4 +1,4 @@
-"""Suppression of overlapping boxes (templates/boxes_kept.c)."""
+"""Non-maximum suppression (templates/boxes_kept.c)."""
 
 from __future__ import annotations
 

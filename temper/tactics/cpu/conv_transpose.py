@@ -1,5 +1,7 @@
-"""Transposed convolution as it stands, for what passes/lower.py leaves: depthwise, dilated with a stride, weights that
-are not constants. Slow but for depthwise.
+"""Transposed convolution in the cases that passes/lower.py does not turn into plain convolution.
+
+These are depthwise ones, those dilated with a stride, and those whose weights are not constants. Slow, except for
+depthwise ones.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What tactics of one plain kernel share: dense tensors, no program behind the op, nothing to tune or to pack."""
+"""Base class of CPU tactics with one plain kernel: dense tensors, nothing fused, nothing to tune or to pack."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Codes through a table of 256 (templates/lookup.c): what pointwise functions between 8-bit tensors are."""
+"""Pointwise functions between 8-bit tensors as lookup tables of 256 codes (templates/lookup.c)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Winograd convolutions of floats and of codes share: the products at all points (templates/points.h)."""
+"""The part that Winograd convolutions of floats and of codes share: the products at all points (templates/points.h)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Positions of what is not zero (templates/positions.c)."""
+"""NonZero (templates/positions.c)."""
 
 from __future__ import annotations
 
