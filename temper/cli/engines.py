@@ -97,8 +97,9 @@ def random_feeds(
         env.update(dict.fromkeys(open_, batch))
     asked = dict(shapes or {})
     for spec in engine.inputs:
-        if len(asked.get(spec.name, ())) == len(spec.shape):
-            env.update((d, n) for d, n in zip(spec.shape, asked[spec.name], strict=True) if isinstance(d, str))
+        sizes = asked.get(spec.name, ())
+        if len(sizes) == len(spec.shape):
+            env.update((d, n) for d, n in zip(spec.shape, sizes, strict=True) if isinstance(d, str))
     if unknown := asked.keys() - {spec.name for spec in engine.inputs}:
         raise ConfigError(f"--shape: there is no input {', '.join(sorted(unknown))}; the engine takes {engine!r}")
     rng = np.random.default_rng(seed)
