@@ -41,8 +41,7 @@ n = {channels}
 k = tl.arange(0, BK)
 b_at = w + n[None, :] * W_STRIDE + k[:, None]
 {weights}m = tl.arange(0, BM)
-a_at = x + m[:, None] * X_STRIDE + k[None, :]
-{scalars}for block in tl.range(tl.program_id(0) // COLUMNS, BLOCKS, GROUPS, num_stages=STAGES):
+{first}{scalars}for block in tl.range(tl.program_id(0) // COLUMNS, BLOCKS, GROUPS, num_stages=STAGES):
 {tile}
 """
 
@@ -50,6 +49,14 @@ _ROWS = """\
 row = (block * BM + m).to(tl.int64)
 row_ok = row < ROWS
 live = row_ok[:, None] & channel_ok[None, :]
+"""
+
+#: The pixels of a tile's rows where some are passed over; those beyond the last are the last.
+_STRIDED = """\
+picked = tl.minimum(block * BM + m, ROWS - 1)
+y0 = picked // OW % OH * STRIDE_Y
+x0 = picked % OW * STRIDE_X
+pixel = ((picked // (OH * OW)).to(tl.int64) * IH + y0) * IW + x0
 """
 
 
@@ -103,8 +110,8 @@ class ConvKept:
         if (reason := self.base.accepts(w)) is not None:
             return reason
         s, data = self.base.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
-        if not s.flat:
-            return "computes products of single pixels only, without stride or padding"
+        if s.kernel != (1, 1) or s.padded:
+            return "computes products of single pixels only, without padding"
         if itemsize(data) > 1:
             return f"keeps weights of 8 bits only: beside those of {data} there is no room for data"
         if not step_terms(s):
@@ -192,9 +199,10 @@ class ConvKept:
         early, rest = extract_lines(r"^v\w+ = tl\.load\(q\d+ \+ row.*\n", rest)
         scalars, rest = extract_lines(SCALARS, rest)
         mask = "" if rows else f", mask=inside[:, None], other={'0' if codes else '0.0'}"
-        tile = "at = (tl.zeros((1, 1), tl.int64) + block) * (BM * X_STRIDE)\n"
-        tile += "" if rows else "inside = block * BM + m < ROWS\n"
-        tile += "".join(f"a{i} = tl.load(a_at + at + {i} * BK{mask})\n" for i in steps) + named + early
+        tile = "at = (tl.zeros((1, 1), tl.int64) + block) * (BM * X_STRIDE)\n" if s.flat else _STRIDED
+        tile += "" if rows or not s.flat else "inside = block * BM + m < ROWS\n"
+        at, mask = ("a_at + at", mask) if s.flat else ("x + pixel[:, None] * X_STRIDE + k[None, :]", "")
+        tile += "".join(f"a{i} = tl.load({at} + {i} * BK{mask})\n" for i in steps) + named + early
         tile += f"acc = tl.zeros((BM, BN), {'tl.int32' if codes else 'tl.float32'})\n"
         tile += "".join(f"acc = product(a{i}, b{i}, acc)\n" for i in steps) + rest
         if whole:
@@ -206,6 +214,7 @@ class ConvKept:
         return _KERNEL.format(
             channels=channels if whole else f"tl.minimum({channels}, OC - 1)",
             weights="".join(f"b{i} = tl.load(b_at + {i} * BK)\n" for i in steps),
+            first="a_at = x + m[:, None] * X_STRIDE + k[None, :]\n" if s.flat else "",
             scalars=scalars,
             tile=indent(tile, "    "),
         )

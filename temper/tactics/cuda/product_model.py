@@ -151,7 +151,8 @@ def tile_seconds(b: Blocking, terms: int, work: Work, d: Device) -> tuple[float,
 
 
 def _bytes(s: ConvShape, work: Work, pixels: int) -> float:
-    return work.size * (pixels * (s.icg * s.strides[0] * s.strides[1] + s.ocg * (1 + work.full)) + s.k * s.ocg)
+    seen = 1 if s.kernel == (1, 1) else s.strides[0] * s.strides[1]  # input pixels to one of the output
+    return work.size * (pixels * (s.icg * seen + s.ocg * (1 + work.full)) + s.k * s.ocg)
 
 
 def seconds(s: ConvShape, b: Blocking, work: Work, isa: str) -> float:

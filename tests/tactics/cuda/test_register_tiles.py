@@ -78,6 +78,7 @@ CASES: dict[str, tuple[Any, Workload, Blocking | Kept]] = {
     ),
     "copied in order": (GemmStreamed(), halves(130, 64, 256), Blocking(128, 256, 64, 8, 3, direct=2)),
     "kept": (ConvKept(), codes(10, (192, 192), 1, 1, True), Kept(64, 128, 4, 3, 1, 1)),
+    "kept, every second pixel": (ConvKept(), codes(15, (128, 128), 1, 2), Kept(64, 128, 4, 3, 1, 1)),
     "kept in turn": (ConvKept(), codes(12, (64, 64), 1, 1), Kept(64, 64, 4, 2, 1, 0)),
 }  # fmt: skip
 
