@@ -111,16 +111,25 @@ class Cuda:
             self._idle.put(judge)
 
     def _judge(self) -> Judge:
-        """One that is idle; all of them have their GPU before the first begins, as that disturbs what is timed."""
+        """One that is idle; all of them have their GPU before the first begins, as that disturbs what is timed.
+        BuildError if none can have it; where there is room for fewer, these do."""
         with self._starting:
             if not self._judges:
                 assert self.gpu is not None
-                self._judges = [Judge(self.gpu.index) for _ in range(self.judges)]
-                for judge in self._judges:
+                made = [Judge(self.gpu.index) for _ in range(self.judges)]
+                for judge in made:
                     judge.start()
-                for judge in self._judges:
-                    judge.started()
-                    self._idle.put(judge)
+                failures = []
+                for judge in made:
+                    try:
+                        judge.started()
+                    except BuildError as e:
+                        failures.append(e)
+                    else:
+                        self._judges.append(judge)
+                        self._idle.put(judge)
+                if not self._judges:
+                    raise failures[0]
         return self._idle.get()
 
     def close(self) -> None:

@@ -192,3 +192,41 @@ def test_a_layer_that_no_kernel_has_room_for_is_an_error_of_memory() -> None:
     contest.task.name, contest.task.workload.key, contest.task.sizes = "conv1", "key", ""
     with pytest.raises(DeviceMemoryError, match="'conv1' cannot be tuned: .*do not fit: all taken. Build for smaller"):
         contest.result(Cache())  # type: ignore[arg-type]
+
+
+def _short(room: Path) -> str:
+    """The judge's program on a GPU that has room for as many as there are files in a folder."""
+    return PROGRAM.replace(
+        "driver.Gpu = driver.Stream = lambda x: None",
+        f"""
+from pathlib import Path
+
+def taken(number):
+    for place in Path({str(room)!r}).iterdir():
+        try:
+            place.unlink()
+            return None
+        except FileNotFoundError:
+            pass
+    raise driver.DeviceMemoryError("no room for another")
+
+driver.Gpu, driver.Stream = taken, lambda x: None""",
+    )
+
+
+def test_judges_that_find_no_room_do_not_keep_others_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for none every thread is told; with room for one, all go on with that."""
+    monkeypatch.setattr(cuda, "Judge", partial(Judge, program=_short(tmp_path)))
+    for rooms in (0, 1):
+        for k in range(rooms):
+            (tmp_path / str(k)).touch()
+        device = cuda.Cuda(SimpleNamespace(index=0))  # type: ignore[arg-type]
+        with ThreadPoolExecutor(2) as pool:
+            threads = [pool.submit(device._judge) for _ in range(1 if rooms else 2)]
+            for t in threads:
+                if rooms:
+                    assert outcomes(t.result(60), ["fine"])[0].seconds
+                else:
+                    with pytest.raises(BuildError, match="no room for another"):
+                        t.result(60)
+        device.close()
