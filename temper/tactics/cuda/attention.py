@@ -21,7 +21,7 @@ from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilog
 from temper.tactics.cuda.kernel import dim_text
 from temper.tactics.cuda.levels import level_declines
 from temper.tactics.cuda.loads import FLOATS, HALVES, widened
-from temper.tactics.cuda.source import kernel_of, stores
+from temper.tactics.cuda.source import LAST_FIRST, kernel_of, stores
 from temper.tactics.geometry import typical_count
 from temper.tactics.heads import ByHeads, integer_attr, operands_by_heads
 
@@ -341,7 +341,7 @@ def head_text(operands: Sequence[Heads], t: Tile, queries: str) -> str:
     at = q.row_text("batch", "head", "i.to(tl.int64)")
     load = f"tl.load(q + ({at})[:, None] + d[None, :]{q.mask('row_ok[:, None]' if ragged else '', 'd[None, :]')})"
     return f"""\
-tile = tl.program_id(0)
+tile = {LAST_FIRST}
 batch = (tile // (BLOCKS * {q.heads})).to(tl.int64)
 head = tile // BLOCKS % {q.heads}
 i = tile % BLOCKS * BM + tl.arange(0, BM)

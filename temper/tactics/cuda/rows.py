@@ -14,7 +14,7 @@ from temper.ir.dims import Dim, DimLike, ceil_div, product
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.source import kernel_of, stores
+from temper.tactics.cuda.source import LAST_FIRST, kernel_of, stores
 
 #: Longest row that is kept in registers, and how much of a longer one is read at once.
 KEPT, PIECE = 16384, 4096
@@ -76,7 +76,7 @@ def row_kernel(
     own: dict[str, DimLike] = {"ROWS": rows, "COLUMNS": columns, "IMG_ROWS": product(shape[1:-1]), "BM": bm, "BN": bn}
     finish = value.strip("\n") + "\n" + stores(w, columns)
     head = (
-        "row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)\nrow_ok = row < ROWS\nimage = row // IMG_ROWS\n"
+        f"row = ({LAST_FIRST} * BM + tl.arange(0, BM)).to(tl.int64)\nrow_ok = row < ROWS\nimage = row // IMG_ROWS\n"
     )
     if whole:
         body = "channel = tl.arange(0, BN)\nchannel_ok = channel < COLUMNS\n"

@@ -14,6 +14,10 @@ from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_helpers, epi
 from temper.tactics.cuda.kernel import TritonKernel, dim_text
 from temper.tactics.cuda.tiles import constants_text
 
+#: Number of a block where the last one begins: what the kernel before wrote last is still in the L2 cache. Products go
+#: forwards, so what runs between them goes backwards.
+LAST_FIRST = "(tl.num_programs(0) - 1 - tl.program_id(0))"
+
 
 def stores(w: Workload, channels: DimLike | None = None) -> str:
     """Statements of the epilogue, which store v0 and what follows from it. channels: of a row, if it is not the

@@ -15,7 +15,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.source import SCALARS, extract_lines, kernel_of, stores
+from temper.tactics.cuda.source import LAST_FIRST, SCALARS, extract_lines, kernel_of, stores
 
 #: Elements of a row that one lane may hold.
 _HELD = 64
@@ -84,7 +84,7 @@ def strip_kernel(
     own: dict[str, DimLike] = {
         "ROWS": rows, "COLUMNS": strips.columns, "IMG_ROWS": product(shape[1:-1]), "BM": bm, "WIDTH": strips.width,
     }  # fmt: skip
-    body = "row = (tl.program_id(0) * BM + tl.arange(0, BM)).to(tl.int64)\nimage = row // IMG_ROWS\n"
+    body = f"row = ({LAST_FIRST} * BM + tl.arange(0, BM)).to(tl.int64)\nimage = row // IMG_ROWS\n"
     body += f"row_ok = {'tl.full((BM,), 1, tl.int1)' if whole else 'row < ROWS'}\n"
     # vectors of a channel are loaded as wide as the tile: a layout of their own would be changed in shared memory
     body += "across = tl.zeros((BM, 1), tl.int32)\n"

@@ -45,6 +45,9 @@ _MOVING = ("Transpose", "DepthToSpace", "SpaceToDepth", "ConvTranspose")
 #: Ops whose kernels take the interpreter long, of which it runs one case in so many.
 _LONG = {"Recurrence": 5}
 
+#: Tactics for layers larger than any case, which have tests of their own.
+LARGE = {"cuda.conv_tall"}
+
 #: In place of a tactic's name: what a run had no time for.
 _LEFT = "left"
 
