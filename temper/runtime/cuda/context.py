@@ -239,7 +239,7 @@ class CudaContext(Context):
                 bound.point(first + i, moves.staged(first + i, bound.nbytes[first + i]))
                 results.append(late[i] if out is None else asked_for)
         to_host = any(isinstance(x, np.ndarray) for x in late.values())
-        from_host = any(isinstance(x, np.ndarray) for x in given)  # where the GPU may still be reading it
+        from_host = not all(type(x) is Given for x in given)  # where the GPU may still be reading it
         if capturing and to_host:
             raise TemperError("the stream is being captured: give outputs on the GPU, not numpy arrays")
         self._start(bound, given, late, capturing)

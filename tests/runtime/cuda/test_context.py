@@ -578,6 +578,11 @@ def test_tensors_of_pytorch_are_asked_themselves(
     current.cuda_stream = 4242
     context(x, out=y)
     assert not driver.waits
+    quick = ModuleType("torch")
+    quick.__dict__.update({**torch.__dict__, "_C": SimpleNamespace(_cuda_getCurrentRawStream=lambda index: 78)})
+    monkeypatch.setitem(sys.modules, "torch", quick)
+    context(x, out=y)
+    assert (4242, 78) in driver.waits
     for other, words in (
         ({"dtype": "i8"}, "has dtype int64"),
         ({"device": SimpleNamespace(index=1)}, "is on GPU 1"),
