@@ -6,7 +6,8 @@
 A model is made INT8 once, on the CPU, and kept as the graph with its codes' scales and its weights' codes; both devices
 build that file. Compared are outputs, every tensor of codes that no other codes are made from (`ends`), and with
 --inside every tensor of codes, of the case's own samples and of one of noise. Codes behind functions in float32, such
-as a softmax, may be apart by what these round.
+as a softmax, may be apart by what these round. AVX-512's kernels approximate GELU, SiLU and softmax before codes as
+finely as codes tell; `TEMPER_ISA=avx2` before --make asks a CPU level that computes them to float32's precision.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def make(name: str, model: Path, batches: Sequence[Batch], options: Mapping[str,
     feeds = [*batches[:_SAMPLES], noise(batches[0])]
     kept: dict[str, np.ndarray] = {f"feed {i} {k}": x for i, b in enumerate(feeds) for k, x in b.items()}
     own = BuildConfig(threads=1, effort=0, profiles=profiles_of(plan))
+    kept["isa"] = np.array(plan.isa)
     kept["profiles"] = np.array(json.dumps([dict(p.symbols) for p in plan.profiles]))
     counts = []
     for inside in (False, True):
@@ -120,7 +122,8 @@ def check(name: str, folder: Path, inside: bool, config: BuildConfig) -> Row:
     engine = Engine(program((folder / f"{name}.model").read_bytes(), inside, config))
     names = [o.name for o in engine.outputs]
     assert names == json.loads(str(kept[f"names {inside}"])), "another graph"
-    row: Row = {"case": name, "inside": inside, "codes": 0, "elements": 0, "samples": 0, "apart": {}, "outputs": []}
+    row: Row = {"case": name, "cpu": str(kept["isa"]), "inside": inside}
+    row |= {"codes": 0, "elements": 0, "samples": 0, "apart": {}, "outputs": []}
     row["codes"] = sum(n.startswith("codes:") for n in names)
     row["kernels"] = sum(r["tactic"] != "host" for r in engine.report["regions"])
     row["host"] = sorted({r["op"] for r in engine.report["regions"] if r["tactic"] == "host"})
@@ -184,7 +187,7 @@ def main() -> None:
                 try:
                     row = check(name, args.check, inside, BuildConfig(device=args.device, effort=args.effort))
                 except TemperError as e:
-                    row = {"case": name, "inside": inside, "error": str(e)[:300]}
+                    row = {"case": name, "cpu": "", "inside": inside, "error": str(e)[:300]}
                 print(f"{name:18s} {row.get('error') or told(row)}", flush=True)
                 failed |= "error" in row or bool(row["apart"])
                 rows.append(row)
@@ -194,10 +197,11 @@ def main() -> None:
 
 
 def record(path: Path, rows: Sequence[Row], device: str) -> None:
-    """Writes rows by case; others that are there stay."""
+    """Writes rows by case and CPU level; others that are there stay."""
     old = json.loads(path.read_text())["rows"] if path.exists() else []
-    new = {(r["case"], r["inside"]) for r in rows}
-    every = sorted([*(r for r in old if (r["case"], r["inside"]) not in new), *rows], key=lambda r: r["case"])
+    new = {(r["case"], r["cpu"], r["inside"]) for r in rows}
+    kept = [r for r in old if (r["case"], r["cpu"], r["inside"]) not in new]
+    every = sorted([*kept, *rows], key=lambda r: (r["case"], r["cpu"], r["inside"]))
     about = {"date": date.today().isoformat(), "device": gpu_name(device), **system()}
     with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False) as f:
         f.write(json.dumps({**about, "temper": temper.__version__, "rows": every}, indent=1) + "\n")
