@@ -11,7 +11,7 @@ from types import MappingProxyType
 import numpy as np
 
 from temper.dtypes import CODED
-from temper.ir.dims import DimLike, from_data, symbols_of
+from temper.ir.dims import DimLike, data_symbols, from_data, symbols_of
 from temper.ir.graph import Graph, Node, Value
 from temper.passes.manager import Log, Pass
 from temper.passes.parts import Parts, Result, replace_each
@@ -142,7 +142,7 @@ def _dequantize(p: Parts) -> Result:
 def _dynamic_quantize(p: Parts) -> Result:
     """scale = (max(x, 0) - min(x, 0)) / 255, zero = round(-min / scale), as quantize; 0 for an empty range."""
     x = p.input(0)
-    if not isinstance(x.type.count, int) or x.type.count == 0:
+    if x.type.count == 0 or data_symbols(*x.type.shape):
         return f"{x.type} may be empty"
     axes = tuple(range(x.type.rank))
     zero = p.scalar(0, x)

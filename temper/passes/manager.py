@@ -53,10 +53,14 @@ def run_passes(
     stop_after: str = "",
     disable: Collection[str] = (),
     always: bool = True,
+    inside: bool = False,
 ) -> Log:
     """Applies `passes` in order, verifying after each, or (not `always`) after those that edited the graph.
 
-    disable: passes and rules to leave out. ConfigError if `stop_after` names no pass.
+    disable: passes and rules to leave out.
+    inside: the graph is in a node of another, as `verify` has it.
+
+    ConfigError if `stop_after` names no pass.
     """
     if stop_after and stop_after not in [p.name for p in passes]:
         raise ConfigError(f"no pass is called {stop_after!r}; the passes are: {', '.join(p.name for p in passes)}")
@@ -75,7 +79,7 @@ def run_passes(
         else:
             p.run(graph, log)
         if always or graph.edits != verified:
-            verify(graph)
+            verify(graph, inside)
             verified = graph.edits
         write(number, p.name)
         if p.name == stop_after:
@@ -83,5 +87,5 @@ def run_passes(
     for node in graph.nodes:
         for value in node.attrs.values():
             if isinstance(value, Graph):
-                log.add(run_passes(value, passes, stop_after=stop_after, disable=disable, always=always))
+                log.add(run_passes(value, passes, stop_after=stop_after, disable=disable, always=always, inside=True))
     return log

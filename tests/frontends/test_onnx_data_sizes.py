@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+from onnx import ValueInfoProto, helper
 
 import temper
 from temper.errors import InputError
@@ -145,6 +146,39 @@ def test_masks(timing_cache: Path) -> None:
     found = list(tactics(engine).values())
     assert found.count("cpu.positions") == 2, "the mask of both NonZero, and the flags"
     assert tactics(engine)["sum"] != "host"
+
+
+def test_branches_capture_values_of_such_sizes(timing_cache: Path) -> None:
+    """What torchvision's detectors write before they suppress boxes: nothing is left of nothing."""
+    then = [
+        NODE("Unsqueeze", ["picked", "last"], ["column"]),
+        NODE("Mul", ["column", "row"], ["both"]),
+        NODE("ReduceSum", ["both", "last"], ["t"], keepdims=0),
+    ]
+    other = [NODE("Add", ["picked", "two"], ["e"])]
+    branch = {
+        "then_branch": helper.make_graph(then, "then", [], [ValueInfoProto(name="t")]),
+        "else_branch": helper.make_graph(other, "else", [], [ValueInfoProto(name="e")]),
+    }
+    nodes = [
+        NODE("Greater", ["x", "zero"], ["mask"]),
+        NODE("NonZero", ["mask"], ["n"]),
+        NODE("Squeeze", ["n", "axis"], ["at"]),
+        NODE("Gather", ["x", "at"], ["first"]),
+        NODE("Less", ["x", "two"], ["small"]),
+        NODE("NonZero", ["small"], ["n2"]),
+        NODE("Squeeze", ["n2", "axis"], ["at2"]),
+        NODE("Gather", ["x", "at2"], ["second"]),
+        NODE("Concat", ["first", "second"], ["picked"], axis=0),
+        NODE("Size", ["picked"], ["count"]),
+        NODE("Greater", ["count", "three"], ["many"]),
+        NODE("If", ["many"], ["y"], **branch),
+    ]
+    constants = {"zero": np.float32(0), "two": np.float32(2), "three": np.int64(3), "axis": np.array([0])}
+    constants |= {"last": np.array([1]), "row": np.float32([[1, 0.5]])}
+    proto = model(nodes, {"x": [9]}, ("y",), constants)
+    many = [{"x": (_rng(k).standard_normal(9) + shift).astype(np.float32)} for k, shift in enumerate((0, 1, -1, -9, 9))]
+    agrees(proto, many, timing_cache)
 
 
 SHAPES: dict[str, tuple[Callable[[], Any], list[Feeds]]] = {

@@ -161,6 +161,16 @@ def test_attention(kind: str, causal: int) -> None:
     assert node.attrs["layout"] == "rrrr" and node.attrs["causal"] == causal
 
 
+def test_attention_with_lengths_and_an_open_number_of_keys() -> None:
+    weights = {1: numbers(10, 3 * H), 2: numbers(3 * H)}
+    inputs = [numbers(B, S, 10), None, None, mask_of("lengths")]
+    known = check("Attention", inputs, weights, num_heads=HEADS)
+    m = model("Attention", inputs, weights, 1, num_heads=HEADS)
+    opened = import_onnx(m, shapes={"i0": (B, "S", 10)})
+    feeds = {"i0": inputs[0], "i3": inputs[3]}
+    np.testing.assert_allclose(evaluate(opened, feeds)[0], evaluate(known, feeds)[0], atol=1e-6)
+
+
 def test_attention_of_other_widths_and_scale() -> None:
     sizes = [H, H, 2 * H]
     weights = {1: numbers(10, 4 * H), 2: numbers(4 * H)}

@@ -7,6 +7,7 @@ import pytest
 
 from temper.builder import build_plan
 from temper.config import BuildConfig
+from temper.ir.dims import Dim
 from temper.ir.evaluate import evaluate
 from temper.ir.graph import Graph
 from temper.ir.ops import make
@@ -48,14 +49,31 @@ def test_integers_stay_the_same(name: str) -> None:
     np.testing.assert_array_equal(evaluate(g, feeds)[0], want)
 
 
-def test_dynamically_quantized_products_run_on_the_gpu() -> None:
+@pytest.mark.parametrize("late", [False, True])
+def test_weights_that_exceed_a_byte(late: bool) -> None:
+    g = Graph("g")
+    x = g.add_input("x", TensorType("uint8", (3, 5, 40)))
+    w = g.add_constant(rng.integers(-107, 149, (40, 7)).astype(np.int16), "w")
+    bias = g.add_constant(rng.integers(-999, 999, 7).astype(np.int32), "bias")
+    operands = [x, w, bias, g.add_input("zero", TensorType("uint8", ()))] if late else [x, w, bias]
+    g.set_outputs([make(g, "MatMulInt8", operands, {} if late else {"zero_point": 93}).output], ["y"])
+    feeds = {"x": rng.integers(0, 256, (3, 5, 40)).astype(np.uint8)}
+    feeds |= {"zero": np.array(93, np.uint8)} if late else {}
+    want = evaluate(g, feeds)[0]
+    ZERO_POINTS.run(g, Log())
+    assert all(v.type.dtype != "int16" for v in g.constants if v.uses) and all(len(n.inputs) < 4 for n in g.nodes)
+    np.testing.assert_array_equal(evaluate(g, feeds)[0], want)
+
+
+@pytest.mark.parametrize("weights_zero", [120, 128])
+def test_dynamically_quantized_products_run_on_the_gpu(weights_zero: int) -> None:
     """What ONNX Runtime's quantize_dynamic writes."""
     assert ZERO_POINTS in for_gpus(PIPELINE) and ZERO_POINTS not in PIPELINE
     g = Graph("g")
-    x = g.add_input("x", TensorType("float32", (4, 300)))
+    x = g.add_input("x", TensorType("float32", (Dim.symbol("N"), 300)))
     codes, scale, zero = make(g, "DynamicQuantizeLinear", [x]).outputs
     w = g.add_constant(rng.integers(0, 256, (300, 16)).astype(np.uint8), "w")
-    y = make(g, "MatMulInteger", [codes, w, zero, g.add_constant(np.array(128, np.uint8), "wz")]).output
+    y = make(g, "MatMulInteger", [codes, w, zero, g.add_constant(np.array(weights_zero, np.uint8), "wz")]).output
     y = make(g, "Mul", [make(g, "Cast", [y], {"to": "float32"}).output, scale]).output
     g.set_outputs([y], ["y"])
     with uncompiled():

@@ -139,9 +139,11 @@ def _added_mask(c: Context, mask: Value, batch: DimLike, keys: DimLike) -> Value
     filter_value = c.attr("mask_filter_value", -10000.0)
     rank = mask.type.rank
     if rank == 1 and mask.type.shape[0] == batch:
-        if not isinstance(keys, int):
-            raise Refusal("a mask of lengths needs a known number of keys")
-        places = c.constant(np.arange(keys, dtype=np.int32).reshape(1, keys))
+        places = (
+            c.constant(np.arange(keys, dtype=np.int32).reshape(1, keys))
+            if isinstance(keys, int)
+            else c.reshape(c.emit("Range", start=0, limit=keys, delta=1, to="int32"), (1, keys))
+        )
         seen = c.emit("Less", places, c.reshape(c.emit("Cast", mask, to="int32"), (batch, 1)))
         shape: tuple[DimLike, ...] = (batch, 1, 1, keys)
     elif rank == 2:
