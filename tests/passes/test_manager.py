@@ -71,7 +71,7 @@ def test_no_pass_changes_a_graph_without_edits(model: onnx.ModelProto) -> None:
 
 def test_graphs_are_verified_where_a_pass_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     verified: list[int] = []
-    monkeypatch.setattr(manager, "verify", lambda g: verified.append(g.edits))
+    monkeypatch.setattr(manager, "verify", lambda g, inside: verified.append(g.edits))
     net = Net(1)
     net.graph.set_outputs([net("Relu", net.input(2, 4))], ["y"])
 
