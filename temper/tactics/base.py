@@ -67,6 +67,12 @@ class Workload:
             raise KeyError(f"workload {self.op} has no attribute {name}")
         return value
 
+    def input_dtype(self, i: int) -> str:
+        """Element type of input `i`, which must be there."""
+        slot = self.inputs[i]
+        assert slot is not None
+        return slot.type.dtype
+
     @property
     def symbols(self) -> tuple[str, ...]:
         """Names of the run-time variables, sorted: a kernel receives their values in this order in `v`."""

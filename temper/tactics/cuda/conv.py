@@ -64,7 +64,7 @@ class ImplicitGemm:
             return s
         if s.groups != 1:
             return f"computes one group, not {s.groups}"
-        data, weights = (w.inputs[i].type.dtype for i in (0, 1))  # type: ignore[union-attr]
+        data, weights = (w.input_dtype(i) for i in (0, 1))
         codes = data in _CODES
         if (data not in FLOATS and data not in FLOATS8 and not codes) or weights != ("int8" if codes else data):
             return f"computes floats or codes, both operands of one type, not {data} with weights of {weights}"
@@ -107,7 +107,7 @@ class ImplicitGemm:
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, b, size = self.geometry(w), Blocking.of(params), self._itemsize(w)
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.input_dtype(0)
         codes = data in _CODES
         pointers = list(self.parameters(w, b.flat))
         if b.split > 1:
@@ -138,7 +138,7 @@ class ImplicitGemm:
 
     def parameters(self, w: Workload, flat: int = 0) -> tuple[Parameter, ...]:
         """Pointers to the operands as `prepack` leaves them, and of the epilogue."""
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.input_dtype(0)
         codes = data in _CODES
         pointers = [
             Parameter("x", POINTER_TYPES[data], ("input", 0)),
@@ -161,8 +161,8 @@ class ImplicitGemm:
 
     def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:
         """As `tactics.base.packed` asks."""
-        s, data = self.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
-        bias = w.inputs[2].type.dtype if self._has_bias(w) else ""  # type: ignore[union-attr]
+        s, data = self.geometry(w), w.input_dtype(0)
+        bias = w.input_dtype(2) if self._has_bias(w) else ""
         border = Border.of(s) if self.borders(w) and dict(params).get("flat", 0) else None
         row, cut = row_length(s, self._itemsize(w)), w.tf32 and data == "float32"
         about = Packing(s.kernel, s.icg, s.ocg, row, data, bias, cut, self._zero(w), self.borders(w), border)
@@ -170,11 +170,11 @@ class ImplicitGemm:
 
     def _zero(self, w: Workload) -> int:
         """The zero point of the codes as they are multiplied, that is after shifting unsigned ones."""
-        return int(w.attr("zero_point", 0)) - _shift(w.inputs[0].type.dtype)  # type: ignore[union-attr, arg-type]
+        return int(w.attr("zero_point", 0)) - _shift(w.input_dtype(0))  # type: ignore[arg-type]
 
     def borders(self, w: Workload) -> bool:
         """Whether windows leave the image and the code 0, which masked loads give, does not stand for zero."""
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.input_dtype(0)
         return data in _CODES and self.geometry(w).padded and self._zero(w) != (-128 if data == "uint8" else 0)
 
     def geometry(self, w: Workload) -> ConvShape:
@@ -300,7 +300,7 @@ def work_of(w: Workload) -> Work:
     """What the time of a product depends on besides its geometry."""
     full = sum(o.kind == "full" for o in w.epilogue.operands[1:])
     functions = sum(i.op in _FUNCTIONS for i in w.epilogue.instrs)
-    return Work(itemsize(w.inputs[0].type.dtype), w.tf32, full, functions)  # type: ignore[union-attr]
+    return Work(itemsize(w.input_dtype(0)), w.tf32, full, functions)
 
 
 def _sum_tile(s: ConvShape) -> tuple[int, int]:

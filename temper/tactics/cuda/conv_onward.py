@@ -1,9 +1,9 @@
-"""A 1x1 convolution of codes whose result others read too, and the 1x1 convolution that reads it, as one kernel.
+"""A 1x1 convolution of codes whose result others read too, fused with the 1x1 convolution that reads it next.
 
-A block computes its pixels' codes of the first, some channels at a time, stores them, and multiplies them by the
-second's weights while it has them. A residual block's sum is the largest tensor there is, and the next block begins by
-reading all of it to make a fourth of its channels: that is not read from memory again. Codes, sums and roundings are
-those of the two kernels apart, bit for bit.
+A block computes the first convolution's codes for its pixels, some channels at a time, stores them, and multiplies them
+by the second's weights while it still has them. In a residual network the sum at the end of a block is the largest
+tensor there is, and the next block begins by reading all of it to make a fourth of its channels: that read is saved.
+Codes, sums and roundings are those of the two separate kernels, bit for bit.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ class ConvOnward:
         shapes, q = _accepted(w), dict(params)
         wide, last = shapes[-2:]
         links = list(zip(w.links, chained(w), strict=True))
-        data = w.links[0].inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.links[0].input_dtype(0)
         body, packed = _READ, [("w1", "*i8"), ("bias1", "*i32"), ("w2", "*i8"), ("bias2", "*i32")]
         codes, sizes = "codes", sizes_of(wide, Blocking(q["bm"], _STEP, wide.icg, q["warps"], q["stages"]), 1)
         if len(shapes) == 3:
@@ -216,7 +216,7 @@ def _shapes(w: Workload) -> tuple[ConvShape, ...] | str:
     if any(not s.flat for s in shapes[-2:]):
         return "the last two convolutions are not of single pixels, one for one"
     wide, last = shapes[-2:]
-    if any(link.inputs[0].type.dtype != "int8" for link in w.links[-2:]):  # type: ignore[union-attr]
+    if any(link.input_dtype(0) != "int8" for link in w.links[-2:]):
         return "what lies between are not signed codes"
     if wide.icg not in _WIDTHS or wide.ocg % _STEP or last.ocg not in _WIDTHS or last.ocg > wide.icg:
         return f"computes {' or '.join(map(str, _WIDTHS))} channels of as many at least, through a multiple of {_STEP}"

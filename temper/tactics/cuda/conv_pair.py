@@ -152,7 +152,7 @@ class ConvPair:
         first, second = _accepted(w)
         q, link = dict(params), w.links[0]
         b = Blocking(q["bm"], first.ocg, q["bk"], q["warps"], q["stages"], 1, 0, 1, 0, q["direct"])
-        data = link.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = link.input_dtype(0)
         (_, own), _ = chained(w)
         borders = _PRODUCT.borders(link)
         packed = [("w", "*i8"), ("bias", "*i32"), *([("blank", POINTER_TYPES[data])] if borders else [])]

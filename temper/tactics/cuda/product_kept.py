@@ -109,7 +109,7 @@ class ConvKept:
     def accepts(self, w: Workload) -> str | None:
         if (reason := self.base.accepts(w)) is not None:
             return reason
-        s, data = self.base.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
+        s, data = self.base.geometry(w), w.input_dtype(0)
         if s.kernel != (1, 1) or s.padded:
             return "computes products of single pixels only, without padding"
         if itemsize(data) > 1:
@@ -147,7 +147,7 @@ class ConvKept:
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, k = self.base.geometry(w), Kept(**dict(params))
-        terms, data = step_terms(s), w.inputs[0].type.dtype  # type: ignore[union-attr]
+        terms, data = step_terms(s), w.input_dtype(0)
         b = Blocking(k.bm, k.bn, terms, k.warps, k.stages, direct=k.direct)
         pointers = self.base.parameters(w)
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))

@@ -1,7 +1,7 @@
-"""Convolutions by tiles whose rows are not a power of two, so that they divide evenly over the processors.
+"""Products in tiles whose number of rows is not a power of two, so that the tiles divide evenly over the processors.
 
-A tile of 192 rows is two, the sums of 128 rows and those of 64 more, in one loop that reads their weights once. Where
-tiles of a power of two are one and a half for each processor, these are one.
+A tile of 192 rows consists of one of 128 and one of 64, whose sums are computed in one loop that reads the weights
+once. It serves where tiles of a power of two would be one and a half for each processor.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class ConvTall:
     def accepts(self, w: Workload) -> str | None:
         if (reason := self.base.accepts(w)) is not None:
             return reason
-        s, data = self.base.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
+        s, data = self.base.geometry(w), w.input_dtype(0)
         if w.isa != register_tiles.ISA or not register_tiles.part(w):
             return f"computes results of one size on {register_tiles.ISA}"
         if itemsize(data) > 2:
@@ -132,7 +132,7 @@ class ConvTall:
         return sorted((t.params for t in self._found(w)), key=lambda p: self.predict(w, p))
 
     def _found(self, w: Workload) -> Iterator[Tall]:
-        s, size = self.base.geometry(w), itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
+        s, size = self.base.geometry(w), itemsize(w.input_dtype(0))
         window = not s.flat
         # two blocks of 128 threads have no registers for halves and their sums, nor for rows that are farther apart
         for bn, bk, warps, stages in _WINDOWS if window else _FLAT if size == 1 and s.k <= _TERMS else ():
@@ -144,7 +144,7 @@ class ConvTall:
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, t = self.base.geometry(w), Tall(**dict(params))
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.input_dtype(0)
         codes = data in ("int8", "uint8")
         pointers = self.base.parameters(w)
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))

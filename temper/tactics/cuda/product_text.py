@@ -325,7 +325,7 @@ def module_text(
 
 def one_launch(w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: Sequence[str], size: int) -> str:
     """Text of the kernel whose blocks each compute whole tiles."""
-    data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+    data = w.input_dtype(0)
     first, rest = constants_added(s, parameters), finished(w, s)
     names = ""
     if b.direct:
@@ -346,7 +346,7 @@ def two_launches(
     w: Workload, s: ConvShape, b: Blocking, entry: str, parameters: Sequence[str], size: int, tile: tuple[int, int]
 ) -> tuple[str, str]:
     """The kernel that leaves sums of parts of the terms in `sums`, and the one that adds them, in tiles of `tile`."""
-    data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+    data = w.input_dtype(0)
     sizes = sizes_of(s, b, size)
     body = _zeros(data, product_body(s, b, data in ("int8", "uint8"), blank="blank" in parameters)) + _PARTIAL
     first = module_text(_about(s, b), entry, parameters, sizes, body, product_text(data, w.tf32))

@@ -75,7 +75,7 @@ class _Streamed:
             return reason
         if int(w.isa.removeprefix("sm_")) < 90:
             return f"{w.isa} has no engine that copies tiles"
-        s, data = self.base.geometry(w), w.inputs[0].type.dtype  # type: ignore[union-attr]
+        s, data = self.base.geometry(w), w.input_dtype(0)
         size = itemsize(data)
         if not s.flat:
             return "computes products of single pixels only, without stride or padding"
@@ -90,7 +90,7 @@ class _Streamed:
         return None
 
     def candidates(self, w: Workload) -> Sequence[Params]:
-        s, size = self.base.geometry(w), itemsize(w.inputs[0].type.dtype)  # type: ignore[union-attr]
+        s, size = self.base.geometry(w), itemsize(w.input_dtype(0))
         found = streamed_blockings(s, size, w.isa)
         if w.isa == register_tiles.ISA and s.ocg % max(1, register_tiles.part(w)) == 0:
             direct = streamed_blockings(s, size, w.isa, 1)
@@ -103,7 +103,7 @@ class _Streamed:
 
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         s, b = self.base.geometry(w), Blocking.of(params)
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.input_dtype(0)
         size = itemsize(data)
         pointers = [*self.base.parameters(w), Parameter("descriptors", "*i8", ("shared", 0))]
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
@@ -177,7 +177,7 @@ class GemmStreamed(_Streamed):
 def _by_copy(w: Workload, b: Blocking) -> bool:
     """Whether the copy engine puts weights in order, so that all kernels of a product share them: on an H100 as fast
     for halves in tiles no higher than wide, 4 to 9 % slower in others, and up to 5 % for codes."""
-    return w.op == "MatMul" and itemsize(w.inputs[0].type.dtype) == 2 and b.bm <= b.bn  # type: ignore[union-attr]
+    return w.op == "MatMul" and itemsize(w.input_dtype(0)) == 2 and b.bm <= b.bn
 
 
 def _pack(about: tuple[Packing, int], weights: np.ndarray, added: np.ndarray | None = None) -> Packed:

@@ -91,7 +91,7 @@ class Stem:
         s = conv_shape(w)
         if isinstance(s, str):
             raise ValueError(s)
-        data = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        data = w.input_dtype(0)
         codes, size = data in _CODES, itemsize(data)
         f = Folded.of(s, size, size > 1)
         zero = int(w.attr("zero_point", 0)) if codes else 0  # type: ignore[arg-type]
@@ -182,7 +182,7 @@ class ConvFewChannels:
         s = conv_shape(w)
         if isinstance(s, str):
             return s
-        data, weights = (w.inputs[i].type.dtype for i in (0, 1))  # type: ignore[union-attr]
+        data, weights = (w.input_dtype(i) for i in (0, 1))
         codes = data in _CODES
         if (data not in HALVES and not codes) or weights != ("int8" if codes else data):
             return f"computes floats of 16 bits or codes, not {data} with weights of {weights}"
@@ -267,7 +267,7 @@ class ConvFewChannels:
         if data not in _CODES:
             if not stem.bias:
                 return (packed,)
-            return packed, numbers(constants[2], w.inputs[2].type.dtype).astype(np.float32)  # type: ignore[union-attr]
+            return packed, numbers(constants[2], w.input_dtype(2)).astype(np.float32)
         bias = constants[2].astype(np.int64) if stem.bias else np.zeros(s.ocg, np.int64)
         zero = stem.zero - (128 if data == "uint8" else 0)
         return packed, (bias - zero * given.astype(np.int64).sum(axis=(0, 1, 2))).astype(np.int32)

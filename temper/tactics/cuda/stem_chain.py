@@ -119,7 +119,7 @@ class ConvFewChannelsChain:
     def generate(self, w: Workload, params: Params, entry: str) -> TritonKernel:
         transposition, conv, pool = _accepted(w)
         x = Stem.of(conv, _SPOTS if transposition else 0)
-        given = w.inputs[0].type.dtype  # type: ignore[union-attr]
+        given = w.input_dtype(0)
         of_links = dict(zip(map(id, w.links), chained(w), strict=True))
         pointers = x.pointers(given)
         for link, prefix in ((transposition, "t"), (conv if pool else None, "a")):
