@@ -205,3 +205,18 @@ def test_what_is_not_known_is_named() -> None:
     m = model("Attention", [numbers(B, S, 10)], {1: numbers(10, 3 * H)}, 1, num_heads=HEADS, do_rotary=1)
     with pytest.raises(UnsupportedError, match="rotary"):
         import_onnx(m)
+
+
+@pytest.mark.parametrize(("bits", "zeros"), [(4, ""), (4, "codes"), (4, "numbers"), (8, "codes")])
+def test_weights_in_blocks(bits: int, zeros: str) -> None:
+    depth, features, block = 72, 5, 32
+    blocks, rng = 3, np.random.default_rng(bits)
+    codes = rng.integers(0, 256, (features, blocks, block * bits // 8)).astype(np.uint8)
+    scale = rng.uniform(0.01, 0.05, features * blocks).astype(np.float32)
+    constants = {1: codes, 2: scale}
+    if zeros == "codes":
+        constants[3] = rng.integers(0, 256, features * -(-blocks * bits // 8)).astype(np.uint8)
+    elif zeros:
+        constants[3] = rng.uniform(4, 12, features * blocks).astype(np.float32)
+    graph = check("MatMulNBits", [numbers(B, S, depth)], constants, K=depth, N=features, bits=bits, block_size=block)
+    assert ops(graph) == ["MatMul"]

@@ -131,6 +131,35 @@ def embed_layer(c: Context) -> list[Value | None]:
     return [y, count, total]
 
 
+# ---- weights quantized in blocks ----
+
+
+def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:
+    """Codes of `bits` bits from bytes along the last axis, the lowest bits first."""
+    parts = [(packed >> shift) & ((1 << bits) - 1) for shift in range(0, 8, bits)]
+    return np.stack(parts, axis=-1).reshape(*packed.shape[:-1], -1)
+
+
+def _matmul_bits(c: Context) -> Value:
+    """a @ w with w[k, n] = (code[n, k] - zero[n, block of k]) * scale[n, block of k], in float."""
+    depth, features, block, bits = c.attr("K"), c.attr("N"), c.attr("block_size"), c.attr("bits", 4)
+    if bits not in (2, 4, 8) or c.has(4):
+        raise Refusal(f"codes of {bits} bits, or rows in another order, are not supported")
+    codes, scale = (c.input(i).const for i in (1, 2))
+    zero = c.input(3).const if c.has(3) else np.array(1 << (bits - 1), np.float32)
+    if codes is None or scale is None or zero is None:
+        raise Refusal("weights that are known at run time only are not supported")
+    blocks = -(-depth // block)
+    if c.has(3):
+        whole = zero if zero.dtype != np.uint8 else _unpacked(zero.reshape(features, -1), bits)[:, :blocks]
+        zero = whole.reshape(features, blocks, 1).astype(np.float32)
+    wide = _unpacked(codes.reshape(features, blocks, -1), bits).astype(np.float32) - zero
+    w = (wide * scale.reshape(features, blocks, 1).astype(np.float32)).reshape(features, -1)[:, :depth]
+    kind = c.input(0).type.dtype
+    y = c.emit("MatMul", c.input(0), c.constant(np.ascontiguousarray(w.T).astype(kind)))
+    return c.emit("Add", y, c.input(5)) if c.has(5) else y
+
+
 # ---- attention ----
 
 
@@ -237,6 +266,7 @@ ROWS: tuple[Row, ...] = (
     Row("FusedMatMul", _fused_matmul, domain=DOMAIN),
     Row("FusedGemm", _fused_gemm, domain=DOMAIN),
     Row("FusedConv", _fused_conv, domain=DOMAIN),
+    Row("MatMulNBits", _matmul_bits, domain=DOMAIN),
     Row("SkipLayerNormalization", _skip_layer, domain=DOMAIN),
     Row("SkipSimplifiedLayerNormalization", _skip_simplified, domain=DOMAIN),
     Row("EmbedLayerNormalization", embed_layer, domain=DOMAIN),
