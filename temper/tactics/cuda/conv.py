@@ -29,7 +29,7 @@ from temper.tactics.cuda.epilogue_triton import (
     epilogue_parameters,
 )
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8
 from temper.tactics.cuda.product_model import Work, blockings, seconds
 from temper.tactics.cuda.product_text import ROW, Blocking, Border, blocks, one_launch, row_length, two_launches
@@ -55,9 +55,7 @@ class ImplicitGemm:
         raise NotImplementedError
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, self.ops)) is not None:
             return reason
         s = self.shape(w)
         if isinstance(s, str):

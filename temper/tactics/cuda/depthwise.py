@@ -16,7 +16,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Slot, Workload
 from temper.tactics.cuda.epilogue_triton import POINTER_TYPES, Parameter, epilogue_declines
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import FLOATS, FLOATS8, HALVES
 from temper.tactics.cuda.windows import Blocking, Body, Window, blockings, seconds, unrolled, window_kernel, window_of
 
@@ -35,9 +35,7 @@ class _Direct:
         raise NotImplementedError
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, self.ops)) is not None:
             return reason
         g = self.window(w)
         if isinstance(g, str):

@@ -18,7 +18,7 @@ from temper.tactics.base import Kernel, Params, Workload
 from temper.tactics.cuda.epilogue_triton import Parameter, epilogue_declines
 from temper.tactics.cuda.instructions import BIT_TYPES, POINTER_TYPES, literal
 from temper.tactics.cuda.kernel import dim_text
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import widened
 from temper.tactics.cuda.tiles import tile_kernel
 from temper.tactics.epilogue import Epilogue
@@ -58,9 +58,7 @@ class Tiled:
         raise NotImplementedError
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, self.ops)) is not None:
             return reason
         dtype = w.epilogue.operands[0].dtype
         if self.moves and is_plain(w):

@@ -7,10 +7,11 @@ from temper.tactics.base import Workload
 from temper.tactics.cuda.loads import FLOATS8, FLOATS8_ISAS
 
 
-def declines(w: Workload, op: str, words: str = "") -> str | None:
-    """The reason why a tactic that computes only `op` declines the workload: another op, or the code level. words: what
-    it computes, if the name of the op does not say it."""
-    return f"computes {words or op}, not {w.op}" if w.op != op else level_declines(w)
+def declines(w: Workload, ops: str | frozenset[str], words: str = "") -> str | None:
+    """The reason why a tactic that computes only `ops` declines the workload: another op, or the code level. words:
+    what it computes, if the names of the ops do not say it."""
+    known = frozenset({ops}) if isinstance(ops, str) else ops
+    return level_declines(w) if w.op in known else f"computes {words or ', '.join(sorted(known))}, not {w.op}"
 
 
 def level_declines(w: Workload) -> str | None:

@@ -29,7 +29,7 @@ from temper.tactics.cuda.epilogue_triton import (
     epilogue_parameters,
 )
 from temper.tactics.cuda.kernel import TritonKernel
-from temper.tactics.cuda.levels import level_declines
+from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.loads import HALVES
 from temper.tactics.cuda.product_model import DEVICES, tile_seconds
 from temper.tactics.cuda.product_text import IMAGE, Blocking, constants_added, finished, module_text, product_text
@@ -175,9 +175,7 @@ class ConvFewChannels:
     packing: tuple[str, ...] = ()
 
     def accepts(self, w: Workload) -> str | None:
-        if w.op not in self.ops:
-            return f"computes {', '.join(sorted(self.ops))}, not {w.op}"
-        if (reason := level_declines(w)) is not None:
+        if (reason := declines(w, self.ops)) is not None:
             return reason
         s = conv_shape(w)
         if isinstance(s, str):
