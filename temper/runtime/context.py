@@ -43,7 +43,10 @@ def described(b: Binding) -> str:
 
 
 class Context:
-    """Memory and bound shapes for one run at a time; calling it from two threads at once is an error, not a race."""
+    """Memory and bound shapes for one run at a time.
+
+    Calling a context from two threads at once raises a TemperError; it is never a race.
+    """
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -55,7 +58,7 @@ class Context:
         self._run: Any = engine._code.host.run if plan.device == "cpu" else None
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
-        """As Engine.__call__, in this context."""
+        """Runs the model in this context, as Engine.__call__ does."""
         engine = self._engine
         arrays: Sequence[Any] = args
         if named or len(args) != engine._arity or (args and type(args[0]) is dict):

@@ -28,9 +28,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A model input or output: dtype as numpy sees it; a dimension is an int or the text of an expression in the
-    plan's symbols. A name that starts with an underscore is a size found in the data. A sequence (given as a list of
-    arrays, returned as a tuple of them) has dtype object and no dimensions.
+    """A model input or output.
+
+    dtype: as numpy holds it (temper/dtypes.py). A sequence, given as a list of arrays and returned as a tuple of them,
+        has dtype object and no dimensions.
+    shape: each dimension is an int, or the text of an expression in the plan's symbols. A symbol that starts with an
+        underscore is a size found in the data.
     """
 
     name: str
@@ -74,7 +77,10 @@ def gpu_number(device: str) -> int:
 
 
 class Engine:
-    """A loaded plan. Calls from many threads run at once, each in a context of its own."""
+    """A loaded plan, called with arrays: engine(x).
+
+    Calls from several threads run at the same time, each in a context of its own.
+    """
 
     def __init__(
         self,
@@ -162,34 +168,40 @@ class Engine:
         return "cpu" if self._shared is None else self._shared.gpu.name
 
     def __repr__(self) -> str:
-        """What it takes and gives, and what it is for."""
+        """Inputs, outputs, code level and threads."""
         takes, gives = (", ".join(map(described, b)) for b in (self.plan.inputs, self.plan.outputs))
         where = "" if self.plan.device == "cuda" else f", {self.threads} thread{'s' * (self.threads > 1)}"
         return f"<Engine {takes} -> {gives}; {self.plan.isa}{where}>"
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs, in order."""
         return tuple(_spec(b) for b in self.plan.inputs)
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs, in order."""
         return tuple(_spec(b) for b in self.plan.outputs)
 
     @property
     def profiles(self) -> tuple[Profile, ...]:
+        """The ranges of sizes that the engine takes."""
         return self.plan.profiles
 
     @property
     def report(self) -> Mapping[str, Any]:
+        """What the build did: layers, kernels, times, reasons. JSON-able; `temper inspect` prints it."""
         return self.plan.report
 
     def context(self, *, stream: Any = None, ranges: bool = False) -> Context:
         """An independent execution context with memory of its own, for one thread at a time.
 
-        Of a GPU plan: stream: where it works, as a handle (int) or a stream of PyTorch or CuPy; calls with arrays on
-        the GPU then return at once, in order with what else is on that stream. None: a stream of its own, whose calls
-        return when the results are there. ranges: marks layers with NVTX ranges for Nsight Systems (slower: kernels
-        are launched one by one). ConfigError for a CPU plan with either.
+        stream: of a GPU plan: the stream to work on, as a handle (int) or a stream of PyTorch or CuPy. Calls with
+            arrays on the GPU then return at once, in order with what else is on that stream. None: a stream of its
+            own, whose calls return when the results are there.
+        ranges: of a GPU plan: mark layers with NVTX ranges for Nsight Systems. Slower: kernels are launched one by one.
+
+        ConfigError if either is given for a CPU plan.
         """
         if self._shared is not None and self._shared.late:
             from temper.runtime.cuda.late_context import LateContext
@@ -204,12 +216,14 @@ class Engine:
         return Context(self)
 
     def __call__(self, *args: Any, out: Any = None, **named: Any) -> Result:
-        """engine(x), engine(a, b), engine(name=x) or engine({"name": x}): an array, or a dict by name where there are
-        several outputs.
+        """Runs the model: engine(x), engine(a, b), engine(name=x) or engine({"name": x}).
 
-        Inputs are used in place when C-contiguous and copied otherwise; dtypes are never converted. out: arrays to
-        write to (one, a sequence in output order, or a dict by name). InputError says what was expected and what was
-        given.
+        Returns an array, or a dict by name if there are several outputs. Inputs are used in place when C-contiguous
+        and copied otherwise; dtypes are never converted.
+
+        out: arrays to write to: one, a sequence in output order, or a dict by name.
+
+        InputError says what was expected and what was given.
         """
         arrays: Sequence[Any] = args
         if named or len(args) != self._arity or (args and type(args[0]) is dict):
@@ -231,14 +245,14 @@ class Engine:
             self._idle.append(context)
 
     def run(self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], out: Any = None) -> list[np.ndarray]:
-        """Results in output order, from inputs by name or in input order."""
+        """Runs the model on inputs by name or in input order; returns the results in output order."""
         arrays = self._arguments((feeds,) if isinstance(feeds, Mapping) else tuple(feeds), {})
         return self._execute(arrays, self._targets(out))
 
     def profile_layers(
         self, feeds: Mapping[str, np.ndarray] | Sequence[np.ndarray], repeats: int = 20
     ) -> list[LayerTime]:
-        """Least seconds of every step over `repeats` runs, timed one after another with a barrier after each."""
+        """The time of every step of the program: the least of `repeats` runs, with a barrier after each step."""
         arrays = self._arguments((feeds,) if isinstance(feeds, Mapping) else tuple(feeds), {})
         return self.context()._profile(arrays, repeats)
 

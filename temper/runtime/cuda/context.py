@@ -296,7 +296,7 @@ class CudaContext(Context):
     # ---- prebound buffers
 
     def set_input(self, name: str, array: Any) -> None:
-        """Names the array on this GPU that `enqueue` reads as input `name`, until another is set. It is read in place.
+        """Sets the array on this GPU that `enqueue` reads as input `name`, in place, until another is set.
 
         InputError if it has the wrong type, is not contiguous, misaligned (16 bytes) or not on this GPU.
         """
@@ -304,7 +304,7 @@ class CudaContext(Context):
         self._replace(self._set_inputs, k, array, self._engine.plan.inputs[k], "input")
 
     def set_output(self, name: str, array: Any) -> None:
-        """Names the array on this GPU that `enqueue` writes output `name` to; without one it writes to its own."""
+        """Sets the array on this GPU that `enqueue` writes output `name` to; without one it writes to its own."""
         k = self._index(name, self._engine.plan.outputs, "output")
         self._replace(self._set_outputs, k, array, self._engine.plan.outputs[k], "out for")
 
@@ -333,7 +333,7 @@ class CudaContext(Context):
 
     @property
     def outputs(self) -> Mapping[str, Any]:
-        """By name, where `enqueue` writes: the arrays set, or the context's own (None before the first run)."""
+        """The arrays that `enqueue` writes, by output name: those set, or the context's own (None before a run)."""
         return {
             b.name: own if given is None else given.source
             for b, given, own in zip(
