@@ -246,7 +246,7 @@ class CudaContext(Context):
         for i, target in late.items():
             moves.copy_out(bound.addresses[first + i], bound.nbytes[first + i], target)
         if capturing:
-            moves.captured = True
+            self._keep()
             moves.kept += [r.block for r in results if isinstance(r, DeviceArray)]
         elif to_host or from_host or self.stream.owned:
             self.stream.wait(moves.doing)
@@ -350,10 +350,19 @@ class CudaContext(Context):
                 bound = self._ready = self._bound_to_set()
             self.gpu.enter()
             direct = not self.stream.owned and self.stream.capturing
-            self._moves.captured |= direct
             self._start(bound, [None] * len(bound.shapes), {}, direct)
+            if direct:
+                self._keep()
+                self._moves.kept += [y.block for y in self._own_outputs if y is not None]
         finally:
             self._lock.release()
+
+    def _keep(self) -> None:
+        """Somebody's graph holds launches of this context now, and nobody tells when it goes: memory and code that they
+        use stay as long as the process."""
+        if not self._moves.captured:
+            self._moves.captured = True
+            self.gpu.kept.append(self)
 
     def _bound_to_set(self) -> CudaBound:
         """The plan bound to the arrays set."""

@@ -142,6 +142,8 @@ class Gpu:
         if not 0 <= index < count:
             raise DeviceError(f"there is no GPU {index}: the driver sees {count}")
         self.index = index
+        #: what stays as long as the process
+        self.kept: list[Any] = []
         self.handle = self.driver("cuDeviceGet", index)
         self.context = self.driver("cuDevicePrimaryCtxRetain", self.handle)
         self.enter()

@@ -459,6 +459,27 @@ def test_memory_is_given_back_with_the_last_name(native_plan: Plan, driver: Fake
     ]  # fmt: skip
 
 
+def test_what_a_capture_uses_stays(native_plan: Plan, driver: FakeDriver) -> None:
+    """Graphs hold addresses, and say nothing when they go."""
+    x, y = Interface(driver, (2, 4, 5, 5)), Interface(driver, (2, 8, 1, 1))
+    before, gpus = set(driver.blocks), list[Gpu]()
+    for call in (lambda c: c(x, out=y), lambda c: (c.set_input("x", x), c.enqueue())):
+        gpus.append(gpu := Gpu(0, driver))
+        context = _context(Engine(native_plan, gpu=gpu), stream=4242)
+        call(context)
+        driver.capturing.add(4242)
+        driver.calls.clear()
+        call(context)
+        call(context)
+        driver.capturing.clear()
+        used = set(driver.blocks) - before
+        assert used and len(gpu.kept) == 1
+        del context
+        gc.collect()
+        assert set(driver.blocks) - before == used and "cuModuleUnload" not in driver.calls
+        before |= used
+
+
 def test_short_memory_is_asked_for_again_when_garbage_is_gone(driver: FakeDriver) -> None:
     gpu = Gpu(0, driver)
     cycle: list[Any] = [gpu.allocate(64, "a test")]
