@@ -101,6 +101,7 @@ def capture(plan: Plan) -> str:
             y = torch.from_dlpack(context(x * 2)) + 1
     x.copy_(torch.from_numpy(inputs(4, 3)) / 2)
     context(torch.ones(1, 8, 16, 16, device="cuda"))  # what was captured stays as it is
+    del context  # and outlives its context
     torch.cuda.synchronize()
     graph.replay()
     torch.cuda.synchronize()
