@@ -24,7 +24,7 @@ from temper.runtime.cuda.driver import Gpu
 from temper.tactics.base import Kernel
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tune.candidates import Candidate
-from temper.tune.cuda_bench import Entrant
+from temper.tune.cuda_bench import CompiledCandidate
 from temper.tune.cuda_judge import Judge
 from temper.tune.select import Task
 from temper.tune.timing_cache import Record
@@ -98,14 +98,14 @@ class Cuda:
         if self.gpu is None:
             yield from ((c, Record(0.0)) for c, _ in codes)
             return
-        entrants = []
+        candidates = []
         for c, code in codes:
             assert isinstance(c.kernel, TritonKernel)
-            entrants.append(Entrant(c.tactic, c.params, c.kernel, from_bytes(code)))
+            candidates.append(CompiledCandidate(c.tactic, c.params, c.kernel, from_bytes(code)))
         task = replace(task, also=(), prefers=None)
         judge = self._judge()
         try:
-            for i, record in judge.outcomes(task, entrants, cold_bytes, timed):
+            for i, record in judge.outcomes(task, candidates, cold_bytes, timed):
                 yield codes[i][0], record
         finally:
             self._idle.put(judge)

@@ -39,7 +39,7 @@ class _NoRoom:
 
 
 @dataclass(frozen=True)
-class Entrant:
+class CompiledCandidate:
     """A candidate of a workload with its machine code, by entry."""
 
     tactic: Tactic
@@ -50,18 +50,18 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Began:
-    """What `judge_here` is about to do: an entrant's number, or -1 where the GPU is not used."""
+    """What `judge_here` is about to do: a candidate's number, or -1 where the GPU is not used."""
 
     number: int
 
 
 def judge_here(
-    gpu: Gpu, stream: Stream, task: Task, entrants: Sequence[Entrant], cold_bytes: int, timed: bool
+    gpu: Gpu, stream: Stream, task: Task, candidates: Sequence[CompiledCandidate], cold_bytes: int, timed: bool
 ) -> Iterator[Began | tuple[int, Record]]:
     """Outcomes by number: wrong ones first, then the times of all others, taken in turns. Says before every use of the
-    GPU which entrant it is for.
+    GPU which candidate it is for.
 
-    A DeviceError other than one of an entrant's own ends it: then the GPU is lost to this process.
+    A DeviceError other than one of a candidate's own ends it: then the GPU is lost to this process.
     """
     yield Began(-1)
     gpu.enter()
@@ -71,10 +71,10 @@ def judge_here(
     for constant in task.constants.values():
         constant.flags.writeable = False
     derived = Derived()  # many pack alike
-    prepared = [packed(x.tactic, task.workload, x.params, task.constants, derived) for x in entrants]
+    prepared = [packed(x.tactic, task.workload, x.params, task.constants, derived) for x in candidates]
     buffers = Buffers.of(task.workload, problem)
     with turn(gpu):
-        yield from _judged(gpu, stream, task, buffers, entrants, prepared, cold_bytes, timed)
+        yield from _judged(gpu, stream, task, buffers, candidates, prepared, cold_bytes, timed)
 
 
 @contextmanager
@@ -91,20 +91,20 @@ def _judged(
     stream: Stream,
     task: Task,
     buffers: Buffers,
-    entrants: Sequence[Entrant],
+    candidates: Sequence[CompiledCandidate],
     prepared: Sequence[Sequence[np.ndarray]],
     cold_bytes: int,
     timed: bool,
 ) -> Iterator[Began | tuple[int, Record]]:
-    """As `judge_here`, with the GPU to itself. prepared: packed constants by entrant."""
+    """As `judge_here`, with the GPU to itself. prepared: packed constants by candidate."""
     try:
         bench = DeviceBench(gpu, stream, task.workload, buffers, cold_bytes)
     except DeviceMemoryError as e:
-        for i in range(len(entrants)):
+        for i in range(len(candidates)):
             yield i, Record(None, f"the layer's own tensors do not fit: {e}", passing=True)
         return
     running: dict[int, DeviceWatch] = {}
-    for i, (x, arrays) in enumerate(zip(entrants, prepared, strict=True)):
+    for i, (x, arrays) in enumerate(zip(candidates, prepared, strict=True)):
         yield Began(i)
         try:
             try:
@@ -142,13 +142,13 @@ def _judged(
 
 def _first_look(
     bench: DeviceBench,
-    x: Entrant,
+    x: CompiledCandidate,
     packed: Sequence[np.ndarray],
     running: dict[int, DeviceWatch],
     number: int,
     timed: bool,
 ) -> str | None:
-    """What is wrong with an entrant; where nothing is, it is timed briefly and among those running."""
+    """What is wrong with a candidate; where nothing is, it is timed briefly and among those running."""
     functions = Functions(bench.gpu, x.code)
     wrong = bench.verify(x.kernel, functions, packed)
     if wrong is None and timed:

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from temper.errors import BuildError, DeviceError, TemperError
-from temper.tune.cuda_bench import Began, Entrant, judge_here
+from temper.tune.cuda_bench import Began, CompiledCandidate, judge_here
 from temper.tune.select import Task
 from temper.tune.timing_cache import Record
 
-#: Seconds an entrant's launches may take between two answers: a kernel worth timing takes less than a millisecond.
+#: Seconds a candidate's launches may take between two answers: a kernel worth timing takes less than a millisecond.
 LIMIT = 30.0
 
 _DONE = "done"
@@ -45,10 +45,10 @@ class Judge:
         self._errors: IO[bytes] | None = None
 
     def outcomes(
-        self, task: Task, entrants: Sequence[Entrant], cold_bytes: int, timed: bool
+        self, task: Task, candidates: Sequence[CompiledCandidate], cold_bytes: int, timed: bool
     ) -> Iterator[tuple[int, Record]]:
-        """Every entrant's outcome by its number. BuildError if the process fails before it runs any of them."""
-        left = dict(enumerate(entrants))
+        """Every candidate's outcome by its number. BuildError if the process fails before it runs any of them."""
+        left = dict(enumerate(candidates))
         while left:
             numbers = list(left)
             self._send((task, [left[n] for n in numbers], cold_bytes, timed))

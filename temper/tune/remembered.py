@@ -32,7 +32,7 @@ class Generated:
 
 
 @dataclass(frozen=True)
-class Contestants:
+class CandidateList:
     """The candidates of a workload, and the tactics that declined with their reasons."""
 
     candidates: tuple[Generated, ...]
@@ -44,27 +44,31 @@ class Contestants:
         )
 
     @staticmethod
-    def from_text(text: str) -> Contestants:
+    def from_text(text: str) -> CandidateList:
         candidates, declined = json.loads(text)
-        return Contestants(
+        return CandidateList(
             tuple(Generated(t, tuple((k, v) for k, v in p), code, bool(i), bool(g)) for t, p, code, i, g in candidates),
             tuple((name, reason) for name, reason in declined),
         )
 
 
-def contestants_key(*about: str) -> str | None:
-    """What contestants are kept under. about: all that they depend on besides Temper's source; None where that is not
-    to be read."""
+def candidate_list_key(*about: str) -> str | None:
+    """The key that a workload's candidates are kept under; None if Temper's own source cannot be read.
+
+    about: everything they depend on besides that source.
+    """
     version = source_digest()
     return digest("contestants", version, *about) if version else None
 
 
-def recall(cache: TimingCache, key: str | None) -> Contestants | None:
+def recall(cache: TimingCache, key: str | None) -> CandidateList | None:
+    """What `keep` stored under the key, in this build or an earlier one."""
     text = None if key is None else cache.text(key)
-    return None if text is None else Contestants.from_text(text)
+    return None if text is None else CandidateList.from_text(text)
 
 
-def keep(cache: TimingCache, key: str | None, found: Contestants) -> None:
+def keep(cache: TimingCache, key: str | None, found: CandidateList) -> None:
+    """Stores candidates for later builds; nothing if there is no key."""
     if key is not None:
         cache.put_text(key, found.to_text())
 

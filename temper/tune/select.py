@@ -19,7 +19,7 @@ from temper.errors import BuildError, DeviceMemoryError
 from temper.tactics.base import Kernel, Params, Tactic, Workload
 from temper.tactics.workload import donated_operand
 from temper.tune.candidates import RESCUE, Candidate, Known, Remembered, Trial, candidates_for, generated
-from temper.tune.remembered import Contestants, Generated, contestants_key, keep, recall
+from temper.tune.remembered import CandidateList, Generated, candidate_list_key, keep, recall
 from temper.tune.timing_cache import Record, TimingCache, digest
 
 #: Share of a program's time that it may lose to kernels that need no packed weights of their own in the plan.
@@ -226,12 +226,12 @@ class Tuner:
         """As `candidates_for`, of what an earlier build found where one did."""
         w, compiler = task.workload, self.device.compiler
         about = (task.sizes, str(effort), repr([(t.name, p) for t, p in task.also]))
-        key = contestants_key(w.key, *about, compiler, self.machine, ",".join(t.name for t in self.tactics))
+        key = candidate_list_key(w.key, *about, compiler, self.machine, ",".join(t.name for t in self.tactics))
         found = recall(self.cache, key) if self._recalls else None
         if found is None:
             made = candidates_for(self.tactics, w, effort, compiler, task.env, task.also, self._known)
             kept = [Generated(c.tactic.name, c.params, c.code_key, c.made.in_place, bool(c.made.grid)) for c in made[0]]
-            keep(self.cache, key, Contestants(tuple(kept), tuple((t.label, t.note) for t in made[1])))
+            keep(self.cache, key, CandidateList(tuple(kept), tuple((t.label, t.note) for t in made[1])))
             return made
         tactics, known = {t.name: t for t in self.tactics}, self._known.candidates
         for g in found.candidates:

@@ -1,4 +1,4 @@
-"""The process that judges GPU kernels: a fault, a hang or a crash costs one entrant, not the build."""
+"""The process that judges GPU kernels: a fault, a hang or a crash costs one candidate, not the build."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from temper.tune.timing_cache import Record
 
 ROOT = str(Path(__file__).parents[2])
 
-#: entrants are words that say what becomes of them
+#: candidates are words that say what becomes of them
 PROGRAM = f"""
 import os, sys, time
 sys.path.insert(0, {ROOT!r})
@@ -34,11 +34,11 @@ from temper.tune.timing_cache import Record
 
 driver.Gpu = driver.Stream = lambda x: None
 
-def outcomes(gpu, stream, task, entrants, cold_bytes, timed):
+def outcomes(gpu, stream, task, candidates, cold_bytes, timed):
     yield judge.Began(-1)
     if task.name == "broken":
         raise DeviceError("no GPU")
-    for i, word in enumerate(entrants):
+    for i, word in enumerate(candidates):
         print("libraries print")
         yield judge.Began(i)
         if word == "hang":
@@ -116,7 +116,7 @@ def test_tasks_are_judged_beside_each_other(monkeypatch: pytest.MonkeyPatch) -> 
     """Two processes, each a task at a time; a third task waits for one of them."""
     monkeypatch.setattr(cuda, "Judge", partial(Judge, limit=1.0, program=PROGRAM))
     monkeypatch.setattr(cuda, "from_bytes", lambda code: {})
-    monkeypatch.setattr(cuda, "Entrant", lambda tactic, params, kernel, code: params)
+    monkeypatch.setattr(cuda, "CompiledCandidate", lambda tactic, params, kernel, code: params)
     monkeypatch.setattr(cuda, "replace", lambda task, **k: task)
     monkeypatch.setattr(cuda, "TritonKernel", object)
     device = cuda.Cuda(SimpleNamespace(index=0))  # type: ignore[arg-type]

@@ -13,7 +13,7 @@ from temper.tactics.cuda.conv import GemmTiles
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.sources import cuda_tactics
 from temper.tune import remembered
-from temper.tune.remembered import Contestants, Generated
+from temper.tune.remembered import CandidateList, Generated
 from temper.tune.select import Tuner
 from temper.tune.timing_cache import TimingCache
 from tests.tune.test_select import Fake, task
@@ -45,10 +45,10 @@ def tuner(cache: TimingCache, **more: Any) -> Tuner:
 
 
 def test_text_and_back() -> None:
-    found = Contestants(
+    found = CandidateList(
         (Generated("cuda.gemm", (("bm", 64), ("bn", 32)), "ab", True, True),), (("cuda.conv", "declined: no"),)
     )
-    assert Contestants.from_text(found.to_text()) == found
+    assert CandidateList.from_text(found.to_text()) == found
 
 
 def test_only_the_winner_is_generated_again(cache: TimingCache, texts: list[str]) -> None:

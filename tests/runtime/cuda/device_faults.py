@@ -112,7 +112,7 @@ def tuning(plan: Plan) -> str:
     from temper.target import target_of
     from temper.tune.candidates import candidates_for
     from temper.tune.cuda import from_bytes, to_bytes
-    from temper.tune.cuda_bench import Entrant
+    from temper.tune.cuda_bench import CompiledCandidate
     from temper.tune.cuda_judge import Judge
 
     task = _first_convolution()
@@ -120,13 +120,13 @@ def tuning(plan: Plan) -> str:
     (chosen, *_), _ = candidates_for(tactics, task.workload, 1, triton_version(), task.env)
     kernel = chosen.kernel
     assert isinstance(kernel, TritonKernel)
-    entrants = []
+    candidates = []
     for harm in ("", *HARM):
         cubins = [compile_cubin(x, Gpu().isa) for x in (_harmed(kernel, harm) if harm else kernel).sources]
-        entrants.append(Entrant(chosen.tactic, chosen.params, kernel, from_bytes(to_bytes(cubins))))
+        candidates.append(CompiledCandidate(chosen.tactic, chosen.params, kernel, from_bytes(to_bytes(cubins))))
     judge = Judge(0, limit=3.0)
     start = time.perf_counter()
-    got = dict(judge.outcomes(task, [entrants[1], entrants[2], entrants[0]], 1 << 20, True))
+    got = dict(judge.outcomes(task, [candidates[1], candidates[2], candidates[0]], 1 << 20, True))
     judge.close()
     assert got[2].seconds and not got[2].failure, got
     assert got[0].seconds is None and "ILLEGAL" in got[0].failure, got
@@ -248,10 +248,10 @@ def memory(plan: Plan) -> str:
     gpu = Small(0)
     gpu.most = 1 << 12
     problem = make_problem(task.workload, task.constants, task.env, operand_constants=task.operand_constants, most=3e8)
-    entrants: list[Any] = [None, None]
+    candidates: list[Any] = [None, None]
     stream: Any = Stream(gpu)
     buffers = cuda_bench.Buffers.of(task.workload, problem)
-    found = list(cuda_bench._judged(gpu, stream, task, buffers, entrants, [(), ()], 0, True))
+    found = list(cuda_bench._judged(gpu, stream, task, buffers, candidates, [(), ()], 0, True))
     assert len(found) == 2 and all(isinstance(a, tuple) and a[1].passing for a in found), found
     return words[:90]
 
