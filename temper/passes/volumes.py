@@ -92,14 +92,18 @@ def _planes(p: Parts, x: Value, depths: DimLike) -> list[Value]:
     return out
 
 
-def _depth_as_channels(p: Parts, w: Value) -> Value:
+def depth_as_channels(w: np.ndarray) -> np.ndarray:
     """[KD, kernel.., C/group, OC] -> [kernel.., KD C/group, OC]."""
+    moved = np.moveaxis(w, 0, -3)
+    return np.ascontiguousarray(moved).reshape(*w.shape[1:-2], w.shape[0] * w.shape[-2], w.shape[-1])
+
+
+def _depth_as_channels(p: Parts, w: Value) -> Value:
+    if w.const is not None:
+        return p.constant(depth_as_channels(w.const))
     rank = w.type.rank
     perm = (*range(1, rank - 2), 0, rank - 2, rank - 1)
-    kernel = w.type.shape[1 : rank - 2]
-    shape = (*kernel, w.type.shape[0] * w.type.shape[rank - 2], w.type.shape[rank - 1])
-    if w.const is not None:
-        return p.constant(np.ascontiguousarray(w.const.transpose(perm)).reshape([int(str(d)) for d in shape]))
+    shape = (*w.type.shape[1 : rank - 2], w.type.shape[0] * w.type.shape[rank - 2], w.type.shape[rank - 1])
     return p.reshape(p("Transpose", w, perm=perm), shape)
 
 

@@ -25,6 +25,7 @@ from temper.ir.ops import make
 from temper.ir.types import TensorType
 from temper.passes.integer import MOVES
 from temper.passes.partition import dependencies
+from temper.passes.volumes import depth_as_channels
 from temper.plan.format import Launch, Native, Ref
 from temper.precision.stepping import stepper, steps_of
 from temper.quantize.codes import codes_of, quantize_weights, threshold, weight_scales
@@ -180,6 +181,8 @@ class Simulator:
         for step, part in enumerate(build.parts):
             for site, i in self._products_in(part.region.anchor_inputs):
                 self._weights[site], extra = self._other_weights(build, step, i, extra)
+        for site, step, i in self._volumes_in(build):
+            self._weights[site], extra = self._other_weights(build, step, i, extra)
         if lost := sorted(self._float_weights.keys() - self._weights.keys()):
             raise ConfigError(
                 f"the weights of {', '.join(map(repr, lost))} cannot be exchanged: a pass rewrites them; keep these "
@@ -215,6 +218,23 @@ class Simulator:
             for site, w in self._float_weights.items()
             if v.const is w or (v.const.size == w.size and np.shares_memory(v.const, w))
         ]
+
+    def _volumes_in(self, build: Build) -> list[tuple[str, int, int]]:
+        """Sites over volumes, with the step that reads their weights as volumes.py writes them, and at which input."""
+        inputs = [(k, i, v) for k, part in enumerate(build.parts) for i, v in enumerate(part.region.anchor_inputs)]
+        found: list[tuple[str, int, int]] = []
+        taken: set[tuple[int, int]] = set()
+        for site, w in self._float_weights.items():
+            if site in self._weights or w.ndim != 5:
+                continue
+            moved = depth_as_channels(w)
+            for k, i, v in inputs:
+                const = None if v is None or (k, i) in taken else v.const
+                if const is not None and const.shape == moved.shape and np.array_equal(const, moved):
+                    found.append((site, k, i))
+                    taken.add((k, i))
+                    break
+        return found
 
     def _other_weights(self, build: Build, step: int, operand: int, at: int) -> tuple[_Weights, int]:
         """A second launch of a step whose weights lie at `at` in the constants; and where the next ones may lie."""
@@ -294,6 +314,8 @@ class Simulator:
         else:
             fake = through_codes(w, weight_scales(w) if scale is None else scale)
         constants = self._constants_of(part.region.anchor_inputs)
+        if fake.ndim == 5:
+            fake = depth_as_channels(fake)
         constants[weights.operand] = fake.reshape(constants[weights.operand].shape)
         packed = c.tactic.prepack(part.workload, c.params, constants)
         for at, i in zip(weights.offsets, weights.packed, strict=True):

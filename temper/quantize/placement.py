@@ -97,6 +97,8 @@ def quantizable(node: Node) -> str | None:
         return f"it computes {x.type.dtype}"
     if node.op == "Conv" and (not node.attrs["channels_last"] or not 3 <= x.type.rank <= 5):
         return "it is not a convolution over lines, planes or volumes"
+    if node.op == "Conv" and x.type.rank == 5 and w.const.shape[-2] == 1 and w.const.shape[0] > 1:
+        return "it is depthwise over volumes: a convolution for each depth of its window"
     if node.op == "MatMul" and (w.type.rank != 2 or node.attrs["transA"] or node.attrs["transB"]):
         return "an operand is transposed, or its weights are a batch"
     if not np.isfinite(w.const).all():

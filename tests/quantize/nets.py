@@ -66,7 +66,8 @@ def volume(net: Net, image: Value) -> Value:
     """Convolutions over space and time."""
     x = net("Reshape", image, shape=(2, 3, 1, 13, 11))
     x = net("Relu", net.conv(net("Concat", x, x, x, axis=2), 8, 3))
-    return net("Relu", net.conv(net.pool(x, "MaxPool", 2, 2), 8, 3, stride=2))
+    x = net("Relu", net.conv(net.pool(x, "MaxPool", 2, 2, 1), 8, 3, group=2))
+    return net("Relu", net.conv(x, 8, 3, stride=2))
 
 
 NETS: tuple[Make, ...] = (residual, joined, mobile, transformer, line, volume)
