@@ -80,7 +80,8 @@ def examples(plan: Plan) -> str:
         assert all(w in shown for w in ("to GPU ms", "back ms", "enqueue us", "streams")), shown
         _run("bench", four, "--layers", "--duration", 0.05)
         _run("verify", four)
-        _run("compare", onnx, four, "--tolerance", 0.2)
+        np.save(folder / "x.npy", rng.random((8, 3, 16, 16), np.float32))  # as pictures are
+        _run("compare", onnx, four, "--tolerance", 0.2, "--data", folder / "x.npy")
         _run("debug", "check", onnx, "--device", "cuda", "--shape", "x=2x3x16x16")
         for fault, *line in (
             ("no GPU 7", "build", onnx, "--device", "cuda:7", "-o", folder / "x.plan"),
