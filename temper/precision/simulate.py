@@ -27,7 +27,7 @@ from temper.passes.integer import MOVES
 from temper.passes.partition import dependencies
 from temper.passes.volumes import depth_as_channels
 from temper.plan.format import Launch, Native, Ref
-from temper.precision.stepping import stepper, steps_of
+from temper.precision.stepping import runs_late, stepper, steps_of
 from temper.quantize.codes import codes_of, quantize_weights, threshold, weight_scales
 from temper.quantize.float8 import DTYPE, channel_scales, rounded, scale_of
 from temper.quantize.placement import Placement, Reader, Site
@@ -161,7 +161,8 @@ class Simulator:
     def __init__(self, graph: Graph, recipe: Recipe, config: BuildConfig, taps: Sequence[str] = ()) -> None:
         """graph: as `builder.float_graph` gives it; not changed.
         recipe: thresholds, and deltas of what is on; which of its sites are on is said per run.
-        config: of the engine, whose first profile is simulated; nothing is timed.
+        config: of the engine, whose first profile is simulated; nothing is timed. Of a GPU's whose sizes or steps
+            depend on data, the CPU's is simulated.
         taps: tensors of the graph that `tap` gives.
 
         ConfigError if a product's weights are out of reach.
@@ -174,6 +175,9 @@ class Simulator:
         self._points, self._shifts, self._float_weights = made.points, made.shifts, made.weights
         one = replace(config, effort=0, profiles=config.profiles[:1], batches=config.batches[:1], portable_graph=False)
         build = build_plan(made.graph, one, share=False)
+        if runs_late(build.plan):
+            one = replace(one, device="cpu", precision="fp32", wide=())
+            build = build_plan(made.graph, one, share=False)
         self._build = build
         plan = build.plan
         extra = len(plan.constants) + -len(plan.constants) % _ALIGN
@@ -189,7 +193,7 @@ class Simulator:
                 "layers in float with --keep NAME=fp32"
             )
         others = {w.step: w.launches for w in self._weights.values()}
-        self._stepper = stepper(plan, extra, others, config.device)
+        self._stepper = stepper(plan, extra, others, one.device)
         self._outputs = len(graph.outputs)
         self._taps = {t: self._outputs + i for i, t in enumerate(taps)}
         self._set_up(build)

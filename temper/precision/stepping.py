@@ -6,7 +6,7 @@ launches besides its own, which read other constants.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from temper.dtypes import storage
-from temper.plan.format import Launch, Native, Plan, Segment
+from temper.plan.format import DimText, Launch, Native, Plan, Segment
 from temper.runtime.binding import Bound
 from temper.runtime.engine import Engine
 from temper.runtime.memory import allocate
 from temper.runtime.shapes import choose_profile, solve
-from temper.runtime.steps import NativeCall, Run
+from temper.runtime.steps import HostCall, NativeCall, Run, sizes_of
 
 if TYPE_CHECKING:
     from temper.runtime.cuda.driver import Memory
@@ -58,6 +58,15 @@ def steps_of(plan: Plan) -> list[Segment]:
     return found
 
 
+def runs_late(plan: Plan) -> bool:
+    """On a GPU its steps cannot be repeated one by one: sizes are found in data, or nodes hold programs."""
+    if plan.device == "cpu":
+        return False
+    from temper.runtime.cuda.late import is_late
+
+    return is_late(plan)
+
+
 def stepper(plan: Plan, nbytes: int, others: Others, device: str) -> Stepper:
     """The plan's first program.
 
@@ -78,8 +87,8 @@ def stepper(plan: Plan, nbytes: int, others: Others, device: str) -> Stepper:
 
 def repeated(plan: Plan, feeds: Mapping[str, np.ndarray], device: str) -> Callable[[], object]:
     """Runs the whole plan, again whenever it is called, and waits. On a GPU inputs and outputs stay on the device."""
-    if plan.device == "cpu":
-        engine = Engine(plan)
+    if plan.device == "cpu" or runs_late(plan):
+        engine = Engine(plan, device="" if plan.device == "cpu" else device)
         return lambda: engine.run(feeds)
     found = _OnGpu(plan, {}, device)
     found.load({b.name: feeds[b.name] for b in plan.inputs})
@@ -95,12 +104,14 @@ class _OnCpu:
         self._bound: Bound | None = None
         self._others: dict[int, NativeCall] = {}
         self._run: Run | None = None
+        #: sizes that each step found in the data
+        self._found: dict[int, set[str]] = {}
 
     def load(self, feeds: Mapping[str, np.ndarray]) -> None:
         bound, inputs, outputs = self._context.prepare(feeds)
         if bound is not self._bound:
             self._others = {k: NativeCall(Native(own), bound) for k, own in self._launches.items()}
-        self._bound, self._run = bound, Run(inputs, outputs, bound.env)
+        self._bound, self._run, self._found = bound, Run(inputs, outputs, bound.env), {}
 
     def changed(self, name: str) -> None:
         """Kernels read the caller's array."""
@@ -110,7 +121,36 @@ class _OnCpu:
 
     def run(self, step: int, other: bool) -> None:
         assert self._bound is not None and self._run is not None
-        (self._others if other else self._bound.steps)[step].run(self._run)
+        call = (self._others if other else self._bound.steps)[step]
+        self._drop_outgrown(call)
+        env = self._run.env
+        for symbol in self._found.get(step, ()):
+            env.pop(symbol, None)
+        known = set(env)
+        call.run(self._run)
+        self._found[step] = env.keys() - known
+
+    def _drop_outgrown(self, call: NativeCall | HostCall) -> None:
+        """Arrays that a step is about to write but were made when the data gave another size are made anew."""
+        assert self._bound is not None and self._run is not None
+        bound, run = self._bound, self._run
+        if isinstance(call, HostCall):
+            for t in call.step.outputs:
+                if t.ref.kind == "output" and bound.outputs[t.ref.index][0] is None:
+                    run.outputs[t.ref.index] = None
+            return
+
+        def outgrown(old: object, shape: Sequence[DimText], name: str) -> bool:
+            if not isinstance(old, np.ndarray) or old.dtype == object:
+                return False
+            return old.size != np.prod(sizes_of(shape, bound, run.env, name), dtype=np.int64)
+
+        for i in call.slots:
+            if outgrown(run.slots.get(i), bound.slots[i].shape, bound.slots[i].name):
+                del run.slots[i]
+        for i in call.outputs:
+            if outgrown(run.outputs[i], bound.output_shape(i), "an output"):
+                run.outputs[i] = None
 
     def results(self) -> list[np.ndarray]:
         assert self._bound is not None and self._run is not None

@@ -190,3 +190,26 @@ def test_a_name_that_is_no_site_is_an_error(config: BuildConfig) -> None:
     simulator = Simulator(graph, recipe_of(graph, feeds), config)
     with pytest.raises(ConfigError, match="'nothing'"):
         simulator.run(feeds, ["nothing"])
+
+
+def test_sizes_found_in_data_change_with_what_is_switched(config: BuildConfig) -> None:
+    net = Net(5)
+    image = net.input(2, 3, 13, 11)
+    x = net("Relu", net.conv(net("Relu", net.conv(image, 8, 3)), 4, 3))
+    flat = net("Reshape", x, shape=(2 * 4 * 13 * 11,))
+    size = Dim.symbol("_Found")
+    at = net("NonZero", net("Greater", flat, net.const(0.4)), count=size)
+    picked = net("Gather", flat, net("Reshape", at, shape=(size,)), axis=0)
+    net.graph.set_outputs([net("Mul", net("Add", picked, net.const(1.0)), picked)], ["y"])
+    run_passes(net.graph, FLOAT)
+    feeds = {"x": net.rng.standard_normal((2, 3, 13, 11)).astype(np.float32)}
+    simulator = Simulator(net.graph, recipe_of(net.graph, feeds), config)
+    switched = [(), *((s.name,) for s in simulator.sites)]
+    recipe = recipe_of(net.graph, feeds)
+    fresh = {on: Simulator(net.graph, recipe, config).run(feeds, on)[0] for on in switched}
+    assert len({len(y) for y in fresh.values()}) > 1, "nothing changes size"
+    for on in (*fresh, *reversed(fresh)):
+        np.testing.assert_array_equal(simulator.run(feeds, on)[0], fresh[on])
+    # a GPU's steps cannot be repeated alone then: the CPU's are
+    instead = Simulator(net.graph, recipe, replace(config, device="cuda:sm_90"))
+    np.testing.assert_array_equal(instead.run(feeds, ())[0], fresh[()])
