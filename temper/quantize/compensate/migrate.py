@@ -60,7 +60,7 @@ def places(graph: Graph) -> list[Place]:
     for v in graph.values:
         if v.const is not None or graph.is_output(v) or not v.uses:
             continue
-        if all(i == 0 and quantizable(n) is None for n, i in v.uses):
+        if all(i == 0 and n.op in ("Conv", "MatMul") and quantizable(n) is None for n, i in v.uses):
             origin = _origin(graph, v)
             if origin is not None:
                 found.append(Place(v.name, origin[0], tuple(v.users), origin[1]))

@@ -198,3 +198,14 @@ def test_a_balanced_tensor_is_left_alone() -> None:
     even = np.ones_like(w.const) * np.where(rng.random(w.const.shape) < 0.5, -1, 1).astype(np.float32)
     x = Channels.of(rng.uniform(0, 1, (1000, 8)))
     assert migrate.migration(place, x, {(place.sinks[0].outputs[0].name, 1): even}, 255, 1.0) is None
+
+
+def test_queries_have_no_weights_to_divide() -> None:
+    """Those of attention to another sequence come from a product of their own."""
+    net = Net(5)
+    x, other = net.input(2, 6, 24), net.input(2, 9, 24, name="other")
+    q, k, v = (net("Add", net("MatMul", a, net.weights(24, 24)), net.weights(24)) for a in (x, other, other))
+    y = net("Attention", q, k, v, heads=3, kv_heads=3, scale=0.3, layout="rrrr")
+    net.graph.set_outputs([net("MatMul", y, net.weights(24, 24))], ["y"])
+    run_passes(net.graph, FLOAT)
+    assert all(n.op == "MatMul" for p in migrate.places(net.graph) for n in p.sinks)
