@@ -5,13 +5,21 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from temper.builder import build_plan, float_graph
 from temper.compile.cc import ISAS
+from temper.config import BuildConfig, Profile
+from temper.ir.dims import Dim
+from temper.ir.evaluate import evaluate
 from temper.ir.types import TensorType
+from temper.quantize.placement import sites_of
+from temper.quantize.recipe import Recipe
+from temper.runtime.engine import Engine
 from temper.runtime.machine import cpu_flags
 from temper.tactics.base import Slot, Workload
 from temper.tactics.cpu.int8 import GemmInt8
 from temper.tactics.cpu.parabolas import BENDS
 from temper.tactics.epilogue import Epilogue, Instr, Operand
+from tests.passes.nets import Net
 from tests.tactics.kernels import Runner
 
 _LEVELS = [name for name, isa in ISAS.items() if isa.needs <= cpu_flags()]
@@ -98,3 +106,18 @@ def test_long_sums_whose_results_come_late(isa: str) -> None:
             got = Runner(GemmInt8(), w, params).same_for_all_splits([a, b], [None, unit, bias])
             for x, y in zip(got, want, strict=True):
                 assert x.tobytes() == y.tobytes(), params
+
+
+def test_a_width_known_at_run_time_takes_what_was_chosen_for_one_that_packs() -> None:
+    """At the tuned width kernel rows of three channels are runs of bytes, and K is shorter."""
+    net = Net(1)
+    image = net.input(1, 3, Dim.symbol("H"), Dim.symbol("W"))
+    net.graph.set_outputs([net("Relu", net.conv(image, 16, 7, stride=4, pad=3))], ["y"])
+    config = BuildConfig(effort=0, threads=1, profiles=(Profile.of(H=(32, 64, 128), W=(32, 64, 128)),))
+    graph = float_graph(net.graph, config)
+    recipe = Recipe(frozenset(s.name for s in sites_of(graph)), {v.name: 3.0 for v in graph.values if v.const is None})
+    build = build_plan(net.graph, config, quantize=recipe)
+    assert "cpu.conv_int8" in {str(r["tactic"]).split()[0] for r in build.plan.report["regions"]}
+    for shape in ((1, 3, 64, 64), (1, 3, 40, 57)):
+        x = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+        np.testing.assert_array_equal(Engine(build.plan)(x), evaluate(build.graph, {"x": x})[0])

@@ -4,12 +4,12 @@ share."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from temper.compile.cc import ISAS
 from temper.tactics.base import Params, Workload
 from temper.tactics.conv_geometry import ConvShape, row_image
-from temper.tactics.cpu.blocking import Blocking, Geometry, blockings, predict_seconds
+from temper.tactics.cpu.blocking import BAND, Blocking, Geometry, blockings, predict_seconds
 from temper.tactics.cpu.conv import Terms
 from temper.tactics.geometry import static
 
@@ -74,7 +74,11 @@ class WordProduct:
         return self.product(w, s)
 
     def geometry(self, w: Workload, params: Params) -> Geometry:
-        return Geometry(self.made(w).shape, Blocking.of(params), ISAS[w.isa].lanes)
+        p, b = self.made(w), Blocking.of(params)
+        if b.mode == BAND and b.kc < p.shape.k:
+            # chosen for the sizes it is tuned at, where its words are packed more densely: a band is not cut in depth
+            b = replace(b, kc=p.shape.k)
+        return Geometry(p.shape, b, ISAS[w.isa].lanes)
 
 
 def matrix_shape(w: Workload) -> ConvShape | str:
