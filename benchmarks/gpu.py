@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from datetime import date
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,8 @@ def main() -> None:
     batches = list(map(int, batches))
     if unknown := set(kinds) - set(KINDS):
         parser.error(f"--peers: {', '.join(sorted(unknown))} is none of {', '.join(KINDS)}")
+    if find_spec("torch") is None:
+        parser.error("PyTorch is what this program makes streams, events and models with: pip install torch")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.plans or Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
