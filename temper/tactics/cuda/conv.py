@@ -264,6 +264,22 @@ class ConvImplicitGemm(ImplicitGemm):
         return s if isinstance(s, str) else _patches(s)
 
 
+class PackedAsGemm:
+    """What other ways to compute a convolution share with `ConvImplicitGemm`: its operators, geometry and packing."""
+
+    ops = ConvImplicitGemm.ops
+    base = ConvImplicitGemm()
+    packing: tuple[str, ...] = ()
+
+    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+        """As the base packs."""
+        return self.base.prepack(w, (), constants)
+
+    def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:
+        """As `tactics.base.packed` asks."""
+        return self.base.packs(w, ())
+
+
 class GemmTiles(ImplicitGemm):
     """a [..., M, K] times a constant b [K, N], of floats or codes."""
 

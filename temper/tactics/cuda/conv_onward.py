@@ -20,7 +20,7 @@ from temper.tactics.base import Params, Workload, chained
 from temper.tactics.conv_geometry import TYPICAL_PIXELS, ConvShape, conv_shape
 from temper.tactics.cuda import register_tiles
 from temper.tactics.cuda.conv import ConvImplicitGemm
-from temper.tactics.cuda.conv_pair import EXACT, between
+from temper.tactics.cuda.conv_pair import EXACT, middle, packed_links
 from temper.tactics.cuda.epilogue_triton import (
     POINTER_TYPES,
     Parameter,
@@ -33,7 +33,6 @@ from temper.tactics.cuda.levels import declines
 from temper.tactics.cuda.product_text import (
     Blocking,
     module_text,
-    product_body,
     product_text,
     row_length,
     sizes_of,
@@ -126,11 +125,7 @@ class ConvOnward:
             b = Blocking(q["bm"], head.ocg, min(128, head.icg), q["warps"], q["stages"], 1, 0, 1)
             packed = [("w", "*i8"), ("bias", "*i32"), *([("blank", POINTER_TYPES[data])] if borders else []), *packed]
             sizes = sizes_of(head, b, 1)
-            body = product_body(head, b, True, blank=borders) + "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n"
-            body += between(link.epilogue, head.ocg)
-            # what follows has channels of its own
-            body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
-            body, codes = re.sub(r"\bchannel_ok\b", "middle_ok", body), f"a_v{link.epilogue.results[0]}"
+            body, codes = middle(link, head, b, borders), f"a_v{link.epilogue.results[0]}"
         operands = [
             Parameter(f"{name}_q{k}", POINTER_TYPES[o.dtype], ("input", at))
             for (link, (_, own)), name in zip(links[:-1], "ab" if len(shapes) == 3 else "b", strict=True)
@@ -188,11 +183,7 @@ class ConvOnward:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """Of each product what its own kernel packs."""
-        arrays: list[np.ndarray] = []
-        for link, (own, _) in zip(w.links, chained(w), strict=True):
-            of_link = {i: constants[at] for i, at in enumerate(own, 1) if at in constants}
-            arrays += _PRODUCT.prepack(link, (), of_link)
-        return tuple(arrays)
+        return packed_links(w, constants)
 
 
 def _shapes(w: Workload) -> tuple[ConvShape, ...] | str:

@@ -38,7 +38,6 @@ from temper.tactics.cuda.product_text import (
     sizes_of,
 )
 from temper.tactics.cuda.source import SCALARS, extract_lines
-from temper.tactics.epilogue import Epilogue
 from temper.tactics.geometry import static
 
 _PRODUCT = ConvImplicitGemm()
@@ -167,11 +166,7 @@ class ConvPair:
             *epilogue_parameters(w.epilogue),
         ]
         signature = (*((p.name, p.type) for p in pointers), *((f"dim_{name}", "i32") for name in w.symbols))
-        body = product_body(first, b, True, blank=borders)
-        body += "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n" + between(link.epilogue, first.ocg)
-        # the second product has channels of its own
-        body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
-        body = re.sub(r"\bchannel_ok\b", "middle_ok", body)
+        body = middle(link, first, b, borders)
         codes = f"a_v{link.epilogue.results[0]}"
         strides = [o.row_stride for o in w.outputs]
         lines = epilogue_statements(w.epilogue, channels=second.ocg, row_strides=strides)
@@ -211,17 +206,26 @@ class ConvPair:
 
     def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
         """For each convolution what its own kernel packs."""
-        arrays: list[np.ndarray] = []
-        for link, (own, _) in zip(w.links, chained(w), strict=True):
-            of_link = {i: constants[at] for i, at in enumerate(own, 1) if at in constants}
-            arrays += _PRODUCT.prepack(link, (), of_link)
-        return tuple(arrays)
+        return packed_links(w, constants)
 
 
-def between(e: Epilogue, channels: int) -> str:
-    """The statements of the first product's program, its names apart from the second's, without a store."""
-    lines = [x for x in epilogue_statements(e, channels=channels) if not x.startswith("tl.store(")]
-    return re.sub(r"\b([qv]\d+)\b", r"a_\1", "\n".join(lines) + "\n")
+def packed_links(w: Workload, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """What a chain's convolutions pack, each as its own kernel does, in the order of the links."""
+    arrays: list[np.ndarray] = []
+    for link, (own, _) in zip(w.links, chained(w), strict=True):
+        of_link = {i: constants[at] for i, at in enumerate(own, 1) if at in constants}
+        arrays += _PRODUCT.prepack(link, (), of_link)
+    return tuple(arrays)
+
+
+def middle(link: Workload, s: ConvShape, b: Blocking, borders: bool) -> str:
+    """The statements that compute the first convolution's codes, with names apart from those of what follows, which has
+    channels of its own: `middle` for its channels, a_ before its program's operands and values."""
+    lines = [x for x in epilogue_statements(link.epilogue, channels=s.ocg) if not x.startswith("tl.store(")]
+    body = product_body(s, b, True, blank=borders) + "acc += tl.load(bias + n)[None, :]\na_v0 = acc\n"
+    body += re.sub(r"\b([qv]\d+)\b", r"a_\1", "\n".join(lines) + "\n")
+    body = re.sub(r"\b(channel|live)\b", r"middle_\1", body).replace("middle_channel", "middle")
+    return re.sub(r"\bchannel_ok\b", "middle_ok", body)
 
 
 def _accepted(w: Workload) -> tuple[ConvShape, ConvShape]:

@@ -9,11 +9,9 @@ data, so that keeping them halves the traffic from the L2 cache; and the latency
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from textwrap import indent
-
-import numpy as np
 
 from temper.compile.triton import TritonSource
 from temper.ir.dims import Dim, DimLike, ceil_div
@@ -21,7 +19,7 @@ from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.conv_geometry import ConvShape
 from temper.tactics.cuda import register_tiles
-from temper.tactics.cuda.conv import ConvImplicitGemm, Packed, Packing, work_of
+from temper.tactics.cuda.conv import PackedAsGemm, work_of
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.loads import FLOATS
@@ -98,13 +96,10 @@ def _shared(s: ConvShape, k: Kept, full: int) -> int:
     return s.icg * (k.bn + k.stages * k.bm) + (k.stages - 1) * k.bn * (full * k.bm + 8) + 1024
 
 
-class ConvKept:
+class ConvKept(PackedAsGemm):
     """1x1 convolutions of 8-bit numbers; packs as `ConvImplicitGemm` does."""
 
     name = "cuda.conv_kept"
-    ops = ConvImplicitGemm.ops
-    base = ConvImplicitGemm()
-    packing: tuple[str, ...] = ()
 
     def accepts(self, w: Workload) -> str | None:
         if (reason := self.base.accepts(w)) is not None:
@@ -171,14 +166,6 @@ class ConvKept:
             triton=source,
             grid=groups * columns,
         )
-
-    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Packs as `ConvImplicitGemm` does."""
-        return self.base.prepack(w, (), constants)
-
-    def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:
-        """As `tactics.base.packed` asks."""
-        return self.base.packs(w, ())
 
     def _body(self, w: Workload, s: ConvShape, k: Kept, terms: int, names: Sequence[str], codes: bool) -> str:
         pixels = static(s.pixels)

@@ -7,17 +7,15 @@ once. It serves where tiles of a power of two would be one and a half for each p
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-
-import numpy as np
 
 from temper.compile.triton import TritonSource
 from temper.ir.types import itemsize
 from temper.tactics.base import Params, Workload
 from temper.tactics.conv_geometry import ConvShape
 from temper.tactics.cuda import register_tiles
-from temper.tactics.cuda.conv import ConvImplicitGemm, Packed, Packing, work_of
+from temper.tactics.cuda.conv import PackedAsGemm, work_of
 from temper.tactics.cuda.epilogue_triton import epilogue_helpers
 from temper.tactics.cuda.kernel import TritonKernel
 from temper.tactics.cuda.product_model import seconds
@@ -105,13 +103,10 @@ _FLAT = ((128, 128, 4, 2),)
 _TERMS = 1024
 
 
-class ConvTall:
+class ConvTall(PackedAsGemm):
     """Conv and ConvInt8 of 8 and 16 bits; packs as `ConvImplicitGemm` does."""
 
     name = "cuda.conv_tall"
-    ops = ConvImplicitGemm.ops
-    base = ConvImplicitGemm()
-    packing: tuple[str, ...] = ()
 
     def accepts(self, w: Workload) -> str | None:
         if (reason := self.base.accepts(w)) is not None:
@@ -163,14 +158,6 @@ class ConvTall:
             triton=TritonSource(text, entry, signature, aligned, t.warps, t.stages, near=bool(t.near), late=codes),
             grid=blocks(s, t.blocking),
         )
-
-    def prepack(self, w: Workload, params: Params, constants: Mapping[int, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """As the base packs."""
-        return self.base.prepack(w, (), constants)
-
-    def packs(self, w: Workload, params: Params) -> tuple[Callable[..., Packed], Packing, tuple[int, ...]]:
-        """As `tactics.base.packed` asks."""
-        return self.base.packs(w, ())
 
     def _body(self, w: Workload, s: ConvShape, t: Tall, names: Sequence[str], codes: bool) -> str:
         part = register_tiles.part(w)

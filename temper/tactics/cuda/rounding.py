@@ -51,8 +51,7 @@ CODED: Mapping[tuple[str, int], str] = {
 
 #: GELU for codes is x * (1/2 + x P(x^2)), the factor cut to [0, 1]: coefficients of P, minimax for the result's error
 #: over |x| <= 3.9 (a linear program on 1500 points), which is at most 1.9e-4 everywhere, less than half of the least
-#: unit (`GELU_UNIT`). The last one is positive, so
-#: that beyond the factor is cut on the right side.
+#: unit (`GELU_UNIT`). The last one is positive, so that beyond the factor is cut on the right side.
 _GELU = (
     0.39808565378189087, -0.06486952304840088, 0.008913809433579445, -0.00084451655857265, 5.123771552462131e-05,
     -1.7705158370517893e-06, 2.627185402559462e-08,

@@ -69,6 +69,7 @@ def test_results_are_the_references(tmp_path: Path) -> None:
             jobs.append(Job(kernel.triton.text, "resized", evaluate(kernel.grid, env), (*pointers, *sizes)))
     results = interpret(jobs, arrays, tmp_path)
     for at, want in wanted.items():
+        # 16 taps at most of numbers up to 3, each rounded: 16 * 2^-23 * 3
         np.testing.assert_allclose(results[f"{at}y"].reshape(want.shape), want, rtol=0, atol=6e-6, err_msg=at)
 
 
